@@ -1,0 +1,469 @@
+//! Builds one layer's tree. Every path is resolved by openat2 inside the tree, so that no name and no link of an archive
+//! reaches anything else.
+
+use std::ffi::{CString, OsStr};
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use berth_runtime::openat2_in_root;
+
+use crate::digest::Digest;
+use crate::error::{Error, Named, bad};
+use crate::store::{Layer, Store, remove_tree};
+
+/// What an import may use at most, over all its layers.
+#[derive(Debug, Clone, Copy)]
+pub struct Budget {
+    /// Bytes of unpacked files.
+    pub bytes: u64,
+    /// Files, folders, links.
+    pub entries: u64,
+}
+
+impl Default for Budget {
+    /// 64 GiB, four million entries.
+    fn default() -> Self {
+        Self { bytes: 64 << 30, entries: 4_000_000 }
+    }
+}
+
+/// Owner, mode, time and extended attributes of an entry.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Meta {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) mode: u32,
+    /// Seconds and nanoseconds since 1970.
+    pub(crate) mtime: (i64, i64),
+    pub(crate) xattrs: Vec<(String, Vec<u8>)>,
+}
+
+/// A layer under construction. Dropped before [`finish`](Self::finish), it leaves nothing.
+pub struct LayerBuilder<'a> {
+    store: &'a Store,
+    work: PathBuf,
+    root: OwnedFd,
+    /// Parent of the last entry: archives are mostly in order.
+    parent: Option<(PathBuf, OwnedFd)>,
+    /// Folders' times are set last: entries made inside change them.
+    folders: Vec<(PathBuf, (i64, i64))>,
+    implied: Vec<PathBuf>,
+    links_below: Vec<(PathBuf, PathBuf)>,
+    size: u64,
+    since_check: u64,
+    buffer: Vec<u8>,
+    finished: bool,
+}
+
+impl std::fmt::Debug for LayerBuilder<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LayerBuilder").field("work", &self.work).finish_non_exhaustive()
+    }
+}
+
+impl Drop for LayerBuilder<'_> {
+    fn drop(&mut self) {
+        if !self.finished
+            && let Err(error) = remove_tree(&self.work)
+        {
+            tracing::warn!(folder = %self.work.display(), %error, "an unfinished layer could not be removed");
+        }
+    }
+}
+
+/// A clean relative path of an entry's name: no root, no `.`, and `..` refused.
+pub(crate) fn clean(name: &Path) -> Result<PathBuf, Error> {
+    let mut path = PathBuf::new();
+    for component in name.components() {
+        match component {
+            Component::Normal(part) => path.push(part),
+            Component::CurDir | Component::RootDir => {}
+            Component::ParentDir | Component::Prefix(_) => {
+                return Err(bad(format!("entry {:?} leads out of the archive", name.display())));
+            }
+        }
+    }
+    if path.as_os_str().as_bytes().contains(&0) {
+        return Err(bad("an entry's name has a zero byte"));
+    }
+    Ok(path)
+}
+
+fn c_name(name: &OsStr) -> Result<CString, Error> {
+    CString::new(name.as_bytes()).map_err(|_| bad("an entry's name has a zero byte"))
+}
+
+fn check(result: i32) -> io::Result<i32> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn times(mtime: (i64, i64)) -> [libc::timespec; 2] {
+    let time = libc::timespec { tv_sec: mtime.0, tv_nsec: mtime.1.clamp(0, 999_999_999) };
+    [time, time]
+}
+
+impl<'a> LayerBuilder<'a> {
+    /// Begins an empty layer.
+    ///
+    /// # Errors
+    /// The disk is full, or the work folder could not be made.
+    pub fn new(store: &'a Store) -> Result<Self, Error> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        store.room()?;
+        let work = store.work_folder().join(format!("layer-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+        let tree = work.join("fs");
+        fs::create_dir_all(&tree).named(|| format!("make {}", tree.display()))?;
+        let root = File::open(&tree).named(|| format!("open {}", tree.display()))?.into();
+        Ok(Self {
+            store,
+            work,
+            root,
+            parent: None,
+            folders: Vec::new(),
+            implied: Vec::new(),
+            links_below: Vec::new(),
+            size: 0,
+            since_check: 0,
+            buffer: vec![0; 256 * 1024],
+            finished: false,
+        })
+    }
+
+    /// The folder that `path` is in, opened; missing folders on the way are made.
+    fn parent_of(&mut self, path: &Path) -> Result<(OwnedFd, CString), Error> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(bad("the root is not a file"));
+        };
+        let name = c_name(name)?;
+        if self.parent.as_ref().is_none_or(|(last, _)| last != parent) {
+            let fd = self.open_folder(parent)?;
+            self.parent = Some((parent.to_owned(), fd));
+        }
+        let Some((_, fd)) = &self.parent else { return Err(bad("no parent folder")) };
+        Ok((fd.try_clone().named(|| "copy a descriptor".into())?, name))
+    }
+
+    fn open_folder(&mut self, path: &Path) -> Result<OwnedFd, Error> {
+        let open = |root: &OwnedFd, path: &Path| {
+            openat2_in_root(root.as_fd(), path, libc::O_PATH | libc::O_DIRECTORY, 0, true)
+        };
+        if let Ok(fd) = open(&self.root, path) {
+            return Ok(fd);
+        }
+        let mut sofar = PathBuf::new();
+        let mut current = self.root.try_clone().named(|| "copy a descriptor".into())?;
+        for part in path.iter() {
+            sofar.push(part);
+            let name = c_name(part)?;
+            // SAFETY: an open folder and a name that outlives the call.
+            match check(unsafe { libc::mkdirat(current.as_raw_fd(), name.as_ptr(), 0o755) }) {
+                Ok(_) => self.implied.push(sofar.clone()),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error).named(|| format!("make folder {}", sofar.display())),
+            }
+            current = match open(&self.root, &sofar) {
+                Ok(fd) => fd,
+                // A link that leads nowhere or to a file can't be a folder on the way.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTDIR | libc::ENOENT | libc::ELOOP)) => {
+                    return Err(bad(format!("{} is not a folder, yet entries lie below it", sofar.display())));
+                }
+                Err(error) => return Err(error).named(|| format!("open folder {}", sofar.display())),
+            };
+        }
+        Ok(current)
+    }
+
+    /// Removes what stands at the place of a new entry.
+    fn clear(&mut self, parent: &OwnedFd, name: &CString, path: &Path) -> Result<(), Error> {
+        // SAFETY: an open folder and a name that outlives the call.
+        match check(unsafe { libc::unlinkat(parent.as_raw_fd(), name.as_ptr(), 0) }) {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EISDIR | libc::EPERM)) => {
+                self.parent = None;
+                let full = PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd()))
+                    .join(OsStr::from_bytes(name.to_bytes()));
+                self.folders.retain(|(folder, _)| !folder.starts_with(path));
+                self.implied.retain(|folder| !folder.starts_with(path));
+                fs::remove_dir_all(full).named(|| format!("replace folder {}", path.display()))
+            }
+            Err(error) => Err(error).named(|| format!("replace {}", path.display())),
+        }
+    }
+
+    fn set_meta(&self, parent: &OwnedFd, name: &CString, meta: &Meta, link: bool, path: &Path) -> Result<(), Error> {
+        let what = || format!("set owner, mode and time of {}", path.display());
+        // SAFETY: an open folder, a name and times that outlive the calls.
+        unsafe {
+            check(libc::fchownat(parent.as_raw_fd(), name.as_ptr(), meta.uid, meta.gid, libc::AT_SYMLINK_NOFOLLOW))
+                .named(what)?;
+            // After the owner: chown clears the set-user-id bit.
+            if !link {
+                check(libc::fchmodat(parent.as_raw_fd(), name.as_ptr(), meta.mode & 0o7777, 0)).named(what)?;
+            }
+        }
+        if !meta.xattrs.is_empty() {
+            let full =
+                PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd())).join(OsStr::from_bytes(name.to_bytes()));
+            let full = c_name(full.as_os_str())?;
+            for (key, value) in &meta.xattrs {
+                // Overlayfs takes its orders from this name space: an image must not give any.
+                if key.starts_with("trusted.") {
+                    continue;
+                }
+                let key_c = c_name(OsStr::new(key))?;
+                // SAFETY: strings and value outlive the call; the last component is not followed.
+                let set = check(unsafe {
+                    libc::lsetxattr(full.as_ptr(), key_c.as_ptr(), value.as_ptr().cast(), value.len(), 0)
+                });
+                match set {
+                    Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                        tracing::debug!(path = %path.display(), key, "extended attribute not supported here");
+                    }
+                    other => drop(other.named(|| format!("set attribute {key} of {}", path.display()))?),
+                }
+            }
+        }
+        // SAFETY: an open folder, a name and times that outlive the call.
+        check(unsafe {
+            libc::utimensat(parent.as_raw_fd(), name.as_ptr(), times(meta.mtime).as_ptr(), libc::AT_SYMLINK_NOFOLLOW)
+        })
+        .map(drop)
+        .named(what)
+    }
+
+    /// A folder; one that is there gets the new attributes.
+    pub(crate) fn directory(&mut self, path: &Path, meta: &Meta) -> Result<(), Error> {
+        self.folders.push((path.to_owned(), meta.mtime));
+        self.implied.retain(|implied| implied != path);
+        if path.as_os_str().is_empty() {
+            let tree = self.work.join("fs");
+            std::os::unix::fs::chown(&tree, Some(meta.uid), Some(meta.gid)).named(|| "set the root's owner".into())?;
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(meta.mode & 0o7777);
+            return fs::set_permissions(&tree, mode).named(|| "set the root's mode".into());
+        }
+        let (parent, name) = self.parent_of(path)?;
+        // SAFETY: an open folder and a name that outlives the call.
+        match check(unsafe { libc::mkdirat(parent.as_raw_fd(), name.as_ptr(), 0o755) }) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let is_folder = openat2_in_root(
+                    parent.as_fd(),
+                    Path::new(OsStr::from_bytes(name.to_bytes())),
+                    libc::O_PATH | libc::O_DIRECTORY,
+                    0,
+                    false,
+                );
+                if is_folder.is_err() {
+                    self.clear(&parent, &name, path)?;
+                    // SAFETY: as above.
+                    check(unsafe { libc::mkdirat(parent.as_raw_fd(), name.as_ptr(), 0o755) })
+                        .named(|| format!("make folder {}", path.display()))?;
+                }
+            }
+            Err(error) => return Err(error).named(|| format!("make folder {}", path.display())),
+        }
+        self.set_meta(&parent, &name, meta, false, path)
+    }
+
+    fn create_file(&mut self, path: &Path) -> Result<(File, OwnedFd, CString), Error> {
+        let (parent, name) = self.parent_of(path)?;
+        self.clear(&parent, &name, path)?;
+        let flags = libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY | libc::O_NOFOLLOW;
+        let relative = Path::new(OsStr::from_bytes(name.to_bytes()));
+        let file = openat2_in_root(parent.as_fd(), relative, flags, 0o600, false)
+            .named(|| format!("make file {}", path.display()))?;
+        Ok((file.into(), parent, name))
+    }
+
+    /// A regular file with what `data` yields. Runs of zeros become holes.
+    pub(crate) fn file(
+        &mut self,
+        path: &Path,
+        meta: &Meta,
+        data: &mut dyn Read,
+        budget: &mut Budget,
+    ) -> Result<u64, Error> {
+        let (mut file, parent, name) = self.create_file(path)?;
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let written = self.copy(&mut file, data, &mut buffer, budget, path);
+        self.buffer = buffer;
+        let length = written?;
+        file.set_len(length).named(|| format!("write {}", path.display()))?;
+        drop(file);
+        self.set_meta(&parent, &name, meta, false, path)?;
+        Ok(length)
+    }
+
+    fn copy(
+        &mut self,
+        file: &mut File,
+        data: &mut dyn Read,
+        buffer: &mut [u8],
+        budget: &mut Budget,
+        path: &Path,
+    ) -> Result<u64, Error> {
+        let mut length = 0;
+        loop {
+            let read = match data.read(buffer) {
+                Ok(0) => return Ok(length),
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error).named(|| format!("read {} from the archive", path.display())),
+            };
+            let chunk = &buffer[..read];
+            if read >= 4096 && chunk.iter().all(|b| *b == 0) {
+                file.seek(SeekFrom::Current(read as i64)).named(|| format!("write {}", path.display()))?;
+            } else {
+                file.write_all(chunk).named(|| format!("write {}", path.display()))?;
+                self.spend_disk(read as u64)?;
+            }
+            length += read as u64;
+            self.size += read as u64;
+            budget.bytes = budget.bytes.checked_sub(read as u64).ok_or_else(|| {
+                Error::TooBig(format!("the archive unpacks to more than is allowed (at {})", path.display()))
+            })?;
+        }
+    }
+
+    /// Asks for free space every 64 MiB.
+    fn spend_disk(&mut self, bytes: u64) -> Result<(), Error> {
+        self.since_check += bytes;
+        if self.since_check > 64 << 20 {
+            self.since_check = 0;
+            self.store.room()?;
+        }
+        Ok(())
+    }
+
+    /// A file of `length` bytes that holds `pieces` (offset, length) of `data` one after another, and holes between.
+    pub(crate) fn sparse_file(
+        &mut self,
+        path: &Path,
+        meta: &Meta,
+        length: u64,
+        pieces: &[(u64, u64)],
+        data: &mut dyn Read,
+        budget: &mut Budget,
+    ) -> Result<(), Error> {
+        let (mut file, parent, name) = self.create_file(path)?;
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut result = Ok(());
+        for (offset, size) in pieces {
+            result = offset
+                .checked_add(*size)
+                .filter(|end| *end <= length)
+                .map(|_| ())
+                .ok_or_else(|| bad(format!("sparse map of {} reaches past its end", path.display())));
+            result = result.and_then(|()| {
+                file.seek(SeekFrom::Start(*offset)).named(|| format!("write {}", path.display()))?;
+                let copied = self.copy(&mut file, &mut data.take(*size), &mut buffer, budget, path)?;
+                if copied == *size { Ok(()) } else { Err(bad(format!("{} is cut short", path.display()))) }
+            });
+            if result.is_err() {
+                break;
+            }
+        }
+        self.buffer = buffer;
+        result?;
+        file.set_len(length).named(|| format!("write {}", path.display()))?;
+        drop(file);
+        self.set_meta(&parent, &name, meta, false, path)
+    }
+
+    /// A symbolic link; the target is text for whoever follows it inside a container.
+    pub(crate) fn symlink(&mut self, path: &Path, target: &Path, meta: &Meta) -> Result<(), Error> {
+        let (parent, name) = self.parent_of(path)?;
+        self.clear(&parent, &name, path)?;
+        let target = c_name(target.as_os_str())?;
+        // SAFETY: an open folder and strings that outlive the call.
+        check(unsafe { libc::symlinkat(target.as_ptr(), parent.as_raw_fd(), name.as_ptr()) })
+            .named(|| format!("make link {}", path.display()))?;
+        self.set_meta(&parent, &name, meta, true, path)
+    }
+
+    /// A hard link to `target`, an entry of this layer or of one below.
+    pub(crate) fn hard_link(&mut self, path: &Path, target: &Path) -> Result<(), Error> {
+        let (parent, name) = self.parent_of(path)?;
+        let (from, from_name) = match openat2_in_root(
+            self.root.as_fd(),
+            target.parent().unwrap_or(Path::new("")),
+            libc::O_PATH | libc::O_DIRECTORY,
+            0,
+            true,
+        ) {
+            Ok(fd) => (fd, c_name(target.file_name().unwrap_or_default())?),
+            Err(_) => {
+                self.links_below.push((path.to_owned(), target.to_owned()));
+                return Ok(());
+            }
+        };
+        if path == target {
+            return Ok(());
+        }
+        self.clear(&parent, &name, path)?;
+        // SAFETY: open folders and names that outlive the call; the last component is not followed.
+        let linked =
+            check(unsafe { libc::linkat(from.as_raw_fd(), from_name.as_ptr(), parent.as_raw_fd(), name.as_ptr(), 0) });
+        match linked {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.links_below.push((path.to_owned(), target.to_owned()));
+                Ok(())
+            }
+            other => other.map(drop).named(|| format!("link {} to {}", path.display(), target.display())),
+        }
+    }
+
+    /// A device, pipe or socket: `kind` is an `S_IF*` word.
+    pub(crate) fn node(&mut self, path: &Path, kind: u32, major: u32, minor: u32, meta: &Meta) -> Result<(), Error> {
+        let (parent, name) = self.parent_of(path)?;
+        self.clear(&parent, &name, path)?;
+        // SAFETY: an open folder and a name that outlives the call.
+        check(unsafe { libc::mknodat(parent.as_raw_fd(), name.as_ptr(), kind | 0o600, libc::makedev(major, minor)) })
+            .named(|| format!("make node {}", path.display()))?;
+        self.set_meta(&parent, &name, meta, false, path)
+    }
+
+    /// Hides `path` of the layers below (overlayfs' whiteout).
+    pub(crate) fn whiteout(&mut self, path: &Path) -> Result<(), Error> {
+        self.node(path, libc::S_IFCHR, 0, 0, &Meta::default())
+    }
+
+    /// Hides everything that layers below have in the folder `path`.
+    pub(crate) fn opaque(&mut self, path: &Path) -> Result<(), Error> {
+        let folder = self.open_folder(path)?;
+        let full = c_name(OsStr::new(&format!("/proc/self/fd/{}", folder.as_raw_fd())))?;
+        // SAFETY: constant strings and a path that outlives the call.
+        check(unsafe { libc::setxattr(full.as_ptr(), c"trusted.overlay.opaque".as_ptr(), c"y".as_ptr().cast(), 1, 0) })
+            .map(drop)
+            .named(|| format!("make {} opaque", path.display()))
+    }
+
+    /// Puts the layer into the store under `digest`.
+    ///
+    /// # Errors
+    /// What the disk said.
+    pub fn finish(mut self, digest: Digest) -> Result<Layer, Error> {
+        for (path, mtime) in self.folders.iter().rev() {
+            if let Ok(fd) = openat2_in_root(self.root.as_fd(), path, libc::O_PATH | libc::O_DIRECTORY, 0, true) {
+                let full = c_name(OsStr::new(&format!("/proc/self/fd/{}", fd.as_raw_fd())))?;
+                // SAFETY: path and times outlive the call.
+                check(unsafe { libc::utimensat(libc::AT_FDCWD, full.as_ptr(), times(*mtime).as_ptr(), 0) })
+                    .named(|| format!("set time of {}", path.display()))?;
+            }
+        }
+        let layer = Layer {
+            digest,
+            size: self.size,
+            implied: std::mem::take(&mut self.implied),
+            links_below: std::mem::take(&mut self.links_below),
+        };
+        let layer = self.store.adopt(&self.work, layer)?;
+        self.finished = true;
+        Ok(layer)
+    }
+}

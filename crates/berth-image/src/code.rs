@@ -1,0 +1,125 @@
+//! An application's code as a zip archive, unpacked into a layer of its own.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use crate::builder::{Budget, LayerBuilder, Meta, clean};
+use crate::digest::{Digest, Hashing};
+use crate::error::{Error, Named, bad};
+use crate::store::{Layer, Store};
+
+/// Most bytes that one compressed byte may become; beyond it an archive is taken for a bomb (deflate's own bound is 1032).
+const RATIO: u64 = 200;
+/// Small archives of real code reach high ratios too; below this many bytes the ratio is not looked at.
+const RATIO_FROM: u64 = 16 << 20;
+
+/// Unpacks the zip archive below the folder `under` of a new layer. The layer's digest is that of the archive and the
+/// folder's name, so equal code is kept once. A single folder at the top that holds everything is stepped into, as
+/// archives made from a repository or a folder have it.
+///
+/// # Errors
+/// [`Error::Bad`] for what is no zip archive, is encrypted, or leads out of its folder; [`Error::TooBig`] for what exceeds
+/// the budget or inflates beyond reason.
+pub fn unpack_zip(store: &Store, path: &Path, under: &Path, mut budget: Budget) -> Result<Layer, Error> {
+    let file = File::open(path).named(|| "open the downloaded archive".into())?;
+    let compressed = file.metadata().named(|| "look at the downloaded archive".into())?.len();
+    let content = Hashing::new(file.try_clone().named(|| "open the archive".into())?);
+    let content = content.finish().named(|| "read the downloaded archive".into())?;
+    let digest = Digest::of(format!("{content} under {}", under.display()).as_bytes());
+    if let Some(layer) = store.layer(&digest) {
+        return Ok(layer);
+    }
+    let mut archive =
+        zip::ZipArchive::new(std::io::BufReader::new(file)).map_err(|e| bad(format!("not a zip archive: {e}")))?;
+    budget.bytes = budget.bytes.min(compressed.saturating_mul(RATIO).max(RATIO_FROM));
+    if archive.len() as u64 > budget.entries {
+        return Err(Error::TooBig(format!(
+            "the archive has {} entries, {} are allowed",
+            archive.len(),
+            budget.entries
+        )));
+    }
+    let mut names = Vec::with_capacity(archive.len());
+    for index in 0..archive.len() {
+        let entry = archive.by_index_raw(index).map_err(|e| bad(format!("entry {index} of the archive: {e}")))?;
+        if entry.name_raw().starts_with(b"/") || entry.name_raw().contains(&b'\\') && entry.name_raw().contains(&b':') {
+            return Err(bad(format!("entry {:?} has an absolute name", entry.name())));
+        }
+        // Names are bytes on Linux; archivers of Windows separate them by backslashes.
+        let name: Vec<u8> = entry.name_raw().iter().map(|b| if *b == b'\\' { b'/' } else { *b }).collect();
+        names.push((clean(Path::new(OsStr::from_bytes(&name)))?, entry.is_dir() || name.ends_with(b"/")));
+    }
+    let wrapper = wrapper(&names);
+    let mut builder = LayerBuilder::new(store)?;
+    let owner = Meta { mode: 0o755, ..Meta::default() };
+    builder.directory(Path::new(""), &owner)?;
+    let mut sofar = PathBuf::new();
+    for part in under.iter() {
+        sofar.push(part);
+        builder.directory(&sofar, &owner)?;
+    }
+    for (index, (name, is_folder)) in names.iter().enumerate() {
+        let inside = wrapper.as_ref().map_or(name.as_path(), |top| name.strip_prefix(top).unwrap_or(name));
+        if inside.as_os_str().is_empty() {
+            continue;
+        }
+        let target = under.join(inside);
+        let mut entry = archive.by_index(index).map_err(|e| bad(format!("{} in the archive: {e}", name.display())))?;
+        let mode = entry.unix_mode();
+        let permissions = mode.map_or(if *is_folder { 0o755 } else { 0o644 }, |m| m & 0o777);
+        let meta = Meta { mode: permissions, ..Meta::default() };
+        match mode.map(|m| m & libc::S_IFMT) {
+            Some(libc::S_IFLNK) => {
+                let mut to = Vec::new();
+                entry.by_ref().take(4096).read_to_end(&mut to).map_err(|e| bad(format!("{}: {e}", name.display())))?;
+                let to = Path::new(OsStr::from_bytes(&to)).to_owned();
+                stays_inside(inside, &to)?;
+                builder.symlink(&target, &to, &meta)?;
+            }
+            _ if *is_folder => builder.directory(&target, &Meta { mode: permissions | 0o700, ..meta })?,
+            Some(libc::S_IFREG | 0) | None => {
+                let promised = entry.size();
+                let written = builder.file(&target, &meta, &mut entry, &mut budget).map_err(|error| match error {
+                    Error::Io { source, .. } if source.kind() == std::io::ErrorKind::InvalidData => {
+                        bad(format!("{} in the archive: {source}", name.display()))
+                    }
+                    other => other,
+                })?;
+                if written != promised {
+                    return Err(bad(format!("{} is cut short", name.display())));
+                }
+            }
+            Some(_) => return Err(bad(format!("{} is neither a file, a folder nor a link", name.display()))),
+        }
+    }
+    builder.finish(digest)
+}
+
+/// The one folder that everything lies in, if there is one.
+fn wrapper(names: &[(PathBuf, bool)]) -> Option<PathBuf> {
+    let top = names.first()?.0.iter().next().map(PathBuf::from)?;
+    let inside = names.iter().all(|(name, is_folder)| name.starts_with(&top) && (*name != top || *is_folder));
+    // A web application's own folders are not a wrapper: something must lie directly in it.
+    let has_file = names.iter().any(|(name, is_folder)| !is_folder && name.parent() == Some(&top));
+    (inside && has_file).then_some(top)
+}
+
+/// A link of the archive must lead to something within it.
+fn stays_inside(link: &Path, target: &Path) -> Result<(), Error> {
+    let mut depth = link.components().count() as i64 - 1;
+    for component in target.components() {
+        match component {
+            Component::Normal(_) => depth += 1,
+            Component::ParentDir => depth -= 1,
+            Component::CurDir => {}
+            Component::RootDir | Component::Prefix(_) => depth = -1,
+        }
+        if depth < 0 {
+            return Err(bad(format!("link {} leads out of the archive, to {}", link.display(), target.display())));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,25 @@
+//! Images on disk: layers unpacked once, kept by the digest of their content, and the archives they come in.
+//!
+//! A layer is a folder in overlayfs' own form (whiteouts are character devices 0:0, opaque folders carry
+//! `trusted.overlay.opaque`), so that a container's root is mounted from it with no copy. Everything is unpacked beside
+//! the store and renamed into it when it is complete and its digest is right: an interrupted import leaves nothing.
+//!
+//! Absent on purpose: names, accounts and reference counts. Who uses which layer is the caller's knowledge; it says so in
+//! [`Store::retain`], and holds a [`Pin`] for what it has not written down yet.
+
+mod archive;
+mod builder;
+mod code;
+mod config;
+mod digest;
+mod error;
+mod store;
+mod unpack;
+
+pub use archive::{Imported, import_archive, import_rootfs};
+pub use builder::{Budget, LayerBuilder};
+pub use code::unpack_zip;
+pub use config::{Config, Health, ImageConfig};
+pub use digest::Digest;
+pub use error::Error;
+pub use store::{Layer, Pin, Store};

@@ -1,0 +1,213 @@
+//! A layer's tar into a [`LayerBuilder`] (OCI image specification, layer.md).
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::io::{self, Cursor, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use tar::EntryType;
+
+use crate::builder::{Budget, LayerBuilder, Meta, clean};
+use crate::digest::{Digest, Hashing};
+use crate::error::{Error, Named, bad};
+use crate::store::{Layer, Store};
+
+/// Undoes gzip or zstd, told by the first bytes; anything else is passed on as it is.
+pub(crate) fn inflate<'r>(mut input: impl Read + 'r) -> io::Result<Box<dyn Read + 'r>> {
+    let mut magic = [0; 4];
+    let mut have = 0;
+    while have < 4 {
+        match input.read(&mut magic[have..])? {
+            0 => break,
+            more => have += more,
+        }
+    }
+    let input = Cursor::new(magic[..have].to_vec()).chain(input);
+    Ok(match &magic[..have] {
+        [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(input)),
+        [0x28, 0xb5, 0x2f, 0xfd] => Box::new(zstd::Decoder::new(input)?),
+        _ => Box::new(input),
+    })
+}
+
+/// Unpacks a layer's (possibly compressed) tar. `expected` is the digest that the tar must have once uncompressed.
+pub(crate) fn unpack_layer(
+    store: &Store,
+    input: impl Read,
+    expected: Option<Digest>,
+    budget: &mut Budget,
+) -> Result<Layer, Error> {
+    let mut builder = LayerBuilder::new(store)?;
+    let mut tar = Hashing::new(inflate(input).named(|| "read the layer".into())?);
+    unpack(&mut builder, &mut tar, budget)?;
+    let digest = tar.finish().named(|| "read the layer's end".into())?;
+    if let Some(expected) = expected
+        && expected != digest
+    {
+        return Err(bad(format!("the layer's content is {digest}, expected was {expected}")));
+    }
+    builder.finish(digest)
+}
+
+fn unpack(builder: &mut LayerBuilder<'_>, input: &mut dyn Read, budget: &mut Budget) -> Result<(), Error> {
+    let mut archive = tar::Archive::new(input);
+    for entry in archive.entries().named(|| "read the tar".into())? {
+        let mut entry = entry.named(|| "read the tar".into())?;
+        budget.entries =
+            budget.entries.checked_sub(1).ok_or_else(|| Error::TooBig("the archive has too many entries".into()))?;
+        let extensions = extensions(&mut entry)?;
+        let sparse_name = extensions.get("GNU.sparse.name");
+        let name = match sparse_name {
+            Some(name) => clean(Path::new(OsStr::from_bytes(name)))?,
+            None => clean(Path::new(OsStr::from_bytes(&entry.path_bytes())))?,
+        };
+        let meta = meta(&entry, &extensions)?;
+        if let Some(file) = name.file_name().map(OsStr::as_bytes)
+            && let Some(hidden) = file.strip_prefix(b".wh.")
+        {
+            let parent = name.parent().unwrap_or(Path::new(""));
+            if hidden == b".wh..opq" {
+                builder.opaque(parent)?;
+            } else if !hidden.starts_with(b".wh.") {
+                if hidden.is_empty() || hidden == b"." || hidden == b".." {
+                    return Err(bad(format!("{} hides no name", name.display())));
+                }
+                builder.whiteout(&parent.join(OsStr::from_bytes(hidden)))?;
+            }
+            continue;
+        }
+        let kind = entry.header().entry_type();
+        let device = |entry: &tar::Entry<'_, _>| -> Result<(u32, u32), Error> {
+            let number = |n: io::Result<Option<u32>>| n.named(|| format!("device number of {}", name.display()));
+            let header = entry.header();
+            Ok((number(header.device_major())?.unwrap_or(0), number(header.device_minor())?.unwrap_or(0)))
+        };
+        let link = |entry: &tar::Entry<'_, _>| {
+            let target = entry.link_name_bytes().filter(|t| !t.is_empty());
+            let target = target.ok_or_else(|| bad(format!("link {} has no target", name.display())))?;
+            Ok::<_, Error>(Path::new(OsStr::from_bytes(&target)).to_owned())
+        };
+        match kind {
+            EntryType::Directory => builder.directory(&name, &meta)?,
+            _ if name.as_os_str().is_empty() => return Err(bad("an entry other than a folder is named like the root")),
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+                if let Some((length, pieces)) = sparse_map(&extensions, &mut entry)? {
+                    builder.sparse_file(&name, &meta, length, &pieces, &mut entry, budget)?;
+                } else {
+                    let size = entry.size();
+                    let written = builder.file(&name, &meta, &mut entry, budget)?;
+                    if written != size {
+                        return Err(bad(format!("{} is cut short: {written} of {size} bytes", name.display())));
+                    }
+                }
+            }
+            EntryType::Symlink => builder.symlink(&name, &link(&entry)?, &meta)?,
+            EntryType::Link => builder.hard_link(&name, &clean(&link(&entry)?)?)?,
+            EntryType::Char => {
+                let (major, minor) = device(&entry)?;
+                builder.node(&name, libc::S_IFCHR, major, minor, &meta)?;
+            }
+            EntryType::Block => {
+                let (major, minor) = device(&entry)?;
+                builder.node(&name, libc::S_IFBLK, major, minor, &meta)?;
+            }
+            EntryType::Fifo => builder.node(&name, libc::S_IFIFO, 0, 0, &meta)?,
+            EntryType::XGlobalHeader => {}
+            other => {
+                return Err(bad(format!(
+                    "{} is of a kind that tar files of images don't have: {other:?}",
+                    name.display()
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+type Extensions = HashMap<String, Vec<u8>>;
+
+fn extensions(entry: &mut tar::Entry<'_, impl Read>) -> Result<Extensions, Error> {
+    let mut all = Extensions::new();
+    if let Some(extensions) = entry.pax_extensions().named(|| "read an extended header".into())? {
+        for extension in extensions {
+            let extension = extension.named(|| "read an extended header".into())?;
+            all.insert(String::from_utf8_lossy(extension.key_bytes()).into_owned(), extension.value_bytes().to_vec());
+        }
+    }
+    Ok(all)
+}
+
+fn meta(entry: &tar::Entry<'_, impl Read>, extensions: &Extensions) -> Result<Meta, Error> {
+    let header = entry.header();
+    let text = |key: &str| extensions.get(key).and_then(|v| std::str::from_utf8(v).ok());
+    let number = |key: &str, plain: io::Result<u64>| -> Result<u32, Error> {
+        let value = match text(key).and_then(|v| v.parse().ok()) {
+            Some(value) => value,
+            None => plain.named(|| format!("read {key}"))?,
+        };
+        u32::try_from(value).map_err(|_| bad(format!("{key} {value} is too large")))
+    };
+    let mtime = match text("mtime") {
+        Some(value) => {
+            let (seconds, fraction) = value.split_once('.').unwrap_or((value, ""));
+            let nanos = format!("{fraction:0<9}").get(..9).and_then(|f| f.parse().ok()).unwrap_or(0);
+            (seconds.parse().unwrap_or(0), nanos)
+        }
+        None => (header.mtime().ok().and_then(|t| i64::try_from(t).ok()).unwrap_or(0), 0),
+    };
+    let xattrs = extensions
+        .iter()
+        .filter_map(|(key, value)| Some((key.strip_prefix("SCHILY.xattr.")?.to_owned(), value.clone())))
+        .collect();
+    Ok(Meta {
+        uid: number("uid", header.uid())?,
+        gid: number("gid", header.gid())?,
+        mode: header.mode().named(|| "read a mode".into())?,
+        mtime,
+        xattrs,
+    })
+}
+
+type SparseMap = Option<(u64, Vec<(u64, u64)>)>;
+
+/// The map of a file in one of GNU tar's PAX sparse formats (the older header format is the tar crate's own work).
+fn sparse_map(extensions: &Extensions, entry: &mut impl Read) -> Result<SparseMap, Error> {
+    let text = |key: &str| extensions.get(key).and_then(|v| std::str::from_utf8(v).ok());
+    let wrong = || bad("a sparse file's map is wrong");
+    let numbers: Vec<u64>;
+    let length: u64;
+    if text("GNU.sparse.major") == Some("1") {
+        length = text("GNU.sparse.realsize").and_then(|v| v.parse().ok()).ok_or_else(wrong)?;
+        // Decimal lines at the head of the data, filled up to whole blocks of 512.
+        let mut block = [0; 512];
+        let mut digits = String::new();
+        let mut read = Vec::new();
+        let mut wanted = 1;
+        while read.len() < wanted {
+            entry.read_exact(&mut block).named(|| "read a sparse map".into())?;
+            for byte in block {
+                match byte {
+                    b'0'..=b'9' if digits.len() < 20 => digits.push(char::from(byte)),
+                    b'\n' => {
+                        read.push(std::mem::take(&mut digits).parse().map_err(|_| wrong())?);
+                        if read.len() == 1 {
+                            wanted = usize::try_from(read[0]).ok().filter(|n| *n < 1 << 20).ok_or_else(wrong)? * 2 + 1;
+                        }
+                        if read.len() == wanted {
+                            break;
+                        }
+                    }
+                    _ => return Err(wrong()),
+                }
+            }
+        }
+        numbers = read[1..].to_vec();
+    } else if let Some(map) = text("GNU.sparse.map") {
+        length = text("GNU.sparse.size").and_then(|v| v.parse().ok()).ok_or_else(wrong)?;
+        numbers = map.split(',').map(|n| n.parse().map_err(|_| wrong())).collect::<Result<_, _>>()?;
+    } else {
+        return Ok(None);
+    }
+    Ok(Some((length, numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())))
+}

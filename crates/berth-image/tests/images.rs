@@ -1,0 +1,413 @@
+//! Archives good and hostile, through the crate's own door.
+
+use std::collections::HashSet;
+use std::io::{Cursor, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use berth_image::{Budget, Config, Digest, Error, Store, import_archive, import_rootfs, unpack_zip};
+
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("berth-image-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).expect("folder");
+        Self(path)
+    }
+
+    fn store(&self) -> Store {
+        Store::open(&self.0, 0).expect("store")
+    }
+
+    /// What an import left: (layers, unfinished work).
+    fn left(&self) -> (usize, usize) {
+        let count = |name| fs::read_dir(self.0.join(name)).expect("list").count();
+        (count("layers"), count("work"))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn is_root() -> bool {
+    // SAFETY: plain system call.
+    let root = unsafe { libc::geteuid() } == 0;
+    if !root {
+        println!("skipped: owners, devices and overlayfs' attributes need root");
+    }
+    root
+}
+
+/// Adds an entry whose name is taken as it is, however wrong.
+fn add(tar: &mut tar::Builder<Vec<u8>>, kind: tar::EntryType, name: &str, link: &str, mode: u32, data: &[u8]) {
+    let mut header = tar::Header::new_gnu();
+    header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+    header.as_old_mut().linkname[..link.len()].copy_from_slice(link.as_bytes());
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_uid(7);
+    header.set_gid(8);
+    header.set_mtime(1_000_000);
+    header.set_size(data.len() as u64);
+    if matches!(kind, tar::EntryType::Char | tar::EntryType::Block) {
+        header.set_device_major(1).expect("major");
+        header.set_device_minor(3).expect("minor");
+    }
+    header.set_cksum();
+    tar.append(&header, data).expect("append");
+}
+
+fn tar_of(build: impl FnOnce(&mut tar::Builder<Vec<u8>>)) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    build(&mut tar);
+    tar.into_inner().expect("tar")
+}
+
+use tar::EntryType::{Block, Char, Directory, Fifo, Link, Regular, Symlink};
+
+fn layer_one() -> Vec<u8> {
+    tar_of(|t| {
+        add(t, Directory, "./", "", 0o755, b"");
+        add(t, Directory, "etc/", "", 0o750, b"");
+        add(t, Regular, "etc/name", "", 0o4644, b"one");
+        add(t, Link, "etc/hard", "etc/name", 0o644, b"");
+        add(t, Symlink, "etc/soft", "/etc/name", 0o777, b"");
+        add(t, Char, "null", "", 0o666, b"");
+        add(t, Block, "disk", "", 0o600, b"");
+        add(t, Fifo, "pipe", "", 0o600, b"");
+        add(t, Directory, "old/", "", 0o755, b"");
+        add(t, Regular, "old/gone", "", 0o644, b"x");
+        t.append_pax_extensions([
+            ("SCHILY.xattr.user.color", &b"red"[..]),
+            ("SCHILY.xattr.trusted.overlay.opaque", b"y"),
+        ])
+        .expect("pax");
+        add(t, Regular, "tagged", "", 0o644, b"t");
+        let long = format!("deep/{}", "n".repeat(180));
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_size(4);
+        t.append_data(&mut header, long, &b"long"[..]).expect("long name");
+    })
+}
+
+fn layer_two() -> Vec<u8> {
+    tar_of(|t| {
+        add(t, Regular, "etc/.wh.name", "", 0o600, b"");
+        add(t, Regular, "old/.wh..wh..opq", "", 0o600, b"");
+        add(t, Regular, "old/new", "", 0o644, b"n");
+        add(t, Link, "copied", "tagged", 0o644, b"");
+    })
+}
+
+fn config_for(layers: &[&[u8]]) -> Vec<u8> {
+    let digests: Vec<String> = layers.iter().map(|l| Digest::of(l).to_string()).collect();
+    serde_json::to_vec(&serde_json::json!({
+        "architecture": "amd64", "os": "linux", "config": {"Cmd": ["/bin/sh"], "Env": null},
+        "rootfs": {"type": "layers", "diff_ids": digests},
+    }))
+    .expect("json")
+}
+
+/// `docker save` as it was until version 24: a folder a layer, equal layers as links.
+fn docker_old(layers: &[&[u8]], config: &[u8]) -> Vec<u8> {
+    tar_of(|t| {
+        let mut names = Vec::new();
+        for (n, layer) in layers.iter().enumerate() {
+            let name = format!("{n}/layer.tar");
+            match layers[..n].iter().position(|l| l == layer) {
+                Some(same) => add(t, Symlink, &name, &format!("../{same}/layer.tar"), 0o777, b""),
+                None => add(t, Regular, &name, "", 0o644, layer),
+            }
+            names.push(name);
+        }
+        add(t, Regular, "c.json", "", 0o644, config);
+        let manifest = serde_json::json!([{"Config": "c.json", "RepoTags": ["web:1"], "Layers": names}]);
+        add(t, Regular, "manifest.json", "", 0o644, manifest.to_string().as_bytes());
+    })
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    out.write_all(bytes).expect("gzip");
+    out.finish().expect("gzip")
+}
+
+/// An OCI layout; also `docker save` since version 25, with `manifest.json` beside.
+fn oci(layers: &[Vec<u8>], config: &[u8], docker_too: bool) -> Vec<u8> {
+    let blob = |b: &[u8]| format!("blobs/sha256/{}", Digest::of(b).hex());
+    tar_of(|t| {
+        for layer in layers {
+            add(t, Regular, &blob(layer), "", 0o644, layer);
+        }
+        add(t, Regular, &blob(config), "", 0o644, config);
+        let descriptors: Vec<_> = layers
+            .iter()
+            .map(|l| serde_json::json!({"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": Digest::of(l), "size": l.len()}))
+            .collect();
+        let manifest = serde_json::json!({"schemaVersion": 2, "config": {"digest": Digest::of(config), "size": config.len()}, "layers": descriptors})
+            .to_string();
+        add(t, Regular, &blob(manifest.as_bytes()), "", 0o644, manifest.as_bytes());
+        let index = serde_json::json!({"schemaVersion": 2, "manifests": [
+            {"digest": Digest::of(b"other"), "size": 5, "platform": {"os": "linux", "architecture": "s390x"}},
+            {"digest": Digest::of(manifest.as_bytes()), "size": manifest.len(), "annotations": {"org.opencontainers.image.ref.name": "1.0"}}]});
+        add(t, Regular, "index.json", "", 0o644, index.to_string().as_bytes());
+        add(t, Regular, "oci-layout", "", 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#);
+        if docker_too {
+            let names: Vec<_> = layers.iter().map(|l| blob(l)).collect();
+            let manifest = serde_json::json!([{"Config": blob(config), "RepoTags": null, "Layers": names}]);
+            add(t, Regular, "manifest.json", "", 0o644, manifest.to_string().as_bytes());
+        }
+    })
+}
+
+fn tree(folder: &Folder, store: &Store, digest: &Digest) -> PathBuf {
+    folder.0.join("layers").join(store.folder_name(digest).expect("layer"))
+}
+
+#[test]
+fn a_docker_archive_becomes_layers_that_overlayfs_understands() {
+    if !is_root() {
+        return;
+    }
+    let folder = Folder::new("docker");
+    let store = folder.store();
+    let (one, two) = (layer_one(), layer_two());
+    let layers: [&[u8]; 3] = [&one, &two, &one];
+    let images = import_archive(&store, Cursor::new(docker_old(&layers, &config_for(&layers))), Budget::default())
+        .expect("import");
+    let image = &images[0];
+    assert_eq!((image.names.as_slice(), image.layers.len()), (&["web:1".to_owned()][..], 3));
+    assert_eq!(folder.left(), (2, 0), "a layer that comes twice is kept once");
+
+    let lower = tree(&folder, &store, &image.layers[0]);
+    let stat = |path: &str| fs::symlink_metadata(lower.join(path)).expect(path);
+    assert_eq!(
+        (stat("etc/name").mode() & 0o7777, stat("etc/name").uid(), stat("etc/name").mtime()),
+        (0o4644, 7, 1_000_000)
+    );
+    assert_eq!(stat("etc/name").ino(), stat("etc/hard").ino());
+    assert_eq!(fs::read_link(lower.join("etc/soft")).expect("link"), Path::new("/etc/name"));
+    assert_eq!((stat("etc").mode() & 0o777, stat("etc").mtime()), (0o750, 1_000_000));
+    assert!(stat("null").file_type().is_char_device() && stat("disk").file_type().is_block_device());
+    assert!(stat("pipe").file_type().is_fifo());
+    assert_eq!(fs::read(lower.join(format!("deep/{}", "n".repeat(180)))).expect("long"), b"long");
+    assert_eq!(xattr(&lower.join("tagged"), c"user.color"), Some(b"red".to_vec()));
+    assert_eq!(xattr(&lower.join("tagged"), c"trusted.overlay.opaque"), None, "an image gives overlayfs no orders");
+
+    let upper = tree(&folder, &store, &image.layers[1]);
+    let whiteout = fs::symlink_metadata(upper.join("etc/name")).expect("whiteout");
+    assert!(whiteout.file_type().is_char_device() && whiteout.rdev() == 0);
+    assert_eq!(xattr(&upper.join("old"), c"trusted.overlay.opaque"), Some(b"y".to_vec()));
+    assert_eq!(fs::metadata(upper.join("etc")).expect("etc").mode() & 0o777, 0o750, "implied folders are as below");
+    assert_eq!(fs::read(upper.join("copied")).expect("copied"), b"t");
+
+    let again = import_archive(&store, Cursor::new(docker_old(&layers, &config_for(&layers))), Budget::default());
+    assert_eq!(again.expect("again")[0].id, image.id);
+    let reopened = Store::open(&folder.0, 0).expect("reopen");
+    assert!(reopened.layer(&image.layers[1]).is_some());
+
+    assert_eq!(store.retain(&HashSet::new()).expect("retain"), 0, "pinned layers stay");
+    let kept = image.layers[1];
+    drop(images);
+    store.retain(&HashSet::from([kept])).expect("retain");
+    assert_eq!(folder.left(), (1, 0));
+}
+
+fn xattr(path: &Path, name: &std::ffi::CStr) -> Option<Vec<u8>> {
+    let path = std::ffi::CString::new(path.to_str()?).ok()?;
+    let mut value = vec![0; 64];
+    // SAFETY: strings and buffer outlive the call.
+    let length = unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    value.truncate(usize::try_from(length).ok()?);
+    Some(value)
+}
+
+#[test]
+fn oci_layouts_come_in_compressed_and_platforms_are_chosen() {
+    if !is_root() {
+        return;
+    }
+    let folder = Folder::new("oci");
+    let store = folder.store();
+    let (one, two) = (layer_one(), layer_two());
+    let config = config_for(&[&one, &two]);
+    let packed = vec![gzip(&one), zstd::encode_all(&two[..], 1).expect("zstd")];
+    for docker_too in [false, true] {
+        let archive = gzip(&oci(&packed, &config, docker_too));
+        let images = import_archive(&store, Cursor::new(archive), Budget::default()).expect("import");
+        assert_eq!((images.len(), images[0].id), (1, Digest::of(&config)));
+        assert_eq!(images[0].names.len(), usize::from(!docker_too));
+    }
+    assert_eq!(folder.left(), (2, 0));
+}
+
+#[test]
+fn what_is_wrong_with_an_archive_is_said_and_nothing_is_left() {
+    if !is_root() {
+        return;
+    }
+    let one = layer_one();
+    let good = docker_old(&[&one], &config_for(&[&one]));
+    let wrong_digest = docker_old(&[&one], &config_for(&[b"else"]));
+    let mut bad_blob = oci(&[gzip(&one)], &config_for(&[&one]), false);
+    let at = bad_blob.windows(3).position(|w| w == [0x1f, 0x8b, 8]).expect("gzip");
+    bad_blob[at + 4] ^= 1; // the time field of the gzip header: the tar stays right, the blob does not
+    let with = |layer: Vec<u8>| docker_old(&[&layer], &config_for(&[&layer]));
+    let up = with(tar_of(|t| add(t, Regular, "../out", "", 0o644, b"x")));
+    let up_link = with(tar_of(|t| add(t, Link, "in", "../../etc/passwd", 0o644, b"")));
+    let through = with(tar_of(|t| {
+        add(t, Symlink, "dir", "/tmp", 0o777, b"");
+        add(t, Regular, "dir/berth-escaped", "", 0o644, b"x");
+    }));
+    let file_as_folder = with(tar_of(|t| {
+        add(t, Regular, "a", "", 0o644, b"x");
+        add(t, Regular, "a/b", "", 0o644, b"x");
+    }));
+    let link_nowhere = with(tar_of(|t| add(t, Link, "a", "b", 0o644, b"")));
+    let link_loop = tar_of(|t| {
+        add(t, Symlink, "l", "l", 0o777, b"");
+        let manifest = r#"[{"Config":"l","Layers":["l"]}]"#;
+        add(t, Regular, "manifest.json", "", 0o644, manifest.as_bytes());
+    });
+    let no_manifest = tar_of(|t| add(t, Regular, "a", "", 0o644, b"x"));
+    let not_json = tar_of(|t| add(t, Regular, "manifest.json", "", 0o644, b"{"));
+    let cases: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("cut", good[..good.len() / 3].to_vec(), ""),
+        ("noise", vec![7; 5000], ""),
+        ("empty", Vec::new(), "neither manifest.json"),
+        ("wrong digest", wrong_digest, "the configuration says"),
+        ("wrong blob", bad_blob, "has the content"),
+        ("up", up, "leads out"),
+        ("link up", up_link, "leads out"),
+        ("through a link", through, "not a folder"),
+        ("file as folder", file_as_folder, "not a folder"),
+        ("link nowhere", link_nowhere, "no layer has"),
+        ("links in a circle", link_loop, "missing"),
+        ("no manifest", no_manifest, "neither manifest.json"),
+        ("not json", not_json, "not readable"),
+        ("cut gzip", gzip(&good)[..200].to_vec(), ""),
+    ];
+    for (name, archive, said) in cases {
+        let folder = Folder::new("hostile");
+        let store = folder.store();
+        let error = import_archive(&store, Cursor::new(archive), Budget::default()).expect_err(name);
+        assert!(error.is_clients(), "{name}: {error:?}");
+        assert!(error.to_string().contains(said), "{name}: {error}");
+        store.retain(&HashSet::new()).expect("retain");
+        assert_eq!(folder.left(), (0, 0), "{name}");
+        assert!(!Path::new("/tmp/berth-escaped").exists());
+    }
+}
+
+#[test]
+fn a_budget_stops_bombs() {
+    if !is_root() {
+        return;
+    }
+    let folder = Folder::new("bomb");
+    let store = folder.store();
+    let bomb = gzip(&tar_of(|t| add(t, Regular, "zeros", "", 0o644, &vec![0; 4 << 20])));
+    let small = Budget { bytes: 1 << 20, entries: 10 };
+    let error = import_rootfs(&store, Cursor::new(&bomb), Config::default(), small).expect_err("bomb");
+    assert!(matches!(error, Error::TooBig(_)), "{error:?}");
+    let many = tar_of(|t| (0..20).for_each(|n| add(t, Regular, &format!("{n}"), "", 0o644, b"")));
+    let error = import_rootfs(&store, Cursor::new(many), Config::default(), small).expect_err("many");
+    assert!(matches!(error, Error::TooBig(_)), "{error:?}");
+    assert_eq!(folder.left(), (0, 0));
+    let image =
+        import_rootfs(&store, Cursor::new(bomb), Config::default(), Budget::default()).expect("within the budget");
+    let file = fs::metadata(tree(&folder, &store, &image.layers[0]).join("zeros")).expect("file");
+    assert_eq!((file.len(), file.blocks()), (4 << 20, 0), "zeros are holes");
+}
+
+#[test]
+fn sparse_files_of_gnu_tar_are_read() {
+    if !is_root() {
+        return;
+    }
+    let folder = Folder::new("sparse");
+    let store = folder.store();
+    let file = folder.0.join("s");
+    let mut out = fs::File::create(&file).expect("file");
+    out.write_all(b"head").expect("write");
+    out.set_len(3 << 20).expect("length");
+    io::Seek::seek(&mut out, io::SeekFrom::Start(2 << 20)).expect("seek");
+    out.write_all(b"middle").expect("write");
+    for format in ["--format=gnu", "--format=pax --sparse-version=1.0", "--format=pax --sparse-version=0.1"] {
+        let made = std::process::Command::new("tar")
+            .args(["-C", folder.0.to_str().expect("path"), "--sparse"])
+            .args(format.split(' '))
+            .args(["-cf", "-", "s"])
+            .output()
+            .expect("tar");
+        let image =
+            import_rootfs(&store, Cursor::new(made.stdout), Config::default(), Budget::default()).expect(format);
+        let found = tree(&folder, &store, &image.layers[0]).join("s");
+        assert_eq!(fs::read(&found).expect("read"), fs::read(&file).expect("read"), "{format}");
+        assert!(fs::metadata(&found).expect("stat").blocks() < 1000, "{format}");
+    }
+}
+
+fn zip_of(entries: &[(&str, u32, &[u8])]) -> Vec<u8> {
+    let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    for (name, mode, data) in entries {
+        let options = zip::write::SimpleFileOptions::default().unix_permissions(mode & 0o777);
+        if mode & libc::S_IFMT == libc::S_IFLNK {
+            zip.add_symlink(*name, String::from_utf8_lossy(data), options).expect("link");
+        } else {
+            zip.start_file(*name, options).expect("start");
+            zip.write_all(data).expect("write");
+        }
+    }
+    zip.finish().expect("zip").into_inner()
+}
+
+#[test]
+fn code_archives_are_unpacked_once_and_hostile_ones_refused() {
+    if !is_root() {
+        return;
+    }
+    let folder = Folder::new("zip");
+    let store = folder.store();
+    let unpack = |bytes: &[u8]| {
+        let path = folder.0.join("code.zip");
+        fs::write(&path, bytes).expect("write");
+        unpack_zip(&store, &path, Path::new("app"), Budget { bytes: 64 << 20, entries: 100 })
+    };
+    let good = zip_of(&[
+        ("site/index.html", 0o644, b"hi"),
+        ("site/run.sh", 0o755, b"#!"),
+        ("site/l", libc::S_IFLNK, b"run.sh"),
+    ]);
+    let layer = unpack(&good).expect("good");
+    let app = tree(&folder, &store, &layer.digest).join("app");
+    assert_eq!(fs::read(app.join("index.html")).expect("the wrapping folder is stepped into"), b"hi");
+    assert_eq!(fs::metadata(app.join("run.sh")).expect("run").mode() & 0o777, 0o755);
+    assert_eq!(unpack(&good).expect("again").digest, layer.digest);
+    assert_eq!(folder.left(), (1, 0));
+
+    let bomb = zip_of(&[("zeros", 0o644, &vec![0; 40 << 20])]);
+    for (name, bytes, said) in [
+        ("up", zip_of(&[("../out", 0o644, b"x")]), "leads out"),
+        ("absolute", zip_of(&[("x", 0o644, b"x")]).iter().map(|b| if *b == b'x' { b'/' } else { *b }).collect(), ""),
+        ("link out", zip_of(&[("a", 0o644, b"x"), ("l", libc::S_IFLNK, b"../../etc/passwd")]), "leads out"),
+        ("absolute link", zip_of(&[("a", 0o644, b"x"), ("l", libc::S_IFLNK, b"/etc/passwd")]), "leads out"),
+        ("through a link", zip_of(&[("l", libc::S_IFLNK, b"missing"), ("l/x", 0o644, b"x")]), "not a folder"),
+        ("bomb", bomb, "more than is allowed"),
+        ("cut", good[..good.len() / 2].to_vec(), "not a zip archive"),
+        ("no zip", b"hello".to_vec(), "not a zip archive"),
+    ] {
+        let error = unpack(&bytes).expect_err(name);
+        assert!(error.is_clients() && error.to_string().contains(said), "{name}: {error}");
+        assert_eq!(folder.left(), (1, 0), "{name}");
+    }
+}

@@ -1,0 +1,250 @@
+//! One bridge network: the bridge, its addresses, its rules.
+
+use std::net::Ipv4Addr;
+use std::{fs, io};
+
+use crate::link;
+use crate::netlink::{Error, Socket};
+use crate::netns::{Netns, in_netns};
+use crate::nft::{self, Published};
+
+/// An IPv4 network, told by its gateway (the bridge's own address) and prefix length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Subnet {
+    /// The bridge's address; also the containers' default route.
+    pub gateway: Ipv4Addr,
+    /// Prefix length in bits, at most 30.
+    pub prefix: u8,
+}
+
+impl Subnet {
+    fn mask(self) -> u32 {
+        u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0)
+    }
+
+    /// The network's own address, all host bits zero.
+    pub fn network(self) -> Ipv4Addr {
+        (u32::from(self.gateway) & self.mask()).into()
+    }
+
+    /// Whether `address` belongs to the network.
+    pub fn contains(self, address: Ipv4Addr) -> bool {
+        u32::from(address) & self.mask() == u32::from(self.network())
+    }
+
+    /// How many addresses can be given to containers: all but the network's, the gateway's and the broadcast address.
+    pub fn capacity(self) -> u32 {
+        (!self.mask()).saturating_sub(2)
+    }
+
+    /// The `n`th address for a container, `n` below [`capacity`](Self::capacity).
+    pub fn address(self, n: u32) -> Ipv4Addr {
+        let candidate = u32::from(self.network()) + 1 + n;
+        // The gateway need not be the first address; step over it.
+        Ipv4Addr::from(candidate + u32::from(candidate >= u32::from(self.gateway)))
+    }
+}
+
+/// A bridge with its subnet and rule set. The names must be the owner's alone: whatever carries them is replaced.
+#[derive(Debug, Clone)]
+pub struct Network {
+    /// Name of the bridge, at most 15 bytes.
+    pub bridge: String,
+    /// Name of the nf_tables table, and mark of the rules in the host's `FORWARD`.
+    pub table: String,
+    /// Addresses.
+    pub subnet: Subnet,
+}
+
+impl Network {
+    /// The first of `candidates` that no route of this machine overlaps.
+    ///
+    /// # Errors
+    /// What the kernel answered when asked for its routes.
+    pub fn free_subnet(candidates: impl IntoIterator<Item = Subnet>) -> Result<Option<Subnet>, Error> {
+        let taken = link::routes(&mut Socket::route()?)?;
+        let overlaps = |subnet: &Subnet| {
+            taken.iter().any(|(to, prefix)| {
+                let route = Subnet { gateway: *to, prefix: *prefix };
+                *prefix > 0 && (route.contains(subnet.network()) || subnet.contains(route.network()))
+            })
+        };
+        Ok(candidates.into_iter().find(|subnet| !overlaps(subnet)))
+    }
+
+    /// Brings up the bridge and puts the rules in place with exactly `ports` published. Safe to repeat: connections and
+    /// attached workloads are not disturbed.
+    ///
+    /// # Errors
+    /// The step that the kernel refused.
+    pub fn ensure(&self, ports: &[Published]) -> Result<(), Error> {
+        let mut socket = Socket::route()?;
+        let address = self.subnet.gateway.octets();
+        link::bridge_create(&mut socket, &self.bridge, [0x02, 0x42, address[0], address[1], address[2], address[3]])?;
+        let index = link::link_index(&self.bridge).ok_or(Error::Answer("the bridge has no index"))?;
+        link::address_add(&mut socket, index, self.subnet.gateway, self.subnet.prefix)?;
+        link::link_up(&mut socket, &self.bridge, index)?;
+        sysctl("net/ipv4/ip_forward", "1")?;
+        // Lets the host's 127.0.0.1 be a source towards this bridge; the `raw` chain keeps others from abusing it.
+        sysctl(&format!("net/ipv4/conf/{}/route_localnet", self.bridge), "1")?;
+        nft::table_replace(&self.table, &self.bridge, self.subnet, ports)?;
+        self.forward_accept().map(|_| ())
+    }
+
+    /// Repeats the part of [`ensure`](Self::ensure) that other programs undo (a restarted Docker rewrites `FORWARD`).
+    /// Returns whether something was missing.
+    ///
+    /// # Errors
+    /// The step that the kernel refused.
+    pub fn forward_accept(&self) -> Result<bool, Error> {
+        nft::forward_accept(&self.bridge, &self.table)
+    }
+
+    /// Removes rules and bridge. Nothing there is no error.
+    ///
+    /// # Errors
+    /// The step that the kernel refused.
+    pub fn remove(&self) -> Result<(), Error> {
+        nft::table_delete(&self.table)?;
+        nft::forward_withdraw(&self.table)?;
+        if let Some(index) = link::link_index(&self.bridge) {
+            link::link_delete(&mut Socket::route()?, &self.bridge, index)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the namespace an `eth0` in this network, up, with its address and default route, and loopback up. Returns
+    /// the index of the host's end, `host_link`, a name never used before (removal is asynchronous in the kernel).
+    ///
+    /// To take it back, close the namespace: deleting a veth holds the kernel's rtnl lock for 20 ms and more.
+    ///
+    /// # Errors
+    /// The step that the kernel refused.
+    pub fn attach(&self, netns: &Netns, host_link: &str, address: Ipv4Addr) -> Result<u32, Error> {
+        let bridge = link::link_index(&self.bridge).ok_or_else(|| Error::Refused {
+            what: format!("attach {host_link} to {}", self.bridge),
+            source: io::Error::from_raw_os_error(libc::ENODEV),
+        })?;
+        let octets = address.octets();
+        let mac = [0x02, 0x42, octets[0], octets[1], octets[2], octets[3]];
+        let index = link::veth_create(&mut Socket::route()?, host_link, bridge, netns, mac)?;
+        in_netns(netns, || {
+            let mut socket = Socket::route()?;
+            bring_up(&mut socket, "lo")?;
+            let eth0 = link::link_index("eth0").ok_or(Error::Answer("eth0 is missing in the namespace"))?;
+            link::address_add(&mut socket, eth0, address, self.subnet.prefix)?;
+            link::link_up(&mut socket, "eth0", eth0)?;
+            link::default_route(&mut socket, eth0, self.subnet.gateway)
+        })
+        .map_err(|source| Error::socket("enter the namespace", source))??;
+        Ok(index)
+    }
+
+    /// Publishes all of `ports` or none. A port that leads elsewhere already is refused (`EBUSY`).
+    ///
+    /// # Errors
+    /// The port that was refused.
+    pub fn publish(&self, ports: &[Published]) -> Result<(), Error> {
+        nft::publish(&self.table, ports)
+    }
+
+    /// Takes ports back; one that was not published is no error.
+    ///
+    /// # Errors
+    /// The port that was refused.
+    pub fn unpublish(&self, ports: &[Published]) -> Result<(), Error> {
+        nft::unpublish(&self.table, ports)
+    }
+
+    /// What the kernel says is published now.
+    ///
+    /// # Errors
+    /// What the kernel answered to the dump.
+    pub fn published(&self) -> Result<Vec<Published>, Error> {
+        nft::published(&self.table)
+    }
+}
+
+impl Netns {
+    /// Brings the loopback up, for a namespace that is to have no other link.
+    ///
+    /// # Errors
+    /// The step that the kernel refused.
+    pub fn loopback_up(&self) -> Result<(), Error> {
+        in_netns(self, || bring_up(&mut Socket::route()?, "lo"))
+            .map_err(|source| Error::socket("enter the namespace", source))?
+    }
+}
+
+fn bring_up(socket: &mut Socket, name: &str) -> Result<(), Error> {
+    let index = link::link_index(name).ok_or(Error::Answer("no loopback in the namespace"))?;
+    link::link_up(socket, name, index)
+}
+
+fn sysctl(key: &str, value: &str) -> Result<(), Error> {
+    let path = format!("/proc/sys/{key}");
+    if fs::read_to_string(&path).is_ok_and(|now| now.trim() == value) {
+        return Ok(());
+    }
+    fs::write(&path, value).map_err(|source| Error::socket(format!("set sysctl {key} to {value}"), source))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::{Network, Subnet};
+    use crate::{Netns, Protocol, Published};
+
+    #[test]
+    fn addresses_step_over_the_gateway_and_stay_inside() {
+        let subnet = Subnet { gateway: Ipv4Addr::new(10, 9, 0, 1), prefix: 29 };
+        let all: Vec<_> = (0..subnet.capacity()).map(|n| subnet.address(n).to_string()).collect();
+        assert_eq!(all, ["10.9.0.2", "10.9.0.3", "10.9.0.4", "10.9.0.5", "10.9.0.6"]);
+        assert!(subnet.contains(Ipv4Addr::new(10, 9, 0, 7)) && !subnet.contains(Ipv4Addr::new(10, 9, 0, 8)));
+    }
+
+    #[test]
+    fn ports_are_published_listed_replaced_and_taken_back() {
+        // SAFETY: plain system call.
+        if unsafe { libc::geteuid() } != 0 {
+            println!("skipped: needs root to change nf_tables");
+            return;
+        }
+        let id = std::process::id();
+        let network = Network {
+            bridge: format!("bt{id}"),
+            table: format!("berth-test-{id}"),
+            subnet: Subnet { gateway: Ipv4Addr::new(198, 19, 254, 1), prefix: 24 },
+        };
+        let port = |host: Option<Ipv4Addr>, host_port| Published {
+            protocol: Protocol::Tcp,
+            host,
+            host_port,
+            to: Ipv4Addr::new(198, 19, 254, 2),
+            to_port: 80,
+        };
+        network.ensure(&[port(None, 31001)]).expect("network");
+        let (a, b) = (port(None, 31002), port(Some(Ipv4Addr::LOCALHOST), 31003));
+        network.publish(&[a, b]).expect("publish");
+        network.publish(&[a]).expect("publishing the same again is harmless");
+        let mut elsewhere = a;
+        elsewhere.to_port = 81;
+        let refused = network.publish(&[port(None, 31004), elsewhere]).expect_err("the port leads elsewhere");
+        assert!(refused.to_string().contains("31002"), "{refused}");
+        let mut listed = network.published().expect("list");
+        listed.sort();
+        assert_eq!(listed, [port(None, 31001), a, b], "a refused batch leaves nothing");
+        network.unpublish(&[a, a]).expect("unpublish twice");
+        network.ensure(&[b]).expect("again");
+        assert_eq!(network.published().expect("list"), [b]);
+
+        let netns = Netns::create().expect("netns");
+        let index = network.attach(&netns, &format!("btv{id}"), Ipv4Addr::new(198, 19, 254, 2)).expect("attach");
+        assert!(crate::link_stats().expect("stats").contains_key(&index));
+        drop(netns);
+        network.remove().expect("remove");
+        network.remove().expect("remove twice");
+        assert!(crate::link_index(&network.bridge).is_none());
+    }
+}

@@ -1,0 +1,316 @@
+//! Netlink sockets and messages (RFC 3549): build, send in batches, read every acknowledgement.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+/// What a netlink request can fail with. The text names the step, the source is the kernel's own word.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel refused the request.
+    #[error("{what}: {source}")]
+    Refused {
+        /// The step that was refused, with the object it was about.
+        what: String,
+        /// The errno of the kernel's acknowledgement.
+        source: io::Error,
+    },
+    /// The socket itself failed.
+    #[error("{what}")]
+    Socket {
+        /// The step during which it failed.
+        what: String,
+        /// What the system call said.
+        source: io::Error,
+    },
+    /// The kernel's answer could not be read.
+    #[error("netlink answer not understood: {0}")]
+    Answer(&'static str),
+}
+
+impl Error {
+    /// The errno behind the error, where there is one.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            Self::Refused { source, .. } | Self::Socket { source, .. } => source.raw_os_error(),
+            Self::Answer(_) => None,
+        }
+    }
+
+    pub(crate) fn socket(what: impl Into<String>, source: io::Error) -> Self {
+        Self::Socket { what: what.into(), source }
+    }
+}
+
+pub(crate) const NLM_F_REQUEST: u16 = 1;
+pub(crate) const NLM_F_ACK: u16 = 4;
+pub(crate) const NLM_F_DUMP: u16 = 0x300;
+pub(crate) const NLM_F_REPLACE: u16 = 0x100;
+pub(crate) const NLM_F_EXCL: u16 = 0x200;
+pub(crate) const NLM_F_CREATE: u16 = 0x400;
+pub(crate) const NLM_F_APPEND: u16 = 0x800;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLA_F_NESTED: u16 = 0x8000;
+const HEADER: usize = 16;
+
+/// One netlink message under construction: header, family header, attributes, all padded to four bytes.
+pub(crate) struct Message {
+    buf: Vec<u8>,
+    /// What the message is for, in words, for the error when it is refused.
+    pub(crate) what: String,
+}
+
+impl Message {
+    pub(crate) fn new(what: impl Into<String>, kind: u16, flags: u16, family_header: &[u8]) -> Self {
+        let mut buf = vec![0; HEADER];
+        buf[4..6].copy_from_slice(&kind.to_ne_bytes());
+        buf[6..8].copy_from_slice(&(flags | NLM_F_REQUEST).to_ne_bytes());
+        buf.extend_from_slice(family_header);
+        let mut message = Self { buf, what: what.into() };
+        message.pad();
+        message
+    }
+
+    fn pad(&mut self) {
+        self.buf.resize(self.buf.len().next_multiple_of(4), 0);
+    }
+
+    pub(crate) fn bytes(mut self, kind: u16, value: &[u8]) -> Self {
+        let len = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
+        self.buf.extend_from_slice(&len.to_ne_bytes());
+        self.buf.extend_from_slice(&kind.to_ne_bytes());
+        self.buf.extend_from_slice(value);
+        self.pad();
+        self
+    }
+
+    /// A zero-terminated string, as rtnetlink and nfnetlink names are.
+    pub(crate) fn text(self, kind: u16, value: &str) -> Self {
+        let mut bytes = value.as_bytes().to_vec();
+        bytes.push(0);
+        self.bytes(kind, &bytes)
+    }
+
+    pub(crate) fn u8(self, kind: u16, value: u8) -> Self {
+        self.bytes(kind, &[value])
+    }
+
+    /// An integer in host order (rtnetlink).
+    pub(crate) fn u32(self, kind: u16, value: u32) -> Self {
+        self.bytes(kind, &value.to_ne_bytes())
+    }
+
+    /// An integer in network order (nfnetlink).
+    pub(crate) fn be32(self, kind: u16, value: u32) -> Self {
+        self.bytes(kind, &value.to_be_bytes())
+    }
+
+    pub(crate) fn nest(mut self, kind: u16, inside: impl FnOnce(Self) -> Self) -> Self {
+        let start = self.buf.len();
+        self.buf.extend_from_slice(&[0; 4]);
+        let mut message = inside(self);
+        let len = u16::try_from(message.buf.len() - start).unwrap_or(u16::MAX);
+        message.buf[start..start + 2].copy_from_slice(&len.to_ne_bytes());
+        message.buf[start + 2..start + 4].copy_from_slice(&(kind | NLA_F_NESTED).to_ne_bytes());
+        message
+    }
+
+    /// Bytes without an attribute header: the family header that stands inside some attributes.
+    pub(crate) fn raw(mut self, bytes: &[u8]) -> Self {
+        self.buf.extend_from_slice(bytes);
+        self.pad();
+        self
+    }
+
+    fn is_acked(&self) -> bool {
+        u16::from_ne_bytes([self.buf[6], self.buf[7]]) & NLM_F_ACK != 0
+    }
+
+    fn seal(&mut self, seq: u32) {
+        let len = self.buf.len() as u32;
+        self.buf[0..4].copy_from_slice(&len.to_ne_bytes());
+        self.buf[8..12].copy_from_slice(&seq.to_ne_bytes());
+    }
+}
+
+/// The attributes of a received message, in order.
+pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let len = usize::from(u16::from_ne_bytes(bytes.get(0..2)?.try_into().ok()?));
+        let kind = u16::from_ne_bytes(bytes.get(2..4)?.try_into().ok()?) & 0x3fff;
+        let value = bytes.get(4..len)?;
+        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+pub(crate) fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+}
+
+/// A netlink socket. Not shared between threads: sequence numbers are its own.
+pub(crate) struct Socket {
+    fd: OwnedFd,
+    seq: u32,
+}
+
+impl Socket {
+    pub(crate) fn route() -> Result<Self, Error> {
+        Self::open(libc::NETLINK_ROUTE)
+    }
+
+    pub(crate) fn netfilter() -> Result<Self, Error> {
+        Self::open(libc::NETLINK_NETFILTER)
+    }
+
+    fn open(protocol: i32) -> Result<Self, Error> {
+        // SAFETY: plain system call; the returned descriptor is owned from here on.
+        let fd = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol) };
+        if fd < 0 {
+            return Err(Error::socket("netlink socket", io::Error::last_os_error()));
+        }
+        // SAFETY: `fd` was just returned by socket(2) and belongs to nobody else.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        // A stuck kernel must not hold a thread for ever.
+        let limit = libc::timeval { tv_sec: 10, tv_usec: 0 };
+        // SAFETY: the pointer and length describe `limit`, which outlives the call.
+        unsafe {
+            libc::setsockopt(
+                fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_RCVTIMEO,
+                (&raw const limit).cast(),
+                size_of_val(&limit) as u32,
+            );
+        }
+        Ok(Self { fd, seq: 0 })
+    }
+
+    /// Sends `messages` as one datagram and waits for the acknowledgement of each that asked for one. The first refusal
+    /// is the error; the kernel may have carried out the other messages (nf_tables batches are all or nothing).
+    pub(crate) fn send(&mut self, mut messages: Vec<Message>) -> Result<(), Error> {
+        let first = self.seq + 1;
+        let mut datagram = Vec::new();
+        let mut waiting = 0;
+        for message in &mut messages {
+            self.seq += 1;
+            message.seal(self.seq);
+            waiting += usize::from(message.is_acked());
+            datagram.extend_from_slice(&message.buf);
+        }
+        self.write(&datagram, &messages[0].what)?;
+        let mut refused = None;
+        let mut buf = vec![0; 32 * 1024];
+        while waiting > 0 {
+            let len = self.read(&mut buf)?;
+            for (kind, seq, payload) in split(&buf[..len]) {
+                if kind != NLMSG_ERROR {
+                    continue;
+                }
+                let Some(index) = seq.checked_sub(first).map(|i| i as usize) else { continue };
+                let Some(message) = messages.get(index) else { continue };
+                let code = i32::from_ne_bytes(
+                    payload.get(..4).ok_or(Error::Answer("short acknowledgement"))?.try_into().unwrap_or([0; 4]),
+                );
+                // A batch begin that is refused is answered although it asked for no acknowledgement.
+                if message.is_acked() {
+                    waiting -= 1;
+                } else if code != 0 {
+                    waiting = 0;
+                }
+                if code != 0 && refused.is_none() {
+                    refused = Some(Error::Refused {
+                        what: message.what.clone(),
+                        source: io::Error::from_raw_os_error(-code),
+                    });
+                }
+            }
+        }
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// Sends a dump request and hands each answer's type and payload (after the netlink header) to `each`.
+    pub(crate) fn dump(&mut self, mut message: Message, mut each: impl FnMut(u16, &[u8])) -> Result<(), Error> {
+        self.seq += 1;
+        message.seal(self.seq);
+        self.write(&message.buf, &message.what)?;
+        let mut buf = vec![0; 64 * 1024];
+        loop {
+            let len = self.read(&mut buf)?;
+            for (kind, seq, payload) in split(&buf[..len]) {
+                if seq != self.seq {
+                    continue;
+                }
+                match kind {
+                    NLMSG_DONE => return Ok(()),
+                    NLMSG_ERROR => {
+                        let code =
+                            i32::from_ne_bytes(payload.get(..4).and_then(|b| b.try_into().ok()).unwrap_or([0; 4]));
+                        if code == 0 {
+                            return Ok(());
+                        }
+                        return Err(Error::Refused { what: message.what, source: io::Error::from_raw_os_error(-code) });
+                    }
+                    kind => each(kind, payload),
+                }
+            }
+        }
+    }
+
+    fn write(&self, bytes: &[u8], what: &str) -> Result<(), Error> {
+        // SAFETY: the buffer is valid for its length; the socket is open.
+        let sent = unsafe { libc::send(self.fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
+        if sent < 0 {
+            return Err(Error::socket(what, io::Error::last_os_error()));
+        }
+        Ok(())
+    }
+
+    fn read(&self, buf: &mut [u8]) -> Result<usize, Error> {
+        loop {
+            // SAFETY: the buffer is valid for its length; the socket is open.
+            let len = unsafe { libc::recv(self.fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), 0) };
+            if len >= 0 {
+                return Ok(len as usize);
+            }
+            let error = io::Error::last_os_error();
+            if error.kind() != io::ErrorKind::Interrupted {
+                return Err(Error::socket("reading a netlink answer", error));
+            }
+        }
+    }
+}
+
+/// The messages of one datagram: type, sequence number, payload.
+fn split(mut bytes: &[u8]) -> impl Iterator<Item = (u16, u32, &[u8])> {
+    std::iter::from_fn(move || {
+        let len = u32::from_ne_bytes(bytes.get(0..4)?.try_into().ok()?) as usize;
+        let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
+        let seq = u32::from_ne_bytes(bytes.get(8..12)?.try_into().ok()?);
+        let payload = bytes.get(HEADER..len)?;
+        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, seq, payload))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Message, attribute, attributes};
+
+    #[test]
+    fn attributes_are_padded_and_read_back() {
+        let message = Message::new("t", 1, 0, &[]).text(3, "ab").nest(5, |m| m.u8(1, 7).u32(2, 9));
+        let body = &message.buf[16..];
+        assert_eq!(body.len() % 4, 0);
+        assert_eq!(attribute(body, 3), Some(&b"ab\0"[..]));
+        let nested = attribute(body, 5).unwrap_or_default();
+        assert_eq!(attributes(nested).count(), 2);
+        assert_eq!(attribute(nested, 2), Some(&9u32.to_ne_bytes()[..]));
+    }
+
+    #[test]
+    fn a_truncated_answer_ends_the_walk() {
+        assert_eq!(attributes(&[8, 0, 1]).count(), 0);
+        assert_eq!(attributes(&[200, 0, 1, 0, 1]).count(), 0);
+    }
+}

@@ -1,0 +1,454 @@
+//! The rule set of one network, over nf_tables' netlink interface (linux/netfilter/nf_tables.h).
+//!
+//! ```text
+//! table ip NAME {
+//!   map tcp, udp       { type inet_service : ipv4_addr . inet_service }
+//!   map tcp_at, udp_at { type ipv4_addr . inet_service : ipv4_addr . inet_service }
+//!   chain raw     { filter, prerouting -300: packets to 127/8 that did not come from here: drop (CVE-2020-8558) }
+//!   chain pre     { nat, prerouting: to a local address: dnat by the maps }
+//!   chain out     { nat, output: the same, for the host's own connections }
+//!   chain post    { nat, postrouting: masquerade what leaves the network, and what the host sends in by 127.0.0.1 }
+//!   chain forward { filter, forward: into the bridge only answers, neighbours and published ports }
+//! }
+//! ```
+//! Publishing a port is one map element, whatever the number of ports. Chains and tables of others are never touched,
+//! with one exception: where `ip filter FORWARD` has the policy DROP (Docker, podman), rules that accept this network's
+//! packets are *appended* to it, so that every rule of the host's own still comes first.
+
+use std::net::Ipv4Addr;
+
+use crate::bridge::Subnet;
+use crate::netlink::{
+    Error, Message, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, Socket, attribute, attributes,
+};
+
+const NEWTABLE: u16 = 0;
+const DELTABLE: u16 = 2;
+const NEWCHAIN: u16 = 3;
+const GETCHAIN: u16 = 4;
+const NEWRULE: u16 = 6;
+const GETRULE: u16 = 7;
+const DELRULE: u16 = 8;
+const NEWSET: u16 = 9;
+const NEWSETELEM: u16 = 12;
+const GETSETELEM: u16 = 13;
+const DELSETELEM: u16 = 14;
+
+const REG_1: u32 = 1;
+const REG32_0: u32 = 8;
+const REG32_1: u32 = 9;
+const META_IIFNAME: u32 = 6;
+const META_OIFNAME: u32 = 7;
+const META_L4PROTO: u32 = 16;
+const CMP_EQ: u32 = 0;
+const CMP_NEQ: u32 = 1;
+const NF_DROP: u32 = 0;
+const NF_ACCEPT: u32 = 1;
+const TYPE_ADDR_SERVICE: u32 = (7 << 6) | 13;
+const TYPE_SERVICE: u32 = 13;
+const SET_MAP: u32 = 8;
+
+/// Transport of a published port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// A host port that leads to a port of a workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Published {
+    /// Transport.
+    pub protocol: Protocol,
+    /// The one address of the host it is published on; `None` is all of them.
+    pub host: Option<Ipv4Addr>,
+    /// Port on the host.
+    pub host_port: u16,
+    /// Address of the workload.
+    pub to: Ipv4Addr,
+    /// Port of the workload.
+    pub to_port: u16,
+}
+
+impl Published {
+    fn map(&self) -> &'static str {
+        match (self.protocol, self.host) {
+            (Protocol::Tcp, None) => "tcp",
+            (Protocol::Udp, None) => "udp",
+            (Protocol::Tcp, Some(_)) => "tcp_at",
+            (Protocol::Udp, Some(_)) => "udp_at",
+        }
+    }
+
+    fn key(&self) -> Vec<u8> {
+        let port = self.host_port.to_be_bytes();
+        match self.host {
+            None => port.to_vec(),
+            Some(host) => [&host.octets()[..], &port, &[0, 0]].concat(),
+        }
+    }
+
+    fn data(&self) -> Vec<u8> {
+        [&self.to.octets()[..], &self.to_port.to_be_bytes(), &[0, 0]].concat()
+    }
+}
+
+fn message(what: impl Into<String>, kind: u16, flags: u16) -> Message {
+    Message::new(what, (10 << 8) | kind, flags, &[libc::AF_INET as u8, 0, 0, 0])
+}
+
+/// Wraps the messages in a batch, which the kernel carries out whole or not at all.
+fn batch(messages: Vec<Message>) -> Vec<Message> {
+    let edge = |kind| Message::new("nf_tables batch", kind, 0, &[0, 0, 0, 10]);
+    let mut all = vec![edge(0x10)];
+    all.extend(messages);
+    all.push(edge(0x11));
+    all
+}
+
+type Expression = Box<dyn Fn(Message) -> Message>;
+
+fn expression(name: &'static str, data: impl Fn(Message) -> Message + 'static) -> Expression {
+    Box::new(move |m| m.nest(1, |m| m.text(1, name).nest(2, &data)))
+}
+
+fn meta(key: u32) -> Expression {
+    expression("meta", move |m| m.be32(1, REG_1).be32(2, key))
+}
+
+fn compare(op: u32, value: Vec<u8>) -> Expression {
+    expression("cmp", move |m| m.be32(1, REG_1).be32(2, op).nest(3, |m| m.bytes(1, &value)))
+}
+
+fn interface(key: u32, op: u32, name: &str) -> [Expression; 2] {
+    [meta(key), compare(op, [name.as_bytes(), &[0]].concat())]
+}
+
+fn payload(register: u32, base: u32, offset: u32, len: u32) -> Expression {
+    expression("payload", move |m| m.be32(1, register).be32(2, base).be32(3, offset).be32(4, len))
+}
+
+/// Source (`offset` 12) or destination (16) address within a subnet.
+fn address_in(offset: u32, subnet: Subnet) -> [Expression; 3] {
+    let mask = u32::MAX.checked_shl(32 - u32::from(subnet.prefix)).unwrap_or(0).to_be_bytes();
+    [
+        payload(REG_1, 1, offset, 4),
+        expression("bitwise", move |m| {
+            m.be32(1, REG_1).be32(2, REG_1).be32(3, 4).nest(4, |m| m.bytes(1, &mask)).nest(5, |m| m.bytes(1, &[0; 4]))
+        }),
+        compare(CMP_EQ, subnet.network().octets().to_vec()),
+    ]
+}
+
+/// A bit of the connection's status or state (both are host-order words).
+fn connection_bit(key: u32, bits: u32) -> [Expression; 3] {
+    [
+        expression("ct", move |m| m.be32(1, REG_1).be32(2, key)),
+        expression("bitwise", move |m| {
+            m.be32(1, REG_1)
+                .be32(2, REG_1)
+                .be32(3, 4)
+                .nest(4, |m| m.bytes(1, &bits.to_ne_bytes()))
+                .nest(5, |m| m.bytes(1, &[0; 4]))
+        }),
+        compare(CMP_NEQ, vec![0; 4]),
+    ]
+}
+
+fn destined_by_nat() -> [Expression; 3] {
+    const STATUS: u32 = 2;
+    const DST_NAT: u32 = 1 << 5;
+    connection_bit(STATUS, DST_NAT)
+}
+
+fn known_connection() -> [Expression; 3] {
+    const STATE: u32 = 0;
+    const ESTABLISHED_RELATED: u32 = 2 | 4;
+    connection_bit(STATE, ESTABLISHED_RELATED)
+}
+
+fn verdict(code: u32) -> Expression {
+    expression("immediate", move |m| m.be32(1, 0).nest(2, |m| m.nest(2, |m| m.be32(1, code))))
+}
+
+fn masquerade() -> Expression {
+    expression("masq", |m| m)
+}
+
+/// `dnat` by one of the maps, for packets to an address of this machine.
+fn dnat(protocol: Protocol, map: &'static str, at: bool) -> Vec<Expression> {
+    let number = match protocol {
+        Protocol::Tcp => libc::IPPROTO_TCP,
+        Protocol::Udp => libc::IPPROTO_UDP,
+    };
+    let mut all = vec![
+        expression("fib", |m| m.be32(1, REG_1).be32(2, 3).be32(3, 2)),
+        compare(CMP_EQ, 2u32.to_ne_bytes().to_vec()),
+        meta(META_L4PROTO),
+        compare(CMP_EQ, vec![number as u8]),
+    ];
+    if at {
+        all.push(payload(REG32_0, 1, 16, 4));
+        all.push(payload(REG32_1, 2, 2, 2));
+    } else {
+        all.push(payload(REG32_0, 2, 2, 2));
+    }
+    all.push(expression("lookup", move |m| m.text(1, map).be32(2, REG32_0).be32(3, REG32_0)));
+    all.push(expression("nat", |m| m.be32(1, 1).be32(2, libc::AF_INET as u32).be32(3, REG32_0).be32(5, REG32_1)));
+    all
+}
+
+fn new_table(name: &str) -> Message {
+    message(format!("create table {name}"), NEWTABLE, NLM_F_ACK | NLM_F_CREATE).text(1, name)
+}
+
+fn new_chain(table: &str, name: &str, kind: &str, hook: u32, priority: i32) -> Message {
+    message(format!("create chain {name}"), NEWCHAIN, NLM_F_ACK | NLM_F_CREATE)
+        .text(1, table)
+        .text(3, name)
+        .nest(4, |m| m.be32(1, hook).be32(2, priority as u32))
+        .be32(5, NF_ACCEPT)
+        .text(7, kind)
+}
+
+fn new_map(table: &str, name: &str, id: u32, key: (u32, u32)) -> Message {
+    message(format!("create map {name}"), NEWSET, NLM_F_ACK | NLM_F_CREATE)
+        .text(1, table)
+        .text(2, name)
+        .be32(3, SET_MAP)
+        .be32(4, key.0)
+        .be32(5, key.1)
+        .be32(6, TYPE_ADDR_SERVICE)
+        .be32(7, 8)
+        .be32(10, id)
+}
+
+fn new_rule(table: &str, chain: &str, expressions: Vec<Expression>) -> Message {
+    message(format!("add rule to {chain}"), NEWRULE, NLM_F_ACK | NLM_F_CREATE | NLM_F_APPEND)
+        .text(1, table)
+        .text(2, chain)
+        .nest(4, |m| expressions.iter().fold(m, |m, expression| expression(m)))
+}
+
+fn element(table: &str, kind: u16, port: &Published) -> Message {
+    let verb = if kind == NEWSETELEM { "publish" } else { "unpublish" };
+    let what = format!("{verb} port {}/{}", port.host_port, port.map());
+    let flags = if kind == NEWSETELEM { NLM_F_ACK | NLM_F_CREATE } else { NLM_F_ACK };
+    message(what, kind, flags).text(1, table).text(2, port.map()).nest(3, |m| {
+        m.nest(1, |m| {
+            let m = m.nest(1, |m| m.bytes(1, &port.key()));
+            if kind == NEWSETELEM { m.nest(2, |m| m.bytes(1, &port.data())) } else { m }
+        })
+    })
+}
+
+/// Puts the whole table in place, with `ports` published, in one transaction: an older table of that name is replaced and
+/// no packet ever meets a state in between.
+pub(crate) fn table_replace(table: &str, bridge: &str, subnet: Subnet, ports: &[Published]) -> Result<(), Error> {
+    const PREROUTING: u32 = 0;
+    const FORWARD: u32 = 2;
+    const OUTPUT: u32 = 3;
+    const POSTROUTING: u32 = 4;
+    let mut all = vec![
+        new_table(table),
+        message(format!("delete table {table}"), DELTABLE, NLM_F_ACK).text(1, table),
+        new_table(table),
+        new_map(table, "tcp", 1, (TYPE_SERVICE, 2)),
+        new_map(table, "udp", 2, (TYPE_SERVICE, 2)),
+        new_map(table, "tcp_at", 3, (TYPE_ADDR_SERVICE, 8)),
+        new_map(table, "udp_at", 4, (TYPE_ADDR_SERVICE, 8)),
+        new_chain(table, "raw", "filter", PREROUTING, -300),
+        new_chain(table, "pre", "nat", PREROUTING, -100),
+        new_chain(table, "out", "nat", OUTPUT, -100),
+        new_chain(table, "post", "nat", POSTROUTING, 100),
+        new_chain(table, "forward", "filter", FORWARD, 0),
+    ];
+    let loopback = Subnet { gateway: Ipv4Addr::LOCALHOST, prefix: 8 };
+    let mut rule = |chain, parts: Vec<Expression>| all.push(new_rule(table, chain, parts));
+    let chain = |parts: Vec<Vec<Expression>>| parts.into_iter().flatten().collect::<Vec<_>>();
+
+    rule(
+        "raw",
+        chain(vec![
+            interface(META_IIFNAME, CMP_NEQ, "lo").into(),
+            address_in(16, loopback).into(),
+            vec![verdict(NF_DROP)],
+        ]),
+    );
+    for hook in ["pre", "out"] {
+        rule(hook, dnat(Protocol::Tcp, "tcp_at", true));
+        rule(hook, dnat(Protocol::Udp, "udp_at", true));
+        rule(hook, dnat(Protocol::Tcp, "tcp", false));
+        rule(hook, dnat(Protocol::Udp, "udp", false));
+    }
+    let inside = || address_in(12, subnet).into();
+    rule("post", chain(vec![inside(), interface(META_OIFNAME, CMP_NEQ, bridge).into(), vec![masquerade()]]));
+    rule(
+        "post",
+        chain(vec![
+            address_in(12, loopback).into(),
+            interface(META_OIFNAME, CMP_EQ, bridge).into(),
+            vec![masquerade()],
+        ]),
+    );
+    rule(
+        "post",
+        chain(vec![
+            inside(),
+            interface(META_OIFNAME, CMP_EQ, bridge).into(),
+            destined_by_nat().into(),
+            vec![masquerade()],
+        ]),
+    );
+    for parts in accepted(bridge) {
+        rule("forward", parts);
+    }
+    rule("forward", chain(vec![interface(META_OIFNAME, CMP_EQ, bridge).into(), vec![verdict(NF_DROP)]]));
+    all.extend(ports.iter().map(|port| element(table, NEWSETELEM, port)));
+    Socket::netfilter()?.send(batch(all))
+}
+
+/// The packets of this network that may be forwarded, one rule each: what containers send, answers to it, and what
+/// comes in by a published port.
+fn accepted(bridge: &str) -> [Vec<Expression>; 3] {
+    let mut from = Vec::from(interface(META_IIFNAME, CMP_EQ, bridge));
+    from.push(verdict(NF_ACCEPT));
+    let into = |connection: [Expression; 3]| {
+        let mut parts = Vec::from(interface(META_OIFNAME, CMP_EQ, bridge));
+        parts.extend(connection);
+        parts.push(verdict(NF_ACCEPT));
+        parts
+    };
+    [from, into(known_connection()), into(destined_by_nat())]
+}
+
+pub(crate) fn table_delete(table: &str) -> Result<(), Error> {
+    let delete = message(format!("delete table {table}"), DELTABLE, NLM_F_ACK).text(1, table);
+    ignore(Socket::netfilter()?.send(batch(vec![delete])), libc::ENOENT)
+}
+
+fn ignore(result: Result<(), Error>, errno: i32) -> Result<(), Error> {
+    match result {
+        Err(error) if error.errno() == Some(errno) => Ok(()),
+        other => other,
+    }
+}
+
+/// Publishes all of `ports` or none.
+pub(crate) fn publish(table: &str, ports: &[Published]) -> Result<(), Error> {
+    if ports.is_empty() {
+        return Ok(());
+    }
+    Socket::netfilter()?.send(batch(ports.iter().map(|port| element(table, NEWSETELEM, port)).collect()))
+}
+
+/// Takes ports back; one that was not published is no error.
+pub(crate) fn unpublish(table: &str, ports: &[Published]) -> Result<(), Error> {
+    let mut socket = Socket::netfilter()?;
+    for port in ports {
+        ignore(socket.send(batch(vec![element(table, DELSETELEM, port)])), libc::ENOENT)?;
+    }
+    Ok(())
+}
+
+/// What the kernel says is published now.
+pub(crate) fn published(table: &str) -> Result<Vec<Published>, Error> {
+    let mut all = Vec::new();
+    let mut socket = Socket::netfilter()?;
+    for (map, protocol, at) in [
+        ("tcp", Protocol::Tcp, false),
+        ("udp", Protocol::Udp, false),
+        ("tcp_at", Protocol::Tcp, true),
+        ("udp_at", Protocol::Udp, true),
+    ] {
+        let request = message(format!("list map {map}"), GETSETELEM, NLM_F_DUMP).text(1, table).text(2, map);
+        let listed = socket.dump(request, |_, body| {
+            let elements = body.get(4..).and_then(|b| attribute(b, 3)).unwrap_or_default();
+            for (_, element) in attributes(elements) {
+                let value = |kind| attribute(element, kind).and_then(|b| attribute(b, 1)).unwrap_or_default();
+                let (key, data) = (value(1), value(2));
+                let address = |b: &[u8]| b.get(..4).and_then(|b| <[u8; 4]>::try_from(b).ok()).map(Ipv4Addr::from);
+                let port = |b: &[u8], from| {
+                    b.get(from..from + 2).and_then(|b: &[u8]| b.try_into().ok()).map(u16::from_be_bytes)
+                };
+                if let (Some(host_port), Some(to), Some(to_port)) =
+                    (port(key, if at { 4 } else { 0 }), address(data), port(data, 4))
+                {
+                    let host = if at { address(key) } else { None };
+                    all.push(Published { protocol, host, host_port, to, to_port });
+                }
+            }
+        });
+        match listed {
+            Err(error) if error.errno() == Some(libc::ENOENT) => {}
+            other => other?,
+        }
+    }
+    Ok(all)
+}
+
+/// Where `ip filter FORWARD` drops by policy, makes sure this network's packets are accepted there, after every rule of
+/// the host's own. `mark` is the comment that the rules carry; `iptables -S` shows it.
+///
+/// Returns whether rules had to be added.
+pub(crate) fn forward_accept(bridge: &str, mark: &str) -> Result<bool, Error> {
+    if forward_policy()? != Some(NF_DROP) || !forward_rules(mark)?.is_empty() {
+        return Ok(false);
+    }
+    let mut data = vec![0, mark.len() as u8 + 1];
+    data.extend_from_slice(mark.as_bytes());
+    data.push(0);
+    let rules =
+        accepted(bridge).into_iter().map(|parts| new_rule("filter", "FORWARD", parts).bytes(7, &data)).collect();
+    Socket::netfilter()?.send(batch(rules))?;
+    Ok(true)
+}
+
+pub(crate) fn forward_withdraw(mark: &str) -> Result<(), Error> {
+    let handles = forward_rules(mark)?;
+    if handles.is_empty() {
+        return Ok(());
+    }
+    let delete = |handle: u64| {
+        message("withdraw rule from FORWARD", DELRULE, NLM_F_ACK)
+            .text(1, "filter")
+            .text(2, "FORWARD")
+            .bytes(3, &handle.to_be_bytes())
+    };
+    Socket::netfilter()?.send(batch(handles.into_iter().map(delete).collect()))
+}
+
+fn forward_policy() -> Result<Option<u32>, Error> {
+    let mut policy = None;
+    Socket::netfilter()?.dump(message("list chains", GETCHAIN, NLM_F_DUMP), |_, body| {
+        let body = body.get(4..).unwrap_or_default();
+        if attribute(body, 1) == Some(b"filter\0") && attribute(body, 3) == Some(b"FORWARD\0") {
+            policy = attribute(body, 5).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes);
+        }
+    })?;
+    Ok(policy)
+}
+
+fn forward_rules(mark: &str) -> Result<Vec<u64>, Error> {
+    let mut handles = Vec::new();
+    let request = message("list rules", GETRULE, NLM_F_DUMP).text(1, "filter").text(2, "FORWARD");
+    let listed = Socket::netfilter()?.dump(request, |_, body| {
+        let body = body.get(4..).unwrap_or_default();
+        let ours = attribute(body, 7)
+            .and_then(|data| data.get(2..))
+            .is_some_and(|comment| comment.strip_suffix(&[0]).unwrap_or(comment) == mark.as_bytes());
+        let chain = attribute(body, 2) == Some(b"FORWARD\0") && attribute(body, 1) == Some(b"filter\0");
+        if ours
+            && chain
+            && let Some(handle) = attribute(body, 3).and_then(|b| b.try_into().ok())
+        {
+            handles.push(u64::from_be_bytes(handle));
+        }
+    });
+    match listed {
+        Err(error) if error.errno() == Some(libc::ENOENT) => Ok(Vec::new()),
+        other => other.map(|()| handles),
+    }
+}

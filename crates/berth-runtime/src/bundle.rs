@@ -1,0 +1,197 @@
+//! What one container is made of: written by the server into the container's folder, read by the shim.
+
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use serde::{Deserialize, Serialize};
+
+/// Everything the shim needs to make a container. Kept as `bundle.json` in the container's folder.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Bundle {
+    /// The container's textual id; names its cgroups.
+    pub id: String,
+    /// Host name inside.
+    pub hostname: String,
+    /// The command and its arguments, not empty.
+    pub args: Vec<String>,
+    /// `KEY=value`.
+    pub env: Vec<String>,
+    /// Working directory inside; made if it is missing.
+    pub cwd: PathBuf,
+    /// `name`, `uid`, `name:group`, `uid:gid` as in an image configuration; empty is root.
+    pub user: String,
+    /// Root file system.
+    pub rootfs: Rootfs,
+    /// Mounts in addition to the usual ones, in order.
+    pub mounts: Vec<Mount>,
+    /// Size of `/dev/shm` in bytes.
+    pub shm_size: u64,
+    /// Bit set of capabilities (capabilities(7) numbers) that the container is bounded by.
+    pub capabilities: u64,
+    /// Whether execve(2) can give no more privileges (set-user-id programs have no effect).
+    pub no_new_privileges: bool,
+    /// Whether the default seccomp filter is loaded.
+    pub seccomp: bool,
+    /// Where the network comes from.
+    pub network: Namespace,
+    /// Upper bounds.
+    pub limits: Limits,
+    /// Name of the cgroup that holds this server's containers.
+    pub cgroup_parent: String,
+    /// Rotation of the logs.
+    pub log: LogLimits,
+}
+
+/// Where a namespace comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Namespace {
+    /// One that was handed over by descriptor.
+    Given,
+    /// The host's own.
+    Host,
+}
+
+/// An overlay of unpacked layers with a writable folder on top.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Rootfs {
+    /// An empty folder to mount it on, in the container's own mount namespace only.
+    pub at: PathBuf,
+    /// The folder that the names in `layers` are in. Short names keep any number of layers within mount(2)'s one page.
+    pub layers_in: PathBuf,
+    /// Names of layer folders, topmost first.
+    pub layers: Vec<String>,
+    /// Folder of what the container writes.
+    pub upper: PathBuf,
+    /// Overlayfs' work folder, on the same file system as `upper`.
+    pub work: PathBuf,
+    /// Whether the root is mounted read-only.
+    pub read_only: bool,
+}
+
+/// A mount inside the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Absolute path inside; missing folders (or, for a file, the file) are made.
+    pub at: PathBuf,
+    /// What is mounted.
+    #[serde(flatten)]
+    pub kind: MountKind,
+    /// Read-only.
+    pub read_only: bool,
+}
+
+/// What a mount shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "kind")]
+pub enum MountKind {
+    /// A file or folder of the host, with the mounts below it.
+    Bind {
+        /// Absolute path on the host.
+        from: PathBuf,
+    },
+    /// Memory.
+    Tmpfs {
+        /// Size in bytes.
+        size: u64,
+        /// Permission bits of its root.
+        mode: u32,
+    },
+}
+
+/// Upper bounds; `None` is no bound.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Limits {
+    /// CPUs, in thousandths.
+    pub cpu_milli: Option<u64>,
+    /// Memory in bytes.
+    pub memory: Option<u64>,
+    /// Swap in bytes on top of memory; `None` with a memory bound is none at all.
+    pub swap: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+}
+
+/// Rotation of a container's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLimits {
+    /// Bytes after which a new file is begun.
+    pub max_size: u64,
+    /// How many files are kept, the current one included.
+    pub max_files: u32,
+}
+
+impl Default for LogLimits {
+    fn default() -> Self {
+        Self { max_size: 10_000_000, max_files: 10 }
+    }
+}
+
+/// How a container ended. Kept as `status.json`, on disk before anyone hears of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitStatus {
+    /// Exit code; 128 + the signal's number where a signal ended it, as shells and Docker have it.
+    pub code: i32,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// Processes that the kernel killed for want of memory, the first one or others.
+    pub oom_kills: u64,
+    /// When it ended, nanoseconds since 1970.
+    pub finished_at: i64,
+}
+
+/// Docker's default set, by capabilities(7) numbers: CHOWN 0, DAC_OVERRIDE 1, FOWNER 3, FSETID 4, KILL 5, SETGID 6,
+/// SETUID 7, SETPCAP 8, NET_BIND_SERVICE 10, NET_RAW 13, SYS_CHROOT 18, MKNOD 27, AUDIT_WRITE 29, SETFCAP 31.
+pub const DEFAULT_CAPABILITIES: u64 = 1
+    | 1 << 1
+    | 1 << 3
+    | 1 << 4
+    | 1 << 5
+    | 1 << 6
+    | 1 << 7
+    | 1 << 8
+    | 1 << 10
+    | 1 << 13
+    | 1 << 18
+    | 1 << 27
+    | 1 << 29
+    | 1 << 31;
+
+/// Writes `value` as JSON under a temporary name and renames it, so that a reader sees all or nothing.
+pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    fs::write(&temporary, serde_json::to_vec(value)?)?;
+    fs::rename(&temporary, path)
+}
+
+impl Bundle {
+    /// Writes the bundle into the container's folder.
+    ///
+    /// # Errors
+    /// What the file system said.
+    pub fn save(&self, folder: &Path) -> io::Result<()> {
+        write_json(&folder.join(crate::files::BUNDLE), self)
+    }
+
+    /// Reads the bundle from the container's folder.
+    ///
+    /// # Errors
+    /// What the file system said, or that the file is not a bundle.
+    pub fn load(folder: &Path) -> io::Result<Self> {
+        Ok(serde_json::from_slice(&fs::read(folder.join(crate::files::BUNDLE))?)?)
+    }
+}
+
+impl ExitStatus {
+    /// Reads the status that the shim left; `None` where there is none.
+    ///
+    /// # Errors
+    /// What the file system said, or that the file is not a status.
+    pub fn load(folder: &Path) -> io::Result<Option<Self>> {
+        match fs::read(folder.join(crate::files::STATUS)) {
+            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}

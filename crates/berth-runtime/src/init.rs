@@ -1,0 +1,205 @@
+//! The container's first process, from its birth in new namespaces to execve(2). Single-threaded, and nothing here
+//! returns: it becomes the program, or reports what failed and exits.
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+use std::{env, fs};
+
+use crate::bundle::{Bundle, Namespace};
+use crate::cgroup::Hierarchies;
+use crate::sys::{self, Failure, Named, c_string, check};
+use crate::{mounts, seccomp, users};
+
+/// Descriptors that the first process starts with.
+pub(crate) struct Inherited {
+    /// Standard input, output, error.
+    pub(crate) stdio: [OwnedFd; 3],
+    /// The network namespace to live in.
+    pub(crate) netns: Option<OwnedFd>,
+    /// One byte comes in once the process is in its cgroups.
+    pub(crate) joined: OwnedFd,
+    /// What failed goes out here; closed by a successful execve.
+    pub(crate) report: OwnedFd,
+}
+
+/// Becomes the container's program.
+pub(crate) fn run(bundle: &Bundle, hierarchies: &Hierarchies, inherited: Inherited) -> ! {
+    let mut report = fs::File::from(inherited.report);
+    let Err(failure) =
+        prepare(bundle, hierarchies, inherited.stdio, inherited.netns, inherited.joined, report.as_raw_fd());
+    let _ = report.write_all(failure.to_string().as_bytes());
+    // SAFETY: ends this process at once; no destructor of the shim's copy may run.
+    unsafe { libc::_exit(127) }
+}
+
+fn prepare(
+    bundle: &Bundle,
+    hierarchies: &Hierarchies,
+    stdio: [OwnedFd; 3],
+    netns: Option<OwnedFd>,
+    joined: OwnedFd,
+    report: i32,
+) -> Result<Infallible, Failure> {
+    // SAFETY: plain system calls on this process.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        check(libc::setsid().into()).named(|| "setsid".into())?;
+        libc::umask(0o022);
+    }
+    for (number, fd) in stdio.iter().enumerate() {
+        // SAFETY: duplicates onto 0, 1, 2, which are this process's own.
+        check(unsafe { libc::dup2(fd.as_raw_fd(), number as i32) }.into())
+            .named(|| format!("set descriptor {number}"))?;
+    }
+    if let Some(netns) = &netns {
+        // SAFETY: an open network namespace.
+        check(unsafe { libc::setns(netns.as_raw_fd(), libc::CLONE_NEWNET) }.into())
+            .named(|| "enter the network namespace".into())?;
+    }
+    mounts::detach_from_host()?;
+    let root = mounts::root(&bundle.rootfs)?;
+    mounts::populate(root.as_fd(), bundle)?;
+
+    let mut byte = [0];
+    fs::File::from(joined).read_exact(&mut byte).named(|| "wait for the cgroups".into())?;
+    // SAFETY: plain system call. After the join, so that the namespace's root is the container's own group.
+    check(unsafe { libc::unshare(libc::CLONE_NEWCGROUP) }.into()).named(|| "unshare cgroups".into())?;
+    mounts::cgroups(root.as_fd(), hierarchies)?;
+    mounts::change_root(root.as_fd())?;
+
+    let hostname = bundle.hostname.as_bytes();
+    // SAFETY: pointer and length describe `hostname`.
+    check(unsafe { libc::sethostname(hostname.as_ptr().cast(), hostname.len()) }.into())
+        .named(|| format!("set host name {:?}", bundle.hostname))?;
+    if bundle.network == Namespace::Given {
+        // As in Docker: any user of the container may ping and use low ports; the namespace is the container's own.
+        let _ = fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647");
+        let _ = fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
+    }
+    mounts::protect(root.as_fd(), bundle.rootfs.read_only)?;
+
+    let identity = users::resolve(&bundle.user).named(|| format!("look up user {:?}", bundle.user))?;
+    let cwd = if bundle.cwd.as_os_str().is_empty() { Path::new("/") } else { &bundle.cwd };
+    if !bundle.rootfs.read_only {
+        mounts::make_directory(root.as_fd(), cwd)?;
+    }
+    env::set_current_dir(cwd).named(|| format!("enter working directory {}", cwd.display()))?;
+
+    let mut variables = bundle.env.clone();
+    for (key, value) in
+        [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", identity.home.as_str())]
+    {
+        if !variables.iter().any(|v| v.split('=').next() == Some(key)) {
+            variables.push(format!("{key}={value}"));
+        }
+    }
+    // A filter loaded without no_new_privs needs CAP_SYS_ADMIN, so it goes before the privileges.
+    if bundle.seccomp && !bundle.no_new_privileges {
+        seccomp::load().named(|| "load the seccomp filter".into())?;
+    }
+    become_user(&identity, bundle.capabilities)?;
+    // SAFETY: plain system call on this process; changing the user cleared the setting.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    if bundle.no_new_privileges {
+        // SAFETY: plain system call on this process.
+        check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into()).named(|| "no_new_privs".into())?;
+    }
+    let program = find_program(&bundle.args[0], &variables)?;
+    let arguments = c_strings(&bundle.args)?;
+    let variables = c_strings(&variables)?;
+    sys::close_range(3, true);
+    debug_assert!(report > 2);
+    if bundle.seccomp && bundle.no_new_privileges {
+        seccomp::load().named(|| "load the seccomp filter".into())?;
+    }
+    restore_signals();
+    execute(&program, &arguments, &variables)
+}
+
+fn c_strings(all: &[String]) -> Result<Vec<CString>, Failure> {
+    all.iter().map(|s| c_string(s).named(|| format!("pass {s:?}"))).collect()
+}
+
+fn execute(program: &CString, arguments: &[CString], variables: &[CString]) -> Result<Infallible, Failure> {
+    let pointers =
+        |all: &[CString]| all.iter().map(|s| s.as_ptr()).chain(std::iter::once(std::ptr::null())).collect::<Vec<_>>();
+    let (argv, envp) = (pointers(arguments), pointers(variables));
+    // SAFETY: null-terminated arrays of strings that outlive the call.
+    unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+    let source = io::Error::last_os_error();
+    Err(Failure { what: format!("run {:?}", program.to_string_lossy()), source })
+}
+
+/// The program's path: as given if it has a slash, else by the container's own PATH.
+fn find_program(name: &str, variables: &[String]) -> Result<CString, Failure> {
+    let what = || format!("run {name:?}");
+    if name.contains('/') {
+        return c_string(name).named(what);
+    }
+    let path = variables.iter().rev().find_map(|v| v.strip_prefix("PATH=")).unwrap_or_default();
+    let mut denied = false;
+    for folder in path.split(':') {
+        let candidate = c_string(format!("{}/{name}", if folder.is_empty() { "." } else { folder })).named(what)?;
+        // SAFETY: the string outlives the call.
+        match check(unsafe { libc::access(candidate.as_ptr(), libc::X_OK) }.into()) {
+            Ok(_) if !fs::metadata(Path::new(&*candidate.to_string_lossy())).is_ok_and(|m| m.is_dir()) => {
+                return Ok(candidate);
+            }
+            Ok(_) => denied = true,
+            Err(error) => denied |= error.raw_os_error() == Some(libc::EACCES),
+        }
+    }
+    let source = if denied {
+        io::Error::from_raw_os_error(libc::EACCES)
+    } else {
+        io::Error::new(io::ErrorKind::NotFound, "no such program in $PATH")
+    };
+    Err(Failure { what: what(), source })
+}
+
+fn become_user(identity: &users::Identity, capabilities: u64) -> Result<(), Failure> {
+    /// `_LINUX_CAPABILITY_VERSION_3`.
+    const VERSION: u32 = 0x2008_0522;
+    let last: u32 =
+        fs::read_to_string("/proc/sys/kernel/cap_last_cap").ok().and_then(|s| s.trim().parse().ok()).unwrap_or(40);
+    for number in 0..=last {
+        if capabilities & (1 << number) == 0 {
+            // SAFETY: plain system call on this process.
+            check(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) }.into())
+                .named(|| format!("drop capability {number}"))?;
+        }
+    }
+    // SAFETY: plain system calls on this process; `groups` is described by its own length.
+    unsafe {
+        check(libc::setgroups(identity.groups.len(), identity.groups.as_ptr()).into()).named(|| "set groups".into())?;
+        check(libc::setresgid(identity.gid, identity.gid, identity.gid).into())
+            .named(|| format!("become group {}", identity.gid))?;
+        check(libc::setresuid(identity.uid, identity.uid, identity.uid).into())
+            .named(|| format!("become user {}", identity.uid))?;
+    }
+    // Another user than root keeps nothing; root keeps the bounding set. Nothing is inheritable: that would give it to
+    // programs with inheritable file capabilities.
+    let kept = if identity.uid == 0 { capabilities & ((1 << (last + 1)) - 1) } else { 0 };
+    let header = [VERSION, 0];
+    let data = [kept as u32, kept as u32, 0, (kept >> 32) as u32, (kept >> 32) as u32, 0];
+    // SAFETY: struct __user_cap_header and two struct __user_cap_data, as version 3 has them.
+    check(unsafe { libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr()) })
+        .map(drop)
+        .named(|| "set capabilities".into())
+}
+
+/// The shim blocks and ignores signals; a program expects the defaults.
+fn restore_signals() {
+    // SAFETY: resets dispositions and mask of this process; failures (KILL, STOP) are of no consequence.
+    unsafe {
+        for signal in 1..=64 {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}

@@ -1,0 +1,33 @@
+//! One container and the kernel.
+//!
+//! The server never forks: it asks its **zygote**, a single-threaded process of the same program, which forks a **shim**
+//! for every start. The shim makes the container, keeps its output in rotated files, waits for its end and writes the
+//! exit status to disk before it goes. It outlives server and zygote.
+//!
+//! ```text
+//! server --(SEQPACKET: bundle path + netns, report pipe)--> zygote --fork--> shim --clone3--> init of the container
+//!    ^                                                                        |                  | stdout, stderr
+//!    +------------------- "running PID" or "failed WHY" ----------------------+ <----------------+
+//! ```
+//!
+//! Everything a restarted server needs is in the container's folder: [`Bundle`], [`Process`] of shim and init,
+//! [`ExitStatus`], logs. Words are those of the OCI runtime specification.
+
+mod bundle;
+pub mod cgroup;
+mod init;
+pub mod log;
+mod mounts;
+mod process;
+mod seccomp;
+mod shim;
+mod sys;
+mod users;
+mod zygote;
+
+pub use bundle::{Bundle, DEFAULT_CAPABILITIES, ExitStatus, Limits, LogLimits, Mount, MountKind, Namespace, Rootfs};
+pub use process::{PidFd, Process};
+pub use seccomp::supported as seccomp_supported;
+pub use shim::files;
+pub use sys::{Failure, openat2_in_root};
+pub use zygote::{StartError, Started, Zygote, zygote_main};

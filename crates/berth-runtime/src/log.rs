@@ -1,0 +1,482 @@
+//! A container's output on disk: one line a record, in the format of the Kubernetes container runtime interface
+//!
+//! ```text
+//! 2026-11-21T02:00:45.123456789Z stdout F hello
+//! 2026-11-21T02:00:45.200000000Z stdout P a beginning without its end,
+//! ```
+//!
+//! `F` ends a line, `P` does not: what a program wrote without a line break is kept as it came, and is seen at once. A
+//! record holds at most 16 KiB and is never cut within a UTF-8 character. The current file is `log`, older ones are
+//! `log.1`, `log.2`, … upwards.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::bundle::LogLimits;
+
+/// Longest text of one record, bytes.
+const LONGEST: usize = 16 * 1024;
+
+/// Where a line came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+impl Stream {
+    /// `stdout` or `stderr`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+/// One record of a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Nanoseconds since 1970.
+    pub at: i64,
+    /// Where it came from.
+    pub stream: Stream,
+    /// Whether the line ends here.
+    pub ends: bool,
+    /// The text, without its line break; any bytes.
+    pub text: Vec<u8>,
+}
+
+/// Now, in nanoseconds since 1970.
+pub fn now_ns() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX))
+}
+
+/// `2026-11-21T02:00:45.123456789Z` of nanoseconds since 1970; always 30 bytes for years 1 to 9999.
+pub fn format_time(ns: i64) -> String {
+    let (seconds, nanos) = (ns.div_euclid(1_000_000_000), ns.rem_euclid(1_000_000_000));
+    let (days, rest) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    // Days to a civil date in the Gregorian calendar: eras of 400 years that begin on 1 March.
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nanos:09}Z")
+}
+
+/// Nanoseconds since 1970 of an RFC 3339 time in UTC or with an offset; `None` if it is none.
+pub fn parse_time(text: &str) -> Option<i64> {
+    let number = |range: std::ops::Range<usize>| {
+        let digits = text.get(range)?;
+        digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse::<i64>().ok())?
+    };
+    let separators = [(4, "-"), (7, "-"), (13, ":"), (16, ":")];
+    if !separators.iter().all(|(at, s)| text.get(*at..*at + 1) == Some(*s))
+        || !matches!(text.get(10..11)?, "T" | "t" | " ")
+    {
+        return None;
+    }
+    let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
+    let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
+    if !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 60 {
+        return None;
+    }
+    let rest = text.get(19..)?;
+    let (nanos, zone) = match rest.strip_prefix('.') {
+        None => (0, rest),
+        Some(rest) => {
+            let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+            if digits == 0 {
+                return None;
+            }
+            let nanos = format!("{:0<9}", &rest[..digits.min(9)]).parse::<i64>().ok()?;
+            (nanos, &rest[digits..])
+        }
+    };
+    let offset = match zone.as_bytes() {
+        b"Z" | b"z" => 0,
+        [sign @ (b'+' | b'-'), h1, h2, b':', m1, m2] if [h1, h2, m1, m2].iter().all(|b| b.is_ascii_digit()) => {
+            let digit = |b: &u8| i64::from(b - b'0');
+            let minutes = (digit(h1) * 10 + digit(h2)) * 60 + digit(m1) * 10 + digit(m2);
+            if *sign == b'+' { minutes } else { -minutes }
+        }
+        _ => return None,
+    };
+    let (shifted_year, shifted_month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let era = shifted_year.div_euclid(400);
+    let year_of_era = shifted_year.rem_euclid(400);
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + (153 * shifted_month + 2) / 5 + day - 1;
+    let days = era * 146_097 + day_of_era - 719_468;
+    (days * 86_400 + hour * 3600 + minute * 60 + second - offset * 60).checked_mul(1_000_000_000)?.checked_add(nanos)
+}
+
+/// The file of a log, `age` 0 the current one.
+pub fn file_of(folder: &Path, age: u32) -> PathBuf {
+    folder.join(if age == 0 { "log".to_owned() } else { format!("log.{age}") })
+}
+
+/// Writes a log; one for each container, in its shim.
+pub(crate) struct Writer {
+    folder: PathBuf,
+    limits: LogLimits,
+    file: File,
+    size: u64,
+    pending: [Vec<u8>; 2],
+}
+
+impl Writer {
+    pub(crate) fn open(folder: &Path, limits: LogLimits) -> io::Result<Self> {
+        let file = File::options().append(true).create(true).open(file_of(folder, 0))?;
+        let size = file.metadata()?.len();
+        Ok(Self { folder: folder.to_owned(), limits, file, size, pending: Default::default() })
+    }
+
+    /// Takes what a program wrote: whole lines go out, a rest waits for its end or for [`flush`](Self::flush).
+    pub(crate) fn take(&mut self, stream: Stream, bytes: &[u8]) {
+        let mut records = Vec::with_capacity(bytes.len() + 64);
+        let time = format_time(now_ns());
+        let mut pending = std::mem::take(&mut self.pending[stream as usize]);
+        for piece in bytes.split_inclusive(|b| *b == b'\n') {
+            let (text, ends) = piece.strip_suffix(b"\n").map_or((piece, false), |text| (text, true));
+            pending.extend_from_slice(text);
+            while pending.len() > LONGEST {
+                let rest = pending.split_off(whole_characters(&pending[..LONGEST]));
+                record(&mut records, &time, stream, false, &pending);
+                pending = rest;
+            }
+            if ends {
+                record(&mut records, &time, stream, true, &pending);
+                pending.clear();
+            }
+        }
+        self.pending[stream as usize] = pending;
+        self.write(&records);
+    }
+
+    /// Whether a line waits for its end.
+    pub(crate) fn has_pending(&self) -> bool {
+        self.pending.iter().any(|p| !p.is_empty())
+    }
+
+    /// Writes the beginnings of lines that have waited; at the `end`, bytes of a cut character too.
+    pub(crate) fn flush(&mut self, end: bool) {
+        let time = format_time(now_ns());
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let mut pending = std::mem::take(&mut self.pending[stream as usize]);
+            let length = if end { pending.len() } else { whole_characters(&pending) };
+            let rest = pending.split_off(length);
+            if !pending.is_empty() {
+                let mut records = Vec::new();
+                record(&mut records, &time, stream, false, &pending);
+                self.write(&records);
+            }
+            self.pending[stream as usize] = rest;
+        }
+    }
+
+    /// A full disk loses lines, never the container: errors end here.
+    fn write(&mut self, records: &[u8]) {
+        if records.is_empty() {
+            return;
+        }
+        if self.size > 0 && self.size + records.len() as u64 > self.limits.max_size {
+            self.rotate();
+        }
+        if self.file.write_all(records).is_ok() {
+            self.size += records.len() as u64;
+        }
+    }
+
+    fn rotate(&mut self) {
+        let last = self.limits.max_files.max(1) - 1;
+        if last == 0 {
+            // A follower must see a new file, so the old one is replaced rather than cut.
+            let _ = fs::remove_file(file_of(&self.folder, 0));
+        }
+        for age in (0..last).rev() {
+            let _ = fs::rename(file_of(&self.folder, age), file_of(&self.folder, age + 1));
+        }
+        if let Ok(file) = File::options().append(true).create(true).open(file_of(&self.folder, 0)) {
+            self.file = file;
+            self.size = 0;
+        }
+    }
+}
+
+fn record(out: &mut Vec<u8>, time: &str, stream: Stream, ends: bool, text: &[u8]) {
+    out.extend_from_slice(time.as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(stream.name().as_bytes());
+    out.extend_from_slice(if ends { b" F " } else { b" P " });
+    out.extend_from_slice(text);
+    out.push(b'\n');
+}
+
+/// How many bytes can be taken without cutting a UTF-8 character at the end.
+fn whole_characters(bytes: &[u8]) -> usize {
+    for back in 1..=bytes.len().min(3) {
+        let at = bytes.len() - back;
+        let needed = match bytes[at] {
+            0xc2..=0xdf => 2,
+            0xe0..=0xef => 3,
+            0xf0..=0xf4 => 4,
+            0x80..=0xbf => continue,
+            _ => return bytes.len(),
+        };
+        return if needed > back { at } else { bytes.len() };
+    }
+    bytes.len()
+}
+
+fn parse(line: &[u8]) -> Option<Record> {
+    let time = std::str::from_utf8(line.get(..30)?).ok()?;
+    let rest = line.get(31..)?;
+    let (stream, rest) = if let Some(rest) = rest.strip_prefix(b"stdout ") {
+        (Stream::Stdout, rest)
+    } else {
+        (Stream::Stderr, rest.strip_prefix(b"stderr ")?)
+    };
+    let ends = match rest.get(..2)? {
+        b"F " => true,
+        b"P " => false,
+        _ => return None,
+    };
+    Some(Record { at: parse_time(time)?, stream, ends, text: rest[2..].to_vec() })
+}
+
+/// Reads a log from its oldest file on, and goes on where it stopped: [`next`](Self::next) gives `None` when there is
+/// nothing more now, and something again once more was written. Rotation while reading loses and repeats nothing, as long
+/// as the reader is not slower than the writer goes through all its files.
+pub struct Reader {
+    folder: PathBuf,
+    file: Option<BufReader<File>>,
+    partial: Vec<u8>,
+}
+
+impl Reader {
+    /// Starts at the oldest record.
+    pub fn open(folder: &Path) -> Self {
+        let oldest = (0..).take_while(|age| file_of(folder, *age).exists()).last().unwrap_or(0);
+        let file = File::open(file_of(folder, oldest)).ok().map(BufReader::new);
+        Self { folder: folder.to_owned(), file, partial: Vec::new() }
+    }
+
+    /// Starts at the first record not older than `since` (nanoseconds since 1970). Files that end before are not read.
+    pub fn since(folder: &Path, since: i64) -> Self {
+        let mut reader = Self::open(folder);
+        let newer = |age: u32| {
+            let modified = fs::metadata(file_of(folder, age)).ok()?;
+            Some(modified.mtime() * 1_000_000_000 + modified.mtime_nsec() >= since)
+        };
+        if let Some(oldest) = (0..).map_while(|age| newer(age).map(|n| (age, n))).filter(|(_, n)| *n).last() {
+            reader.file = File::open(file_of(folder, oldest.0)).ok().map(BufReader::new);
+        } else if let Some(file) = &mut reader.file {
+            let _ = file.seek(SeekFrom::End(0));
+        }
+        reader
+    }
+
+    /// The last `lines` lines (fewer if there are not so many), then whatever follows.
+    ///
+    /// # Errors
+    /// What reading said.
+    pub fn tail(folder: &Path, lines: usize) -> io::Result<(Vec<Record>, Self)> {
+        let mut reader = Self::open(folder);
+        let mut kept: VecDeque<Record> = VecDeque::new();
+        let mut ended = 0;
+        while let Some(record) = reader.next()? {
+            ended += usize::from(record.ends);
+            kept.push_back(record);
+            while ended > lines || (ended == lines && lines > 0 && kept.back().is_some_and(|r| !r.ends)) {
+                match kept.pop_front() {
+                    Some(first) if first.ends => ended -= 1,
+                    Some(_) => {}
+                    None => break,
+                }
+            }
+        }
+        Ok((if lines == 0 { Vec::new() } else { kept.into() }, reader))
+    }
+
+    /// The next record that is complete on disk.
+    ///
+    /// # Errors
+    /// What reading said.
+    #[allow(clippy::should_implement_trait, reason = "an iterator would be fused; this one goes on")]
+    pub fn next(&mut self) -> io::Result<Option<Record>> {
+        loop {
+            let Some(file) = &mut self.file else {
+                match File::open(file_of(&self.folder, 0)) {
+                    Ok(file) => self.file = Some(BufReader::new(file)),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                    Err(error) => return Err(error),
+                }
+                continue;
+            };
+            let read = file.take((LONGEST + 64) as u64).read_until(b'\n', &mut self.partial)?;
+            if read > 0 {
+                if self.partial.last() != Some(&b'\n') {
+                    if self.partial.len() > LONGEST + 64 {
+                        self.partial.clear();
+                    }
+                    continue;
+                }
+                let line = std::mem::take(&mut self.partial);
+                if let Some(record) = parse(&line[..line.len() - 1]) {
+                    return Ok(Some(record));
+                }
+                continue;
+            }
+            // At the end of this file. It is the current one, or it was rotated away and a newer one goes on.
+            let Some(newer) = self.newer_file()? else { return Ok(None) };
+            let mut rest = [0];
+            // Written between the last read and the rotation.
+            if self.file.as_mut().is_some_and(|f| f.read(&mut rest).is_ok_and(|n| n == 1)) {
+                self.partial.push(rest[0]);
+                continue;
+            }
+            self.partial.clear();
+            self.file = Some(BufReader::new(newer));
+        }
+    }
+
+    fn newer_file(&self) -> io::Result<Option<File>> {
+        let Some(file) = &self.file else { return Ok(None) };
+        let own = file.get_ref().metadata()?;
+        let same = |m: &fs::Metadata| m.ino() == own.ino() && m.dev() == own.dev();
+        let mut newer = None;
+        for age in 0.. {
+            match File::open(file_of(&self.folder, age)) {
+                Ok(candidate) if same(&candidate.metadata()?) => return Ok(newer),
+                Ok(candidate) => newer = Some(candidate),
+                // Its own file is gone: the oldest there is goes on.
+                Err(_) => return Ok(newer),
+            }
+        }
+        Ok(newer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use super::{LONGEST, Reader, Stream, Writer, format_time, parse_time, whole_characters};
+    use crate::bundle::LogLimits;
+
+    fn folder(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("berth-log-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).expect("folder");
+        path
+    }
+
+    fn all(reader: &mut Reader) -> Vec<String> {
+        std::iter::from_fn(|| reader.next().expect("read"))
+            .map(|r| {
+                format!("{}{}{}", r.stream.name(), if r.ends { " " } else { "+" }, String::from_utf8_lossy(&r.text))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn times_are_written_and_read_back() {
+        for (ns, text) in [
+            (0, "1970-01-01T00:00:00.000000000Z"),
+            (1_709_210_096_000_000_001, "2024-02-29T12:34:56.000000001Z"),
+            (-1, "1969-12-31T23:59:59.999999999Z"),
+        ] {
+            assert_eq!(format_time(ns), text);
+            assert_eq!(parse_time(text), Some(ns));
+        }
+        assert_eq!(parse_time("2024-02-29T12:34:56+08:00"), parse_time("2024-02-29T04:34:56Z"));
+        for wrong in [
+            "",
+            "2024",
+            "2024-13-01T00:00:00Z",
+            "2024-01-01T00:00:00",
+            "2024-01-01T00:00:00.Z",
+            "２０24-01-01T00:00:00Z",
+        ] {
+            assert_eq!(parse_time(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn lines_are_kept_whole_and_beginnings_are_shown() {
+        let folder = folder("lines");
+        let mut writer = Writer::open(&folder, LogLimits::default()).expect("open");
+        let mut reader = Reader::open(&folder);
+        writer.take(Stream::Stdout, b"one\ntw");
+        writer.take(Stream::Stderr, b"err\n");
+        writer.take(Stream::Stdout, b"o\n\xe4\xbd");
+        assert_eq!(all(&mut reader), ["stdout one", "stderr err", "stdout two"]);
+        writer.take(Stream::Stdout, b"\xa0?\xe4");
+        writer.flush(false);
+        assert_eq!(all(&mut reader), ["stdout+你?"], "the cut character waits");
+        writer.take(Stream::Stdout, b"\xbd\xa0\n");
+        assert_eq!(all(&mut reader), ["stdout 你"]);
+        writer.take(Stream::Stdout, "好".repeat(LONGEST).as_bytes());
+        writer.flush(true);
+        let pieces = all(&mut reader);
+        assert!(pieces.len() > 2 && pieces.iter().all(|p| !p.contains('\u{fffd}')));
+        fs::remove_dir_all(folder).expect("clean");
+    }
+
+    #[test]
+    fn a_follower_survives_rotation() {
+        let folder = folder("rotate");
+        let mut writer = Writer::open(&folder, LogLimits { max_size: 200, max_files: 50 }).expect("open");
+        let mut reader = Reader::open(&folder);
+        let mut seen = Vec::new();
+        for n in 0..100 {
+            writer.take(Stream::Stdout, format!("{n}\n").as_bytes());
+            if n % 7 == 0 {
+                seen.extend(all(&mut reader));
+            }
+        }
+        seen.extend(all(&mut reader));
+        assert_eq!(seen, (0..100).map(|n| format!("stdout {n}")).collect::<Vec<_>>());
+        assert!(folder.join("log.3").exists());
+        let (tail, mut after) = Reader::tail(&folder, 3).expect("tail");
+        assert_eq!(tail.iter().map(|r| String::from_utf8_lossy(&r.text)).collect::<Vec<_>>(), ["97", "98", "99"]);
+        writer.take(Stream::Stdout, b"more\n");
+        assert_eq!(all(&mut after), ["stdout more"]);
+        assert_eq!(Reader::tail(&folder, 0).expect("tail").0, []);
+        fs::remove_dir_all(folder).expect("clean");
+    }
+
+    #[test]
+    fn old_files_go() {
+        let folder = folder("old");
+        let mut writer = Writer::open(&folder, LogLimits { max_size: 100, max_files: 3 }).expect("open");
+        for n in 0..100 {
+            writer.take(Stream::Stdout, format!("{n}\n").as_bytes());
+        }
+        assert_eq!(fs::read_dir(&folder).expect("list").count(), 3);
+        fs::remove_dir_all(folder).expect("clean");
+    }
+
+    #[test]
+    fn characters_are_not_cut() {
+        assert_eq!(whole_characters("a你".as_bytes()), 4);
+        assert_eq!(whole_characters(&"a你".as_bytes()[..3]), 1);
+        assert_eq!(whole_characters(&"😀".as_bytes()[..3]), 0);
+        assert_eq!(whole_characters(b"\xff\xff"), 2);
+    }
+}

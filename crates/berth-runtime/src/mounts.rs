@@ -1,0 +1,297 @@
+//! The container's file systems. Runs in the container's first process, in its own mount namespace, before the root is
+//! changed. Every target is resolved by openat2 inside the root and mounted by descriptor, so that a link in the image or
+//! in a shared volume leads nowhere else.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Component, Path};
+use std::{fs, io};
+
+use crate::bundle::{Bundle, MountKind, Namespace, Rootfs};
+use crate::cgroup::Hierarchies;
+use crate::sys::{
+    Failure, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, Named, c_path, c_string, check,
+    fsconfig_flag, fsconfig_string, fsmount, fsopen, mount_setattr, move_mount, open_tree_clone, openat2_in_root,
+};
+
+type Step = Result<(), Failure>;
+
+/// Paths that would show or change the kernel's own state; hidden, or read-only (as Docker and runc have them).
+const MASKED: [&str; 11] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/firmware",
+];
+const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+const NO_EXEC: u64 = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
+
+/// Takes the namespace out of the host's propagation: what the host unmounts goes here too, what is mounted here stays here.
+pub(crate) fn detach_from_host() -> Step {
+    // SAFETY: constant strings, null pointers where mount(2) ignores them.
+    let result = unsafe {
+        libc::mount(std::ptr::null(), c"/".as_ptr(), std::ptr::null(), libc::MS_REC | libc::MS_SLAVE, std::ptr::null())
+    };
+    check(result.into()).map(drop).named(|| "make / a slave mount".into())
+}
+
+/// Mounts the overlay and gives its root.
+pub(crate) fn root(rootfs: &Rootfs) -> Result<OwnedFd, Failure> {
+    // Names relative to their folder: mount(2) takes one page of options, which fits some 500 layers this way.
+    std::env::set_current_dir(&rootfs.layers_in).named(|| format!("enter {}", rootfs.layers_in.display()))?;
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        rootfs.layers.join(":"),
+        escaped(&rootfs.upper),
+        escaped(&rootfs.work)
+    );
+    let (at, data) =
+        (c_path(&rootfs.at).named(|| "root path".into())?, c_string(&options).named(|| "overlay options".into())?);
+    // SAFETY: all strings outlive the call.
+    let mounted = unsafe {
+        libc::mount(c"overlay".as_ptr(), at.as_ptr(), c"overlay".as_ptr(), libc::MS_NODEV, data.as_ptr().cast())
+    };
+    check(mounted.into()).named(|| format!("mount the overlay of {} layers", rootfs.layers.len()))?;
+    open_directory(&rootfs.at).named(|| format!("open {}", rootfs.at.display()))
+}
+
+/// Overlayfs splits its options at commas and colons.
+fn escaped(path: &Path) -> String {
+    path.display().to_string().replace('\\', "\\\\").replace(',', "\\,").replace(':', "\\:")
+}
+
+fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    fs::File::open(path).map(OwnedFd::from)
+}
+
+/// All mounts below the root but the cgroups, which need the container's own cgroup namespace first.
+pub(crate) fn populate(root: BorrowedFd<'_>, bundle: &Bundle) -> Step {
+    mount_new(root, "/proc", c"proc", &[], NO_EXEC)?;
+    mount_new(root, "/dev", c"tmpfs", &[("mode", "755"), ("size", "65536k")], MOUNT_ATTR_NOSUID)?;
+    device_nodes(root)?;
+    let pts = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
+    mount_new(root, "/dev/pts", c"devpts", &pts, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC)?;
+    let shm = bundle.shm_size.to_string();
+    mount_new(root, "/dev/shm", c"tmpfs", &[("mode", "1777"), ("size", &shm)], NO_EXEC)?;
+    mount_new(root, "/dev/mqueue", c"mqueue", &[], NO_EXEC)?;
+    if bundle.network == Namespace::Host {
+        // sysfs shows the network namespace it is mounted from; the host's may only be bound, as it is.
+        bind(root, Path::new("/sys"), Path::new("/sys"), true)?;
+    } else {
+        mount_new(root, "/sys", c"sysfs", &[], NO_EXEC | MOUNT_ATTR_RDONLY)?;
+    }
+    for mount in &bundle.mounts {
+        match &mount.kind {
+            MountKind::Bind { from } => bind(root, from, &mount.at, mount.read_only)?,
+            MountKind::Tmpfs { size, mode } => {
+                let options = [("size", size.to_string()), ("mode", format!("{mode:o}"))];
+                let options: Vec<(&str, &str)> = options.iter().map(|(k, v)| (*k, v.as_str())).collect();
+                let read_only = if mount.read_only { MOUNT_ATTR_RDONLY } else { 0 };
+                let at = mount.at.to_str().ok_or_else(|| not_text(&mount.at))?;
+                mount_new(root, at, c"tmpfs", &options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | read_only)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn not_text(path: &Path) -> Failure {
+    Failure { what: format!("mount at {}", path.display()), source: io::Error::from_raw_os_error(libc::EILSEQ) }
+}
+
+/// The container's own cgroups, read-only, so that programs (the JVM above all) see their limits.
+pub(crate) fn cgroups(root: BorrowedFd<'_>, hierarchies: &Hierarchies) -> Step {
+    let attributes = NO_EXEC | MOUNT_ATTR_RDONLY;
+    match hierarchies {
+        Hierarchies::V2(_) => mount_new(root, "/sys/fs/cgroup", c"cgroup2", &[], attributes),
+        Hierarchies::V1(_) => {
+            mount_new(root, "/sys/fs/cgroup", c"tmpfs", &[("mode", "755")], NO_EXEC)?;
+            for (at, controllers) in hierarchies.mounts() {
+                let name = at.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+                let options: Vec<(&str, &str)> = controllers.iter().map(|c| (*c, "")).collect();
+                mount_new(root, &format!("/sys/fs/cgroup/{name}"), c"cgroup", &options, attributes)?;
+                for alias in controllers.iter().filter(|c| **c != name) {
+                    symlink_in(root, &name, Path::new(&format!("/sys/fs/cgroup/{alias}")))?;
+                }
+            }
+            let target = open_in(root, Path::new("/sys/fs/cgroup"), libc::O_PATH)?;
+            mount_setattr(target.as_fd(), attributes, 0, false).named(|| "make /sys/fs/cgroup read-only".into())
+        }
+    }
+}
+
+/// After the root was changed: hides and protects what the kernel shows of itself.
+pub(crate) fn protect(root: BorrowedFd<'_>, root_read_only: bool) -> Step {
+    for path in READ_ONLY {
+        if let Some(target) = open_if_there(root, path)? {
+            let copy = open_tree_clone(target.as_fd(), true).named(|| format!("copy mount {path}"))?;
+            mount_setattr(copy.as_fd(), MOUNT_ATTR_RDONLY, 0, true).named(|| format!("make {path} read-only"))?;
+            move_mount(&copy, target.as_fd()).named(|| format!("mount {path} read-only"))?;
+        }
+    }
+    for path in MASKED {
+        if let Some(target) = open_if_there(root, path)? {
+            let cover = if is_directory(target.as_fd()) {
+                let fs = fsopen(c"tmpfs").named(|| "open tmpfs".into())?;
+                fsconfig_string(&fs, "size", "0").named(|| "tmpfs size".into())?;
+                fsmount(&fs, NO_EXEC | MOUNT_ATTR_RDONLY)
+            } else {
+                let null = open_in(root, Path::new("/dev/null"), libc::O_PATH)?;
+                open_tree_clone(null.as_fd(), false)
+            };
+            let cover = cover.named(|| format!("cover for {path}"))?;
+            move_mount(&cover, target.as_fd()).named(|| format!("hide {path}"))?;
+        }
+    }
+    if root_read_only {
+        let target = open_in(root, Path::new("/"), libc::O_PATH | libc::O_DIRECTORY)?;
+        mount_setattr(target.as_fd(), MOUNT_ATTR_RDONLY, 0, false).named(|| "make / read-only".into())?;
+    }
+    Ok(())
+}
+
+fn is_directory(fd: BorrowedFd<'_>) -> bool {
+    fs::metadata(format!("/proc/self/fd/{}", fd.as_raw_fd())).is_ok_and(|m| m.is_dir())
+}
+
+fn open_in(root: BorrowedFd<'_>, path: &Path, flags: i32) -> Result<OwnedFd, Failure> {
+    openat2_in_root(root, path, flags, 0, true).named(|| format!("open {} in the container", path.display()))
+}
+
+fn open_if_there(root: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>, Failure> {
+    match openat2_in_root(root, Path::new(path), libc::O_PATH, 0, false) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Failure { what: format!("open {path} in the container"), source }),
+    }
+}
+
+/// Opens the folder, making what is missing of it. Links are followed inside the root, as the container would.
+pub(crate) fn make_directory(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Failure> {
+    let what = || format!("make folder {} in the container", path.display());
+    if let Ok(fd) = openat2_in_root(root, path, libc::O_PATH | libc::O_DIRECTORY, 0, true) {
+        return Ok(fd);
+    }
+    let mut sofar = std::path::PathBuf::from("/");
+    let mut current = openat2_in_root(root, &sofar, libc::O_PATH | libc::O_DIRECTORY, 0, true).named(what)?;
+    for component in path.components() {
+        let Component::Normal(name) = component else {
+            if component == Component::ParentDir {
+                return Err(Failure { what: what(), source: io::Error::from_raw_os_error(libc::EINVAL) });
+            }
+            continue;
+        };
+        sofar.push(name);
+        let name = c_path(Path::new(name)).named(what)?;
+        // SAFETY: the name outlives the call.
+        let made = check(unsafe { libc::mkdirat(current.as_raw_fd(), name.as_ptr(), 0o755) }.into());
+        if let Err(error) = made
+            && error.kind() != io::ErrorKind::AlreadyExists
+        {
+            return Err(Failure { what: what(), source: error });
+        }
+        current = openat2_in_root(root, &sofar, libc::O_PATH | libc::O_DIRECTORY, 0, true).named(what)?;
+    }
+    Ok(current)
+}
+
+fn parent_and_name(path: &Path) -> Result<(&Path, &std::ffi::OsStr), Failure> {
+    path.parent().zip(path.file_name()).ok_or_else(|| Failure {
+        what: format!("use {} as a mount point", path.display()),
+        source: io::Error::from_raw_os_error(libc::EINVAL),
+    })
+}
+
+fn mount_new(root: BorrowedFd<'_>, at: &str, kind: &'static CStr, options: &[(&str, &str)], attributes: u64) -> Step {
+    let what = || format!("mount {} at {at}", kind.to_string_lossy());
+    let target = make_directory(root, Path::new(at))?;
+    let fs = fsopen(kind).named(what)?;
+    for (key, value) in options {
+        if value.is_empty() { fsconfig_flag(&fs, key) } else { fsconfig_string(&fs, key, value) }
+            .named(|| format!("{} (option {key}={value})", what()))?;
+    }
+    let mount = fsmount(&fs, attributes).named(what)?;
+    move_mount(&mount, target.as_fd()).named(what)
+}
+
+fn bind(root: BorrowedFd<'_>, from: &Path, at: &Path, read_only: bool) -> Step {
+    let what = || format!("bind {} at {}", from.display(), at.display());
+    let path = c_path(from).named(what)?;
+    // SAFETY: the path outlives the call.
+    let source = check(unsafe { libc::open(path.as_ptr(), libc::O_PATH | libc::O_CLOEXEC) }.into()).named(what)?;
+    // SAFETY: open(2) just returned it.
+    let source = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(source as i32) };
+    let target = if is_directory(source.as_fd()) {
+        make_directory(root, at)?
+    } else {
+        let (parent, _) = parent_and_name(at)?;
+        make_directory(root, parent)?;
+        match openat2_in_root(root, at, libc::O_PATH, 0, true) {
+            Ok(fd) => fd,
+            Err(_) => {
+                openat2_in_root(root, at, libc::O_CREAT | libc::O_WRONLY, 0o644, true).named(what)?;
+                open_in(root, at, libc::O_PATH)?
+            }
+        }
+    };
+    let copy = open_tree_clone(source.as_fd(), true).named(what)?;
+    let attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | if read_only { MOUNT_ATTR_RDONLY } else { 0 };
+    mount_setattr(copy.as_fd(), attributes, libc::MS_PRIVATE, true).named(what)?;
+    move_mount(&copy, target.as_fd()).named(what)
+}
+
+fn symlink_in(root: BorrowedFd<'_>, to: &str, at: &Path) -> Step {
+    let (parent, name) = parent_and_name(at)?;
+    let folder = open_in(root, parent, libc::O_PATH)?;
+    let what = || format!("link {} to {to}", at.display());
+    let (to_c, name) = (c_string(to).named(what)?, c_path(Path::new(name)).named(what)?);
+    // SAFETY: the strings outlive the call.
+    check(unsafe { libc::symlinkat(to_c.as_ptr(), folder.as_raw_fd(), name.as_ptr()) }.into()).map(drop).named(what)
+}
+
+fn device_nodes(root: BorrowedFd<'_>) -> Step {
+    let dev = open_in(root, Path::new("/dev"), libc::O_PATH)?;
+    for (name, major, minor) in
+        [(c"null", 1, 3), (c"zero", 1, 5), (c"full", 1, 7), (c"random", 1, 8), (c"urandom", 1, 9), (c"tty", 5, 0)]
+    {
+        let what = || format!("make /dev/{}", name.to_string_lossy());
+        let device = libc::makedev(major, minor);
+        // SAFETY: constant names, an open folder.
+        unsafe {
+            check(libc::mknodat(dev.as_raw_fd(), name.as_ptr(), libc::S_IFCHR | 0o666, device).into()).named(what)?;
+            // mknod's mode is cut by the umask.
+            check(libc::fchmodat(dev.as_raw_fd(), name.as_ptr(), 0o666, 0).into()).named(what)?;
+        }
+    }
+    for (at, to) in [
+        ("/dev/fd", "/proc/self/fd"),
+        ("/dev/stdin", "/proc/self/fd/0"),
+        ("/dev/stdout", "/proc/self/fd/1"),
+        ("/dev/stderr", "/proc/self/fd/2"),
+        ("/dev/ptmx", "pts/ptmx"),
+        ("/dev/core", "/proc/kcore"),
+    ] {
+        symlink_in(root, to, Path::new(at))?;
+    }
+    Ok(())
+}
+
+/// Makes `root` the root of this mount namespace and lets go of the host's.
+pub(crate) fn change_root(root: BorrowedFd<'_>) -> Step {
+    // SAFETY: constant strings and an open folder. pivot_root(".", ".") puts the old root on top of the new one, from
+    // where it is detached (pivot_root(2), notes).
+    unsafe {
+        check(libc::fchdir(root.as_raw_fd()).into()).named(|| "enter the root".into())?;
+        check(libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c".".as_ptr())).named(|| "pivot_root".into())?;
+        check(libc::umount2(c".".as_ptr(), libc::MNT_DETACH).into()).named(|| "detach the host's root".into())?;
+        check(libc::chdir(c"/".as_ptr()).into()).map(drop).named(|| "enter /".into())
+    }
+}

@@ -1,0 +1,120 @@
+//! Processes named so that a number used again is not mistaken for the one meant.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+use std::{fs, io};
+
+use serde::{Deserialize, Serialize};
+
+use crate::sys::check;
+
+/// A process by pid, start time and boot: equal only if it is the very same process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Number in the host's pid namespace.
+    pub pid: i32,
+    /// Clock ticks between boot and its start (proc(5), field 22 of stat).
+    pub started: u64,
+    /// The kernel's id of this boot.
+    pub boot: String,
+}
+
+fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+fn start_ticks(pid: i32) -> io::Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name may hold spaces and brackets; what follows its last bracket does not.
+    stat.rsplit_once(')')
+        .and_then(|(_, rest)| rest.split_whitespace().nth(19))
+        .and_then(|ticks| ticks.parse().ok())
+        .ok_or_else(|| io::Error::other("unreadable /proc stat"))
+}
+
+impl Process {
+    /// Names a running process.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn of(pid: i32) -> io::Result<Self> {
+        Ok(Self { pid, started: start_ticks(pid)?, boot: boot_id()? })
+    }
+
+    /// Reads what was saved in `path`; `None` where there is nothing readable.
+    pub fn load(path: &Path) -> Option<Self> {
+        serde_json::from_slice(&fs::read(path).ok()?).ok()
+    }
+
+    /// Opens the process if it still is the very same one; `None` if it is gone.
+    pub fn open(&self) -> Option<PidFd> {
+        // SAFETY: plain system call.
+        let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, self.pid, 0) }).ok()?;
+        // SAFETY: just returned, nobody else's.
+        let fd = PidFd(unsafe { OwnedFd::from_raw_fd(fd as i32) });
+        // Compared after opening: from here on the descriptor can't come to mean another process.
+        (start_ticks(self.pid).ok()? == self.started && boot_id().ok()? == self.boot && !fd.ended()).then_some(fd)
+    }
+}
+
+/// A descriptor of a process (pidfd_open(2)); readable once the process has ended.
+#[derive(Debug)]
+pub struct PidFd(OwnedFd);
+
+impl PidFd {
+    /// Sends a signal. A process that ended meanwhile is no error.
+    ///
+    /// # Errors
+    /// What pidfd_send_signal(2) said.
+    pub fn signal(&self, signal: i32) -> io::Result<()> {
+        // SAFETY: plain system call; no signal information is passed.
+        match check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), signal, 0, 0) }) {
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// Whether the process has ended.
+    pub fn ended(&self) -> bool {
+        self.wait(Duration::ZERO)
+    }
+
+    /// Waits at most `limit` for the end; whether it has come.
+    pub fn wait(&self, limit: Duration) -> bool {
+        let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one pollfd, as said.
+        unsafe { libc::poll(&raw mut poll, 1, i32::try_from(limit.as_millis()).unwrap_or(i32::MAX)) == 1 }
+    }
+}
+
+impl AsFd for PidFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for PidFd {
+    fn as_raw_fd(&self) -> i32 {
+        self.0.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Process;
+
+    #[test]
+    fn a_process_is_the_same_only_while_it_lives() {
+        let mut child = std::process::Command::new("/bin/sleep").arg("60").spawn().expect("sleep");
+        let process = Process::of(child.id() as i32).expect("process");
+        let fd = process.open().expect("runs");
+        assert!(!fd.ended());
+        let other = Process { started: process.started + 1, ..process.clone() };
+        assert!(other.open().is_none(), "another start time is another process");
+        fd.signal(libc::SIGKILL).expect("kill");
+        child.wait().expect("wait");
+        assert!(fd.ended() && process.open().is_none());
+        fd.signal(libc::SIGKILL).expect("killing what has ended is harmless");
+    }
+}

@@ -1,0 +1,220 @@
+//! The shim: makes one container, keeps its output, waits for its end. Forked from the zygote, single-threaded, and it
+//! lives exactly as long as the container.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+
+use crate::bundle::{Bundle, ExitStatus, write_json};
+use crate::cgroup::{Cgroup, Hierarchies};
+use crate::init::{self, Inherited};
+use crate::log::{self, Stream, Writer};
+use crate::process::Process;
+use crate::sys::{self, Failure, Named, check};
+
+/// Names of the files in a container's folder.
+pub mod files {
+    /// What the container is made of.
+    pub const BUNDLE: &str = "bundle.json";
+    /// The shim's [`Process`](crate::Process).
+    pub const SHIM: &str = "shim.json";
+    /// The [`Process`](crate::Process) of the container's first process.
+    pub const INIT: &str = "init.json";
+    /// How the container ended.
+    pub const STATUS: &str = "status.json";
+}
+
+/// Runs one container from start to end. `report` hears `{"started": …}` or `{"failed": …}` once, then closes.
+pub(crate) fn run(folder: &Path, netns: Option<OwnedFd>, report: OwnedFd) -> ! {
+    // SAFETY: plain system calls on this freshly forked process: out of the zygote's session, alive without its parent,
+    // children waited for again.
+    unsafe {
+        libc::setsid();
+        libc::prctl(libc::PR_SET_PDEATHSIG, 0);
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
+            libc::signal(signal, libc::SIG_IGN);
+        }
+        libc::prctl(libc::PR_SET_NAME, c"berth-shim".as_ptr());
+    }
+    // Best effort: without CAP_SYS_RESOURCE the kernel refuses. The container must be killed before its shim.
+    let _ = fs::write("/proc/self/oom_score_adj", "-998");
+    let mut report = File::from(report);
+    match start(folder, netns) {
+        Ok(running) => {
+            let answer = serde_json::json!({ "started": running.init });
+            let _ = report.write_all(answer.to_string().as_bytes());
+            drop(report);
+            running.attend(folder);
+        }
+        Err(failure) => {
+            let answer = serde_json::json!({ "failed": failure.to_string() });
+            let _ = report.write_all(answer.to_string().as_bytes());
+        }
+    }
+    // SAFETY: ends this process; it shares nothing that would have to be flushed.
+    unsafe { libc::_exit(0) }
+}
+
+struct Running {
+    init: Process,
+    pidfd: OwnedFd,
+    output: [Option<File>; 2],
+    log: Writer,
+    cgroup: Cgroup,
+}
+
+fn start(folder: &Path, netns: Option<OwnedFd>) -> Result<Running, Failure> {
+    let bundle = Bundle::load(folder).named(|| format!("read the bundle in {}", folder.display()))?;
+    if bundle.args.is_empty() {
+        return Err(Failure { what: "run the container".into(), source: io::Error::other("no command") });
+    }
+    let own = std::process::id() as i32;
+    let own = Process::of(own).named(|| "name the shim".into())?;
+    write_json(&folder.join(files::SHIM), &own).named(|| "note the shim".into())?;
+    let log = Writer::open(folder, bundle.log).named(|| "open the log".into())?;
+    let hierarchies = Hierarchies::detect().named(|| "find the cgroups".into())?;
+    let cgroup = Cgroup::new(hierarchies.clone(), &bundle.cgroup_parent, &bundle.id);
+    let started = cgroup.create(&bundle.limits).and_then(|()| spawn(&bundle, &hierarchies, &cgroup, netns));
+    let (pid, pidfd, output) = match started {
+        Ok(started) => started,
+        Err(failure) => {
+            let _ = cgroup.remove();
+            return Err(failure);
+        }
+    };
+    let init = Process::of(pid).named(|| "name the container's first process".into()).and_then(|init| {
+        write_json(&folder.join(files::INIT), &init).map(|()| init).named(|| "note the container".into())
+    });
+    match init {
+        Ok(init) => Ok(Running { init, pidfd, output: output.map(Some), log, cgroup }),
+        Err(failure) => {
+            // A child that was not waited for keeps its number, so this is still the one.
+            // SAFETY: plain system calls on this process's own child.
+            unsafe {
+                libc::kill(pid, libc::SIGKILL);
+                libc::waitpid(pid, std::ptr::null_mut(), 0);
+            }
+            let _ = cgroup.remove();
+            Err(failure)
+        }
+    }
+}
+
+type Spawned = (i32, OwnedFd, [File; 2]);
+
+fn spawn(
+    bundle: &Bundle,
+    hierarchies: &Hierarchies,
+    cgroup: &Cgroup,
+    netns: Option<OwnedFd>,
+) -> Result<Spawned, Failure> {
+    let what = || "make pipes".to_owned();
+    let null: OwnedFd = File::open("/dev/null").named(|| "open /dev/null".into())?.into();
+    let (out_read, out_write) = sys::pipe().named(what)?;
+    let (err_read, err_write) = sys::pipe().named(what)?;
+    let (joined_read, joined_write) = sys::pipe().named(what)?;
+    let (report_read, report_write) = sys::pipe().named(what)?;
+    let birth_place = cgroup.birth_place()?;
+    let flags = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    // SAFETY: the shim is single-threaded.
+    let cloned = unsafe { sys::clone3(flags as u64, birth_place.as_ref().map(std::os::fd::AsFd::as_fd)) };
+    let (pid, pidfd) = cloned.named(|| "clone the container's first process".into())?;
+    let Some(pidfd) = pidfd else {
+        // The child. Ends of pipes that belong to the shim would keep them open for ever.
+        drop((out_read, err_read, joined_write, report_read));
+        let inherited =
+            Inherited { stdio: [null, out_write, err_write], netns, joined: joined_read, report: report_write };
+        init::run(bundle, hierarchies, inherited);
+    };
+    drop((out_write, err_write, joined_read, report_write, netns));
+    let result = cgroup.join(pid).and_then(|()| {
+        File::from(joined_write).write_all(&[1]).named(|| "let the container go on".into())?;
+        let mut failed = String::new();
+        File::from(report_read).read_to_string(&mut failed).named(|| "hear from the container".into())?;
+        if failed.is_empty() {
+            Ok(())
+        } else {
+            let (what, why) = failed.rsplit_once(": ").unwrap_or(("start", &failed));
+            Err(Failure { what: what.to_owned(), source: io::Error::other(why.to_owned()) })
+        }
+    });
+    if let Err(failure) = result {
+        // SAFETY: plain system calls on this process's own child.
+        unsafe {
+            libc::kill(pid, libc::SIGKILL);
+            libc::waitpid(pid, std::ptr::null_mut(), 0);
+        }
+        return Err(failure);
+    }
+    Ok((pid, pidfd, [File::from(out_read), File::from(err_read)]))
+}
+
+impl Running {
+    /// Until the first process has ended: output to the log, children waited for. Then the status, then the clean-up.
+    fn attend(mut self, folder: &Path) {
+        let pid = self.init.pid;
+        let mut buffer = vec![0; 64 * 1024];
+        let mut ended = None;
+        // What is still in the pipes after the end is read; a process that left the pid namespace's reach is not waited for.
+        let mut rounds_after_end = 0;
+        loop {
+            let fd = |file: &Option<File>| file.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+            let entry = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+            let mut polled = [
+                entry(fd(&self.output[0])),
+                entry(fd(&self.output[1])),
+                entry(if ended.is_none() { self.pidfd.as_raw_fd() } else { -1 }),
+            ];
+            let limit = if ended.is_some() {
+                20
+            } else if self.log.has_pending() {
+                50
+            } else {
+                -1
+            };
+            // SAFETY: the array and its length.
+            let ready = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as u64, limit) };
+            if ready == 0 {
+                self.log.flush(false);
+            }
+            for (index, stream) in [Stream::Stdout, Stream::Stderr].into_iter().enumerate() {
+                if polled[index].revents == 0 {
+                    continue;
+                }
+                match self.output[index].as_mut().map(|file| file.read(&mut buffer)) {
+                    Some(Ok(length)) if length > 0 => self.log.take(stream, &buffer[..length]),
+                    Some(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                    _ => self.output[index] = None,
+                }
+            }
+            if polled[2].revents != 0 {
+                let mut status = 0;
+                // SAFETY: plain system call on this process's own child.
+                match check(unsafe { libc::waitpid(pid, &raw mut status, 0) }.into()) {
+                    Ok(_) => ended = Some(status),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(_) => ended = Some(0),
+                }
+            }
+            if let Some(status) = ended {
+                rounds_after_end += u32::from(ready == 0);
+                if self.output.iter().all(Option::is_none) || rounds_after_end > 10 {
+                    self.log.flush(true);
+                    finish(folder, &self.cgroup, status);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn finish(folder: &Path, cgroup: &Cgroup, status: i32) {
+    let signal = libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status));
+    let code = signal.map_or_else(|| libc::WEXITSTATUS(status), |signal| 128 + signal);
+    let status = ExitStatus { code, signal, oom_kills: cgroup.oom_kills(), finished_at: log::now_ns() };
+    let _ = write_json(&folder.join(files::STATUS), &status);
+    let _ = cgroup.remove();
+}

@@ -1,0 +1,199 @@
+//! System calls that libc has no wrapper for, and a failure that names its step.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::Path;
+use std::{fmt, io};
+
+/// A step that failed, with what the system said. Travels as text from the container's first process to the server.
+#[derive(Debug)]
+pub struct Failure {
+    /// The step, with the value that failed.
+    pub what: String,
+    /// The system's word.
+    pub source: io::Error,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.what, self.source)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+pub(crate) trait Named<T> {
+    fn named(self, what: impl FnOnce() -> String) -> Result<T, Failure>;
+}
+
+impl<T> Named<T> for io::Result<T> {
+    fn named(self, what: impl FnOnce() -> String) -> Result<T, Failure> {
+        self.map_err(|source| Failure { what: what(), source })
+    }
+}
+
+pub(crate) fn check(result: i64) -> io::Result<i64> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+pub(crate) fn c_string(text: impl AsRef<[u8]>) -> io::Result<CString> {
+    CString::new(text.as_ref()).map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a zero byte in a string"))
+}
+
+pub(crate) fn c_path(path: &Path) -> io::Result<CString> {
+    c_string(path.as_os_str().as_encoded_bytes())
+}
+
+fn owned(fd: i64) -> OwnedFd {
+    // SAFETY: callers pass what a system call just returned as a new descriptor.
+    unsafe { OwnedFd::from_raw_fd(fd as i32) }
+}
+
+/// Opens `path` with `root` as its root directory: absolute links and `..` stay inside (openat2(2), RESOLVE_IN_ROOT).
+/// With `links` false, a symbolic link anywhere in the path is refused (`ELOOP`).
+///
+/// # Errors
+/// What openat2(2) said.
+pub fn openat2_in_root(root: BorrowedFd<'_>, path: &Path, flags: i32, mode: u32, links: bool) -> io::Result<OwnedFd> {
+    const RESOLVE_NO_MAGICLINKS: u64 = 0x02;
+    const RESOLVE_NO_SYMLINKS: u64 = 0x04;
+    const RESOLVE_IN_ROOT: u64 = 0x10;
+    let how: [u64; 3] = [
+        (flags | libc::O_CLOEXEC) as u64,
+        u64::from(mode),
+        RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | if links { 0 } else { RESOLVE_NO_SYMLINKS },
+    ];
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let path = c_path(path)?;
+    loop {
+        // SAFETY: path and `how` (struct open_how: flags, mode, resolve) outlive the call; the size given is theirs.
+        let fd = unsafe {
+            libc::syscall(libc::SYS_openat2, root.as_raw_fd(), path.as_ptr(), how.as_ptr(), size_of_val(&how))
+        };
+        match check(fd) {
+            // The kernel asks to try again when something was renamed meanwhile.
+            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {}
+            other => return other.map(owned),
+        }
+    }
+}
+
+pub(crate) fn fsopen(kind: &CStr) -> io::Result<OwnedFd> {
+    // SAFETY: the string outlives the call. 1 is FSOPEN_CLOEXEC.
+    check(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), 1) }).map(owned)
+}
+
+pub(crate) fn fsconfig_string(fs: &OwnedFd, key: &str, value: &str) -> io::Result<()> {
+    let (key, value) = (c_string(key)?, c_string(value)?);
+    // SAFETY: the strings outlive the call. 1 is FSCONFIG_SET_STRING.
+    check(unsafe { libc::syscall(libc::SYS_fsconfig, fs.as_raw_fd(), 1, key.as_ptr(), value.as_ptr(), 0) }).map(drop)
+}
+
+pub(crate) fn fsconfig_flag(fs: &OwnedFd, key: &str) -> io::Result<()> {
+    let key = c_string(key)?;
+    // SAFETY: the string outlives the call. 0 is FSCONFIG_SET_FLAG.
+    check(unsafe { libc::syscall(libc::SYS_fsconfig, fs.as_raw_fd(), 0, key.as_ptr(), 0, 0) }).map(drop)
+}
+
+/// Creates the superblock and gives it as a detached mount with the attributes (`MOUNT_ATTR_*`).
+pub(crate) fn fsmount(fs: &OwnedFd, attributes: u64) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers but null. 6 is FSCONFIG_CMD_CREATE, 1 is FSMOUNT_CLOEXEC.
+    unsafe {
+        check(libc::syscall(libc::SYS_fsconfig, fs.as_raw_fd(), 6, 0, 0, 0))?;
+        check(libc::syscall(libc::SYS_fsmount, fs.as_raw_fd(), 1, attributes)).map(owned)
+    }
+}
+
+/// A detached copy of the mount (and, with `recursive`, of those below) that `at` is on, as open_tree(2) gives it.
+pub(crate) fn open_tree_clone(at: BorrowedFd<'_>, recursive: bool) -> io::Result<OwnedFd> {
+    const OPEN_TREE_CLONE: i32 = 1;
+    let flags =
+        OPEN_TREE_CLONE | libc::O_CLOEXEC | libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is a constant empty string.
+    check(unsafe { libc::syscall(libc::SYS_open_tree, at.as_raw_fd(), c"".as_ptr(), flags) }).map(owned)
+}
+
+/// Attaches a detached mount at `target`, both by descriptor.
+pub(crate) fn move_mount(mount: &OwnedFd, target: BorrowedFd<'_>) -> io::Result<()> {
+    const F_EMPTY_PATH: i32 = 0x04;
+    const T_EMPTY_PATH: i32 = 0x40;
+    // SAFETY: the paths are constant empty strings.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            target.as_raw_fd(),
+            c"".as_ptr(),
+            F_EMPTY_PATH | T_EMPTY_PATH,
+        )
+    })
+    .map(drop)
+}
+
+pub(crate) const MOUNT_ATTR_RDONLY: u64 = 0x1;
+pub(crate) const MOUNT_ATTR_NOSUID: u64 = 0x2;
+pub(crate) const MOUNT_ATTR_NODEV: u64 = 0x4;
+pub(crate) const MOUNT_ATTR_NOEXEC: u64 = 0x8;
+
+/// Sets attributes of a mount, of those below too if `recursive`; `propagation` is an `MS_*` word or 0.
+pub(crate) fn mount_setattr(at: BorrowedFd<'_>, set: u64, propagation: u64, recursive: bool) -> io::Result<()> {
+    let attributes: [u64; 4] = [set, 0, propagation, 0];
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is a constant; `attributes` (struct mount_attr) outlives the call and its size is given.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            at.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            attributes.as_ptr(),
+            size_of_val(&attributes),
+        )
+    })
+    .map(drop)
+}
+
+/// fork(2) with namespaces: 0 in the child, the child's pid and pidfd in the parent. `cgroup` is a cgroup v2 folder that
+/// the child is born in.
+///
+/// # Safety
+/// The caller must be single-threaded: glibc's locks are not prepared for the child.
+pub(crate) unsafe fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<(i32, Option<OwnedFd>)> {
+    const CLONE_PIDFD: u64 = 0x1000;
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    let mut pidfd: i32 = -1;
+    let arguments: [u64; 11] = [
+        flags | CLONE_PIDFD | if cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 },
+        (&raw mut pidfd) as u64,
+        0,
+        0,
+        libc::SIGCHLD as u64,
+        0,
+        0,
+        0,
+        0,
+        0,
+        cgroup.map_or(0, |fd| fd.as_raw_fd() as u64),
+    ];
+    // SAFETY: `arguments` is struct clone_args, no stack is given, so the child goes on with a copy of this one.
+    let pid = check(unsafe { libc::syscall(libc::SYS_clone3, arguments.as_ptr(), size_of_val(&arguments)) })? as i32;
+    Ok((pid, if pid == 0 { None } else { Some(owned(pidfd.into())) }))
+}
+
+pub(crate) fn close_range(first: u32, cloexec_only: bool) {
+    const CLOSE_RANGE_CLOEXEC: u32 = 4;
+    let flags = if cloexec_only { CLOSE_RANGE_CLOEXEC } else { 0 };
+    // SAFETY: only descriptors that this process is done with are in the range; callers see to it.
+    unsafe {
+        libc::syscall(libc::SYS_close_range, first, u32::MAX, flags);
+    }
+}
+
+/// A pipe, both ends close-on-exec: (read, write).
+pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut fds = [-1; 2];
+    // SAFETY: `fds` has room for the two descriptors.
+    check(unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) }.into())?;
+    Ok((owned(fds[0].into()), owned(fds[1].into())))
+}

@@ -1,0 +1,81 @@
+//! `USER` of an image, looked up in the container's own `/etc/passwd` and `/etc/group`.
+
+use std::{fs, io};
+
+/// Who a process runs as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) groups: Vec<u32>,
+    pub(crate) home: String,
+}
+
+/// Resolves `user` (`name`, `uid`, either with `:group` or `:gid`; empty is root). To be called inside the container's
+/// root: the files are read by their absolute names.
+pub(crate) fn resolve(user: &str) -> io::Result<Identity> {
+    let read = |path| fs::read(path).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
+    resolve_in(user, &read("/etc/passwd"), &read("/etc/group"))
+}
+
+fn resolve_in(user: &str, passwd: &str, group: &str) -> io::Result<Identity> {
+    let unknown = |kind: &str, name: &str| io::Error::other(format!("no {kind} {name:?} in the image"));
+    let (user, group_name) = user.split_once(':').map_or((user, None), |(u, g)| (u, Some(g)));
+    let user = if user.is_empty() { "0" } else { user };
+    let fields = |line: &str| line.split(':').map(str::to_owned).collect::<Vec<_>>();
+    let by_number = user.parse::<u32>().ok();
+    let entry = passwd
+        .lines()
+        .map(fields)
+        .find(|f| f.len() >= 6 && (f[0] == user || by_number.is_some_and(|uid| f[2].parse() == Ok(uid))));
+    let (uid, own_gid, name, home) = match (&entry, by_number) {
+        (Some(f), _) => (
+            f[2].parse().map_err(|_| unknown("user", user))?,
+            f[3].parse().unwrap_or(0),
+            Some(f[0].clone()),
+            f[5].clone(),
+        ),
+        (None, Some(uid)) => (uid, 0, None, "/".to_owned()),
+        (None, None) => return Err(unknown("user", user)),
+    };
+    let members = |f: &Vec<String>| {
+        f.get(3).is_some_and(|m| name.as_deref().is_some_and(|name| m.trim().split(',').any(|m| m == name)))
+    };
+    let groups = group.lines().map(fields);
+    Ok(match group_name {
+        Some(wanted) if !wanted.is_empty() => {
+            let by_name = groups.filter(|f| f.len() >= 3 && f[0] == wanted).find_map(|f| f[2].parse().ok());
+            let gid = by_name.or_else(|| wanted.parse().ok()).ok_or_else(|| unknown("group", wanted))?;
+            Identity { uid, gid, groups: Vec::new(), home }
+        }
+        _ => {
+            let groups = groups.filter(members).filter_map(|f| f[2].parse().ok()).collect();
+            Identity { uid, gid: own_gid, groups, home }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Identity, resolve_in};
+
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:w:/var/www:/bin/sh\nbroken\n";
+    const GROUP: &str = "root:x:0:\nwww:x:34:\nlog:x:40:a,web\n";
+
+    fn user(text: &str) -> Result<Identity, String> {
+        resolve_in(text, PASSWD, GROUP).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn users_are_found_by_name_number_and_group() {
+        let web = Identity { uid: 33, gid: 34, groups: vec![40], home: "/var/www".into() };
+        assert_eq!(user("web"), Ok(web.clone()));
+        assert_eq!(user("33"), Ok(web.clone()));
+        assert_eq!(user("web:log"), Ok(Identity { gid: 40, groups: vec![], ..web.clone() }));
+        assert_eq!(user("web:7"), Ok(Identity { gid: 7, groups: vec![], ..web }));
+        assert_eq!(user("").map(|i| (i.uid, i.home)), Ok((0, "/root".into())));
+        assert_eq!(user("1234").map(|i| (i.uid, i.gid, i.home)), Ok((1234, 0, "/".into())));
+        assert!(user("nobody").is_err_and(|e| e.contains("nobody")));
+        assert!(user("web:none").is_err_and(|e| e.contains("none")));
+    }
+}
