@@ -125,7 +125,7 @@ pub fn import_archive(store: &Store, input: impl Read, mut budget: Budget) -> Re
 /// # Errors
 /// As [`import_archive`].
 pub fn import_rootfs(store: &Store, input: impl Read, config: Config, mut budget: Budget) -> Result<Imported, Error> {
-    let layer = unpack_layer(store, input, None, &mut budget)?;
+    let (layer, _pin) = unpack_layer(store, input, None, &mut budget)?;
     let config = ImageConfig {
         architecture: architecture().into(),
         os: "linux".into(),
@@ -175,8 +175,9 @@ impl Contents<'_> {
             let blob = blob_digest(&name)?;
             if looks_like_layer(head) {
                 let mut input = Hashing::new(Cursor::new(head).chain(&mut entry));
-                let layer = unpack_layer(self.store, &mut input, None, budget).map_err(|error| within(error, &name))?;
-                self.pins.push(self.store.pin([layer.digest]));
+                let (layer, pin) =
+                    unpack_layer(self.store, &mut input, None, budget).map_err(|error| within(error, &name))?;
+                self.pins.push(pin);
                 let digest = input.finish().named(|| format!("read {}", name.display()))?;
                 matches_name(blob, digest)?;
                 self.files.insert(name, Found::Layer(layer));
@@ -226,12 +227,13 @@ impl Contents<'_> {
             .transpose()
     }
 
-    fn layer(&self, name: &Path) -> Result<Layer, Error> {
+    fn layer(&mut self, name: &Path) -> Result<Layer, Error> {
         match self.resolve(name) {
             Some(Found::Layer(layer)) => Ok(layer.clone()),
             // An empty tar is all zeros, and small.
             Some(Found::Small(bytes)) if bytes.iter().all(|b| *b == 0) => {
-                let layer = unpack_layer(self.store, Cursor::new(bytes), None, &mut Budget::default())?;
+                let (layer, pin) = unpack_layer(self.store, Cursor::new(bytes), None, &mut Budget::default())?;
+                self.pins.push(pin);
                 Ok(layer)
             }
             Some(_) => Err(bad(format!("{} is not a layer", name.display()))),
@@ -239,16 +241,17 @@ impl Contents<'_> {
         }
     }
 
-    fn docker_image(&self, manifest: &DockerManifest) -> Result<Imported, Error> {
+    fn docker_image(&mut self, manifest: &DockerManifest) -> Result<Imported, Error> {
         let name = clean(Path::new(&manifest.config))?;
-        let raw = self.small(&name).ok_or_else(|| bad(format!("configuration {} is missing", name.display())))?;
+        let raw =
+            self.small(&name).ok_or_else(|| bad(format!("configuration {} is missing", name.display())))?.to_vec();
         let layers =
             manifest.layers.iter().map(|l| self.layer(&clean(Path::new(l))?)).collect::<Result<Vec<_>, _>>()?;
-        assemble(self.store, raw.to_vec(), layers, manifest.repo_tags.clone().unwrap_or_default())
+        assemble(self.store, raw, layers, manifest.repo_tags.clone().unwrap_or_default())
     }
 
     /// The images behind a descriptor: one for a manifest, those of this machine's platform for an index.
-    fn oci_image(&self, descriptor: &Descriptor, depth: u32) -> Result<Vec<Imported>, Error> {
+    fn oci_image(&mut self, descriptor: &Descriptor, depth: u32) -> Result<Vec<Imported>, Error> {
         if depth > 4 {
             return Err(bad("indexes are nested too deep"));
         }
@@ -274,14 +277,15 @@ impl Contents<'_> {
             .map_err(|e| bad(format!("manifest {} is not readable: {e}", descriptor.digest)))?;
         let config = self
             .small(&blob_path(&manifest.config.digest))
-            .ok_or_else(|| bad(format!("configuration {} is missing", manifest.config.digest)))?;
+            .ok_or_else(|| bad(format!("configuration {} is missing", manifest.config.digest)))?
+            .to_vec();
         let layers =
             manifest.layers.iter().map(|l| self.layer(&blob_path(&l.digest))).collect::<Result<Vec<_>, _>>()?;
         let names = ["io.containerd.image.name", "org.opencontainers.image.ref.name"]
             .iter()
             .find_map(|key| descriptor.annotations.get(*key))
             .cloned();
-        Ok(vec![assemble(self.store, config.to_vec(), layers, names.into_iter().collect())?])
+        Ok(vec![assemble(self.store, config, layers, names.into_iter().collect())?])
     }
 }
 

@@ -13,7 +13,7 @@ use berth_runtime::openat2_in_root;
 
 use crate::digest::Digest;
 use crate::error::{Error, Named, bad};
-use crate::store::{Layer, Store, remove_tree};
+use crate::store::{Layer, Pin, Store, remove_tree};
 
 /// What an import may use at most, over all its layers.
 #[derive(Debug, Clone, Copy)]
@@ -447,7 +447,7 @@ impl<'a> LayerBuilder<'a> {
     ///
     /// # Errors
     /// What the disk said.
-    pub fn finish(mut self, digest: Digest) -> Result<Layer, Error> {
+    pub fn finish(mut self, digest: Digest) -> Result<(Layer, Pin), Error> {
         for (path, mtime) in self.folders.iter().rev() {
             if let Ok(fd) = openat2_in_root(self.root.as_fd(), path, libc::O_PATH | libc::O_DIRECTORY, 0, true) {
                 let full = c_name(OsStr::new(&format!("/proc/self/fd/{}", fd.as_raw_fd())))?;
@@ -462,8 +462,8 @@ impl<'a> LayerBuilder<'a> {
             implied: std::mem::take(&mut self.implied),
             links_below: std::mem::take(&mut self.links_below),
         };
-        let layer = self.store.adopt(&self.work, layer)?;
+        let adopted = self.store.adopt(&self.work, layer)?;
         self.finished = true;
-        Ok(layer)
+        Ok(adopted)
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use crate::builder::{Budget, LayerBuilder, Meta, clean};
 use crate::digest::{Digest, Hashing};
 use crate::error::{Error, Named, bad};
-use crate::store::{Layer, Store};
+use crate::store::{Layer, Pin, Store};
 
 /// Most bytes that one compressed byte may become; beyond it an archive is taken for a bomb (deflate's own bound is 1032).
 const RATIO: u64 = 200;
@@ -23,14 +23,14 @@ const RATIO_FROM: u64 = 16 << 20;
 /// # Errors
 /// [`Error::Bad`] for what is no zip archive, is encrypted, or leads out of its folder; [`Error::TooBig`] for what exceeds
 /// the budget or inflates beyond reason.
-pub fn unpack_zip(store: &Store, path: &Path, under: &Path, mut budget: Budget) -> Result<Layer, Error> {
+pub fn unpack_zip(store: &Store, path: &Path, under: &Path, mut budget: Budget) -> Result<(Layer, Pin), Error> {
     let file = File::open(path).named(|| "open the downloaded archive".into())?;
     let compressed = file.metadata().named(|| "look at the downloaded archive".into())?.len();
     let content = Hashing::new(file.try_clone().named(|| "open the archive".into())?);
     let content = content.finish().named(|| "read the downloaded archive".into())?;
     let digest = Digest::of(format!("{content} under {}", under.display()).as_bytes());
-    if let Some(layer) = store.layer(&digest) {
-        return Ok(layer);
+    if let Some(known) = store.pinned(&digest) {
+        return Ok(known);
     }
     let mut archive =
         zip::ZipArchive::new(std::io::BufReader::new(file)).map_err(|e| bad(format!("not a zip archive: {e}")))?;

@@ -124,6 +124,12 @@ impl Store {
         self.index().layers.get(digest).map(|(number, _)| format!("{number}/fs"))
     }
 
+    /// The layer, pinned, if it is here.
+    pub(crate) fn pinned(&self, digest: &Digest) -> Option<(Layer, Pin)> {
+        let pin = self.pin([*digest]);
+        self.layer(digest).map(|layer| (layer, pin))
+    }
+
     pub(crate) fn tree(&self, digest: &Digest) -> Option<PathBuf> {
         self.folder_name(digest).map(|name| self.layers_folder().join(name))
     }
@@ -150,8 +156,15 @@ impl Store {
         }
     }
 
-    /// Puts a finished tree (`work`, holding `fs`) into the store, or drops it if an equal layer is here already.
-    pub(crate) fn adopt(&self, work: &Path, layer: Layer) -> Result<Layer, Error> {
+    /// The folder of a layer's tree.
+    pub fn tree_of(&self, digest: &Digest) -> Option<PathBuf> {
+        self.tree(digest)
+    }
+
+    /// Puts a finished tree (`work`, holding `fs`) into the store, or drops it if an equal layer is here already. It comes
+    /// pinned: from the first moment on nobody collects it.
+    pub(crate) fn adopt(&self, work: &Path, layer: Layer) -> Result<(Layer, Pin), Error> {
+        let pin = self.pin([layer.digest]);
         let description = serde_json::to_vec(&layer).map_err(|e| Error::Bad(e.to_string()))?;
         fs::write(work.join("layer.json"), description).named(|| "write layer.json".into())?;
         sync_file_system(work).named(|| "sync the layer to disk".into())?;
@@ -160,14 +173,14 @@ impl Store {
             let present = present.clone();
             drop(index);
             remove_tree(work).named(|| "drop a layer that is here already".into())?;
-            return Ok(present);
+            return Ok((present, pin));
         }
         let number = index.next;
         let target = self.layers_folder().join(number.to_string());
         fs::rename(work, &target).named(|| format!("rename a layer to {}", target.display()))?;
         index.next += 1;
         index.layers.insert(layer.digest, (number, layer.clone()));
-        Ok(layer)
+        Ok((layer, pin))
     }
 
     /// Removes every layer that is neither in `used` nor pinned; returns how many bytes that freed.

@@ -11,7 +11,7 @@ use tar::EntryType;
 use crate::builder::{Budget, LayerBuilder, Meta, clean};
 use crate::digest::{Digest, Hashing};
 use crate::error::{Error, Named, bad};
-use crate::store::{Layer, Store};
+use crate::store::{Layer, Pin, Store};
 
 /// Undoes gzip or zstd, told by the first bytes; anything else is passed on as it is.
 pub(crate) fn inflate<'r>(mut input: impl Read + 'r) -> io::Result<Box<dyn Read + 'r>> {
@@ -37,7 +37,7 @@ pub(crate) fn unpack_layer(
     input: impl Read,
     expected: Option<Digest>,
     budget: &mut Budget,
-) -> Result<Layer, Error> {
+) -> Result<(Layer, Pin), Error> {
     let mut builder = LayerBuilder::new(store)?;
     let mut tar = Hashing::new(inflate(input).named(|| "read the layer".into())?);
     unpack(&mut builder, &mut tar, budget)?;

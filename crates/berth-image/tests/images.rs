@@ -388,11 +388,11 @@ fn code_archives_are_unpacked_once_and_hostile_ones_refused() {
         ("site/run.sh", 0o755, b"#!"),
         ("site/l", libc::S_IFLNK, b"run.sh"),
     ]);
-    let layer = unpack(&good).expect("good");
+    let (layer, _pin) = unpack(&good).expect("good");
     let app = tree(&folder, &store, &layer.digest).join("app");
     assert_eq!(fs::read(app.join("index.html")).expect("the wrapping folder is stepped into"), b"hi");
     assert_eq!(fs::metadata(app.join("run.sh")).expect("run").mode() & 0o777, 0o755);
-    assert_eq!(unpack(&good).expect("again").digest, layer.digest);
+    assert_eq!(unpack(&good).expect("again").0.digest, layer.digest);
     assert_eq!(folder.left(), (1, 0));
 
     let bomb = zip_of(&[("zeros", 0o644, &vec![0; 40 << 20])]);

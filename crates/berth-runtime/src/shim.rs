@@ -23,6 +23,20 @@ pub mod files {
     pub const INIT: &str = "init.json";
     /// How the container ended.
     pub const STATUS: &str = "status.json";
+
+    /// Removes what the last run left, before another one.
+    ///
+    /// # Errors
+    /// What the file system said.
+    pub fn clear(folder: &std::path::Path) -> std::io::Result<()> {
+        for name in [STATUS, SHIM, INIT] {
+            match std::fs::remove_file(folder.join(name)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Runs one container from start to end. `report` hears `{"started": …}` or `{"failed": …}` once, then closes.

@@ -68,6 +68,7 @@ impl Zygote {
     }
 
     /// Starts the container whose bundle is in `folder` and waits until its program runs. Blocks: a few milliseconds.
+    /// The files of an earlier run must be gone ([`files::clear`](crate::files::clear)).
     ///
     /// # Errors
     /// The step that failed; nothing is left of the container then but its folder.
@@ -77,12 +78,6 @@ impl Zygote {
         netns: Option<BorrowedFd<'_>>,
         limit: Duration,
     ) -> Result<Started, StartError> {
-        for stale in [crate::files::STATUS, crate::files::SHIM, crate::files::INIT] {
-            match fs::remove_file(folder.join(stale)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(StartError::Shim(error)),
-                _ => {}
-            }
-        }
         let (answer, report) = sys::pipe().map_err(StartError::Shim)?;
         let path = folder.as_os_str().as_encoded_bytes();
         let mut fds = vec![report.as_raw_fd()];

@@ -1,0 +1,224 @@
+//! From an archive of code to a running application: the main job.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use berth_engine::{LogOptions, Mount, MountSource, NetworkMode, PortAsked, PortProtocol, State};
+use berth_image::{Budget, Pin, unpack_zip};
+
+use crate::containers::{Container, NewContainer};
+use crate::core::Core;
+use crate::error::Error;
+use crate::random_hex;
+use crate::runtimes::{APP, PROGRAM, Runtime, RuntimeKind};
+use crate::tokens::Caller;
+
+/// Why code could not be fetched; told to the client.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct FetchError(pub String);
+
+/// Gets a file from a web address into a file, within bounds.
+#[async_trait]
+pub trait Fetch: Send + Sync {
+    /// Fetches `address` (http or https) into the new file `to`, at most `limit` bytes. Never from link-local or metadata
+    /// addresses; from loopback and private ones only if `private` says so. Redirects are held to the same rules.
+    async fn fetch(&self, address: &str, to: &Path, limit: u64, private: bool) -> Result<(), FetchError>;
+}
+
+/// An application to be built.
+#[derive(Debug, Clone)]
+pub struct NewApp {
+    /// Name of the runtime.
+    pub runtime: String,
+    /// Where its code is: a zip archive by http or https.
+    pub code_address: String,
+    /// Bytes of memory.
+    pub memory: u64,
+}
+
+/// An application that runs.
+#[derive(Debug, Clone)]
+pub struct App {
+    /// Its container.
+    pub container: Container,
+    /// The port of the host that leads to it.
+    pub port: u16,
+}
+
+/// A file that goes when this does.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(file = %self.0.display(), %error, "a downloaded archive could not be removed");
+        }
+    }
+}
+
+impl Core {
+    /// Fetches the code, puts it over the runtime's image, makes a container with that memory, publishes one free port of
+    /// the settings' range, starts it, and answers when it takes connections (or runs on after the time to wait).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the field `image_name`, `code_address` or `memory`; [`Error::NoRoom`] when there is no free
+    /// port, memory or disk, or too many builds are under way; [`Error::Timeout`]. Nothing is left then.
+    pub async fn app_build(&self, caller: &Caller, new: NewApp) -> Result<App, Error> {
+        let core = self.clone();
+        let caller = *caller;
+        let limit = Duration::from_secs(self.inner.settings.build_timeout_s);
+        // A task of its own, so that a client that goes away leaves nothing half done behind.
+        let building = tokio::spawn(async move { core.build(&caller, new, limit).await });
+        building.await.map_err(|e| Error::Bug(e.to_string()))?
+    }
+
+    async fn build(&self, caller: &Caller, new: NewApp, limit: Duration) -> Result<App, Error> {
+        let settings = &self.inner.settings;
+        let runtime = settings.runtimes.get(&new.runtime).cloned().ok_or_else(|| {
+            let known = settings.runtimes.keys().cloned().collect::<Vec<_>>().join(", ");
+            Error::invalid("image_name", format!("{:?} is not one of {known}", new.runtime))
+        })?;
+        if !new.code_address.starts_with("http://") && !new.code_address.starts_with("https://") {
+            return Err(Error::invalid("code_address", format!("{:?} is no http or https address", new.code_address)));
+        }
+        let Ok(_turn) = self.inner.builds.clone().try_acquire_owned() else {
+            return Err(Error::NoRoom("too many applications are being built; try again later".into()));
+        };
+        let begun = Instant::now();
+        // Asked before anything is downloaded for nothing.
+        if !runtime.image.is_empty() {
+            self.image(caller, &runtime.image).await.map_err(|error| match error {
+                Error::NotFound { .. } => Error::NoRoom(format!(
+                    "image {} of runtime {} is not on this server; an administrator can load it (berth load) or name another in the settings",
+                    runtime.image, new.runtime
+                )),
+                other => other,
+            })?;
+        }
+        let prepared = tokio::time::timeout(limit, self.code(&new.code_address, runtime.clone())).await;
+        let (layer, command, pin) = prepared.map_err(|_| Error::Timeout("fetching the code".into()))??;
+        let asked = container_for(&runtime, &new, command, settings.port_range);
+        let gate = self.inner.gate.read().await;
+        let made = self.container_make(caller, asked, vec![layer], false).await;
+        drop((gate, pin));
+        let made = match made {
+            Ok(made) => made,
+            Err(error) => {
+                self.collect_layers_soon();
+                return Err(error);
+            }
+        };
+        let left = limit.saturating_sub(begun.elapsed());
+        match tokio::time::timeout(left, self.start_app(caller, &made, &runtime)).await {
+            Ok(Ok(container)) => {
+                let port = container.ports.first().map(|p| p.host_port);
+                port.map(|port| App { container, port })
+                    .ok_or_else(|| Error::Bug("an application without a port".into()))
+            }
+            failed => {
+                self.container_remove(caller, made.uid.as_str(), true).await?;
+                match failed {
+                    Ok(Err(error)) => Err(error),
+                    _ => Err(Error::Timeout("starting the application".into())),
+                }
+            }
+        }
+    }
+
+    /// The layer with the code, and the command that starts it.
+    async fn code(&self, address: &str, runtime: Runtime) -> Result<(String, Vec<String>, Pin), Error> {
+        let settings = &self.inner.settings;
+        let file = Temporary(self.inner.images.work_folder().join(format!("code-{}.zip", random_hex(8))));
+        let bound = settings.code_max_mib << 20;
+        self.inner
+            .fetch
+            .fetch(address, &file.0, bound, settings.code_from_private_addresses)
+            .await
+            .map_err(|error| Error::invalid("code_address", error.to_string()))?;
+        let images = self.inner.images.clone();
+        let budget = Budget { bytes: settings.code_unpacked_max_mib << 20, entries: settings.code_max_entries };
+        let unpacked =
+            tokio::task::spawn_blocking(move || {
+                let (layer, pin) = unpack_zip(&images, &file.0, Path::new(APP.trim_start_matches('/')), budget)
+                    .map_err(|error| match Error::from(error) {
+                        Error::Invalid { message, .. } => Error::invalid("code_address", message),
+                        other => other,
+                    })?;
+                let folder = images
+                    .tree_of(&layer.digest)
+                    .ok_or_else(|| Error::Bug("a layer that was just made is gone".into()))?
+                    .join(APP.trim_start_matches('/'));
+                Ok((layer.digest.to_string(), runtime.start(&folder)?, pin))
+            });
+        let result = unpacked.await.map_err(|e| Error::Bug(e.to_string()))?;
+        if result.is_err() {
+            self.collect_layers_soon();
+        }
+        result
+    }
+
+    async fn start_app(&self, caller: &Caller, made: &Container, runtime: &Runtime) -> Result<Container, Error> {
+        let started = self.container_start(caller, made.uid.as_str()).await?;
+        let ready_by = Instant::now() + Duration::from_secs(self.inner.settings.ready_wait_s);
+        let Some(address) = started.address else { return Ok(started) };
+        while Instant::now() < ready_by {
+            if let State::Exited(exit) = self.inner.engine.observe(&started.uid).await?.state {
+                let said = self.last_lines(caller, made).await;
+                let why = if exit.oom_killed { ", killed for want of memory" } else { "" };
+                let message = format!("the application ended at once with exit code {}{why}{said}", exit.code);
+                return Err(Error::invalid("code_address", message));
+            }
+            let socket = SocketAddr::from((address, runtime.port));
+            let tried = tokio::time::timeout(Duration::from_secs(1), tokio::net::TcpStream::connect(socket)).await;
+            if matches!(tried, Ok(Ok(_))) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.container(caller, made.uid.as_str()).await
+    }
+
+    /// The end of its output, for the message about its failure.
+    async fn last_lines(&self, caller: &Caller, made: &Container) -> String {
+        let options = LogOptions { since: None, tail: Some(5) };
+        let Ok(mut log) = self.container_logs(caller, made.uid.as_str(), &options, false).await else {
+            return String::new();
+        };
+        let mut said = String::new();
+        while let Ok(Some(line)) = log.next().await {
+            said.push_str(&String::from_utf8_lossy(&line.text));
+            said.push(if line.ends { '\n' } else { ' ' });
+        }
+        let said: String = said.trim().chars().take(2000).collect();
+        if said.is_empty() { said } else { format!("; it said: {said}") }
+    }
+}
+
+fn container_for(runtime: &Runtime, new: &NewApp, command: Vec<String>, ports: (u16, u16)) -> NewContainer {
+    let mut mounts = Vec::new();
+    if runtime.kind == RuntimeKind::Static {
+        mounts.push(Mount { target: PROGRAM.into(), source: MountSource::Program, read_only: true });
+    }
+    NewContainer {
+        image: runtime.image.clone(),
+        entrypoint: Some(command),
+        env: vec![format!("PORT={}", runtime.port)],
+        working_dir: Some(APP.to_owned()),
+        memory: Some(new.memory),
+        mounts,
+        network: NetworkMode::Bridge,
+        ports: vec![PortAsked {
+            protocol: PortProtocol::Tcp,
+            host_ip: None,
+            host_ports: ports,
+            container_port: Some(runtime.port),
+        }],
+        labels: [("berth.runtime".to_owned(), new.runtime.clone())].into(),
+        ..NewContainer::default()
+    }
+}

@@ -1,0 +1,116 @@
+//! The core: its parts and its start.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use berth_engine::Engine;
+use berth_image::Store as Images;
+use berth_store::{Store, Tx};
+use tokio::sync::{Semaphore, broadcast};
+
+use crate::apps::Fetch;
+use crate::error::Error;
+use crate::events::Event;
+use crate::settings::Settings;
+
+pub(crate) struct Inner {
+    pub(crate) store: Store,
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) images: Images,
+    pub(crate) fetch: Arc<dyn Fetch>,
+    pub(crate) settings: Settings,
+    pub(crate) events: broadcast::Sender<Event>,
+    pub(crate) builds: Arc<Semaphore>,
+    /// Held shared while layers go from pinned to written down, alone while unused ones are collected.
+    pub(crate) gate: tokio::sync::RwLock<()>,
+    locks: Mutex<HashMap<i64, Weak<tokio::sync::Mutex<()>>>>,
+    pub(crate) tokens: Mutex<HashMap<String, (crate::tokens::Caller, std::time::Instant)>>,
+}
+
+/// Everything berth does. Cheap to clone.
+#[derive(Clone)]
+pub struct Core {
+    pub(crate) inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Core")
+    }
+}
+
+impl Core {
+    /// Puts the parts together, makes engine and records agree, and keeps them so in the background.
+    ///
+    /// # Errors
+    /// The records can't be read.
+    pub async fn open(
+        store: Store,
+        engine: Arc<dyn Engine>,
+        images: Images,
+        fetch: Arc<dyn Fetch>,
+        settings: Settings,
+    ) -> Result<Self, Error> {
+        let inner = Inner {
+            store,
+            engine,
+            images,
+            fetch,
+            builds: Arc::new(Semaphore::new(settings.builds_at_once.max(1))),
+            settings,
+            events: broadcast::channel(4096).0,
+            gate: tokio::sync::RwLock::default(),
+            locks: Mutex::default(),
+            tokens: Mutex::default(),
+        };
+        let core = Self { inner: Arc::new(inner) };
+        core.forget_unanswered().await?;
+        crate::reconcile::begin(&core).await?;
+        Ok(core)
+    }
+
+    async fn forget_unanswered(&self) -> Result<(), Error> {
+        self.write(|tx| tx.idempotency_forget(0, true).map(drop).map_err(Error::from)).await
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> &Settings {
+        &self.inner.settings
+    }
+
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Tx<'_>) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.inner.store.write(work).await
+    }
+
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Tx<'_>) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.inner.store.read(work).await
+    }
+
+    /// One operation on a container at a time.
+    pub(crate) fn lock(&self, container: i64) -> Arc<tokio::sync::Mutex<()>> {
+        let mut locks = self.inner.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lock) = locks.get(&container).and_then(Weak::upgrade) {
+            return lock;
+        }
+        if locks.len() > 1024 {
+            locks.retain(|_, lock| lock.strong_count() > 0);
+        }
+        let lock = Arc::new(tokio::sync::Mutex::new(()));
+        locks.insert(container, Arc::downgrade(&lock));
+        lock
+    }
+
+    /// Whether the database answers; for readiness.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub async fn ready(&self) -> Result<(), Error> {
+        self.read(|tx| tx.event_newest().map(drop).map_err(Error::from)).await
+    }
+}

@@ -1,0 +1,153 @@
+//! What can go wrong, and to whom it is told.
+
+use berth_engine::EngineError;
+
+/// The kinds that dialects translate. A match over them has no `_`: each dialect decides anew when one is added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FaultKind {
+    /// A value is missing, of the wrong form, or out of range.
+    Invalid,
+    /// There is no such thing, or it is another account's.
+    NotFound,
+    /// A name is taken.
+    Duplicate,
+    /// It can't be done in the state that the thing is in.
+    WrongState,
+    /// Something else still uses it.
+    InUse,
+    /// The host has no room, or too much is under way.
+    NoRoom,
+    /// The caller may not.
+    Forbidden,
+    /// It took too long.
+    Timeout,
+    /// berth's own fault.
+    Bug,
+}
+
+/// Why a use case failed. The text is for the client; the cause, in `source()`, is for the log.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// See [`FaultKind::Invalid`].
+    #[error("{field}: {message}")]
+    Invalid {
+        /// The value's name in the core's words.
+        field: &'static str,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// See [`FaultKind::NotFound`].
+    #[error("no such {what}: {name}")]
+    NotFound {
+        /// `container`, `image` …
+        what: &'static str,
+        /// What was asked for.
+        name: String,
+    },
+    /// See [`FaultKind::Duplicate`].
+    #[error("{0}")]
+    Duplicate(String),
+    /// See [`FaultKind::WrongState`].
+    #[error("{0}")]
+    WrongState(String),
+    /// See [`FaultKind::InUse`].
+    #[error("{0}")]
+    InUse(String),
+    /// See [`FaultKind::NoRoom`].
+    #[error("{0}")]
+    NoRoom(String),
+    /// See [`FaultKind::Forbidden`].
+    #[error("{0}")]
+    Forbidden(String),
+    /// See [`FaultKind::Timeout`].
+    #[error("{0} took too long")]
+    Timeout(String),
+    /// The engine failed.
+    #[error("the engine failed")]
+    Engine(#[source] EngineError),
+    /// The database failed.
+    #[error("the database failed")]
+    Store(#[source] berth_store::Error),
+    /// The image store failed.
+    #[error("the image store failed")]
+    Image(#[source] berth_image::Error),
+    /// Something that can't be.
+    #[error("internal error")]
+    Bug(String),
+}
+
+impl Error {
+    /// Which kind it is.
+    pub fn kind(&self) -> FaultKind {
+        match self {
+            Self::Invalid { .. } => FaultKind::Invalid,
+            Self::NotFound { .. } => FaultKind::NotFound,
+            Self::Duplicate(_) => FaultKind::Duplicate,
+            Self::WrongState(_) => FaultKind::WrongState,
+            Self::InUse(_) => FaultKind::InUse,
+            Self::NoRoom(_) => FaultKind::NoRoom,
+            Self::Forbidden(_) => FaultKind::Forbidden,
+            Self::Timeout(_) => FaultKind::Timeout,
+            Self::Engine(_) | Self::Store(_) | Self::Image(_) | Self::Bug(_) => FaultKind::Bug,
+        }
+    }
+
+    /// What a client may read: no path, SQL or backtrace.
+    pub fn public(&self) -> String {
+        self.to_string()
+    }
+
+    /// The whole chain, for the log.
+    pub fn chain(&self) -> String {
+        let mut text = match self {
+            Self::Bug(what) => format!("{self}: {what}"),
+            _ => self.to_string(),
+        };
+        let mut next = std::error::Error::source(self);
+        while let Some(cause) = next {
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
+            next = cause.source();
+        }
+        text
+    }
+
+    pub(crate) fn invalid(field: &'static str, message: impl Into<String>) -> Self {
+        Self::Invalid { field, message: message.into() }
+    }
+}
+
+impl From<berth_store::Error> for Error {
+    fn from(error: berth_store::Error) -> Self {
+        match error {
+            berth_store::Error::Duplicate(what) => Self::Duplicate(format!("{what} exists already")),
+            other => Self::Store(other),
+        }
+    }
+}
+
+impl From<EngineError> for Error {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::NoSuchUnit(id) => Self::NotFound { what: "container", name: id.to_string() },
+            EngineError::NotRunning(_) => Self::WrongState(error.to_string()),
+            EngineError::PortInUse(..) => Self::InUse(error.to_string()),
+            EngineError::NoFreePort(..) | EngineError::NoRoom(_) => Self::NoRoom(error.to_string()),
+            EngineError::Start(text) => Self::invalid("start", text),
+            EngineError::Timeout(what) => Self::Timeout(what),
+            EngineError::Failed(_) => Self::Engine(error),
+        }
+    }
+}
+
+impl From<berth_image::Error> for Error {
+    fn from(error: berth_image::Error) -> Self {
+        if error.is_clients() {
+            return Self::invalid("archive", error.to_string());
+        }
+        match error {
+            berth_image::Error::DiskFull { .. } => Self::NoRoom(error.to_string()),
+            other => Self::Image(other),
+        }
+    }
+}

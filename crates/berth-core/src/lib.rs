@@ -1,0 +1,46 @@
+//! What berth does, told without protocol, SQL or kernel.
+//!
+//! A use case is a method of [`Core`]; it takes the [`Caller`] and answers with its own words or an [`Error`], which every
+//! dialect translates for itself. What was asked is written down before the engine hears of it; what is true is observed,
+//! never assumed: a reconciler compares both, woken by the engine's nudges and by a timer.
+
+mod apps;
+mod containers;
+mod core;
+mod error;
+mod events;
+mod host;
+mod images;
+mod reconcile;
+mod runtimes;
+mod settings;
+mod tokens;
+
+pub use apps::{App, Fetch, FetchError, NewApp};
+pub use containers::{Container, ContainerState, LogFollower, NewContainer, Page, Usage};
+pub use core::Core;
+pub use error::{Error, FaultKind};
+pub use events::Event;
+pub use host::Host;
+pub use images::{Image, Removed};
+pub use runtimes::{Runtime, RuntimeKind};
+pub use settings::Settings;
+pub use tokens::{Administrator, Caller, NewToken, Role, Token};
+
+/// Random bytes in hexadecimal: ids and secrets.
+pub(crate) fn random_hex(bytes: usize) -> String {
+    use std::io::Read;
+    let mut buffer = vec![0; bytes];
+    // /dev/urandom can't fail on Linux once it is open; without it there is no safe way on.
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut buffer))
+        .unwrap_or_else(|error| panic!("/dev/urandom: {error}"));
+    buffer.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Now, nanoseconds since 1970.
+pub(crate) fn now() -> i64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX))
+}

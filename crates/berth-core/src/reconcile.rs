@@ -1,0 +1,126 @@
+//! Wanted against observed: woken by the engine's nudges and a timer, given no input.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use berth_engine::{State, UnitId};
+use berth_store::ContainerFilter;
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::containers::{Container, ContainerState, container};
+use crate::core::Core;
+use crate::error::Error;
+use crate::now;
+
+/// Everything is looked at so often even if nobody nudges.
+const ROUND: Duration = Duration::from_secs(60);
+const DAY_NS: i64 = 86_400_000_000_000;
+
+/// Brings records and engine together once, then goes on in the background.
+pub(crate) async fn begin(core: &Core) -> Result<(), Error> {
+    let mut changes = core.inner.engine.changes();
+    round(core, true).await?;
+    let weak = std::sync::Arc::downgrade(&core.inner);
+    tokio::spawn(async move {
+        loop {
+            let nudged = tokio::time::timeout(ROUND, changes.recv()).await;
+            let Some(inner) = weak.upgrade() else { return };
+            let core = Core { inner };
+            let result = match nudged {
+                Ok(Ok(id)) => one(&core, &id).await,
+                // Too many nudges to count, or none for a while.
+                Ok(Err(RecvError::Lagged(_))) | Err(_) => round(&core, false).await,
+                Ok(Err(RecvError::Closed)) => return,
+            };
+            if let Err(error) = result {
+                tracing::warn!(error = error.chain(), "containers could not be reconciled");
+            }
+        }
+    });
+    Ok(())
+}
+
+async fn one(core: &Core, id: &UnitId) -> Result<(), Error> {
+    let uid = id.to_string();
+    let row = core.read(move |tx| Ok(tx.container_by_uid(&uid)?)).await?;
+    if let Some(row) = row {
+        // A task of its own: this one may have to wait for whoever works on the container, others must not.
+        let core = core.clone();
+        tokio::spawn(async move {
+            if let Err(error) = settle(&core, row.id, false).await {
+                tracing::warn!(container = row.uid, error = error.chain(), "a container could not be reconciled");
+            }
+        });
+    }
+    Ok(())
+}
+
+/// All containers; at the start also what a crash left half done and what nobody owns.
+async fn round(core: &Core, start: bool) -> Result<(), Error> {
+    let all =
+        core.read(|tx| Ok(tx.containers(&ContainerFilter { limit: u32::MAX, ..ContainerFilter::default() })?)).await?;
+    for row in &all {
+        if let Err(error) = settle(core, row.id, start).await {
+            tracing::warn!(container = row.uid, error = error.chain(), "a container could not be reconciled");
+        }
+    }
+    if start {
+        let known: HashSet<String> = all.into_iter().map(|row| row.uid).collect();
+        for id in core.inner.engine.list().await? {
+            if !known.contains(id.as_str()) {
+                tracing::info!(container = %id, "the engine has a container that nobody owns; it is removed");
+                core.inner.engine.remove(&id).await?;
+            }
+        }
+        core.collect_layers().await?;
+    }
+    let days = i64::from(core.inner.settings.event_days);
+    core.write(move |tx| {
+        tx.events_forget(now() - days * DAY_NS)?;
+        tx.idempotency_forget(now() - DAY_NS, false)?;
+        Ok(())
+    })
+    .await
+}
+
+/// Brings one container's record in line with what is the case, and finishes what a crash interrupted.
+async fn settle(core: &Core, id: i64, start: bool) -> Result<(), Error> {
+    let lock = core.lock(id);
+    let _busy = lock.lock().await;
+    let Some(row) = core.read(move |tx| Ok(tx.container(id)?)).await? else { return Ok(()) };
+    let wanted = row.wanted.clone();
+    let before = container(row)?;
+    if wanted == "removed" {
+        return core.erase(&before).await;
+    }
+    let observed = core.inner.engine.observe(&before.uid).await?;
+    if start && wanted == "running" && (observed.run as i64) < before.runs {
+        // Acknowledged, or about to be, when the server died: it is done now.
+        let placement = core.inner.engine.create(&before.spec).await?;
+        let placed = Container { address: placement.address, ports: placement.ports, ..before };
+        if let Err(error) = core.run(placed).await {
+            tracing::warn!(error = error.chain(), "a container that was being started could not be");
+        }
+        return Ok(());
+    }
+    let mut after = before.clone();
+    after.observe(&observed.state);
+    if after.exit.is_none() && after.state == ContainerState::Exited {
+        // The engine lost it: its folder is gone.
+        after.error = Some("the container's files are gone".into());
+    }
+    let auto_remove = after.auto_remove && matches!(observed.state, State::Exited(_));
+    if after != before {
+        let event = match (before.state, after.state) {
+            (ContainerState::Exited, ContainerState::Exited) | (_, ContainerState::Created) => None,
+            (_, ContainerState::Exited) if after.exit.as_ref().is_some_and(|e| e.oom_killed) => Some("container.oom"),
+            (_, ContainerState::Exited) => Some("container.exited"),
+            (_, ContainerState::Running) => Some("container.started"),
+        };
+        after = core.record(after, event).await?;
+    }
+    if auto_remove {
+        core.erase(&after).await?;
+    }
+    Ok(())
+}

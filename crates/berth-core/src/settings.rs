@@ -1,0 +1,59 @@
+//! Settings of the core.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::runtimes::{Runtime, defaults};
+
+/// What an administrator can set of the core's behaviour.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Host ports that are chosen from where none is named, and by the `standalone` dialect; first and last.
+    pub port_range: (u16, u16),
+    /// Processes and threads a container may have unless it says otherwise.
+    pub pids_limit: u64,
+    /// Seconds between the stop signal and the kill, unless a container says otherwise.
+    pub stop_timeout_s: u64,
+    /// Folders of the host below which bind mounts are allowed for users; administrators may bind anything.
+    pub bind_prefixes: Vec<String>,
+    /// Days that events are kept.
+    pub event_days: u32,
+    /// Applications that may be built at a time.
+    pub builds_at_once: usize,
+    /// Seconds that building an application may take, download and start included.
+    pub build_timeout_s: u64,
+    /// Seconds to wait for an application to accept connections before its build is answered all the same.
+    pub ready_wait_s: u64,
+    /// Largest archive of an application's code that is downloaded, MiB.
+    pub code_max_mib: u64,
+    /// Largest size of an application's code unpacked, MiB.
+    pub code_unpacked_max_mib: u64,
+    /// Most entries of an archive of code.
+    pub code_max_entries: u64,
+    /// Whether code may be fetched from loopback and private addresses. Link-local and metadata addresses never are.
+    pub code_from_private_addresses: bool,
+    /// Runtimes of the `standalone` dialect by name.
+    pub runtimes: BTreeMap<String, Runtime>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            port_range: (10_000, 30_000),
+            pids_limit: 4096,
+            stop_timeout_s: 10,
+            bind_prefixes: Vec::new(),
+            event_days: 30,
+            builds_at_once: 8,
+            build_timeout_s: 300,
+            ready_wait_s: 20,
+            code_max_mib: 512,
+            code_unpacked_max_mib: 2048,
+            code_max_entries: 200_000,
+            code_from_private_addresses: true,
+            runtimes: defaults(),
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Who calls: accounts and tokens.
+
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use berth_image::Digest;
+use serde::{Deserialize, Serialize};
+
+use crate::core::Core;
+use crate::error::Error;
+use crate::{now, random_hex};
+
+/// How long a token that was found good is not looked up again; a revocation clears it at once.
+const REMEMBERED: Duration = Duration::from_secs(30);
+
+/// What a caller may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Everything, for every account.
+    Admin,
+    /// Everything of its own account.
+    User,
+}
+
+/// Somebody whose token was good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    /// The account.
+    pub account: i64,
+    /// What it may do.
+    pub role: Role,
+}
+
+/// A token without its secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// Number.
+    pub id: i64,
+    /// What its owner calls it.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// Nanoseconds since 1970.
+    pub created_at: i64,
+    /// Nanoseconds since 1970; never if `None`.
+    pub expires_at: Option<i64>,
+}
+
+/// A token that was just made: the only time its secret is seen.
+#[derive(Debug)]
+pub struct NewToken {
+    /// What is kept of it.
+    pub token: Token,
+    /// What a client sends.
+    pub secret: String,
+}
+
+/// The administrator's credentials, made at the first start.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Administrator {
+    /// For every dialect that takes a token.
+    pub token: String,
+    /// For dialects that sign.
+    pub access_key: String,
+    /// Its secret.
+    pub secret_key: String,
+}
+
+fn hash(secret: &str) -> String {
+    Digest::of(secret.as_bytes()).hex()
+}
+
+fn role(text: &str) -> Role {
+    if text == "admin" { Role::Admin } else { Role::User }
+}
+
+fn token(row: berth_store::Token) -> Token {
+    Token { id: row.id, name: row.name, role: role(&row.role), created_at: row.created_at, expires_at: row.expires_at }
+}
+
+impl Core {
+    /// Makes the first account and its administrator, if there is no account yet. `given` are credentials that are written
+    /// down outside already: an interrupted first start is taken up with the same ones.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub async fn administrator(&self, given: Option<Administrator>) -> Result<Option<Administrator>, Error> {
+        let made = given.unwrap_or_else(|| Administrator {
+            token: format!("berth_{}", random_hex(24)),
+            access_key: random_hex(10),
+            secret_key: random_hex(20),
+        });
+        self.write(move |tx| {
+            if !tx.accounts()?.is_empty() {
+                return Ok(None);
+            }
+            let account = tx.account_add("admin", now())?;
+            tx.token_add(account, "administrator", &hash(&made.token), "admin", now(), None)?;
+            Ok(Some(made))
+        })
+        .await
+    }
+
+    /// Whose token this is; `None` for one that is unknown, expired or revoked.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub async fn authenticate(&self, secret: &str) -> Result<Option<Caller>, Error> {
+        let hash = hash(secret);
+        {
+            let known = self.inner.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((caller, at)) = known.get(&hash)
+                && at.elapsed() < REMEMBERED
+            {
+                return Ok(Some(*caller));
+            }
+        }
+        let wanted = hash.clone();
+        let Some(row) = self.read(move |tx| Ok(tx.token_by_hash(&wanted, now())?)).await? else { return Ok(None) };
+        let caller = Caller { account: row.account_id, role: role(&row.role) };
+        // One that expires soon is looked up each time.
+        let lasting = row.expires_at.is_none_or(|at| at > now() + REMEMBERED.as_nanos() as i64);
+        if lasting {
+            let mut known = self.inner.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+            if known.len() > 10_000 {
+                known.clear();
+            }
+            known.insert(hash, (caller, Instant::now()));
+        }
+        Ok(Some(caller))
+    }
+
+    /// Makes a token. Only an administrator can give `account` (a name; made if it is new) or the role of one.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`], [`Error::Invalid`], or the database's own.
+    pub async fn token_create(
+        &self,
+        caller: &Caller,
+        name: &str,
+        wanted: Role,
+        account: Option<String>,
+        lifetime: Option<Duration>,
+    ) -> Result<NewToken, Error> {
+        if caller.role != Role::Admin && (wanted == Role::Admin || account.is_some()) {
+            return Err(Error::Forbidden("only an administrator makes tokens for others".into()));
+        }
+        check_name("name", name)?;
+        if let Some(account) = &account {
+            check_name("account", account)?;
+        }
+        let secret = format!("berth_{}", random_hex(24));
+        let hashed = hash(&secret);
+        let (own, name) = (caller.account, name.to_owned());
+        let text = if wanted == Role::Admin { "admin" } else { "user" };
+        let expires = lifetime.map(|l| now().saturating_add(i64::try_from(l.as_nanos()).unwrap_or(i64::MAX)));
+        let row = self
+            .write(move |tx| {
+                let id = match account {
+                    None => own,
+                    Some(wanted) => match tx.accounts()?.into_iter().find(|a| a.name == wanted) {
+                        Some(found) => found.id,
+                        None => tx.account_add(&wanted, now())?,
+                    },
+                };
+                Ok(tx.token_add(id, &name, &hashed, text, now(), expires)?)
+            })
+            .await?;
+        Ok(NewToken { token: token(row), secret })
+    }
+
+    /// The account's tokens.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub async fn tokens(&self, caller: &Caller) -> Result<Vec<Token>, Error> {
+        let account = caller.account;
+        let rows = self.read(move |tx| Ok(tx.tokens(account)?)).await?;
+        Ok(rows.into_iter().map(token).collect())
+    }
+
+    /// Revokes a token, at once.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or the database's own.
+    pub async fn token_revoke(&self, caller: &Caller, id: i64) -> Result<(), Error> {
+        let account = caller.account;
+        let found = self.write(move |tx| Ok(tx.token_revoke(account, id, now())?)).await?;
+        self.inner.tokens.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        if found { Ok(()) } else { Err(Error::NotFound { what: "token", name: id.to_string() }) }
+    }
+}
+
+/// Names that people give: 1 to 128 letters, digits, `_`, `.`, `-`, not beginning with a sign. Letters of any script.
+pub(crate) fn check_name(field: &'static str, name: &str) -> Result<(), Error> {
+    let length = name.chars().count();
+    let good = (1..=128).contains(&length)
+        && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '.' | '-'))
+        && name.starts_with(char::is_alphanumeric);
+    if good {
+        return Ok(());
+    }
+    let rule = "1 to 128 letters, digits, '_', '.' or '-', beginning with a letter or digit";
+    Err(Error::invalid(field, format!("{name:?} is not a name: {rule}")))
+}

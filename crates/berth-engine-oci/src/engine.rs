@@ -1,0 +1,382 @@
+//! The engine's state, its start, and the trait.
+
+use std::collections::HashMap;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use berth_engine::{
+    Abilities, Changes, Engine, EngineError, LogOptions, LogReader, Observed, Placement, State, Stats, UnitId, UnitSpec,
+};
+use berth_image::Store as Images;
+use berth_net::{Netns, Network, link_stats};
+use berth_runtime::cgroup::{Cgroup, Hierarchies};
+use berth_runtime::{LogLimits, Zygote};
+use tokio::sync::{Semaphore, broadcast};
+
+use crate::instance::{Instance, failed};
+use crate::output::Output;
+use crate::places::Places;
+use crate::unit::{Fixed, UNIT, Unit, read_json};
+
+/// How the engine is set up.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// The program whose `main` begins with [`berth_runtime::zygote_main`]; also what `MountSource::Program` mounts.
+    pub program: PathBuf,
+    /// Gateway and prefix length of the containers' network; a free one is chosen if `None`.
+    pub subnet: Option<(Ipv4Addr, u8)>,
+    /// Name servers for containers where the host's own are on its loopback.
+    pub dns: Vec<String>,
+    /// Rotation of logs.
+    pub log: LogLimits,
+    /// Starts under way at a time; the rest wait in line. The kernel's rtnl lock is the ceiling: more in flight make each
+    /// start slower and none more of them a second.
+    pub starts_at_once: usize,
+    /// Whether the cgroup hierarchy is remounted with `favordynmods` (faster starts).
+    pub favor_dynamic_modifications: bool,
+}
+
+impl Options {
+    /// Defaults for a folder.
+    pub fn new(folder: PathBuf, program: PathBuf) -> Self {
+        Self {
+            folder,
+            program,
+            subnet: None,
+            dns: vec!["223.5.5.5".into(), "1.1.1.1".into()],
+            log: LogLimits::default(),
+            starts_at_once: 6,
+            favor_dynamic_modifications: true,
+        }
+    }
+}
+
+/// Network namespaces made ahead of their use.
+const NETNS_AHEAD: usize = 8;
+
+pub(crate) struct Inner {
+    pub(crate) options: Options,
+    pub(crate) instance: Instance,
+    pub(crate) network: Network,
+    pub(crate) hierarchies: Hierarchies,
+    pub(crate) images: Images,
+    pub(crate) zygote: Zygote,
+    pub(crate) places: Mutex<Places>,
+    units: Mutex<HashMap<UnitId, Arc<Unit>>>,
+    pub(crate) changes: broadcast::Sender<UnitId>,
+    pub(crate) starts: Semaphore,
+    pub(crate) next_link: std::sync::atomic::AtomicU64,
+    netns: Mutex<Vec<Netns>>,
+    host_memory: u64,
+}
+
+/// Containers on this machine.
+#[derive(Clone)]
+pub struct OciEngine {
+    pub(crate) inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for OciEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OciEngine").field("folder", &self.inner.options.folder).finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    pub(crate) fn units(&self) -> MutexGuard<'_, HashMap<UnitId, Arc<Unit>>> {
+        self.units.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn places(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn unit(&self, id: &UnitId) -> Result<Arc<Unit>, EngineError> {
+        self.units().get(id).cloned().ok_or_else(|| EngineError::NoSuchUnit(id.clone()))
+    }
+
+    pub(crate) fn units_folder(&self) -> PathBuf {
+        self.options.folder.join("units")
+    }
+
+    pub(crate) fn trash(&self) -> PathBuf {
+        self.options.folder.join("trash")
+    }
+
+    pub(crate) fn cgroup(&self, id: &UnitId) -> Cgroup {
+        Cgroup::new(self.hierarchies.clone(), &self.instance.cgroup_parent(), id.as_str())
+    }
+
+    pub(crate) fn nudge(&self, id: &UnitId) {
+        // Nobody listening is fine.
+        let _ = self.changes.send(id.clone());
+    }
+
+    /// One made ahead if there is one.
+    pub(crate) fn take_netns(&self) -> Result<Netns, EngineError> {
+        let kept = self.netns.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        kept.map_or_else(|| Netns::create().map_err(failed("make a network namespace")), Ok)
+    }
+
+    pub(crate) fn refill_netns(&self) {
+        loop {
+            if self.netns.lock().unwrap_or_else(PoisonError::into_inner).len() >= NETNS_AHEAD {
+                return;
+            }
+            let Ok(netns) = Netns::create() else { return };
+            self.netns.lock().unwrap_or_else(PoisonError::into_inner).push(netns);
+        }
+    }
+}
+
+/// Bytes of memory of the machine, and available now.
+pub(crate) fn host_memory() -> Option<(u64, u64)> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let field = |key: &str| {
+        text.lines().find_map(|line| line.strip_prefix(key)?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok())
+    };
+    Some((field("MemTotal:")? * 1024, field("MemAvailable:")? * 1024))
+}
+
+impl OciEngine {
+    /// Starts the engine: rules and bridge in place, containers that run taken over, what has no owner removed. Within a
+    /// tokio runtime; blocks for some ten milliseconds.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn open(options: Options, images: Images) -> Result<Self, EngineError> {
+        let folder = &options.folder;
+        for name in ["units", "trash"] {
+            let path = folder.join(name);
+            fs::create_dir_all(&path).map_err(failed(format!("make {}", path.display())))?;
+        }
+        let instance = Instance::load_or_choose(folder, options.subnet)?;
+        let hierarchies = Hierarchies::detect().map_err(failed("find the cgroups"))?;
+        if options.favor_dynamic_modifications
+            && let Err(error) = Hierarchies::favor_dynamic_modifications()
+        {
+            tracing::info!(%error, "cgroup2 can't be remounted with favordynmods: starts may wait some 14 ms");
+        }
+        let zygote = Zygote::start(&options.program).map_err(failed("start the zygote"))?;
+        let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let inner = Arc::new(Inner {
+            network: instance.network(),
+            instance,
+            hierarchies,
+            images,
+            zygote,
+            places: Mutex::default(),
+            units: Mutex::default(),
+            changes: broadcast::channel(4096).0,
+            starts: Semaphore::new(options.starts_at_once.max(1)),
+            // Link names are never used twice, not even by the next server: removal is asynchronous in the kernel.
+            next_link: (since_epoch.as_millis() as u64).into(),
+            netns: Mutex::default(),
+            host_memory: host_memory().map_or(0, |(total, _)| total),
+            options,
+        });
+        let engine = Self { inner };
+        engine.take_over()?;
+        let inner = engine.inner.clone();
+        tokio::task::spawn_blocking(move || {
+            inner.refill_netns();
+            inner.empty_trash();
+        });
+        let inner = Arc::downgrade(&engine.inner);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(Duration::from_secs(30)).await;
+                let Some(inner) = inner.upgrade() else { return };
+                let _ = tokio::task::spawn_blocking(move || match inner.network.forward_accept() {
+                    Ok(true) => tracing::info!("rules in the host's FORWARD chain were missing and are in place again"),
+                    Ok(false) => {}
+                    Err(error) => tracing::warn!(%error, "the host's FORWARD chain could not be checked"),
+                })
+                .await;
+            }
+        });
+        Ok(engine)
+    }
+
+    /// Reads the folders, asks which shims live, and makes kernel and memory agree with it.
+    fn take_over(&self) -> Result<(), EngineError> {
+        let inner = &self.inner;
+        let mut published = Vec::new();
+        let folder = inner.units_folder();
+        for entry in fs::read_dir(&folder).map_err(failed(format!("list {}", folder.display())))? {
+            let path = entry.map_err(failed(format!("list {}", folder.display())))?.path();
+            let unit = match load(&path) {
+                Ok(Some(unit)) => unit,
+                Ok(None) => {
+                    tracing::warn!(folder = %path.display(), "a folder that is no container's is left alone");
+                    continue;
+                }
+                Err(error) => {
+                    tracing::warn!(folder = %path.display(), %error, "a container's folder can't be read; it is left alone");
+                    continue;
+                }
+            };
+            let unit = Arc::new(unit);
+            inner.places().remember(unit.id(), unit.fixed.placement.address, &unit.fixed.placement.ports);
+            let (observed, live) = unit.look().map_err(failed(format!("look at {}", path.display())))?;
+            unit.known().observed = observed;
+            inner.units().insert(unit.id().clone(), unit.clone());
+            match live {
+                Some((shim, init, run)) => {
+                    published.extend(unit.published());
+                    self.attend(&unit, shim, &init, &run)?;
+                }
+                None => {
+                    if let Err(error) = inner.cgroup(unit.id()).remove() {
+                        tracing::warn!(container = %unit.id(), %error, "a cgroup that is left could not be removed");
+                    }
+                }
+            }
+        }
+        for id in Cgroup::list(&inner.hierarchies, &inner.instance.cgroup_parent()) {
+            let owned = id.parse::<UnitId>().is_ok_and(|id| inner.units().contains_key(&id));
+            if !owned {
+                tracing::info!(container = id, "a cgroup without a container is removed");
+                if let Err(error) =
+                    Cgroup::new(inner.hierarchies.clone(), &inner.instance.cgroup_parent(), &id).remove()
+                {
+                    tracing::warn!(container = id, %error, "a cgroup without a container could not be removed");
+                }
+            }
+        }
+        inner.network.ensure(&published).map_err(|e| EngineError::Failed(e.to_string()))
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> Result<T, EngineError> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let inner = self.inner.clone();
+        tokio::task::spawn_blocking(move || work(&inner))
+            .await
+            .unwrap_or_else(|error| Err(EngineError::Failed(format!("a step was broken off: {error}"))))
+    }
+}
+
+fn load(path: &Path) -> std::io::Result<Option<Unit>> {
+    let Some(fixed) = read_json::<Fixed>(&path.join(UNIT))? else { return Ok(None) };
+    if path.file_name().is_none_or(|name| name != fixed.spec.id.as_str()) {
+        return Ok(None);
+    }
+    Ok(Some(Unit::new(path.to_owned(), fixed, Observed { state: State::Created, run: 0 })))
+}
+
+#[async_trait]
+impl Engine for OciEngine {
+    fn abilities(&self) -> Abilities {
+        Abilities { survives_server: true, publishes_ports: true, logs: true }
+    }
+
+    async fn create(&self, spec: &UnitSpec) -> Result<Placement, EngineError> {
+        if let Ok(unit) = self.inner.unit(&spec.id) {
+            return Ok(unit.fixed.placement.clone());
+        }
+        let spec = spec.clone();
+        self.blocking(move |inner| inner.create(&spec)).await
+    }
+
+    async fn start(&self, id: &UnitId, run: u64) -> Result<(), EngineError> {
+        let unit = self.inner.unit(id)?;
+        let _busy = unit.busy.lock().await;
+        {
+            let known = unit.known();
+            if known.live.is_some() || known.observed.run >= run {
+                return Ok(());
+            }
+        }
+        let Ok(_place) = self.inner.starts.acquire().await else {
+            return Err(EngineError::Failed("the engine is closing".into()));
+        };
+        let started = unit.clone();
+        let (shim, init, run) = self.blocking(move |inner| inner.start(&started, run)).await?;
+        self.attend(&unit, shim, &init, &run)?;
+        self.inner.nudge(id);
+        let inner = self.inner.clone();
+        tokio::task::spawn_blocking(move || inner.refill_netns());
+        Ok(())
+    }
+
+    async fn signal(&self, id: &UnitId, signal: i32) -> Result<(), EngineError> {
+        let unit = self.inner.unit(id)?;
+        let live = unit.known().live.clone().ok_or_else(|| EngineError::NotRunning(id.clone()))?;
+        live.init.signal(signal).map_err(failed(format!("send signal {signal} to {id}")))
+    }
+
+    async fn stop(&self, id: &UnitId, signal: i32, grace: Duration) -> Result<(), EngineError> {
+        let unit = self.inner.unit(id)?;
+        let _busy = unit.busy.lock().await;
+        unit.end(signal, grace).await
+    }
+
+    async fn remove(&self, id: &UnitId) -> Result<(), EngineError> {
+        let Ok(unit) = self.inner.unit(id) else { return Ok(()) };
+        let _busy = unit.busy.lock().await;
+        unit.end(libc::SIGKILL, Duration::ZERO).await?;
+        let gone = unit.clone();
+        self.blocking(move |inner| inner.discard(&gone)).await?;
+        self.inner.nudge(id);
+        let inner = self.inner.clone();
+        tokio::task::spawn_blocking(move || inner.empty_trash());
+        Ok(())
+    }
+
+    async fn observe(&self, id: &UnitId) -> Result<Observed, EngineError> {
+        Ok(match self.inner.unit(id) {
+            Ok(unit) => unit.known().observed.clone(),
+            Err(_) => Observed { state: State::Absent, run: 0 },
+        })
+    }
+
+    async fn list(&self) -> Result<Vec<UnitId>, EngineError> {
+        Ok(self.inner.units().keys().cloned().collect())
+    }
+
+    async fn stats(&self, ids: &[UnitId]) -> Result<Vec<(UnitId, Stats)>, EngineError> {
+        let units: Vec<_> = ids.iter().filter_map(|id| self.inner.unit(id).ok()).collect();
+        self.blocking(move |inner| {
+            let links = link_stats().map_err(|e| EngineError::Failed(e.to_string()))?;
+            let all = units.into_iter().filter_map(|unit| {
+                let live = unit.known().live.clone()?;
+                let usage = inner.cgroup(unit.id()).usage()?;
+                // The host's end of the veth sees the container's traffic the other way round.
+                let link = live.link.and_then(|index| links.get(&index)).copied().unwrap_or_default();
+                let stats = Stats {
+                    at: berth_runtime::log::now_ns(),
+                    cpu_ns: usage.cpu_ns,
+                    memory: usage.memory,
+                    memory_limit: unit.fixed.spec.memory.unwrap_or(inner.host_memory),
+                    pids: usage.pids,
+                    block_read: usage.read_bytes,
+                    block_write: usage.write_bytes,
+                    rx_bytes: link.tx_bytes,
+                    rx_packets: link.tx_packets,
+                    tx_bytes: link.rx_bytes,
+                    tx_packets: link.rx_packets,
+                };
+                Some((unit.id().clone(), stats))
+            });
+            Ok(all.collect())
+        })
+        .await
+    }
+
+    async fn logs(&self, id: &UnitId, options: &LogOptions) -> Result<Box<dyn LogReader>, EngineError> {
+        let unit = self.inner.unit(id)?;
+        Ok(Box::new(Output::open(&unit.folder, options).await?))
+    }
+
+    fn changes(&self) -> Changes {
+        self.inner.changes.subscribe()
+    }
+}

@@ -1,0 +1,388 @@
+//! Making, starting, attending, ending and discarding a container.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use berth_engine::{EngineError, Exit, MountSource, NetworkMode, Observed, Placement, State, UnitSpec};
+use berth_runtime::log::now_ns;
+use berth_runtime::{
+    Bundle, DEFAULT_CAPABILITIES, ExitStatus, Limits, Mount, MountKind, Namespace, PidFd, Process, Rootfs, StartError,
+    files,
+};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+
+use crate::engine::{Inner, OciEngine, host_memory};
+use crate::instance::failed;
+use crate::unit::{Fixed, Live, RUN, Run, UNIT, Unit, exit_of, write_json};
+
+/// How long a container may take to reach its program.
+const START_LIMIT: Duration = Duration::from_secs(30);
+/// How long a killed container may take to end.
+const KILL_LIMIT: Duration = Duration::from_secs(20);
+/// Memory that must be available before anything is started.
+const MEMORY_RESERVE: u64 = 64 << 20;
+
+impl Inner {
+    pub(crate) fn create(&self, spec: &UnitSpec) -> Result<Placement, EngineError> {
+        self.images.room().map_err(|e| EngineError::NoRoom(e.to_string()))?;
+        let mut places = self.places();
+        if let Ok(unit) = self.unit(&spec.id) {
+            return Ok(unit.fixed.placement.clone());
+        }
+        let ports = places.ports(&spec.id, &spec.ports)?;
+        let address = if spec.network == NetworkMode::Bridge {
+            match places.address(self.network.subnet) {
+                Ok(address) => Some(address),
+                Err(error) => {
+                    places.give_back(&spec.id, None);
+                    return Err(error);
+                }
+            }
+        } else {
+            None
+        };
+        drop(places);
+        let placement = Placement { address, ports };
+        let fixed = Fixed { spec: spec.clone(), placement: placement.clone() };
+        match self.make_folder(&fixed) {
+            Ok(folder) => {
+                let unit = Unit::new(folder, fixed, Observed { state: State::Created, run: 0 });
+                self.units().insert(spec.id.clone(), Arc::new(unit));
+                self.nudge(&spec.id);
+                Ok(placement)
+            }
+            Err(error) => {
+                self.places().give_back(&spec.id, address);
+                Err(error)
+            }
+        }
+    }
+
+    fn make_folder(&self, fixed: &Fixed) -> Result<PathBuf, EngineError> {
+        let id = &fixed.spec.id;
+        let making = self.trash().join(format!("making-{id}"));
+        let folder = self.units_folder().join(id.as_str());
+        let result = (|| {
+            fs::create_dir(&making)?;
+            for name in ["rootfs", "upper", "work"] {
+                fs::create_dir(making.join(name))?;
+            }
+            write_json(&making.join(UNIT), fixed)?;
+            fs::rename(&making, &folder)
+        })();
+        if result.is_err() {
+            let _ = fs::remove_dir_all(&making);
+        }
+        result.map_err(failed(format!("make the folder of {id}")))?;
+        Ok(folder)
+    }
+
+    /// Everything of a start that blocks. On failure nothing of the run is left.
+    pub(crate) fn start(&self, unit: &Unit, number: u64) -> Result<(PidFd, Process, Run), EngineError> {
+        let spec = &unit.fixed.spec;
+        if let Some((_, available)) = host_memory()
+            && available < MEMORY_RESERVE
+        {
+            return Err(EngineError::NoRoom(format!("{available} bytes of memory are available")));
+        }
+        self.bundle(unit)?.save(&unit.folder).map_err(failed("write the bundle"))?;
+        self.network_files(unit)?;
+        let mut link = None;
+        let netns = match spec.network {
+            NetworkMode::Host => None,
+            NetworkMode::None => {
+                let netns = self.take_netns()?;
+                netns.loopback_up().map_err(|e| EngineError::Failed(e.to_string()))?;
+                Some(netns)
+            }
+            NetworkMode::Bridge => {
+                let netns = self.take_netns()?;
+                let address = unit
+                    .fixed
+                    .placement
+                    .address
+                    .ok_or_else(|| EngineError::Failed("the container has no address".into()))?;
+                let name = self.link_name();
+                let index =
+                    self.network.attach(&netns, &name, address).map_err(|e| EngineError::Failed(e.to_string()))?;
+                link = Some(index);
+                Some(netns)
+            }
+        };
+        let run = Run { number, started_at: now_ns(), link };
+        files::clear(&unit.folder).map_err(failed("remove what the last run left"))?;
+        write_json(&unit.folder.join(RUN), &run).map_err(failed("note the run"))?;
+        let started = self.zygote.start_container(&unit.folder, netns.as_ref().map(berth_net::Netns::fd), START_LIMIT);
+        let started = match started {
+            Ok(started) => started,
+            Err(error) => {
+                let exit = Exit { code: 127, signal: None, oom_killed: false, finished_at: now_ns() };
+                unit.known().observed = Observed { state: State::Exited(exit), run: number };
+                let lost = ExitStatus { code: 127, signal: None, oom_kills: 0, finished_at: now_ns() };
+                let _ = write_json(&unit.folder.join(files::STATUS), &lost);
+                return Err(match error {
+                    StartError::Failed(text) => EngineError::Start(text),
+                    StartError::Shim(source) if source.kind() == io::ErrorKind::TimedOut => {
+                        EngineError::Timeout(format!("starting {}", spec.id))
+                    }
+                    StartError::Shim(source) => EngineError::Failed(format!("hear from the shim: {source}")),
+                });
+            }
+        };
+        let shim = Process::load(&unit.folder.join(files::SHIM)).and_then(|process| process.open());
+        if let Err(error) = self.network.publish(&unit.published()) {
+            if let Some(init) = started.init.open() {
+                let _ = init.signal(libc::SIGKILL);
+            }
+            return Err(EngineError::Failed(error.to_string()));
+        }
+        // A program that has ended already has no shim to open: its own pidfd says so at once.
+        match shim {
+            Some(shim) => Ok((shim, started.init, run)),
+            None => {
+                let own = Process::of(std::process::id() as i32).map_err(failed("name this process"))?;
+                let gone = own.open().ok_or_else(|| EngineError::Failed("open this process".into()))?;
+                Ok((gone, started.init, run))
+            }
+        }
+    }
+
+    fn link_name(&self) -> String {
+        let mut number = self.next_link.fetch_add(1, Ordering::Relaxed);
+        let mut digits = Vec::new();
+        while number > 0 {
+            digits.push(b"0123456789abcdefghijklmnopqrstuvwxyz"[(number % 36) as usize]);
+            number /= 36;
+        }
+        digits.reverse();
+        format!("bv{}{}", &self.instance.id[..4], String::from_utf8_lossy(&digits))
+    }
+
+    fn bundle(&self, unit: &Unit) -> Result<Bundle, EngineError> {
+        let spec = &unit.fixed.spec;
+        let folder = &unit.folder;
+        let mut layers = Vec::with_capacity(spec.layers.len());
+        for layer in spec.layers.iter().rev() {
+            let name = layer.parse().ok().and_then(|digest| self.images.folder_name(&digest));
+            layers.push(name.ok_or_else(|| EngineError::Start(format!("layer {layer} is not on this host")))?);
+        }
+        let bind = |from: PathBuf, at: &Path, read_only| Mount {
+            at: at.to_owned(),
+            kind: MountKind::Bind { from },
+            read_only,
+        };
+        let mut mounts: Vec<Mount> = ["hosts", "hostname", "resolv.conf"]
+            .iter()
+            .map(|name| bind(folder.join(name), &Path::new("/etc").join(name), false))
+            .collect();
+        for mount in &spec.mounts {
+            mounts.push(match &mount.source {
+                MountSource::Bind { source } => bind(source.clone(), &mount.target, mount.read_only),
+                MountSource::Tmpfs { size } => Mount {
+                    at: mount.target.clone(),
+                    kind: MountKind::Tmpfs { size: *size, mode: 0o1777 },
+                    read_only: mount.read_only,
+                },
+                MountSource::Program => bind(self.options.program.clone(), &mount.target, true),
+            });
+        }
+        Ok(Bundle {
+            id: spec.id.to_string(),
+            hostname: spec.hostname.clone(),
+            args: spec.args.clone(),
+            env: spec.env.clone(),
+            cwd: PathBuf::from(&spec.working_dir),
+            user: spec.user.clone(),
+            rootfs: Rootfs {
+                at: folder.join("rootfs"),
+                layers_in: self.images.layers_folder(),
+                layers,
+                upper: folder.join("upper"),
+                work: folder.join("work"),
+                read_only: spec.read_only,
+            },
+            mounts,
+            shm_size: spec.shm_size,
+            capabilities: DEFAULT_CAPABILITIES,
+            no_new_privileges: !spec.new_privileges,
+            seccomp: true,
+            network: if spec.network == NetworkMode::Host { Namespace::Host } else { Namespace::Given },
+            limits: Limits { cpu_milli: spec.cpu_milli, memory: spec.memory, swap: spec.swap, pids: spec.pids },
+            cgroup_parent: self.instance.cgroup_parent(),
+            log: self.options.log,
+        })
+    }
+
+    /// `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf`, made anew for every run but for what the container itself
+    /// wrote into them since.
+    fn network_files(&self, unit: &Unit) -> Result<(), EngineError> {
+        let spec = &unit.fixed.spec;
+        let own = unit.fixed.placement.address.map(|a| format!("{a}\t{}\n", spec.hostname)).unwrap_or_default();
+        let hosts = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{own}");
+        let host_resolv = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        let resolv =
+            if spec.network == NetworkMode::Host { host_resolv } else { resolv_conf(&host_resolv, &self.options.dns) };
+        for (name, text) in [("hosts", hosts), ("hostname", format!("{}\n", spec.hostname)), ("resolv.conf", resolv)] {
+            let path = unit.folder.join(name);
+            if !path.exists() {
+                fs::write(&path, text).map_err(failed(format!("write {name}")))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the container out of the books, its folder out of sight. What the folder holds is removed later.
+    pub(crate) fn discard(&self, unit: &Unit) -> Result<(), EngineError> {
+        let id = unit.id();
+        let aside = self.trash().join(format!("gone-{id}"));
+        fs::rename(&unit.folder, &aside).map_err(failed(format!("set the folder of {id} aside")))?;
+        self.units().remove(id);
+        self.places().give_back(id, unit.fixed.placement.address);
+        Ok(())
+    }
+
+    pub(crate) fn empty_trash(&self) {
+        for entry in fs::read_dir(self.trash()).into_iter().flatten().flatten() {
+            // What is being made right now has its container's name in front of the rename.
+            if entry.file_name().to_string_lossy().starts_with("making-") && !entry_is_old(&entry) {
+                continue;
+            }
+            if let Err(error) = fs::remove_dir_all(entry.path())
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(folder = %entry.path().display(), %error, "a removed container's folder is still there");
+            }
+        }
+    }
+}
+
+fn entry_is_old(entry: &fs::DirEntry) -> bool {
+    let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
+    age.is_some_and(|age| age > Duration::from_secs(60))
+}
+
+/// The host's name servers, but for those on its loopback, which a container can't reach.
+fn resolv_conf(host: &str, fallback: &[String]) -> String {
+    let reachable = |line: &&str| {
+        let server = line.strip_prefix("nameserver").map(str::trim);
+        server.is_none_or(|s| !s.starts_with("127.") && s != "::1" && !s.contains('%'))
+    };
+    let mut lines: Vec<String> =
+        host.lines().filter(|l| !l.trim_start().starts_with('#')).filter(reachable).map(str::to_owned).collect();
+    if !lines.iter().any(|l| l.starts_with("nameserver")) {
+        lines.extend(fallback.iter().map(|server| format!("nameserver {server}")));
+    }
+    lines.join("\n") + "\n"
+}
+
+impl OciEngine {
+    /// Waits in the background for the shim's end, takes note of it, and nudges.
+    pub(crate) fn attend(&self, unit: &Arc<Unit>, shim: PidFd, init: &Process, run: &Run) -> Result<(), EngineError> {
+        let (ended, watched) = watch::channel(false);
+        let opened = init.open();
+        let ended_already = opened.is_none();
+        let state = State::Running { pid: Some(init.pid), started_at: run.started_at };
+        {
+            let mut known = unit.known();
+            known.observed = Observed { state, run: run.number };
+            known.live = opened.map(|init| Live { init: Arc::new(init), link: run.link, ended: watched });
+        }
+        let waiting = if ended_already {
+            None
+        } else {
+            Some(AsyncFd::register_with_interest(shim, Interest::READABLE).map_err(failed("watch the shim"))?)
+        };
+        let (inner, unit, run) = (self.inner.clone(), unit.clone(), run.clone());
+        tokio::spawn(async move {
+            if let Some(shim) = &waiting {
+                let _ = shim.readable().await;
+            }
+            let noted = unit.clone();
+            let worker = inner.clone();
+            let _ = tokio::task::spawn_blocking(move || worker.note_end(&noted, &run)).await;
+            let _ = ended.send(true);
+            inner.nudge(unit.id());
+        });
+        Ok(())
+    }
+}
+
+impl Inner {
+    fn note_end(&self, unit: &Unit, run: &Run) {
+        let id = unit.id();
+        if let Err(error) = self.network.unpublish(&unit.published()) {
+            tracing::error!(container = %id, %error, "ports of an ended container are still published");
+        }
+        // The shim writes its status within moments of its child's end; one that was opened too late may still be at it.
+        let mut status = None;
+        for _ in 0..200 {
+            match ExitStatus::load(&unit.folder) {
+                Ok(Some(found)) => {
+                    status = Some(found);
+                    break;
+                }
+                Ok(None) if Process::load(&unit.folder.join(files::SHIM)).and_then(|p| p.open()).is_some() => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::error!(container = %id, %error, "the exit status can't be read");
+                    break;
+                }
+            }
+        }
+        let status = status.unwrap_or_else(|| {
+            // The shim was killed; its child went with it.
+            let lost =
+                ExitStatus { code: 255, signal: None, oom_kills: self.cgroup(id).oom_kills(), finished_at: now_ns() };
+            if let Err(error) = self.cgroup(id).remove() {
+                tracing::warn!(container = %id, %error, "a cgroup could not be removed");
+            }
+            let _ = write_json(&unit.folder.join(files::STATUS), &lost);
+            lost
+        });
+        let mut known = unit.known();
+        known.observed = Observed { state: State::Exited(exit_of(&status)), run: run.number };
+        known.live = None;
+    }
+}
+
+impl Unit {
+    /// Signal, grace, kill. Returns when the end has been taken note of.
+    pub(crate) async fn end(&self, signal: i32, grace: Duration) -> Result<(), EngineError> {
+        let Some(live) = self.known().live.clone() else { return Ok(()) };
+        let mut ended = live.ended.clone();
+        live.init.signal(signal).map_err(failed(format!("send signal {signal} to {}", self.id())))?;
+        if signal != libc::SIGKILL {
+            if tokio::time::timeout(grace, ended.wait_for(|e| *e)).await.is_ok() {
+                return Ok(());
+            }
+            live.init.signal(libc::SIGKILL).map_err(failed(format!("kill {}", self.id())))?;
+        }
+        match tokio::time::timeout(KILL_LIMIT, ended.wait_for(|e| *e)).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(EngineError::Timeout(format!("ending {}", self.id()))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::resolv_conf;
+
+    #[test]
+    fn name_servers_on_the_hosts_loopback_are_replaced() {
+        let fallback = ["223.5.5.5".to_owned()];
+        assert_eq!(
+            resolv_conf("# stub\nnameserver 127.0.0.53\nsearch lan\n", &fallback),
+            "search lan\nnameserver 223.5.5.5\n"
+        );
+        assert_eq!(resolv_conf("nameserver 10.0.0.2\n", &fallback), "nameserver 10.0.0.2\n");
+    }
+}

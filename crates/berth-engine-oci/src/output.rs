@@ -1,0 +1,84 @@
+//! Reading a container's log.
+
+use std::collections::VecDeque;
+use std::path::Path;
+
+use async_trait::async_trait;
+use berth_engine::{EngineError, LogLine, LogOptions, LogReader, LogStream};
+use berth_runtime::log::{Reader, Record, Stream};
+
+/// Lines that are read in one go, so that a long log is not a thread switch a line.
+const BATCH: usize = 256;
+
+pub(crate) struct Output {
+    /// `None` only while a batch is being read.
+    reader: Option<Reader>,
+    ahead: VecDeque<Record>,
+    since: i64,
+}
+
+impl Output {
+    pub(crate) async fn open(folder: &Path, options: &LogOptions) -> Result<Self, EngineError> {
+        let (folder, options) = (folder.to_owned(), options.clone());
+        let since = options.since.unwrap_or(i64::MIN);
+        let opened = tokio::task::spawn_blocking(move || match (options.tail, options.since) {
+            (Some(lines), _) => Reader::tail(&folder, lines).map(|(first, reader)| (VecDeque::from(first), reader)),
+            (None, Some(since)) => Ok((VecDeque::new(), Reader::since(&folder, since))),
+            (None, None) => Ok((VecDeque::new(), Reader::open(&folder))),
+        });
+        let (ahead, reader) = opened.await.map_err(|_| broken())?.map_err(|e| failed(&e))?;
+        Ok(Self { reader: Some(reader), ahead, since })
+    }
+}
+
+fn failed(error: &std::io::Error) -> EngineError {
+    EngineError::Failed(format!("read the log: {error}"))
+}
+
+fn broken() -> EngineError {
+    EngineError::Failed("reading the log was broken off".into())
+}
+
+#[async_trait]
+impl LogReader for Output {
+    async fn next(&mut self) -> Result<Option<LogLine>, EngineError> {
+        loop {
+            while let Some(record) = self.ahead.pop_front() {
+                if record.at >= self.since {
+                    return Ok(Some(line(record)));
+                }
+            }
+            let mut reader = self.reader.take().ok_or_else(broken)?;
+            let (batch, reader) = tokio::task::spawn_blocking(move || {
+                let mut batch = VecDeque::new();
+                let mut result = Ok(());
+                while batch.len() < BATCH {
+                    match reader.next() {
+                        Ok(Some(record)) => batch.push_back(record),
+                        Ok(None) => break,
+                        Err(error) => {
+                            result = Err(error);
+                            break;
+                        }
+                    }
+                }
+                (result.map(|()| batch), reader)
+            })
+            .await
+            .map_err(|_| broken())?;
+            self.reader = Some(reader);
+            self.ahead = batch.map_err(|e| failed(&e))?;
+            if self.ahead.is_empty() {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+fn line(record: Record) -> LogLine {
+    let stream = match record.stream {
+        Stream::Stdout => LogStream::Stdout,
+        Stream::Stderr => LogStream::Stderr,
+    };
+    LogLine { at: record.at, stream, ends: record.ends, text: record.text }
+}

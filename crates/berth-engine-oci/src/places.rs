@@ -1,0 +1,178 @@
+//! Addresses and host ports: given out once, kept until the container is removed.
+//!
+//! A port is held by a bound socket too, so that no other program gets it meanwhile and one that anybody uses is never
+//! given out. Nothing listens on it: packets are turned around by the rules before a socket is looked for.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use berth_engine::{EngineError, PortAsked, PortGiven, PortProtocol, UnitId};
+use berth_net::Subnet;
+
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    addresses: HashSet<Ipv4Addr>,
+    next_address: u32,
+    ports: HashMap<UnitId, Vec<(PortGiven, Option<OwnedFd>)>>,
+    next_port: HashMap<(u16, u16), u16>,
+}
+
+/// Binds without listening, and without SO_REUSEADDR, so that both sides see a conflict.
+fn bind(protocol: PortProtocol, address: SocketAddrV4) -> io::Result<OwnedFd> {
+    if protocol == PortProtocol::Udp {
+        return UdpSocket::bind(address).map(OwnedFd::from);
+    }
+    // SAFETY: plain system calls; the descriptor is owned as soon as it exists, the address is a local.
+    unsafe {
+        let fd = libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let fd = OwnedFd::from_raw_fd(fd);
+        let mut raw: libc::sockaddr_in = std::mem::zeroed();
+        raw.sin_family = libc::AF_INET as u16;
+        raw.sin_port = address.port().to_be();
+        raw.sin_addr.s_addr = u32::from_ne_bytes(address.ip().octets());
+        let size = size_of::<libc::sockaddr_in>() as u32;
+        if libc::bind(fd.as_raw_fd(), (&raw const raw).cast(), size) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(fd)
+    }
+}
+
+impl Places {
+    /// The next free address, round robin: one that was just given back is not used again at once (the kernel takes a
+    /// while to forget a removed link).
+    pub(crate) fn address(&mut self, subnet: Subnet) -> Result<Ipv4Addr, EngineError> {
+        for _ in 0..subnet.capacity() {
+            let candidate = subnet.address(self.next_address % subnet.capacity());
+            self.next_address = self.next_address.wrapping_add(1);
+            if self.addresses.insert(candidate) {
+                return Ok(candidate);
+            }
+        }
+        Err(EngineError::NoRoom(format!("all {} addresses of {} are given out", subnet.capacity(), subnet.network())))
+    }
+
+    fn clashes(&self, port: &PortGiven, others: &[(PortGiven, Option<OwnedFd>)]) -> bool {
+        let same = |other: &PortGiven| {
+            other.protocol == port.protocol
+                && other.host_port == port.host_port
+                && (other.host_ip == port.host_ip || other.host_ip.is_none() || port.host_ip.is_none())
+        };
+        others.iter().any(|(p, _)| same(p)) || self.ports.values().flatten().any(|(p, _)| same(p))
+    }
+
+    /// Gives out all of `asked`, or nothing.
+    pub(crate) fn ports(&mut self, id: &UnitId, asked: &[PortAsked]) -> Result<Vec<PortGiven>, EngineError> {
+        let mut given: Vec<(PortGiven, Option<OwnedFd>)> = Vec::new();
+        for ask in asked {
+            let (first, last) = ask.host_ports;
+            let count = u32::from(last.saturating_sub(first)) + 1;
+            let begin = u32::from(self.next_port.get(&ask.host_ports).copied().unwrap_or(first).saturating_sub(first));
+            let mut found = None;
+            for step in 0..count {
+                let host_port = first + ((begin + step) % count) as u16;
+                let port = PortGiven {
+                    protocol: ask.protocol,
+                    host_ip: ask.host_ip,
+                    host_port,
+                    container_port: ask.container_port.unwrap_or(host_port),
+                };
+                if self.clashes(&port, &given) {
+                    continue;
+                }
+                match bind(ask.protocol, SocketAddrV4::new(ask.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED), host_port)) {
+                    Ok(socket) => {
+                        found = Some((port, Some(socket)));
+                        break;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+                    Err(error) => {
+                        let address = ask.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED);
+                        return Err(EngineError::Start(format!("publish on {address}:{host_port}: {error}")));
+                    }
+                }
+            }
+            let Some(found) = found else {
+                return Err(if first == last {
+                    EngineError::PortInUse(ask.protocol, first)
+                } else {
+                    EngineError::NoFreePort(first, last)
+                });
+            };
+            if count > 1 {
+                self.next_port
+                    .insert(ask.host_ports, if found.0.host_port == last { first } else { found.0.host_port + 1 });
+            }
+            given.push(found);
+        }
+        let ports = given.iter().map(|(p, _)| *p).collect();
+        self.ports.insert(id.clone(), given);
+        Ok(ports)
+    }
+
+    /// Takes note of what a container was given in an earlier life of the server. A port that another program took
+    /// meanwhile stays the container's: its rule comes before any socket.
+    pub(crate) fn remember(&mut self, id: &UnitId, address: Option<Ipv4Addr>, ports: &[PortGiven]) {
+        self.addresses.extend(address);
+        let held = ports.iter().map(|port| {
+            let at = SocketAddrV4::new(port.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED), port.host_port);
+            let socket = bind(port.protocol, at);
+            if let Err(error) = &socket {
+                tracing::warn!(container = %id, port = port.host_port, %error, "a published port could not be held");
+            }
+            (*port, socket.ok())
+        });
+        self.ports.insert(id.clone(), held.collect());
+    }
+
+    pub(crate) fn give_back(&mut self, id: &UnitId, address: Option<Ipv4Addr>) {
+        if let Some(address) = address {
+            self.addresses.remove(&address);
+        }
+        self.ports.remove(id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
+
+    use berth_engine::{EngineError, PortAsked, PortProtocol};
+    use berth_net::Subnet;
+
+    use super::Places;
+
+    #[test]
+    fn ports_in_use_are_never_given_out() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
+        let used = listener.local_addr().expect("address").port();
+        let mut places = Places::default();
+        let ask = |first, last| PortAsked {
+            protocol: PortProtocol::Tcp,
+            host_ip: None,
+            host_ports: (first, last),
+            container_port: None,
+        };
+        let id = "a".parse().expect("id");
+        assert!(matches!(places.ports(&id, &[ask(used, used)]), Err(EngineError::PortInUse(_, p)) if p == used));
+        let Some(next) = used.checked_add(40) else { return };
+        let given = places.ports(&id, &[ask(used, next)]).expect("another of the range");
+        assert!(given[0].host_port > used && given[0].container_port == given[0].host_port);
+        assert!(TcpListener::bind((Ipv4Addr::LOCALHOST, given[0].host_port)).is_err(), "held against others");
+        places.give_back(&id, None);
+        assert!(TcpListener::bind((Ipv4Addr::LOCALHOST, given[0].host_port)).is_ok());
+    }
+
+    #[test]
+    fn addresses_run_out_with_an_error() {
+        let subnet = Subnet { gateway: Ipv4Addr::new(10, 0, 0, 1), prefix: 30 };
+        let mut places = Places::default();
+        assert_eq!(places.address(subnet).ok(), Some(Ipv4Addr::new(10, 0, 0, 2)));
+        assert!(matches!(places.address(subnet), Err(EngineError::NoRoom(_))));
+    }
+}

@@ -1,0 +1,141 @@
+//! One container's folder and what is known of it.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{fs, io};
+
+use berth_engine::{Exit, Observed, Placement, PortProtocol, State, UnitId, UnitSpec};
+use berth_net::{Protocol, Published};
+use berth_runtime::{ExitStatus, PidFd, Process, files};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+pub(crate) const UNIT: &str = "unit.json";
+pub(crate) const RUN: &str = "run.json";
+
+/// What `create` fixed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Fixed {
+    pub(crate) spec: UnitSpec,
+    pub(crate) placement: Placement,
+}
+
+/// The newest run; written before it begins.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Run {
+    pub(crate) number: u64,
+    pub(crate) started_at: i64,
+    /// Index of the host's end of the veth.
+    pub(crate) link: Option<u32>,
+}
+
+/// A container that the engine has.
+#[derive(Debug)]
+pub(crate) struct Unit {
+    pub(crate) folder: PathBuf,
+    pub(crate) fixed: Fixed,
+    /// One operation on a container at a time; others' containers don't wait for it.
+    pub(crate) busy: tokio::sync::Mutex<()>,
+    known: Mutex<Known>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) observed: Observed,
+    pub(crate) live: Option<Live>,
+}
+
+/// A run that goes on.
+#[derive(Debug, Clone)]
+pub(crate) struct Live {
+    pub(crate) init: Arc<PidFd>,
+    pub(crate) link: Option<u32>,
+    /// Turns true when the end has been taken note of.
+    pub(crate) ended: watch::Receiver<bool>,
+}
+
+/// A run that goes on, as found: its shim, its first process, its number.
+pub(crate) type Going = (PidFd, Process, Run);
+
+pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    fs::write(&temporary, serde_json::to_vec(value)?)?;
+    fs::rename(&temporary, path)
+}
+
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+impl Unit {
+    pub(crate) fn new(folder: PathBuf, fixed: Fixed, observed: Observed) -> Self {
+        Self { folder, fixed, busy: tokio::sync::Mutex::default(), known: Mutex::new(Known { observed, live: None }) }
+    }
+
+    pub(crate) fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn id(&self) -> &UnitId {
+        &self.fixed.spec.id
+    }
+
+    /// Its ports, as the rules have them.
+    pub(crate) fn published(&self) -> Vec<Published> {
+        let Some(to) = self.fixed.placement.address else { return Vec::new() };
+        let ports = self.fixed.placement.ports.iter();
+        ports
+            .map(|port| Published {
+                protocol: match port.protocol {
+                    PortProtocol::Tcp => Protocol::Tcp,
+                    PortProtocol::Udp => Protocol::Udp,
+                },
+                host: port.host_ip.filter(|ip| *ip != Ipv4Addr::UNSPECIFIED),
+                host_port: port.host_port,
+                to,
+                to_port: port.container_port,
+            })
+            .collect()
+    }
+
+    /// Reads from disk and kernel what the case is; with the shim, if it lives.
+    pub(crate) fn look(&self) -> io::Result<(Observed, Option<Going>)> {
+        let Some(run) = read_json::<Run>(&self.folder.join(RUN))? else {
+            return Ok((Observed { state: State::Created, run: 0 }, None));
+        };
+        let init = Process::load(&self.folder.join(files::INIT));
+        // The order matters: a shim that ends now writes its status first.
+        if let (Some(shim), Some(init)) = (Process::load(&self.folder.join(files::SHIM)).and_then(|p| p.open()), &init)
+        {
+            let state = State::Running { pid: Some(init.pid), started_at: run.started_at };
+            return Ok((Observed { state, run: run.number }, Some((shim, init.clone(), run))));
+        }
+        let exit = match (ExitStatus::load(&self.folder)?, init) {
+            (Some(status), _) => exit_of(&status),
+            // It ran, and nobody saw the end: the host went down, or someone killed the shim.
+            (None, Some(_)) => {
+                Exit { code: 255, signal: None, oom_killed: false, finished_at: berth_runtime::log::now_ns() }
+            }
+            // The server died before the run began.
+            (None, None) => {
+                let state = if run.number > 1 {
+                    State::Exited(Exit { code: 255, signal: None, oom_killed: false, finished_at: run.started_at })
+                } else {
+                    State::Created
+                };
+                return Ok((Observed { state, run: run.number - 1 }, None));
+            }
+        };
+        Ok((Observed { state: State::Exited(exit), run: run.number }, None))
+    }
+}
+
+pub(crate) fn exit_of(status: &ExitStatus) -> Exit {
+    Exit { code: status.code, signal: status.signal, oom_killed: status.oom_kills > 0, finished_at: status.finished_at }
+}

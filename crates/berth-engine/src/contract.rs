@@ -1,0 +1,175 @@
+//! What every engine must hold to, as one story that runs against any of them.
+
+use std::time::{Duration, Instant};
+
+use crate::engine::{Engine, EngineError};
+use crate::words::{LogOptions, NetworkMode, PortAsked, PortProtocol, State, UnitId, UnitSpec};
+
+/// What an engine's test brings along.
+#[derive(Debug, Clone)]
+pub struct Material {
+    /// Layers of an image that has the programs below.
+    pub layers: Vec<String>,
+    /// Runs until it is told to stop, and stops at SIGTERM.
+    pub service: Vec<String>,
+    /// Prints `hello` and ends with 0.
+    pub greeter: Vec<String>,
+    /// Ends with 7.
+    pub failer: Vec<String>,
+    /// A program that the image does not have.
+    pub missing: Vec<String>,
+    /// Two neighbouring host ports that nobody uses.
+    pub ports: (u16, u16),
+}
+
+/// A spec with nothing special about it.
+pub fn plain(id: &str, layers: &[String], args: &[String]) -> UnitSpec {
+    UnitSpec {
+        id: id.parse().unwrap_or_else(|e| panic!("{e}")),
+        layers: layers.to_vec(),
+        args: args.to_vec(),
+        env: Vec::new(),
+        working_dir: String::new(),
+        user: String::new(),
+        hostname: id.to_owned(),
+        cpu_milli: None,
+        memory: None,
+        swap: None,
+        pids: None,
+        shm_size: 64 << 20,
+        read_only: false,
+        new_privileges: false,
+        mounts: Vec::new(),
+        network: NetworkMode::Bridge,
+        ports: Vec::new(),
+    }
+}
+
+/// The engine's view of a container once it is no longer running, within ten seconds.
+async fn ended(engine: &dyn Engine, id: &UnitId) -> State {
+    let begun = Instant::now();
+    loop {
+        let state = engine.observe(id).await.unwrap_or_else(|e| panic!("observe {id}: {e}")).state;
+        if !matches!(state, State::Running { .. }) {
+            return state;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "{id} does not end");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn code(state: &State) -> Option<i32> {
+    match state {
+        State::Exited(exit) => Some(exit.code),
+        _ => None,
+    }
+}
+
+/// Checks the whole contract; panics at what does not hold. Leaves nothing behind in the engine.
+pub async fn check(engine: &dyn Engine, material: &Material) {
+    let mut changes = engine.changes();
+    let port = |first, last| PortAsked {
+        protocol: PortProtocol::Tcp,
+        host_ip: None,
+        host_ports: (first, last),
+        container_port: Some(80),
+    };
+
+    // A container's life; each call is made twice.
+    let mut spec = plain("contract1", &material.layers, &material.service);
+    spec.ports = vec![port(material.ports.0, material.ports.1)];
+    let id = spec.id.clone();
+    assert_eq!(engine.observe(&id).await.expect("observe").state, State::Absent);
+    assert!(matches!(engine.start(&id, 1).await, Err(EngineError::NoSuchUnit(_))));
+    let placement = engine.create(&spec).await.expect("create");
+    assert_eq!(engine.create(&spec).await.expect("create again"), placement);
+    assert!(placement.address.is_some() && placement.ports.len() == 1);
+    assert_eq!(engine.observe(&id).await.expect("observe").state, State::Created);
+    assert!(matches!(engine.signal(&id, 15).await, Err(EngineError::NotRunning(_))));
+    engine.start(&id, 1).await.expect("start");
+    let first = engine.observe(&id).await.expect("observe");
+    engine.start(&id, 1).await.expect("start again");
+    assert_eq!(engine.observe(&id).await.expect("observe"), first, "the same run goes on");
+    assert!(matches!(first.state, State::Running { .. }) && first.run == 1);
+    assert_eq!(engine.stats(std::slice::from_ref(&id)).await.expect("stats").len(), 1);
+    engine.stop(&id, 15, Duration::from_secs(5)).await.expect("stop");
+    engine.stop(&id, 15, Duration::from_secs(5)).await.expect("stop again");
+    let stopped = engine.observe(&id).await.expect("observe");
+    assert!(matches!(stopped.state, State::Exited(_)), "{stopped:?}");
+    engine.start(&id, 1).await.expect("a run that has ended is not begun again");
+    assert_eq!(engine.observe(&id).await.expect("observe"), stopped);
+    assert!(engine.stats(std::slice::from_ref(&id)).await.expect("stats").is_empty());
+    engine.start(&id, 2).await.expect("the next run");
+    assert!(matches!(engine.observe(&id).await.expect("observe").state, State::Running { .. }));
+    assert_eq!(engine.create(&spec).await.expect("placement").ports, placement.ports, "ports are kept over runs");
+
+    // Ports belong to one container at a time.
+    let mut second = plain("contract2", &material.layers, &material.service);
+    second.ports = vec![port(placement.ports[0].host_port, placement.ports[0].host_port)];
+    assert!(matches!(engine.create(&second).await, Err(EngineError::PortInUse(..))));
+    assert_eq!(
+        engine.observe(&second.id).await.expect("observe").state,
+        State::Absent,
+        "a refused create leaves nothing"
+    );
+    second.ports = vec![port(material.ports.0, material.ports.1)];
+    let other = engine.create(&second).await.expect("the other port of the range");
+    assert_ne!(other.ports[0].host_port, placement.ports[0].host_port);
+    assert_ne!(other.address, placement.address);
+
+    // Removal, of a running one too, and twice.
+    engine.remove(&id).await.expect("remove a running one");
+    engine.remove(&id).await.expect("remove again");
+    assert_eq!(engine.observe(&id).await.expect("observe").state, State::Absent);
+    engine.remove(&second.id).await.expect("remove");
+
+    // Ends, output, failures.
+    for (name, args, expected) in [("contract3", &material.greeter, 0), ("contract4", &material.failer, 7)] {
+        let spec = plain(name, &material.layers, args);
+        engine.create(&spec).await.expect("create");
+        engine.start(&spec.id, 1).await.expect("start");
+        assert_eq!(code(&ended(engine, &spec.id).await), Some(expected), "{name}");
+        if expected == 0 {
+            let mut reader = engine.logs(&spec.id, &LogOptions::default()).await.expect("logs");
+            let line = reader.next().await.expect("read").expect("a line");
+            assert_eq!((line.text.as_slice(), line.ends), (&b"hello"[..], true));
+            assert_eq!(reader.next().await.expect("read"), None);
+            let options = LogOptions { since: Some(i64::MAX), tail: None };
+            assert_eq!(engine.logs(&spec.id, &options).await.expect("logs").next().await.expect("read"), None);
+        }
+        engine.remove(&spec.id).await.expect("remove");
+    }
+    let spec = plain("contract5", &material.layers, &material.missing);
+    engine.create(&spec).await.expect("create");
+    let refused = engine.start(&spec.id, 1).await.expect_err("a program that is missing");
+    assert!(matches!(&refused, EngineError::Start(text) if text.contains(&material.missing[0])), "{refused:?}");
+    assert!(!matches!(engine.observe(&spec.id).await.expect("observe").state, State::Running { .. }));
+    engine.remove(&spec.id).await.expect("remove");
+
+    assert!(engine.list().await.expect("list").iter().all(|id| !id.as_str().starts_with("contract")));
+    let mut nudged = 0;
+    while changes.try_recv().is_ok() {
+        nudged += 1;
+    }
+    assert!(nudged > 0, "an engine says when to look again");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Material, check};
+    use crate::FakeEngine;
+
+    #[tokio::test]
+    async fn the_fake_holds_to_the_contract() {
+        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let material = Material {
+            layers: Vec::new(),
+            service: words("sleep"),
+            greeter: words("echo hello"),
+            failer: words("exit 7"),
+            missing: words("missing"),
+            ports: (20_000, 20_001),
+        };
+        check(&FakeEngine::default(), &material).await;
+    }
+}

@@ -1,0 +1,93 @@
+//! The trait.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::broadcast;
+
+use crate::words::{Abilities, LogLine, LogOptions, Observed, Placement, PortProtocol, Stats, UnitId, UnitSpec};
+
+/// Why an engine did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// It has no such container.
+    #[error("the engine has no container {0}")]
+    NoSuchUnit(UnitId),
+    /// The container does not run.
+    #[error("container {0} is not running")]
+    NotRunning(UnitId),
+    /// The host's port is used by another container or program.
+    #[error("port {1}/{0} of the host is in use")]
+    PortInUse(PortProtocol, u16),
+    /// No port of the range is free.
+    #[error("no port from {0} to {1} is free on the host")]
+    NoFreePort(u16, u16),
+    /// The host has no room for it: memory, disk, addresses.
+    #[error("the host has no room: {0}")]
+    NoRoom(String),
+    /// The program could not be run: it is not in the image, not executable, or a setting of the container is wrong.
+    #[error("{0}")]
+    Start(String),
+    /// It took longer than it may.
+    #[error("{0} took too long")]
+    Timeout(String),
+    /// Anything else; the text names the step.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Pieces of a log, as they come.
+#[async_trait]
+pub trait LogReader: Send {
+    /// The next piece; `None` when there is no more now. Call again later to follow.
+    ///
+    /// # Errors
+    /// What reading said.
+    async fn next(&mut self) -> Result<Option<LogLine>, EngineError>;
+}
+
+/// A stream of ids of containers that are worth observing again: a nudge, never the news itself.
+pub type Changes = broadcast::Receiver<UnitId>;
+
+/// A place where workloads run.
+///
+/// Contract ([`contract::check`](crate::contract::check)): a call repeated with the same values does no more than the
+/// first one, and what the engine needs after a restart is on disk, never in memory alone.
+#[async_trait]
+pub trait Engine: Send + Sync {
+    /// What it can do beyond the contract.
+    fn abilities(&self) -> Abilities;
+
+    /// Makes the container and gives it its address and ports, for its whole life. Nothing runs yet. Where it was made
+    /// already, its placement is given again and `spec` is not looked at.
+    async fn create(&self, spec: &UnitSpec) -> Result<Placement, EngineError>;
+
+    /// Starts run number `run` and returns when the program runs. A run that has begun before, even if it has ended
+    /// meanwhile, is not begun again; a container that runs stays as it is.
+    async fn start(&self, id: &UnitId, run: u64) -> Result<(), EngineError>;
+
+    /// Sends a signal to the first process.
+    async fn signal(&self, id: &UnitId, signal: i32) -> Result<(), EngineError>;
+
+    /// Sends `signal`, waits for at most `grace`, kills, and returns when the container has ended. One that does not run
+    /// stays as it is.
+    async fn stop(&self, id: &UnitId, signal: i32, grace: Duration) -> Result<(), EngineError>;
+
+    /// Kills it if it runs and removes everything of it. One that is not there is no error.
+    async fn remove(&self, id: &UnitId) -> Result<(), EngineError>;
+
+    /// What is the case now.
+    async fn observe(&self, id: &UnitId) -> Result<Observed, EngineError>;
+
+    /// The ids of all containers that the engine has.
+    async fn list(&self) -> Result<Vec<UnitId>, EngineError>;
+
+    /// What these containers use; those that don't run are left out.
+    async fn stats(&self, ids: &[UnitId]) -> Result<Vec<(UnitId, Stats)>, EngineError>;
+
+    /// The container's output.
+    async fn logs(&self, id: &UnitId, options: &LogOptions) -> Result<Box<dyn LogReader>, EngineError>;
+
+    /// Nudges to observe again.
+    fn changes(&self) -> Changes;
+}

@@ -1,0 +1,192 @@
+//! An engine in memory: for tests of the core at any scale, and to prove that the contract can be met without a kernel.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use tokio::sync::broadcast;
+
+use crate::engine::{Changes, Engine, EngineError, LogReader};
+use crate::words::{
+    Abilities, Exit, LogLine, LogOptions, LogStream, NetworkMode, Observed, Placement, PortGiven, State, Stats, UnitId,
+    UnitSpec,
+};
+
+#[derive(Debug)]
+struct Unit {
+    spec: UnitSpec,
+    placement: Placement,
+    state: State,
+    run: u64,
+    lines: Vec<LogLine>,
+}
+
+/// Containers that exist only as rows. A program is told by its first argument: `exit N` ends at once with that code,
+/// `echo …` prints and ends, `missing` can't be started, anything else runs until it is stopped.
+///
+/// Clones share what is inside, so a "restarted" engine is a clone.
+#[derive(Debug, Clone)]
+pub struct FakeEngine {
+    units: Arc<Mutex<BTreeMap<UnitId, Unit>>>,
+    changes: broadcast::Sender<UnitId>,
+}
+
+impl Default for FakeEngine {
+    fn default() -> Self {
+        Self { units: Arc::default(), changes: broadcast::channel(1024).0 }
+    }
+}
+
+fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i64)
+}
+
+fn ended(code: i32, signal: Option<i32>) -> State {
+    State::Exited(Exit { code, signal, oom_killed: false, finished_at: now() })
+}
+
+impl FakeEngine {
+    fn units(&self) -> MutexGuard<'_, BTreeMap<UnitId, Unit>> {
+        self.units.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<T>(&self, id: &UnitId, f: impl FnOnce(&mut Unit) -> T) -> Result<T, EngineError> {
+        self.units().get_mut(id).map(f).ok_or_else(|| EngineError::NoSuchUnit(id.clone()))
+    }
+
+    /// Ends a container as if its program had exited.
+    pub fn exit(&self, id: &UnitId, code: i32) {
+        if self.with(id, |unit| unit.state = ended(code, None)).is_ok() {
+            let _ = self.changes.send(id.clone());
+        }
+    }
+}
+
+struct Lines(std::vec::IntoIter<LogLine>);
+
+#[async_trait]
+impl LogReader for Lines {
+    async fn next(&mut self) -> Result<Option<LogLine>, EngineError> {
+        Ok(self.0.next())
+    }
+}
+
+#[async_trait]
+impl Engine for FakeEngine {
+    fn abilities(&self) -> Abilities {
+        Abilities { survives_server: true, publishes_ports: true, logs: true }
+    }
+
+    async fn create(&self, spec: &UnitSpec) -> Result<Placement, EngineError> {
+        let mut units = self.units();
+        if let Some(unit) = units.get(&spec.id) {
+            return Ok(unit.placement.clone());
+        }
+        let mut ports: Vec<PortGiven> = Vec::new();
+        for asked in &spec.ports {
+            let (first, last) = asked.host_ports;
+            let taken = |port| {
+                let given = |p: &PortGiven| p.host_port == port && p.protocol == asked.protocol;
+                ports.iter().any(given) || units.values().any(|unit| unit.placement.ports.iter().any(given))
+            };
+            let host_port = (first..=last).find(|port| !taken(*port)).ok_or(if first == last {
+                EngineError::PortInUse(asked.protocol, first)
+            } else {
+                EngineError::NoFreePort(first, last)
+            })?;
+            ports.push(PortGiven {
+                protocol: asked.protocol,
+                host_ip: asked.host_ip,
+                host_port,
+                container_port: asked.container_port.unwrap_or(host_port),
+            });
+        }
+        let number = u32::try_from(units.len()).unwrap_or(0) + 2;
+        let address = (spec.network == NetworkMode::Bridge).then(|| Ipv4Addr::from(0x0a00_0000 + number));
+        let placement = Placement { address, ports };
+        let unit =
+            Unit { spec: spec.clone(), placement: placement.clone(), state: State::Created, run: 0, lines: Vec::new() };
+        units.insert(spec.id.clone(), unit);
+        Ok(placement)
+    }
+
+    async fn start(&self, id: &UnitId, run: u64) -> Result<(), EngineError> {
+        let result = self.with(id, |unit| {
+            if unit.run >= run || matches!(unit.state, State::Running { .. }) {
+                return Ok(());
+            }
+            let program = unit.spec.args.first().map(String::as_str).unwrap_or_default();
+            if program == "missing" {
+                return Err(EngineError::Start("run \"missing\": no such program in $PATH".into()));
+            }
+            unit.run = run;
+            let argument = unit.spec.args.get(1).map(String::as_str).unwrap_or_default();
+            unit.state = match program {
+                "exit" => ended(argument.parse().unwrap_or(1), None),
+                "echo" => {
+                    let text = argument.as_bytes().to_vec();
+                    unit.lines.push(LogLine { at: now(), stream: LogStream::Stdout, ends: true, text });
+                    ended(0, None)
+                }
+                _ => State::Running { pid: None, started_at: now() },
+            };
+            Ok(())
+        })?;
+        let _ = self.changes.send(id.clone());
+        result
+    }
+
+    async fn signal(&self, id: &UnitId, signal: i32) -> Result<(), EngineError> {
+        self.with(id, |unit| match unit.state {
+            State::Running { .. } => {
+                unit.state = ended(128 + signal, Some(signal));
+                Ok(())
+            }
+            _ => Err(EngineError::NotRunning(id.clone())),
+        })?
+        .inspect(|()| drop(self.changes.send(id.clone())))
+    }
+
+    async fn stop(&self, id: &UnitId, signal: i32, _grace: Duration) -> Result<(), EngineError> {
+        match self.signal(id, signal).await {
+            Err(EngineError::NotRunning(_)) => Ok(()),
+            other => other,
+        }
+    }
+
+    async fn remove(&self, id: &UnitId) -> Result<(), EngineError> {
+        self.units().remove(id);
+        let _ = self.changes.send(id.clone());
+        Ok(())
+    }
+
+    async fn observe(&self, id: &UnitId) -> Result<Observed, EngineError> {
+        Ok(match self.units().get(id) {
+            None => Observed { state: State::Absent, run: 0 },
+            Some(unit) => Observed { state: unit.state.clone(), run: unit.run },
+        })
+    }
+
+    async fn list(&self) -> Result<Vec<UnitId>, EngineError> {
+        Ok(self.units().keys().cloned().collect())
+    }
+
+    async fn stats(&self, ids: &[UnitId]) -> Result<Vec<(UnitId, Stats)>, EngineError> {
+        let units = self.units();
+        let running = ids.iter().filter(|id| units.get(id).is_some_and(|u| matches!(u.state, State::Running { .. })));
+        Ok(running.map(|id| (id.clone(), Stats { at: now(), memory_limit: 1 << 30, ..Stats::default() })).collect())
+    }
+
+    async fn logs(&self, id: &UnitId, options: &LogOptions) -> Result<Box<dyn LogReader>, EngineError> {
+        let mut lines = self.with(id, |unit| unit.lines.clone())?;
+        lines.retain(|line| options.since.is_none_or(|since| line.at >= since));
+        let skipped = options.tail.map_or(0, |tail| lines.len().saturating_sub(tail));
+        Ok(Box::new(Lines(lines.split_off(skipped).into_iter())))
+    }
+
+    fn changes(&self) -> Changes {
+        self.changes.subscribe()
+    }
+}

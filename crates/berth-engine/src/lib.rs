@@ -1,0 +1,16 @@
+//! The boundary behind which workloads run.
+//!
+//! The core knows [`Engine`] and nothing below it. The embedded engine (`berth-engine-oci`) and [`FakeEngine`] pass the
+//! same [`contract::check`]; an engine for Kubernetes will have to as well.
+
+pub mod contract;
+mod engine;
+mod fake;
+mod words;
+
+pub use engine::{Changes, Engine, EngineError, LogReader};
+pub use fake::FakeEngine;
+pub use words::{
+    Abilities, Exit, LogLine, LogOptions, LogStream, Mount, MountSource, NetworkMode, Observed, Placement, PortAsked,
+    PortGiven, PortProtocol, State, Stats, UnitId, UnitSpec,
+};

@@ -1,0 +1,298 @@
+//! The words of the boundary. They are those of the OCI runtime specification where it has one.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Textual id of a container: lower-case letters and digits, at most 63. Safe as a file name and in a cgroup path.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct UnitId(String);
+
+impl FromStr for UnitId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let good = (1..=63).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        if good { Ok(Self(text.to_owned())) } else { Err(format!("{text:?} is not a container id")) }
+    }
+}
+
+impl TryFrom<String> for UnitId {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<UnitId> for String {
+    fn from(id: UnitId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for UnitId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl UnitId {
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Everything an engine needs to run a container. Complete: what the image or a default says is in it already.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UnitSpec {
+    /// The container.
+    pub id: UnitId,
+    /// Layers of the root file system by digest, lowest first.
+    pub layers: Vec<String>,
+    /// Command and arguments, not empty.
+    pub args: Vec<String>,
+    /// `KEY=value`.
+    pub env: Vec<String>,
+    /// Working directory; empty is `/`.
+    pub working_dir: String,
+    /// `name`, `uid`, either with `:group`; empty is root.
+    pub user: String,
+    /// Host name inside.
+    pub hostname: String,
+    /// CPUs in thousandths.
+    pub cpu_milli: Option<u64>,
+    /// Bytes.
+    pub memory: Option<u64>,
+    /// Bytes of swap beyond memory; none unless asked.
+    pub swap: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+    /// Size of `/dev/shm` in bytes.
+    pub shm_size: u64,
+    /// Whether `/` can't be written.
+    pub read_only: bool,
+    /// Whether set-user-id programs and file capabilities have an effect (`sudo`); off unless asked.
+    pub new_privileges: bool,
+    /// Mounts, in order.
+    pub mounts: Vec<Mount>,
+    /// How it is connected.
+    pub network: NetworkMode,
+    /// Ports to publish; empty unless `network` is the bridge.
+    pub ports: Vec<PortAsked>,
+}
+
+/// A mount inside a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Absolute path inside.
+    pub target: PathBuf,
+    /// What is mounted.
+    #[serde(flatten)]
+    pub source: MountSource,
+    /// Read-only.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// What a mount shows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "type")]
+pub enum MountSource {
+    /// A file or folder of the host.
+    Bind {
+        /// Absolute path on the host.
+        source: PathBuf,
+    },
+    /// Memory.
+    Tmpfs {
+        /// Bytes.
+        size: u64,
+    },
+    /// The program of the server itself, for workloads that need nothing else.
+    Program,
+}
+
+/// How a container is connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkMode {
+    /// An address of its own behind the host.
+    #[default]
+    Bridge,
+    /// The host's network as it is.
+    Host,
+    /// A loopback and nothing else.
+    None,
+}
+
+/// Transport of a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PortProtocol {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl fmt::Display for PortProtocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// A port to be published.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortAsked {
+    /// Transport.
+    pub protocol: PortProtocol,
+    /// The one address of the host; `None` is all.
+    pub host_ip: Option<Ipv4Addr>,
+    /// The host's port is chosen from first to last, both included; equal for a fixed one.
+    pub host_ports: (u16, u16),
+    /// Port inside; `None` for the same as the host's.
+    pub container_port: Option<u16>,
+}
+
+/// A port that is kept for a container until it is removed, and published while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortGiven {
+    /// Transport.
+    pub protocol: PortProtocol,
+    /// The one address of the host; `None` is all.
+    pub host_ip: Option<Ipv4Addr>,
+    /// Port on the host.
+    pub host_port: u16,
+    /// Port inside.
+    pub container_port: u16,
+}
+
+/// What a container was given for its whole life.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// Its own address, on a bridge.
+    pub address: Option<Ipv4Addr>,
+    /// Its ports.
+    pub ports: Vec<PortGiven>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// Exit code; 128 + signal where a signal ended it; 255 where nobody saw the end (the host went down).
+    pub code: i32,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// Whether the kernel killed it, or one of its processes, for want of memory.
+    pub oom_killed: bool,
+    /// Nanoseconds since 1970.
+    pub finished_at: i64,
+}
+
+/// A container's state as the engine sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "state")]
+pub enum State {
+    /// The engine has nothing of that id.
+    Absent,
+    /// Made, never started.
+    Created,
+    /// Its first process runs.
+    Running {
+        /// The first process in the host's pid namespace, where there is such a thing.
+        pid: Option<i32>,
+        /// Nanoseconds since 1970.
+        started_at: i64,
+    },
+    /// Its first process has ended.
+    Exited(Exit),
+}
+
+/// What an engine sees of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observed {
+    /// State.
+    pub state: State,
+    /// The number of the run that the state is of; 0 before the first.
+    pub run: u64,
+}
+
+/// What a container uses now. Counters go on over its whole run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// When this was read, nanoseconds since 1970.
+    pub at: i64,
+    /// CPU time, nanoseconds.
+    pub cpu_ns: u64,
+    /// Memory without droppable page cache, bytes.
+    pub memory: u64,
+    /// Its limit in bytes; the host's memory if it has none.
+    pub memory_limit: u64,
+    /// Processes and threads.
+    pub pids: u64,
+    /// Bytes read from block devices.
+    pub block_read: u64,
+    /// Bytes written to block devices.
+    pub block_write: u64,
+    /// Bytes that came in by its own network interface.
+    pub rx_bytes: u64,
+    /// Packets that came in.
+    pub rx_packets: u64,
+    /// Bytes that went out.
+    pub tx_bytes: u64,
+    /// Packets that went out.
+    pub tx_packets: u64,
+}
+
+/// Where a line came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogStream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// A piece of a container's output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLine {
+    /// Nanoseconds since 1970.
+    pub at: i64,
+    /// Where it came from.
+    pub stream: LogStream,
+    /// Whether the line ends here, or the next piece of the stream continues it.
+    pub ends: bool,
+    /// The text without a line break; any bytes.
+    pub text: Vec<u8>,
+}
+
+/// Which part of a log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogOptions {
+    /// Not older than this, nanoseconds since 1970.
+    pub since: Option<i64>,
+    /// Only so many lines from the end.
+    pub tail: Option<usize>,
+}
+
+/// What an engine can do beyond the contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Abilities {
+    /// Containers go on while the server is away.
+    pub survives_server: bool,
+    /// Host ports can be published.
+    pub publishes_ports: bool,
+    /// Output is kept and read back.
+    pub logs: bool,
+}

@@ -1,0 +1,291 @@
+//! The database: one writing thread that groups commits, a few reading connections.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::oneshot;
+
+/// Most writes that share a commit: bounds how long the first of them waits.
+const GROUP: usize = 256;
+const READERS: usize = 4;
+
+/// Why the database did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A unique value is taken already.
+    #[error("{0} exists already")]
+    Duplicate(String),
+    /// The database could not be opened.
+    #[error("the database {path} can't be opened")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// SQLite's word.
+        source: rusqlite::Error,
+    },
+    /// It is of a newer berth.
+    #[error("the database is of version {found}, this program knows up to {known}: use a newer berth")]
+    Newer {
+        /// The database's version.
+        found: i64,
+        /// The newest migration of this program.
+        known: i64,
+    },
+    /// A statement failed.
+    #[error("the database refused a statement")]
+    Statement(#[from] rusqlite::Error),
+    /// The commit failed, so nothing was written.
+    #[error("the database could not commit")]
+    Commit(String),
+    /// The writing thread is gone.
+    #[error("the database is closed")]
+    Closed,
+}
+
+/// A transaction. Queries are its methods, one file a resource in `tables/`.
+pub struct Tx<'a> {
+    pub(crate) connection: &'a Connection,
+}
+
+impl std::fmt::Debug for Tx<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tx")
+    }
+}
+
+/// Runs within the group's transaction; what it returns is called after the commit with the commit's result.
+type Job = Box<dyn FnOnce(&Connection) -> Done + Send>;
+type Done = Box<dyn FnOnce(Result<(), String>) + Send>;
+
+/// The database. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Store {
+    writer: SyncSender<Job>,
+    readers: Arc<Mutex<Vec<Connection>>>,
+    path: PathBuf,
+}
+
+const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_start.sql")];
+
+fn open(path: &Path, flags: OpenFlags) -> Result<Connection, Error> {
+    let named = |source| Error::Open { path: path.to_owned(), source };
+    let connection = Connection::open_with_flags(path, flags).map_err(named)?;
+    connection.busy_timeout(Duration::from_secs(10)).map_err(named)?;
+    connection
+        .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA cache_size = -4096;")
+        .map_err(named)?;
+    connection.set_prepared_statement_cache_capacity(128);
+    Ok(connection)
+}
+
+fn migrate(connection: &mut Connection) -> Result<(), Error> {
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let known = MIGRATIONS.len() as i64;
+    if found > known {
+        return Err(Error::Newer { found, known });
+    }
+    for (index, text) in MIGRATIONS.iter().enumerate().skip(found as usize) {
+        let tx = connection.transaction()?;
+        tx.execute_batch(text)?;
+        tx.pragma_update(None, "user_version", index as i64 + 1)?;
+        tx.commit()?;
+    }
+    Ok(())
+}
+
+impl Store {
+    /// Opens the database, making and migrating it as needed.
+    ///
+    /// # Errors
+    /// [`Error::Open`], [`Error::Newer`], or the migration that failed.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut connection = open(path, flags | OpenFlags::SQLITE_OPEN_CREATE)?;
+        migrate(&mut connection)?;
+        let (writer, jobs) = mpsc::sync_channel(4 * GROUP);
+        let readers = (0..READERS).map(|_| open(path, flags)).collect::<Result<Vec<_>, _>>()?;
+        std::thread::Builder::new()
+            .name("store-writer".into())
+            .spawn(move || write_groups(&connection, &jobs))
+            .map_err(|_| Error::Closed)?;
+        Ok(Self { writer, readers: Arc::new(Mutex::new(readers)), path: path.to_owned() })
+    }
+
+    /// Runs `work` in a transaction and answers when it is on disk. If it fails, nothing of it is kept.
+    ///
+    /// # Errors
+    /// What `work` returned, or the database's own.
+    pub async fn write<T, E, F>(&self, work: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+        F: FnOnce(&Tx<'_>) -> Result<T, E> + Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel::<Result<T, E>>();
+        let job: Job = Box::new(move |connection| {
+            let result = in_savepoint(connection, work);
+            Box::new(move |committed| {
+                let _ = answer.send(match (result, committed) {
+                    (Ok(value), Ok(())) => Ok(value),
+                    (Ok(_), Err(why)) => Err(Error::Commit(why).into()),
+                    (Err(error), _) => Err(error),
+                });
+            })
+        });
+        // The queue is bounded; waiting for room must not hold up the runtime.
+        if let Err(full) = self.writer.try_send(job) {
+            let job = match full {
+                mpsc::TrySendError::Full(job) => job,
+                mpsc::TrySendError::Disconnected(_) => return Err(Error::Closed.into()),
+            };
+            let writer = self.writer.clone();
+            let sent = tokio::task::spawn_blocking(move || writer.send(job)).await;
+            if !matches!(sent, Ok(Ok(()))) {
+                return Err(Error::Closed.into());
+            }
+        }
+        answered.await.unwrap_or_else(|_| Err(Error::Closed.into()))
+    }
+
+    /// Runs `work` on one consistent state of the database.
+    ///
+    /// # Errors
+    /// What `work` returned, or the database's own.
+    pub async fn read<T, E, F>(&self, work: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+        F: FnOnce(&Tx<'_>) -> Result<T, E> + Send + 'static,
+    {
+        let store = self.clone();
+        tokio::task::spawn_blocking(move || store.read_now(work)).await.unwrap_or_else(|_| Err(Error::Closed.into()))
+    }
+
+    /// [`read`](Self::read) on this very thread, for callers that may block.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_now<T, E: From<Error>>(&self, work: impl FnOnce(&Tx<'_>) -> Result<T, E>) -> Result<T, E> {
+        let kept = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let connection = match kept {
+            Some(connection) => connection,
+            None => open(&self.path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?,
+        };
+        let result = (|| {
+            let tx = connection.unchecked_transaction().map_err(Error::from)?;
+            work(&Tx { connection: &tx })
+        })();
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        if readers.len() < READERS {
+            readers.push(connection);
+        }
+        result
+    }
+}
+
+fn in_savepoint<T, E: From<Error>>(
+    connection: &Connection,
+    work: impl FnOnce(&Tx<'_>) -> Result<T, E>,
+) -> Result<T, E> {
+    let statement = |sql| connection.prepare_cached(sql).and_then(|mut s| s.execute([])).map(drop).map_err(Error::from);
+    statement("SAVEPOINT one")?;
+    match work(&Tx { connection }) {
+        Ok(value) => {
+            statement("RELEASE one")?;
+            Ok(value)
+        }
+        Err(error) => {
+            statement("ROLLBACK TO one")?;
+            statement("RELEASE one")?;
+            Err(error)
+        }
+    }
+}
+
+fn write_groups(connection: &Connection, jobs: &Receiver<Job>) {
+    while let Ok(first) = jobs.recv() {
+        let mut done = Vec::new();
+        if let Err(error) = connection.execute_batch("BEGIN IMMEDIATE") {
+            tracing::error!(%error, "the database can't begin a transaction");
+            // Outside a transaction the job can't be kept; it hears of it as a failed commit.
+            first(connection)(Err(error.to_string()));
+            continue;
+        }
+        let mut next = Some(first);
+        while let Some(job) = next {
+            done.push(job(connection));
+            next = if done.len() < GROUP { jobs.try_recv().ok() } else { None };
+        }
+        let committed = connection.execute_batch("COMMIT").map_err(|error| {
+            tracing::error!(%error, "the database could not commit");
+            let _ = connection.execute_batch("ROLLBACK");
+            error.to_string()
+        });
+        for answer in done {
+            answer(committed.clone());
+        }
+    }
+}
+
+/// Turns SQLite's unique violation into [`Error::Duplicate`] of `what`.
+pub(crate) fn unique(error: rusqlite::Error, what: impl FnOnce() -> String) -> Error {
+    match error {
+        rusqlite::Error::SqliteFailure(failure, _)
+            if failure.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE =>
+        {
+            Error::Duplicate(what())
+        }
+        other => other.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Error, Store};
+
+    fn store(name: &str) -> (Store, std::path::PathBuf) {
+        let folder = std::env::temp_dir().join(format!("berth-store-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).expect("folder");
+        (Store::open(&folder.join("berth.db")).expect("store"), folder)
+    }
+
+    #[tokio::test]
+    async fn a_failed_write_leaves_nothing_and_harms_no_neighbour() {
+        let (store, folder) = store("group");
+        let tasks: Vec<_> = (0..50)
+            .map(|n| {
+                let store = store.clone();
+                tokio::spawn(async move {
+                    store
+                        .write(move |tx| {
+                            tx.event_add(n, 1, "test", "s", "{}")?;
+                            if n % 5 == 0 { Err(Error::Duplicate("on purpose".into())) } else { Ok(()) }
+                        })
+                        .await
+                })
+            })
+            .collect();
+        let mut failed = 0;
+        for task in tasks {
+            failed += usize::from(task.await.expect("join").is_err());
+        }
+        let events = store.read(|tx| tx.events(1, 0, 100)).await.expect("read");
+        assert_eq!((failed, events.len()), (10, 40));
+        drop(store);
+        std::fs::remove_dir_all(folder).expect("clean");
+    }
+
+    #[tokio::test]
+    async fn a_newer_database_is_refused() {
+        let (store, folder) = store("newer");
+        drop(store);
+        let path = folder.join("berth.db");
+        rusqlite::Connection::open(&path).and_then(|c| c.pragma_update(None, "user_version", 99)).expect("update");
+        assert!(matches!(Store::open(&path), Err(Error::Newer { found: 99, .. })));
+        std::fs::remove_dir_all(folder).expect("clean");
+    }
+}

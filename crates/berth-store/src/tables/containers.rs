@@ -1,0 +1,202 @@
+//! Containers.
+
+use rusqlite::{OptionalExtension, Row, params};
+
+use crate::database::{Error, Tx, unique};
+
+/// A container's row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    /// Number, never used again.
+    pub id: i64,
+    /// Textual id, unique everywhere.
+    pub uid: String,
+    /// Its account.
+    pub account_id: i64,
+    /// Unique within the account.
+    pub name: String,
+    /// The image as the client named it.
+    pub image: String,
+    /// Digest of the image's configuration.
+    pub image_digest: String,
+    /// Digests of its layers, lowest first, JSON array.
+    pub layers: String,
+    /// What was asked for, JSON.
+    pub spec: String,
+    /// `stopped`, `running` or `removed`.
+    pub wanted: String,
+    /// What was observed last: `created`, `running`, `exited`.
+    pub state: String,
+    /// How many times it was asked to start.
+    pub run: i64,
+    /// What else was observed, JSON.
+    pub detail: String,
+    /// Nanoseconds since 1970.
+    pub created_at: i64,
+}
+
+/// What changes of a row; `None` leaves a value as it is.
+#[derive(Debug, Clone, Default)]
+pub struct ContainerChange {
+    /// See [`Container::wanted`].
+    pub wanted: Option<&'static str>,
+    /// See [`Container::state`].
+    pub state: Option<&'static str>,
+    /// See [`Container::run`].
+    pub run: Option<i64>,
+    /// See [`Container::detail`].
+    pub detail: Option<String>,
+}
+
+/// Which containers a list holds.
+#[derive(Debug, Clone, Default)]
+pub struct ContainerFilter {
+    /// Of this account only.
+    pub account: Option<i64>,
+    /// In this state only.
+    pub state: Option<String>,
+    /// With numbers above this.
+    pub after: i64,
+    /// At most so many.
+    pub limit: u32,
+}
+
+const COLUMNS: &str =
+    "id, uid, account_id, name, image, image_digest, layers, spec, wanted, state, run, detail, created_at";
+
+fn container(row: &Row<'_>) -> rusqlite::Result<Container> {
+    Ok(Container {
+        id: row.get(0)?,
+        uid: row.get(1)?,
+        account_id: row.get(2)?,
+        name: row.get(3)?,
+        image: row.get(4)?,
+        image_digest: row.get(5)?,
+        layers: row.get(6)?,
+        spec: row.get(7)?,
+        wanted: row.get(8)?,
+        state: row.get(9)?,
+        run: row.get(10)?,
+        detail: row.get(11)?,
+        created_at: row.get(12)?,
+    })
+}
+
+impl Tx<'_> {
+    /// Adds a container (`id` is ignored); its number.
+    ///
+    /// # Errors
+    /// [`Error::Duplicate`] if the account has one of that name.
+    pub fn container_add(&self, new: &Container) -> Result<i64, Error> {
+        let sql = "INSERT INTO containers
+                   (uid, account_id, name, image, image_digest, layers, spec, wanted, state, run, detail, created_at)
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING id";
+        self.connection
+            .prepare_cached(sql)?
+            .query_row(
+                params![
+                    new.uid,
+                    new.account_id,
+                    new.name,
+                    new.image,
+                    new.image_digest,
+                    new.layers,
+                    new.spec,
+                    new.wanted,
+                    new.state,
+                    new.run,
+                    new.detail,
+                    new.created_at
+                ],
+                |row| row.get(0),
+            )
+            .map_err(|e| unique(e, || format!("a container named {:?}", new.name)))
+    }
+
+    /// The container with this number.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn container(&self, id: i64) -> Result<Option<Container>, Error> {
+        let sql = format!("SELECT {COLUMNS} FROM containers WHERE id = $1");
+        Ok(self.connection.prepare_cached(&sql)?.query_row([id], container).optional()?)
+    }
+
+    /// The container with this textual id.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn container_by_uid(&self, uid: &str) -> Result<Option<Container>, Error> {
+        let sql = format!("SELECT {COLUMNS} FROM containers WHERE uid = $1");
+        Ok(self.connection.prepare_cached(&sql)?.query_row([uid], container).optional()?)
+    }
+
+    /// The account's container by name, textual id or the beginning of one; at most two, for telling "none", "one",
+    /// "several". A full match of a name or an id comes alone.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn containers_by_reference(&self, account: i64, reference: &str) -> Result<Vec<Container>, Error> {
+        let exact =
+            format!("SELECT {COLUMNS} FROM containers WHERE account_id = $1 AND (name = $2 OR uid = $2) LIMIT 1");
+        let found =
+            self.connection.prepare_cached(&exact)?.query_row(params![account, reference], container).optional()?;
+        if let Some(found) = found {
+            return Ok(vec![found]);
+        }
+        let sql = format!(
+            "SELECT {COLUMNS} FROM containers WHERE account_id = $1 AND substr(uid, 1, length($2)) = $2 LIMIT 2"
+        );
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        Ok(statement.query_map(params![account, reference], container)?.collect::<Result<_, _>>()?)
+    }
+
+    /// Containers by number.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn containers(&self, filter: &ContainerFilter) -> Result<Vec<Container>, Error> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM containers
+             WHERE id > $1 AND ($2 IS NULL OR account_id = $2) AND ($3 IS NULL OR state = $3) ORDER BY id LIMIT $4"
+        );
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let rows = statement.query_map(params![filter.after, filter.account, filter.state, filter.limit], container)?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// How many containers the account has.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn container_count(&self, account: i64) -> Result<i64, Error> {
+        let sql = "SELECT COUNT(*) FROM containers WHERE account_id = $1 AND wanted <> 'removed'";
+        Ok(self.connection.prepare_cached(sql)?.query_row([account], |row| row.get(0))?)
+    }
+
+    /// Changes a row; whether it is there.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn container_change(&self, id: i64, change: &ContainerChange) -> Result<bool, Error> {
+        let sql = "UPDATE containers SET wanted = COALESCE($1, wanted), state = COALESCE($2, state),
+                   run = COALESCE($3, run), detail = COALESCE($4, detail) WHERE id = $5";
+        let changed = self.connection.prepare_cached(sql)?.execute(params![
+            change.wanted,
+            change.state,
+            change.run,
+            change.detail,
+            id
+        ])?;
+        Ok(changed == 1)
+    }
+
+    /// Removes a row.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn container_remove(&self, id: i64) -> Result<(), Error> {
+        self.connection.prepare_cached("DELETE FROM containers WHERE id = $1")?.execute([id])?;
+        Ok(())
+    }
+}

@@ -1,0 +1,118 @@
+//! Accounts and tokens. Of a token only the hash is kept.
+
+use rusqlite::{OptionalExtension, Row, params};
+
+use crate::database::{Error, Tx, unique};
+
+/// Who owns things.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// Number.
+    pub id: i64,
+    /// Unique name.
+    pub name: String,
+}
+
+/// A credential of an account, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// Number.
+    pub id: i64,
+    /// Its account.
+    pub account_id: i64,
+    /// What its owner calls it.
+    pub name: String,
+    /// `admin` or `user`.
+    pub role: String,
+    /// Nanoseconds since 1970.
+    pub created_at: i64,
+    /// Nanoseconds since 1970; never if `None`.
+    pub expires_at: Option<i64>,
+}
+
+fn token(row: &Row<'_>) -> rusqlite::Result<Token> {
+    Ok(Token {
+        id: row.get(0)?,
+        account_id: row.get(1)?,
+        name: row.get(2)?,
+        role: row.get(3)?,
+        created_at: row.get(4)?,
+        expires_at: row.get(5)?,
+    })
+}
+
+impl Tx<'_> {
+    /// Adds an account.
+    ///
+    /// # Errors
+    /// [`Error::Duplicate`] if the name is taken.
+    pub fn account_add(&self, name: &str, now: i64) -> Result<i64, Error> {
+        let sql = "INSERT INTO accounts (name, created_at) VALUES ($1, $2) RETURNING id";
+        self.connection
+            .prepare_cached(sql)?
+            .query_row(params![name, now], |row| row.get(0))
+            .map_err(|e| unique(e, || format!("account {name:?}")))
+    }
+
+    /// All accounts.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn accounts(&self) -> Result<Vec<Account>, Error> {
+        let mut statement = self.connection.prepare_cached("SELECT id, name FROM accounts ORDER BY id")?;
+        let rows = statement.query_map([], |row| Ok(Account { id: row.get(0)?, name: row.get(1)? }))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Adds a token by its hash.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn token_add(
+        &self,
+        account: i64,
+        name: &str,
+        hash: &str,
+        role: &str,
+        now: i64,
+        expires_at: Option<i64>,
+    ) -> Result<Token, Error> {
+        let sql = "INSERT INTO tokens (account_id, name, hash, role, created_at, expires_at)
+                   VALUES ($1, $2, $3, $4, $5, $6)
+                   RETURNING id, account_id, name, role, created_at, expires_at";
+        Ok(self
+            .connection
+            .prepare_cached(sql)?
+            .query_row(params![account, name, hash, role, now, expires_at], token)?)
+    }
+
+    /// The token with this hash, unless it was revoked or has expired by `now`.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn token_by_hash(&self, hash: &str, now: i64) -> Result<Option<Token>, Error> {
+        let sql = "SELECT id, account_id, name, role, created_at, expires_at FROM tokens
+                   WHERE hash = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)";
+        Ok(self.connection.prepare_cached(sql)?.query_row(params![hash, now], token).optional()?)
+    }
+
+    /// The account's tokens that were not revoked.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn tokens(&self, account: i64) -> Result<Vec<Token>, Error> {
+        let sql = "SELECT id, account_id, name, role, created_at, expires_at FROM tokens
+                   WHERE account_id = $1 AND revoked_at IS NULL ORDER BY id";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        Ok(statement.query_map([account], token)?.collect::<Result<_, _>>()?)
+    }
+
+    /// Revokes a token of the account; whether there was one.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn token_revoke(&self, account: i64, id: i64, now: i64) -> Result<bool, Error> {
+        let sql = "UPDATE tokens SET revoked_at = $1 WHERE id = $2 AND account_id = $3 AND revoked_at IS NULL";
+        Ok(self.connection.prepare_cached(sql)?.execute(params![now, id, account])? == 1)
+    }
+}
