@@ -602,6 +602,14 @@ impl Core {
         self.read(move |tx| Ok(tx.container_count(account)?)).await
     }
 
+    /// How many containers of all accounts are in each state.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub async fn container_states(&self) -> Result<Vec<(String, i64)>, Error> {
+        self.read(|tx| Ok(tx.container_states()?)).await
+    }
+
     /// Starts it; one that runs stays as it is.
     ///
     /// # Errors

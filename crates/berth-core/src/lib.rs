@@ -25,7 +25,7 @@ pub use host::Host;
 pub use images::{Image, Removed};
 pub use runtimes::{Runtime, RuntimeKind};
 pub use settings::Settings;
-pub use tokens::{Administrator, Caller, NewToken, Role, Token};
+pub use tokens::{Administrator, Begun, Caller, NewToken, Role, Token};
 
 /// Random bytes in hexadecimal: ids and secrets.
 pub(crate) fn random_hex(bytes: usize) -> String {

@@ -67,6 +67,26 @@ pub struct Administrator {
     pub secret_key: String,
 }
 
+impl Administrator {
+    /// New credentials.
+    pub fn make() -> Self {
+        Self { token: format!("berth_{}", random_hex(24)), access_key: random_hex(10), secret_key: random_hex(20) }
+    }
+}
+
+/// What is known of an idempotency key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Begun {
+    /// It is this request's now.
+    New,
+    /// The same request was answered so.
+    Answered(String),
+    /// The same request is under way.
+    UnderWay,
+    /// Another request came with it.
+    Different,
+}
+
 fn hash(secret: &str) -> String {
     Digest::of(secret.as_bytes()).hex()
 }
@@ -80,24 +100,26 @@ fn token(row: berth_store::Token) -> Token {
 }
 
 impl Core {
-    /// Makes the first account and its administrator, if there is no account yet. `given` are credentials that are written
-    /// down outside already: an interrupted first start is taken up with the same ones.
+    /// Whether the first start is over.
     ///
     /// # Errors
     /// The database's own.
-    pub async fn administrator(&self, given: Option<Administrator>) -> Result<Option<Administrator>, Error> {
-        let made = given.unwrap_or_else(|| Administrator {
-            token: format!("berth_{}", random_hex(24)),
-            access_key: random_hex(10),
-            secret_key: random_hex(20),
-        });
+    pub async fn has_accounts(&self) -> Result<bool, Error> {
+        self.read(|tx| Ok(!tx.accounts()?.is_empty())).await
+    }
+
+    /// Makes the first account with this administrator, if there is no account yet. The credentials are to be written down
+    /// outside before: an interrupted first start is taken up with the same ones.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub async fn administrator(&self, given: Administrator) -> Result<(), Error> {
         self.write(move |tx| {
-            if !tx.accounts()?.is_empty() {
-                return Ok(None);
+            if tx.accounts()?.is_empty() {
+                let account = tx.account_add("admin", now())?;
+                tx.token_add(account, "administrator", &hash(&given.token), "admin", now(), None)?;
             }
-            let account = tx.account_add("admin", now())?;
-            tx.token_add(account, "administrator", &hash(&made.token), "admin", now(), None)?;
-            Ok(Some(made))
+            Ok(())
         })
         .await
     }
@@ -168,6 +190,40 @@ impl Core {
             })
             .await?;
         Ok(NewToken { token: token(row), secret })
+    }
+
+    /// Takes an idempotency key for a request.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub async fn idempotency_begin(
+        &self,
+        caller: &Caller,
+        key: &str,
+        operation: &str,
+        body: &[u8],
+    ) -> Result<Begun, Error> {
+        let (account, key) = (caller.account, key.to_owned());
+        let request = Digest::of(&[operation.as_bytes(), b"\n", body].concat()).hex();
+        let known = {
+            let request = request.clone();
+            self.write(move |tx| Ok(tx.idempotency_begin(account, &key, &request, now())?)).await?
+        };
+        Ok(match known {
+            None => Begun::New,
+            Some(known) if known.request != request => Begun::Different,
+            Some(berth_store::Remembered { answer: Some(answer), .. }) => Begun::Answered(answer),
+            Some(_) => Begun::UnderWay,
+        })
+    }
+
+    /// Keeps the answer, or gives the key back.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub async fn idempotency_end(&self, caller: &Caller, key: &str, answer: Option<&str>) -> Result<(), Error> {
+        let (account, key, answer) = (caller.account, key.to_owned(), answer.map(str::to_owned));
+        self.write(move |tx| Ok(tx.idempotency_end(account, &key, answer.as_deref())?)).await
     }
 
     /// The account's tokens.

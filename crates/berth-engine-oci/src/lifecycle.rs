@@ -296,7 +296,9 @@ impl OciEngine {
         let waiting = if ended_already {
             None
         } else {
-            Some(AsyncFd::register_with_interest(shim, Interest::READABLE).map_err(failed("watch the shim"))?)
+            // SAFETY: a `PidFd` owns its descriptor and gives the same one for as long as it lives.
+            let registered = unsafe { AsyncFd::register_with_interest(shim, Interest::READABLE) };
+            Some(registered.map_err(|e| EngineError::Failed(format!("watch the shim: {e}")))?)
         };
         let (inner, unit, run) = (self.inner.clone(), unit.clone(), run.clone());
         tokio::spawn(async move {

@@ -174,6 +174,16 @@ impl Tx<'_> {
         Ok(self.connection.prepare_cached(sql)?.query_row([account], |row| row.get(0))?)
     }
 
+    /// How many containers of all accounts are in each state.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn container_states(&self) -> Result<Vec<(String, i64)>, Error> {
+        let sql = "SELECT state, COUNT(*) FROM containers WHERE wanted <> 'removed' GROUP BY state ORDER BY state";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        Ok(statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?)
+    }
+
     /// Changes a row; whether it is there.
     ///
     /// # Errors

@@ -1,0 +1,317 @@
+//! What all dialects share: request ids, the log line, panics and overload caught, tokens found, bodies read.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use tokio::sync::{Notify, Semaphore};
+
+use crate::Api;
+use crate::meters::Meters;
+
+/// Requests of one dialect under way at a time; beyond it the answer is "overloaded" at once. Followers count too.
+const AT_ONCE: usize = 4096;
+/// Longest JSON or form body, bytes.
+const LONGEST_BODY: usize = 1 << 20;
+
+/// Set when the server goes: no new work is ready for it, and streams that would never end do.
+#[derive(Debug, Clone, Default)]
+pub struct Draining(Arc<(AtomicBool, Notify)>);
+
+impl Draining {
+    /// Begins it.
+    pub fn begin(&self) {
+        self.0.0.store(true, Ordering::SeqCst);
+        self.0.1.notify_waiters();
+    }
+
+    /// Whether it has begun.
+    pub fn is_draining(&self) -> bool {
+        self.0.0.load(Ordering::SeqCst)
+    }
+
+    /// Returns when it begins.
+    pub async fn begun(&self) {
+        let waiting = self.0.1.notified();
+        if !self.is_draining() {
+            waiting.await;
+        }
+    }
+}
+
+/// What a handler can't answer for itself; each dialect has a form for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Breakdown {
+    Panic,
+    Overload,
+}
+
+#[derive(Clone)]
+pub(crate) struct Doorman {
+    pub(crate) dialect: &'static str,
+    pub(crate) broken: fn(Breakdown) -> Response,
+    pub(crate) meters: Arc<Meters>,
+}
+
+/// Puts the dialect's doorman in front of its routes.
+pub(crate) fn guarded(router: Router<Api>, doorman: Doorman) -> Router<Api> {
+    let state = (doorman, Arc::new(Semaphore::new(AT_ONCE)));
+    router.layer(axum::middleware::from_fn_with_state(state, attend))
+}
+
+async fn attend(State((doorman, places)): State<(Doorman, Arc<Semaphore>)>, request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let id = request_id();
+    let method = request.method().clone();
+    // Without the query: a token may be in it.
+    let path = request.uri().path().to_owned();
+    let mut response = match places.try_acquire_owned() {
+        Err(_) => (doorman.broken)(Breakdown::Overload),
+        Ok(place) => {
+            // A task of its own: a client that goes away must not leave its operation half done.
+            let work = tokio::spawn(async move {
+                let response = next.run(request).await;
+                drop(place);
+                response
+            });
+            match work.await {
+                Ok(response) => response,
+                Err(error) => {
+                    tracing::error!(request_id = id, path, %error, "a handler panicked");
+                    (doorman.broken)(Breakdown::Panic)
+                }
+            }
+        }
+    };
+    let elapsed = begun.elapsed();
+    let status = response.status().as_u16();
+    doorman.meters.request(doorman.dialect, status, elapsed);
+    tracing::info!(
+        request_id = id,
+        dialect = doorman.dialect,
+        %method,
+        path,
+        status,
+        ms = elapsed.as_secs_f64() * 1000.0,
+        "request"
+    );
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert("request-id", value);
+    }
+    response
+}
+
+/// A random UUID (RFC 9562, version 4).
+fn request_id() -> String {
+    use std::collections::hash_map::RandomState;
+    use std::hash::BuildHasher;
+    // Two keyed hashes of a counter: unguessable enough for a correlation id, and no system call.
+    static COUNTER: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+    let n = COUNTER.fetch_add(1, Ordering::Relaxed);
+    let (a, b) = (RandomState::new().hash_one(n), RandomState::new().hash_one(!n));
+    let b = b & 0x3fff_ffff_ffff_ffff | 0x8000_0000_0000_0000;
+    format!("{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}", a >> 32, a >> 16 & 0xffff, a & 0xfff, b >> 48, b & 0xffff_ffff_ffff)
+}
+
+/// The token of `X-Token`, or of `Authorization` with one of the schemes `Bearer` and `Token`, in any case.
+pub(crate) fn token_of(headers: &HeaderMap) -> Option<String> {
+    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).map(str::trim).filter(|v| !v.is_empty());
+    if let Some(token) = text("x-token") {
+        return Some(token.to_owned());
+    }
+    let (scheme, token) = text(header::AUTHORIZATION.as_str())?.split_once(' ')?;
+    let known = scheme.eq_ignore_ascii_case("bearer") || scheme.eq_ignore_ascii_case("token");
+    (known && !token.trim().is_empty()).then(|| token.trim().to_owned())
+}
+
+/// Why a body could not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BodyError {
+    TooLarge,
+    Broken,
+}
+
+/// The whole of a small body.
+pub(crate) async fn small_body(body: Body) -> Result<Vec<u8>, BodyError> {
+    match to_bytes(body, LONGEST_BODY).await {
+        Ok(bytes) => Ok(bytes.into()),
+        // axum's own error hides which of the two it was; its text tells.
+        Err(error) if error.to_string().contains("length limit") => Err(BodyError::TooLarge),
+        Err(_) => Err(BodyError::Broken),
+    }
+}
+
+/// Parameters by name, wherever the client put them.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Parameters(std::collections::BTreeMap<String, serde_json::Value>);
+
+/// A parameter that is not what it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ParameterError {
+    Missing(&'static str),
+    Wrong {
+        name: &'static str,
+        expected: &'static str,
+        found: String,
+    },
+    /// The body as a whole.
+    Body(String),
+}
+
+impl Parameters {
+    /// Reads query and body. A body that begins like JSON is JSON, whatever its `Content-Type` says; otherwise it is a
+    /// form. What the body says goes before the query.
+    pub(crate) async fn of(request: Request) -> Result<Self, ParameterError> {
+        let mut all = Self::default();
+        all.take_form(request.uri().query().unwrap_or_default().as_bytes());
+        let body = small_body(request.into_body()).await.map_err(|error| {
+            ParameterError::Body(match error {
+                BodyError::TooLarge => format!("the body is larger than {LONGEST_BODY} bytes"),
+                BodyError::Broken => "the body could not be read".into(),
+            })
+        })?;
+        let first = body.iter().copied().find(|b| !b.is_ascii_whitespace());
+        match first {
+            None => {}
+            Some(b'{' | b'[' | b'"') => match serde_json::from_slice(&body) {
+                Ok(serde_json::Value::Object(object)) => all.0.extend(object),
+                Ok(_) => return Err(ParameterError::Body("the body is JSON, but no object".into())),
+                Err(error) => return Err(ParameterError::Body(format!("the body is not readable as JSON: {error}"))),
+            },
+            Some(_) => all.take_form(&body),
+        }
+        Ok(all)
+    }
+
+    fn take_form(&mut self, bytes: &[u8]) {
+        for pair in bytes.split(|b| *b == b'&').filter(|p| !p.is_empty()) {
+            let mut halves = pair.splitn(2, |b| *b == b'=');
+            let (name, value) = (halves.next().unwrap_or_default(), halves.next().unwrap_or_default());
+            self.0.insert(decoded(name), serde_json::Value::String(decoded(value)));
+        }
+    }
+
+    /// Text that must be there and not be empty.
+    pub(crate) fn text(&self, name: &'static str) -> Result<String, ParameterError> {
+        match self.0.get(name) {
+            None | Some(serde_json::Value::Null) => Err(ParameterError::Missing(name)),
+            Some(serde_json::Value::String(text)) if text.is_empty() => Err(ParameterError::Missing(name)),
+            Some(serde_json::Value::String(text)) => Ok(text.clone()),
+            Some(serde_json::Value::Number(number)) => Ok(number.to_string()),
+            Some(other) => Err(ParameterError::Wrong { name, expected: "a string", found: other.to_string() }),
+        }
+    }
+
+    /// A whole number that must be there; also as text.
+    pub(crate) fn integer(&self, name: &'static str) -> Result<i64, ParameterError> {
+        let wrong = |found: String| ParameterError::Wrong { name, expected: "a whole number", found };
+        match self.0.get(name) {
+            Some(serde_json::Value::Number(number)) => {
+                let whole = number.as_f64().filter(|f| f.fract() == 0.0 && f.abs() < 1e15).map(|f| f as i64);
+                number.as_i64().or(whole).ok_or_else(|| wrong(number.to_string()))
+            }
+            Some(serde_json::Value::Bool(_) | serde_json::Value::Array(_) | serde_json::Value::Object(_)) => {
+                Err(wrong(self.0[name].to_string()))
+            }
+            _ => {
+                let text = self.text(name)?;
+                text.trim().parse().map_err(|_| wrong(text))
+            }
+        }
+    }
+}
+
+/// Undoes the encoding of `application/x-www-form-urlencoded`.
+fn decoded(bytes: &[u8]) -> String {
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let [first, tail @ ..] = rest {
+        let hex = |b: &u8| char::from(*b).to_digit(16);
+        match (first, tail) {
+            (b'%', [high, low, after @ ..]) if hex(high).is_some() && hex(low).is_some() => {
+                out.push((hex(high).unwrap_or(0) * 16 + hex(low).unwrap_or(0)) as u8);
+                rest = after;
+            }
+            (b'+', _) => {
+                out.push(b' ');
+                rest = tail;
+            }
+            _ => {
+                out.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::extract::Request;
+
+    use super::{ParameterError, Parameters, decoded, request_id, token_of};
+
+    async fn parameters(query: &str, body: &str) -> Result<Parameters, ParameterError> {
+        let request = Request::builder().uri(format!("/x?{query}")).body(Body::from(body.to_owned())).expect("request");
+        Parameters::of(request).await
+    }
+
+    #[tokio::test]
+    async fn parameters_come_from_anywhere() {
+        let all = parameters("a=1&b=x%20y+z", "").await.expect("query");
+        assert_eq!((all.integer("a"), all.text("b").as_deref()), (Ok(1), Ok("x y z")));
+        let all = parameters("a=1", r#" {"a": 2, "c": "3", "d": 4.0, "e": null, "f": "", "g": [1], "h": true}"#)
+            .await
+            .expect("json");
+        assert_eq!((all.integer("a"), all.integer("c"), all.integer("d")), (Ok(2), Ok(3), Ok(4)));
+        assert_eq!(all.text("e"), Err(ParameterError::Missing("e")));
+        assert_eq!(all.integer("f"), Err(ParameterError::Missing("f")));
+        assert!(matches!(all.integer("g"), Err(ParameterError::Wrong { .. })));
+        assert!(matches!(all.integer("h"), Err(ParameterError::Wrong { .. })));
+        assert_eq!(all.integer("zz"), Err(ParameterError::Missing("zz")));
+        let all = parameters("", "a=5&u=http%3A%2F%2Fx").await.expect("form");
+        assert_eq!((all.integer("a"), all.text("u").as_deref()), (Ok(5), Ok("http://x")));
+        for wrong in ["{", "[1]", "\"x\"", "{\"a\":"] {
+            assert!(matches!(parameters("", wrong).await, Err(ParameterError::Body(_))), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn encodings_that_are_cut_are_kept() {
+        assert_eq!(decoded(b"%4"), "%4");
+        assert_eq!(decoded(b"%zz%"), "%zz%");
+        assert_eq!(decoded("%E4%BD%A0".as_bytes()), "你");
+    }
+
+    #[test]
+    fn tokens_are_found_in_any_scheme() {
+        let with = |name: &str, value: &str| {
+            let mut headers = axum::http::HeaderMap::new();
+            headers.insert(
+                axum::http::HeaderName::from_bytes(name.as_bytes()).expect("name"),
+                value.parse().expect("value"),
+            );
+            token_of(&headers)
+        };
+        assert_eq!(with("x-token", "a").as_deref(), Some("a"));
+        assert_eq!(with("authorization", "bEARER  a ").as_deref(), Some("a"));
+        assert_eq!(with("authorization", "token a").as_deref(), Some("a"));
+        assert_eq!(with("authorization", "Basic a"), None);
+        assert_eq!(with("authorization", "Bearer "), None);
+    }
+
+    #[test]
+    fn request_ids_are_version_4_uuids() {
+        let id = request_id();
+        assert_eq!((id.len(), &id[14..15]), (36, "4"));
+        assert!(matches!(&id[19..20], "8" | "9" | "a" | "b"));
+        assert_ne!(id, request_id());
+    }
+}

@@ -1,0 +1,81 @@
+//! HTTP. One listener serves the native API and every dialect; their paths do not collide. A dialect is a translation: it
+//! parses, authenticates, calls the core once and renders. It holds no state, and its codes are nobody else's.
+
+mod kit;
+mod meters;
+mod native;
+mod sample;
+mod standalone;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use berth_core::Core;
+
+pub use kit::Draining;
+pub use native::{openapi, wire};
+
+use crate::kit::Doorman;
+use crate::meters::Meters;
+
+/// What every handler can reach.
+#[derive(Clone)]
+pub(crate) struct Api {
+    pub(crate) core: Core,
+    pub(crate) meters: Arc<Meters>,
+    pub(crate) draining: Draining,
+}
+
+impl axum::extract::FromRef<Api> for Core {
+    fn from_ref(api: &Api) -> Self {
+        api.core.clone()
+    }
+}
+
+/// Everything that is served.
+pub fn router(core: Core, draining: Draining) -> Router {
+    let meters = Arc::new(Meters::default());
+    let api = Api { core, meters: meters.clone(), draining };
+    let doorman = |dialect: &'static str, broken: fn(kit::Breakdown) -> Response| Doorman {
+        dialect,
+        broken,
+        meters: meters.clone(),
+    };
+    let native = kit::guarded(native::router(), doorman("native", native::error::broken));
+    let standalone = kit::guarded(standalone::router(), doorman("standalone", standalone::error::broken));
+    let other = Router::new()
+        .route("/", get(native::docs::front_page))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(meters::render))
+        .route("/openapi.json", get(native::docs::openapi_json))
+        .route("/docs", get(native::docs::page))
+        .route("/docs/", get(native::docs::file))
+        .route("/docs/{*file}", get(native::docs::file))
+        .route("/samples/hello.zip", get(sample::hello))
+        .fallback(native::error::no_such_path);
+    let other = kit::guarded(other, doorman("other", native::error::broken));
+    Router::new()
+        .nest("/v1", native)
+        .nest("/container", standalone)
+        .fallback_service(other.with_state(api.clone()))
+        .with_state(api)
+}
+
+/// Whether work can be taken on: the database answers, and the server is not on its way out.
+async fn ready(State(api): State<Api>) -> Response {
+    if api.draining.is_draining() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response();
+    }
+    match api.core.ready().await {
+        Ok(()) => "ready\n".into_response(),
+        Err(error) => {
+            tracing::error!(error = error.chain(), "not ready");
+            (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer\n").into_response()
+        }
+    }
+}

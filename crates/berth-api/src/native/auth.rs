@@ -1,0 +1,59 @@
+//! `Authorization: Bearer …` or `X-Token`.
+
+use axum::extract::{FromRef, FromRequestParts, Path, Query};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use berth_core::{Caller, Core};
+use serde::de::DeserializeOwned;
+
+use super::error::Error;
+use crate::kit::token_of;
+
+/// A caller whose token was good.
+pub(super) struct Auth(pub(super) Caller);
+
+impl<S: Send + Sync> FromRequestParts<S> for Auth
+where
+    Core: FromRef<S>,
+{
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let refused = |detail: &str| Error::new(StatusCode::UNAUTHORIZED, "unauthorized", detail);
+        let token = token_of(&parts.headers).ok_or_else(|| {
+            refused("a token is needed: Authorization: Bearer …; the first start wrote one to admin.json")
+        })?;
+        match Core::from_ref(state).authenticate(&token).await? {
+            Some(caller) => Ok(Self(caller)),
+            None => Err(refused("the token is unknown, expired or revoked")),
+        }
+    }
+}
+
+/// Query parameters; what is wrong with them is told as a problem.
+pub(super) struct Params<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        match Query::<T>::from_request_parts(parts, state).await {
+            Ok(Query(params)) => Ok(Self(params)),
+            Err(rejection) => Err(Error::invalid(rejection.body_text())),
+        }
+    }
+}
+
+/// A part of the path.
+pub(super) struct Segment<T>(pub(super) T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Segment<T> {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        match Path::<T>::from_request_parts(parts, state).await {
+            Ok(Path(value)) => Ok(Self(value)),
+            Err(rejection) => Err(Error::invalid(rejection.body_text())),
+        }
+    }
+}

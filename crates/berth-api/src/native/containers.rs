@@ -1,0 +1,372 @@
+//! Containers.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use berth_core::{ContainerState, Core, LogFollower};
+use berth_engine::{LogOptions, LogStream};
+use berth_runtime::log::{format_time, parse_time};
+use futures_util::stream;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::auth::{Auth, Params, Segment};
+use super::error::Error;
+use super::idempotency;
+use super::wire::{Container, ContainerCreate, Ended, List, LogEntry, Stats};
+use crate::kit::small_body;
+use crate::{Api, Draining};
+
+/// Most items of a page.
+const LONGEST_PAGE: u32 = 1000;
+/// Time between two readings of the counters.
+const STATS_WINDOW: Duration = Duration::from_millis(200);
+/// Time between two lines of streamed stats.
+const STATS_PERIOD: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListParams {
+    /// Items of a page, 1 to 1000; 100 if absent.
+    #[serde(default)]
+    limit: Option<u32>,
+    /// `next_cursor` of the page before.
+    #[serde(default)]
+    cursor: Option<String>,
+    /// Only in this state: `created`, `running`, `exited`.
+    #[serde(default)]
+    state: Option<String>,
+}
+
+/// Page size and position out of query parameters.
+pub(super) fn page(limit: Option<u32>, cursor: Option<&str>) -> Result<(u32, i64), Error> {
+    let limit = limit.unwrap_or(100);
+    if !(1..=LONGEST_PAGE).contains(&limit) {
+        return Err(Error::invalid(format!("limit must be 1 to {LONGEST_PAGE}, not {limit}")));
+    }
+    let after = match cursor {
+        None | Some("") => 0,
+        Some(text) => text.parse().map_err(|_| Error::invalid(format!("cursor {text:?} did not come from here")))?,
+    };
+    Ok((limit, after))
+}
+
+/// The account's containers, oldest first.
+#[utoipa::path(get, path = "/v1/containers", params(ListParams), tag = "containers",
+    responses((status = 200, body = List<Container>)))]
+pub(super) async fn list(
+    State(core): State<Core>,
+    Auth(caller): Auth,
+    Params(params): Params<ListParams>,
+) -> Result<Json<List<Container>>, Error> {
+    let (limit, after) = page(params.limit, params.cursor.as_deref())?;
+    let state = match params.state.as_deref() {
+        None | Some("") => None,
+        Some("created") => Some(ContainerState::Created),
+        Some("running") => Some(ContainerState::Running),
+        Some("exited") => Some(ContainerState::Exited),
+        Some(other) => return Err(Error::invalid(format!("state {other:?} is not created, running or exited"))),
+    };
+    let page = core.containers(&caller, state, after, limit).await?;
+    let items = page.items.into_iter().map(Container::from).collect();
+    Ok(Json(List { items, next_cursor: page.next.map(|n| n.to_string()) }))
+}
+
+/// Makes a container, and starts it if `start` is true. Send an `Idempotency-Key` to be able to try again safely.
+#[utoipa::path(post, path = "/v1/containers", request_body = ContainerCreate, tag = "containers",
+    responses((status = 201, body = Container), (status = 409, body = super::wire::Problem)))]
+pub(super) async fn create(
+    State(core): State<Core>,
+    Auth(caller): Auth,
+    headers: HeaderMap,
+    request: Request,
+) -> Result<Response, Error> {
+    let body = small_body(request.into_body()).await?;
+    let work = async {
+        let asked: ContainerCreate = read_json(&body)?;
+        let start = asked.start;
+        if asked.network.as_deref() == Some("host") && caller.role != berth_core::Role::Admin {
+            return Err(Error::new(StatusCode::FORBIDDEN, "forbidden", "network host is for administrators"));
+        }
+        Ok(Container::from(core.container_create(&caller, asked.try_into()?, start).await?))
+    };
+    idempotency::once(&core, &caller, &headers, "container.create", &body, work).await
+}
+
+pub(super) fn read_json<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(body).map_err(|e| Error::invalid(format!("the body is not readable as JSON: {e}")))
+}
+
+/// One container, by id, the beginning of an id, or name.
+#[utoipa::path(get, path = "/v1/containers/{id}", tag = "containers",
+    params(("id" = String, Path)), responses((status = 200, body = Container)))]
+pub(super) async fn inspect(
+    State(core): State<Core>,
+    Auth(caller): Auth,
+    Segment(id): Segment<String>,
+) -> Result<Json<Container>, Error> {
+    Ok(Json(core.container(&caller, &id).await?.into()))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RemoveParams {
+    /// Kills it if it runs.
+    #[serde(default)]
+    force: bool,
+}
+
+/// Removes a container.
+#[utoipa::path(delete, path = "/v1/containers/{id}", tag = "containers",
+    params(("id" = String, Path), RemoveParams), responses((status = 204), (status = 409, body = super::wire::Problem)))]
+pub(super) async fn remove(
+    State(core): State<Core>,
+    Auth(caller): Auth,
+    Segment(id): Segment<String>,
+    Params(params): Params<RemoveParams>,
+) -> Result<StatusCode, Error> {
+    core.container_remove(&caller, &id, params.force).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Starts it; one that runs stays as it is.
+#[utoipa::path(post, path = "/v1/containers/{id}/start", tag = "containers",
+    params(("id" = String, Path)), responses((status = 200, body = Container)))]
+pub(super) async fn start(
+    State(core): State<Core>,
+    Auth(caller): Auth,
+    Segment(id): Segment<String>,
+) -> Result<Json<Container>, Error> {
+    Ok(Json(core.container_start(&caller, &id).await?.into()))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StopParams {
+    /// Seconds between the stop signal and the kill; the container's own if absent.
+    #[serde(default)]
+    timeout: Option<u64>,
+}
+
+impl StopParams {
+    fn grace(&self) -> Option<Duration> {
+        self.timeout.map(|s| Duration::from_secs(s.min(3600)))
+    }
+}
+
+/// Stops it: signal, grace, kill.
+#[utoipa::path(post, path = "/v1/containers/{id}/stop", tag = "containers",
+    params(("id" = String, Path), StopParams), responses((status = 200, body = Container)))]
+pub(super) async fn stop(
+    State(core): State<Core>,
+    Auth(caller): Auth,
+    Segment(id): Segment<String>,
+    Params(params): Params<StopParams>,
+) -> Result<Json<Container>, Error> {
+    Ok(Json(core.container_stop(&caller, &id, params.grace()).await?.into()))
+}
+
+/// Stops and starts it.
+#[utoipa::path(post, path = "/v1/containers/{id}/restart", tag = "containers",
+    params(("id" = String, Path), StopParams), responses((status = 200, body = Container)))]
+pub(super) async fn restart(
+    State(core): State<Core>,
+    Auth(caller): Auth,
+    Segment(id): Segment<String>,
+    Params(params): Params<StopParams>,
+) -> Result<Json<Container>, Error> {
+    Ok(Json(core.container_restart(&caller, &id, params.grace()).await?.into()))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct KillParams {
+    /// Name or number; `KILL` if absent.
+    #[serde(default)]
+    signal: Option<String>,
+}
+
+/// Sends a signal to its first process.
+#[utoipa::path(post, path = "/v1/containers/{id}/kill", tag = "containers",
+    params(("id" = String, Path), KillParams), responses((status = 204), (status = 409, body = super::wire::Problem)))]
+pub(super) async fn kill(
+    State(core): State<Core>,
+    Auth(caller): Auth,
+    Segment(id): Segment<String>,
+    Params(params): Params<KillParams>,
+) -> Result<StatusCode, Error> {
+    core.container_kill(&caller, &id, params.signal.as_deref().unwrap_or("KILL")).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Answers when it is not running.
+#[utoipa::path(get, path = "/v1/containers/{id}/wait", tag = "containers",
+    params(("id" = String, Path)), responses((status = 200, body = Ended)))]
+pub(super) async fn wait(
+    State(api): State<Api>,
+    Auth(caller): Auth,
+    Segment(id): Segment<String>,
+) -> Result<Json<Ended>, Error> {
+    let exit = tokio::select! {
+        exit = api.core.container_wait(&caller, &id) => exit?,
+        () = api.draining.begun() => {
+            return Err(Error::new(StatusCode::SERVICE_UNAVAILABLE, "draining", "the server is going; ask again"));
+        }
+    };
+    Ok(Json(Ended {
+        exit_code: exit.as_ref().map(|e| e.code),
+        oom_killed: exit.as_ref().is_some_and(|e| e.oom_killed),
+        finished_at: exit.map(|e| format_time(e.finished_at)),
+    }))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LogParams {
+    /// Go on until the container has ended.
+    #[serde(default)]
+    follow: bool,
+    /// Not older than this: RFC 3339, or seconds since 1970.
+    #[serde(default)]
+    since: Option<String>,
+    /// Only so many lines from the end.
+    #[serde(default)]
+    tail: Option<usize>,
+    /// `json` (default): one `LogEntry` a line; `text`: the output as it was written.
+    #[serde(default)]
+    format: Option<String>,
+    /// With `text`: the time before each line.
+    #[serde(default)]
+    timestamps: bool,
+}
+
+/// The container's output.
+#[utoipa::path(get, path = "/v1/containers/{id}/logs", tag = "containers",
+    params(("id" = String, Path), LogParams),
+    responses((status = 200, content_type = "application/x-ndjson", body = LogEntry)))]
+pub(super) async fn logs(
+    State(api): State<Api>,
+    Auth(caller): Auth,
+    Segment(id): Segment<String>,
+    Params(params): Params<LogParams>,
+) -> Result<Response, Error> {
+    let since = match params.since.as_deref() {
+        None | Some("") => None,
+        Some(text) => Some(
+            parse_time(text)
+                .or_else(|| text.parse::<f64>().ok().filter(|s| s.is_finite()).map(|s| (s * 1e9) as i64))
+                .ok_or_else(|| Error::invalid(format!("since {text:?} is neither RFC 3339 nor seconds")))?,
+        ),
+    };
+    let text = match params.format.as_deref() {
+        None | Some("" | "json") => false,
+        Some("text") => true,
+        Some(other) => return Err(Error::invalid(format!("format {other:?} is not json or text"))),
+    };
+    let options = LogOptions { since, tail: params.tail };
+    let follower = api.core.container_logs(&caller, &id, &options, params.follow).await?;
+    let timestamps = params.timestamps;
+    let body = Body::from_stream(stream::unfold(
+        (follower, api.draining.clone(), true),
+        move |(mut follower, draining, line_start)| async move {
+            let (bytes, line_start) = next_lines(&mut follower, &draining, text, timestamps, line_start).await?;
+            Some((Ok::<_, std::convert::Infallible>(bytes), (follower, draining, line_start)))
+        },
+    ));
+    let kind = if text { "text/plain; charset=utf-8" } else { "application/x-ndjson" };
+    Ok(([(header::CONTENT_TYPE, kind)], body).into_response())
+}
+
+/// The next piece of the log, rendered; `None` at the end.
+async fn next_lines(
+    follower: &mut LogFollower,
+    draining: &Draining,
+    text: bool,
+    timestamps: bool,
+    line_start: bool,
+) -> Option<(Bytes, bool)> {
+    let line = tokio::select! {
+        line = follower.next() => line,
+        () = draining.begun() => return None,
+    };
+    let line = match line {
+        Ok(line) => line?,
+        Err(error) => {
+            tracing::error!(error = error.chain(), "a log could not be read on");
+            return None;
+        }
+    };
+    let mut out = Vec::new();
+    if text {
+        if timestamps && line_start {
+            out.extend_from_slice(format_time(line.at).as_bytes());
+            out.push(b' ');
+        }
+        out.extend_from_slice(&line.text);
+        if line.ends {
+            out.push(b'\n');
+        }
+    } else {
+        let entry = LogEntry {
+            time: format_time(line.at),
+            stream: match line.stream {
+                LogStream::Stdout => "stdout".into(),
+                LogStream::Stderr => "stderr".into(),
+            },
+            text: String::from_utf8_lossy(&line.text).into_owned(),
+            partial: !line.ends,
+        };
+        out = serde_json::to_vec(&entry).unwrap_or_default();
+        out.push(b'\n');
+    }
+    Some((out.into(), line.ends))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StatsParams {
+    /// One line a second until the container has ended.
+    #[serde(default)]
+    stream: bool,
+}
+
+/// What it uses; once, or streamed as one JSON object a line.
+#[utoipa::path(get, path = "/v1/containers/{id}/stats", tag = "containers",
+    params(("id" = String, Path), StatsParams), responses((status = 200, body = Stats), (status = 409, body = super::wire::Problem)))]
+pub(super) async fn stats(
+    State(api): State<Api>,
+    Auth(caller): Auth,
+    Segment(id): Segment<String>,
+    Params(params): Params<StatsParams>,
+) -> Result<Response, Error> {
+    let found = api.core.container(&caller, &id).await?;
+    let ids = [found.uid.to_string()];
+    if !params.stream {
+        let usage = api.core.container_usage(&caller, &ids, STATS_WINDOW).await?.pop();
+        let usage = usage.ok_or_else(|| {
+            Error::new(StatusCode::CONFLICT, "wrong_state", format!("container {} is not running", found.name))
+        })?;
+        return Ok(Json(Stats::from(usage)).into_response());
+    }
+    let body = Body::from_stream(stream::unfold((api, ids), move |(api, ids)| async move {
+        let usage = tokio::select! {
+            usage = api.core.container_usage(&caller, &ids, STATS_PERIOD) => usage.ok()?.pop()?,
+            () = api.draining.begun() => return None,
+        };
+        let mut line = serde_json::to_vec(&Stats::from(usage)).ok()?;
+        line.push(b'\n');
+        Some((Ok::<_, std::convert::Infallible>(Bytes::from(line)), (api, ids)))
+    }));
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+}
+
+/// What all of the account's running containers use.
+#[utoipa::path(get, path = "/v1/stats", tag = "containers", responses((status = 200, body = List<Stats>)))]
+pub(super) async fn stats_of_all(State(core): State<Core>, Auth(caller): Auth) -> Result<Json<List<Stats>>, Error> {
+    let all = core.container_usage(&caller, &[], STATS_WINDOW).await?;
+    Ok(Json(List { items: all.into_iter().map(Stats::from).collect(), next_cursor: None }))
+}

@@ -1,0 +1,71 @@
+//! The description of the native API, and a page to browse it.
+
+use std::sync::{Arc, OnceLock};
+
+use axum::Json;
+use axum::extract::Path;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Redirect, Response};
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+
+use super::{containers, events, host, images, tokens};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "berth", description = "The native API of berth. Every answer carries a Request-Id."),
+    paths(
+        containers::list, containers::create, containers::inspect, containers::remove, containers::start,
+        containers::stop, containers::restart, containers::kill, containers::wait, containers::logs, containers::stats,
+        containers::stats_of_all, images::list, images::load, images::import, images::inspect, images::remove,
+        host::inspect, events::list, tokens::list, tokens::create, tokens::revoke,
+    ),
+    components(schemas(super::wire::Problem)),
+    modifiers(&Secured),
+    security(("token" = []))
+)]
+struct Description;
+
+struct Secured;
+
+impl Modify for Secured {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        openapi.components.get_or_insert_default().add_security_scheme("token", scheme);
+    }
+}
+
+/// The OpenAPI 3.1 document.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    Description::openapi()
+}
+
+/// `GET /openapi.json`.
+pub(crate) async fn openapi_json() -> Json<utoipa::openapi::OpenApi> {
+    Json(openapi())
+}
+
+/// `GET /`: to the page.
+pub(crate) async fn front_page() -> Redirect {
+    Redirect::temporary("/docs/")
+}
+
+/// `GET /docs`: the page's files are relative to a folder.
+pub(crate) async fn page() -> Redirect {
+    Redirect::temporary("/docs/")
+}
+
+/// `GET /docs/…`: Swagger UI, out of this program.
+pub(crate) async fn file(path: Option<Path<String>>) -> Response {
+    static CONFIG: OnceLock<Arc<utoipa_swagger_ui::Config<'static>>> = OnceLock::new();
+    let config = CONFIG.get_or_init(|| Arc::new(utoipa_swagger_ui::Config::from("/openapi.json")));
+    let name = path.map(|Path(p)| p).unwrap_or_default();
+    match utoipa_swagger_ui::serve(&name, config.clone()) {
+        Ok(Some(file)) => ([(header::CONTENT_TYPE, file.content_type)], file.bytes.to_vec()).into_response(),
+        Ok(None) => StatusCode::NOT_FOUND.into_response(),
+        Err(error) => {
+            tracing::error!(%error, "the documentation page");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Errors as `application/problem+json` (RFC 9457).
+
+use axum::Json;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use berth_core::FaultKind;
+
+use super::wire::Problem;
+use crate::kit::{BodyError, Breakdown};
+
+/// An error as the native API has it.
+#[derive(Debug)]
+pub(crate) struct Error {
+    pub(super) status: StatusCode,
+    pub(super) code: &'static str,
+    pub(super) detail: String,
+}
+
+impl Error {
+    pub(super) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into() }
+    }
+
+    pub(super) fn invalid(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid", detail)
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let problem = Problem {
+            kind: "about:blank".into(),
+            title: self.status.canonical_reason().unwrap_or("Error").into(),
+            status: self.status.as_u16(),
+            code: self.code.into(),
+            detail: self.detail,
+        };
+        let mut response = (self.status, Json(problem)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/problem+json"));
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+        }
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, header::HeaderValue::from_static("5"));
+        }
+        response
+    }
+}
+
+impl From<berth_core::Error> for Error {
+    fn from(error: berth_core::Error) -> Self {
+        let (status, code) = match error.kind() {
+            FaultKind::Invalid => (StatusCode::BAD_REQUEST, "invalid"),
+            FaultKind::NotFound => (StatusCode::NOT_FOUND, "not_found"),
+            FaultKind::Duplicate => (StatusCode::CONFLICT, "duplicate"),
+            FaultKind::WrongState => (StatusCode::CONFLICT, "wrong_state"),
+            FaultKind::InUse => (StatusCode::CONFLICT, "in_use"),
+            FaultKind::NoRoom => (StatusCode::SERVICE_UNAVAILABLE, "no_room"),
+            FaultKind::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
+            FaultKind::Timeout => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
+            FaultKind::Bug => {
+                tracing::error!(error = error.chain(), "native: internal error");
+                (StatusCode::INTERNAL_SERVER_ERROR, "internal")
+            }
+        };
+        Self::new(status, code, error.public())
+    }
+}
+
+impl From<BodyError> for Error {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::TooLarge => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "the body is larger than 1 MiB")
+            }
+            BodyError::Broken => Self::invalid("the body could not be read"),
+        }
+    }
+}
+
+pub(crate) async fn no_such_path() -> Error {
+    Error::new(StatusCode::NOT_FOUND, "no_such_path", "there is nothing at this path; see /docs")
+}
+
+pub(super) async fn wrong_method() -> Error {
+    Error::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", "this path takes other methods; see /docs")
+}
+
+pub(crate) fn broken(what: Breakdown) -> Response {
+    match what {
+        Breakdown::Panic => Error::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "internal error"),
+        Breakdown::Overload => Error::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "overloaded",
+            "too many requests are under way; try again later",
+        ),
+    }
+    .into_response()
+}

@@ -1,0 +1,66 @@
+//! Tokens.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use berth_core::{Core, Role};
+use berth_runtime::log::format_time;
+
+use super::auth::{Auth, Segment};
+use super::containers::read_json;
+use super::error::Error;
+use super::idempotency;
+use super::wire::{List, Token, TokenCreate};
+use crate::kit::small_body;
+
+fn render(token: berth_core::Token, secret: Option<String>) -> Token {
+    Token {
+        number: token.id,
+        name: token.name,
+        role: if token.role == Role::Admin { "admin" } else { "user" }.into(),
+        created_at: format_time(token.created_at),
+        expires_at: token.expires_at.map(format_time),
+        token: secret,
+    }
+}
+
+/// The account's tokens, without their secrets.
+#[utoipa::path(get, path = "/v1/tokens", tag = "tokens", responses((status = 200, body = List<Token>)))]
+pub(super) async fn list(State(core): State<Core>, Auth(caller): Auth) -> Result<Json<List<Token>>, Error> {
+    let items = core.tokens(&caller).await?.into_iter().map(|t| render(t, None)).collect();
+    Ok(Json(List { items, next_cursor: None }))
+}
+
+/// Makes a token. Its secret is in this answer and nowhere else, so it takes no `Idempotency-Key`.
+#[utoipa::path(post, path = "/v1/tokens", request_body = TokenCreate, tag = "tokens",
+    responses((status = 201, body = Token), (status = 403, body = super::wire::Problem)))]
+pub(super) async fn create(State(core): State<Core>, Auth(caller): Auth, request: Request) -> Result<Response, Error> {
+    let body = small_body(request.into_body()).await?;
+    let work = async {
+        let asked: TokenCreate = read_json(&body)?;
+        let role = match asked.role.as_deref() {
+            None | Some("" | "user") => Role::User,
+            Some("admin") => Role::Admin,
+            Some(other) => return Err(Error::invalid(format!("role {other:?} is not user or admin"))),
+        };
+        let lifetime = asked.expires_in.map(Duration::from_secs);
+        let made = core.token_create(&caller, &asked.name, role, asked.account, lifetime).await?;
+        Ok(render(made.token, Some(made.secret)))
+    };
+    idempotency::once(&core, &caller, &HeaderMap::new(), "token.create", &body, work).await
+}
+
+/// Revokes a token, at once.
+#[utoipa::path(delete, path = "/v1/tokens/{number}", tag = "tokens",
+    params(("number" = i64, Path)), responses((status = 204), (status = 404, body = super::wire::Problem)))]
+pub(super) async fn revoke(
+    State(core): State<Core>,
+    Auth(caller): Auth,
+    Segment(number): Segment<i64>,
+) -> Result<StatusCode, Error> {
+    core.token_revoke(&caller, number).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

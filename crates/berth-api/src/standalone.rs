@@ -1,0 +1,26 @@
+//! The dialect `standalone`: one machine, six operations, a `code` in every answer.
+//!
+//! The HTTP status is 200 for every answered request; `code` is the contract. Only "come back later" (10005) is a 503, with
+//! `Retry-After`, so that clients and proxies which know no codes do the right thing too.
+
+mod auth;
+mod containers;
+pub(crate) mod error;
+mod wire;
+
+use axum::Router;
+use axum::routing::{get, post};
+
+use crate::Api;
+
+pub(crate) fn router() -> Router<Api> {
+    Router::new()
+        .route("/build", post(containers::build))
+        .route("/start", get(containers::start))
+        .route("/stop", get(containers::stop))
+        .route("/remove", get(containers::remove))
+        .route("/analy", get(containers::analy))
+        .route("/stats", get(containers::stats))
+        .fallback(error::no_such_path)
+        .method_not_allowed_fallback(error::wrong_method)
+}

@@ -1,0 +1,26 @@
+//! A token as parameter `token`, as `X-Token`, or in `Authorization`.
+
+use axum::extract::Request;
+use berth_core::{Caller, Core};
+
+use super::error::{Error, TOKEN};
+use crate::kit::{ParameterError, Parameters, token_of};
+
+/// Who calls, and with what. The token is judged before anything else is said about the request.
+pub(super) async fn enter(core: &Core, request: Request) -> Result<(Caller, Parameters), Error> {
+    let in_header = token_of(request.headers());
+    let parameters = Parameters::of(request).await;
+    let token = in_header.or_else(|| parameters.as_ref().ok().and_then(|p| p.text("token").ok()));
+    let wrong = |message: &str| Error { code: TOKEN, message: message.into() };
+    let Some(token) = token else {
+        // A body that can't be read may have held it: say what is wrong with the body then.
+        return Err(match parameters {
+            Err(error @ ParameterError::Body(_)) => error.into(),
+            _ => wrong("the token is missing: send it as parameter token, X-Token, or Authorization: Bearer"),
+        });
+    };
+    match core.authenticate(&token).await? {
+        Some(caller) => Ok((caller, parameters?)),
+        None => Err(wrong("the token is unknown, expired or revoked")),
+    }
+}

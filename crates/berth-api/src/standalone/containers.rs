@@ -1,0 +1,101 @@
+//! The six operations.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use berth_core::{ContainerState, Core, NewApp};
+
+use super::auth::enter;
+use super::error::{Error, LATER, WRONG};
+use super::wire::{Answer, Built, Count, Done, Load};
+
+type Reply<T> = Result<Json<Answer<T>>, Error>;
+
+/// Smallest memory that the engine accepts, MiB.
+const LEAST_MEMORY: i64 = 4;
+/// Time between the two readings that the CPU percentage is made of.
+const CPU_WINDOW: Duration = Duration::from_millis(200);
+
+fn answer<T>(result: T) -> Json<Answer<T>> {
+    Json(Answer { code: 0, result, message: None })
+}
+
+/// `POST /container/build`: fetches code, answers when it runs.
+pub(super) async fn build(State(core): State<Core>, request: Request) -> Reply<Built> {
+    let (caller, parameters) = enter(&core, request).await?;
+    let runtime = parameters.text("image_name")?;
+    let code_address = parameters.text("code_address")?;
+    let memory = parameters.integer("memory")?;
+    let wrong = |message: String| Error { code: WRONG, message };
+    if memory < LEAST_MEMORY {
+        return Err(wrong(format!("parameter memory must be at least {LEAST_MEMORY} (MiB), not {memory}")));
+    }
+    let Some(bytes) = (memory as u64).checked_mul(1 << 20).filter(|b| *b < 1 << 60) else {
+        return Err(wrong(format!("parameter memory is too large: {memory}")));
+    };
+    if bytes > core.host().memory {
+        return Err(Error { code: LATER, message: format!("this host has less memory than {memory} MiB") });
+    }
+    let app = core.app_build(&caller, NewApp { runtime, code_address, memory: bytes }).await?;
+    Ok(answer(Built { container_id: app.container.uid.to_string(), port: app.port }))
+}
+
+fn done(result: Result<(), berth_core::Error>) -> Json<Answer<Done>> {
+    match result {
+        Ok(()) => answer(Done { option_result: 0 }),
+        Err(error) => {
+            if error.kind() == berth_core::FaultKind::Bug {
+                tracing::error!(error = error.chain(), "standalone: operation failed");
+            }
+            Json(Answer { code: 0, result: Done { option_result: 1 }, message: Some(error.public()) })
+        }
+    }
+}
+
+/// `GET /container/start`.
+pub(super) async fn start(State(core): State<Core>, request: Request) -> Reply<Done> {
+    let (caller, parameters) = enter(&core, request).await?;
+    let id = parameters.text("containerId")?;
+    Ok(done(core.container_start(&caller, &id).await.map(drop)))
+}
+
+/// `GET /container/stop`.
+pub(super) async fn stop(State(core): State<Core>, request: Request) -> Reply<Done> {
+    let (caller, parameters) = enter(&core, request).await?;
+    let id = parameters.text("containerId")?;
+    Ok(done(core.container_stop(&caller, &id, None).await.map(drop)))
+}
+
+/// `GET /container/remove`, of a running one too.
+pub(super) async fn remove(State(core): State<Core>, request: Request) -> Reply<Done> {
+    let (caller, parameters) = enter(&core, request).await?;
+    let id = parameters.text("containerId")?;
+    Ok(done(core.container_remove(&caller, &id, true).await))
+}
+
+/// `GET /container/analy`: how many containers the account has here.
+pub(super) async fn analy(State(core): State<Core>, request: Request) -> Reply<Count> {
+    let (caller, _) = enter(&core, request).await?;
+    Ok(answer(Count { count: core.container_count(&caller).await? }))
+}
+
+/// `GET /container/stats`: percent of what the container may use; zero while it does not run.
+pub(super) async fn stats(State(core): State<Core>, request: Request) -> Reply<Load> {
+    let (caller, parameters) = enter(&core, request).await?;
+    let id = parameters.text("containerId")?;
+    let found = core.container(&caller, &id).await?;
+    if found.state != ContainerState::Running {
+        return Ok(answer(Load { cpu: 0.0, memory: 0.0 }));
+    }
+    let usage = core.container_usage(&caller, &[found.uid.to_string()], CPU_WINDOW).await?;
+    let load = usage.first().map_or(Load { cpu: 0.0, memory: 0.0 }, |u| Load {
+        cpu: hundredths(u.cpu_percent_of_limit),
+        memory: hundredths(u.memory_percent),
+    });
+    Ok(answer(load))
+}
+
+fn hundredths(percent: f64) -> f64 {
+    (percent * 100.0).round() / 100.0
+}

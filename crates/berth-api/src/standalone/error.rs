@@ -1,0 +1,77 @@
+//! Codes 10001 to 10005.
+
+use axum::Json;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use berth_core::FaultKind;
+
+use super::wire::{Answer, Nothing};
+use crate::kit::{Breakdown, ParameterError};
+
+pub(super) const TOKEN: u32 = 10001;
+pub(super) const MISSING: u32 = 10002;
+pub(super) const WRONG: u32 = 10003;
+pub(super) const INTERNAL: u32 = 10004;
+pub(super) const LATER: u32 = 10005;
+
+/// An error as this dialect has it.
+#[derive(Debug)]
+pub(crate) struct Error {
+    pub(super) code: u32,
+    pub(super) message: String,
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let body = Json(Answer { code: self.code, result: Nothing {}, message: Some(self.message) });
+        if self.code == LATER {
+            return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "5")], body).into_response();
+        }
+        body.into_response()
+    }
+}
+
+impl From<berth_core::Error> for Error {
+    fn from(error: berth_core::Error) -> Self {
+        let code = match error.kind() {
+            FaultKind::Invalid | FaultKind::NotFound | FaultKind::Duplicate => WRONG,
+            FaultKind::WrongState | FaultKind::InUse | FaultKind::Forbidden => WRONG,
+            FaultKind::NoRoom | FaultKind::Timeout => LATER,
+            FaultKind::Bug => {
+                tracing::error!(error = error.chain(), "standalone: internal error");
+                INTERNAL
+            }
+        };
+        Self { code, message: error.public() }
+    }
+}
+
+impl From<ParameterError> for Error {
+    fn from(error: ParameterError) -> Self {
+        match error {
+            ParameterError::Missing(name) => Self { code: MISSING, message: format!("parameter {name} is missing") },
+            ParameterError::Wrong { name, expected, found } => {
+                Self { code: WRONG, message: format!("parameter {name} must be {expected}, not {found:?}") }
+            }
+            ParameterError::Body(message) => Self { code: WRONG, message },
+        }
+    }
+}
+
+pub(super) async fn no_such_path() -> Error {
+    Error { code: WRONG, message: "there is no such operation; see /docs".into() }
+}
+
+pub(super) async fn wrong_method() -> Error {
+    Error { code: WRONG, message: "this operation takes another HTTP method: build is POST, the others are GET".into() }
+}
+
+pub(crate) fn broken(what: Breakdown) -> Response {
+    let error = match what {
+        Breakdown::Panic => Error { code: INTERNAL, message: "internal error".into() },
+        Breakdown::Overload => {
+            Error { code: LATER, message: "too many requests are under way; try again later".into() }
+        }
+    };
+    error.into_response()
+}

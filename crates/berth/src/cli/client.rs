@@ -1,0 +1,40 @@
+//! Which server, with which token.
+
+use std::path::PathBuf;
+
+use berth_client::Client;
+
+/// Flags of every command.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Connection {
+    /// The server, such as http://127.0.0.1:8080
+    #[arg(long, short = 'H', env = "BERTH_HOST", global = true)]
+    host: Option<String>,
+    /// The token; the administrator's from the data folder if it can be read
+    #[arg(long, env = "BERTH_TOKEN", global = true, hide_env_values = true)]
+    token: Option<String>,
+    /// The server's data folder [default: /var/lib/berth]
+    #[arg(long, env = "BERTH_DATA_DIR", global = true)]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+impl Connection {
+    pub(crate) fn client(&self) -> Result<Client, String> {
+        let data = self.data_dir.clone().unwrap_or_else(|| "/var/lib/berth".into());
+        let field = |file: &str, key: &str| {
+            let bytes = std::fs::read(data.join(file)).ok()?;
+            let json: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+            json[key].as_str().map(str::to_owned)
+        };
+        let host = self.host.clone().or_else(|| field("server.json", "url"));
+        let host = host.unwrap_or_else(|| "http://127.0.0.1:8080".into());
+        let host = if host.contains("://") { host } else { format!("http://{host}") };
+        let token = self.token.clone().or_else(|| field("admin.json", "token")).ok_or_else(|| {
+            format!(
+                "no token: set BERTH_TOKEN, or BERTH_DATA_DIR to the server's data folder ({} has no admin.json that can be read)",
+                data.display()
+            )
+        })?;
+        Client::new(&host, &token).map_err(|e| e.to_string())
+    }
+}

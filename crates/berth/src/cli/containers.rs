@@ -1,0 +1,387 @@
+//! Commands about containers.
+
+use std::future::Future;
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use berth_api::wire::{Container, LogEntry, Port};
+use berth_client::{Client, Error};
+use futures_util::{Stream, StreamExt};
+
+use super::options::{Create, Run};
+use super::output;
+
+type Outcome = Result<ExitCode, String>;
+
+fn said(error: Error) -> String {
+    error.to_string()
+}
+
+/// Containers by id, the beginning of an id, or name.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Ids {
+    /// Containers, by id, the beginning of an id, or name
+    #[arg(required = true)]
+    pub(super) ids: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Stop {
+    /// Seconds between the stop signal and the kill
+    #[arg(long, short)]
+    pub(super) time: Option<u64>,
+    /// Containers
+    #[arg(required = true)]
+    pub(super) ids: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Kill {
+    /// Signal, by name or number
+    #[arg(long, short, default_value = "KILL")]
+    pub(super) signal: String,
+    /// Containers
+    #[arg(required = true)]
+    pub(super) ids: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Remove {
+    /// Kill those that run
+    #[arg(long, short)]
+    pub(super) force: bool,
+    /// Containers
+    #[arg(required = true)]
+    pub(super) ids: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Ps {
+    /// Show those that don't run, too
+    #[arg(long, short)]
+    all: bool,
+    /// Print ids only
+    #[arg(long, short)]
+    quiet: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Logs {
+    /// Go on until the container has ended
+    #[arg(long, short)]
+    follow: bool,
+    /// Not older than this: RFC 3339, seconds since 1970, or a while ago (10m, 2h)
+    #[arg(long)]
+    since: Option<String>,
+    /// Only so many lines from the end
+    #[arg(long, short = 'n', alias = "lines")]
+    tail: Option<usize>,
+    /// Show the time before each line
+    #[arg(long, short)]
+    timestamps: bool,
+    /// Print JSON, one entry a line
+    #[arg(long)]
+    json: bool,
+    /// Container
+    id: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Stats {
+    /// Show them once and leave
+    #[arg(long)]
+    no_stream: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Containers; all that run if none is named
+    ids: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Events {
+    /// What happened so far, instead of what happens from now on
+    #[arg(long)]
+    past: bool,
+    /// Print JSON, one event a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Does it for each, goes on after failures, and fails if one did.
+pub(super) async fn each<'a, F: Future<Output = Result<String, Error>>>(
+    ids: &'a [String],
+    act: impl Fn(&'a str) -> F,
+) -> Outcome {
+    let mut code = ExitCode::SUCCESS;
+    for id in ids {
+        match act(id).await {
+            Ok(line) => println!("{line}"),
+            Err(error) => {
+                eprintln!("berth: {id}: {error}");
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    Ok(code)
+}
+
+pub(super) async fn act(client: &Client, id: &str, verb: &str, timeout: Option<u64>) -> Result<String, Error> {
+    client.container_do(id, verb, timeout).await.map(|_| id.to_owned())
+}
+
+pub(super) async fn kill(client: &Client, id: &str, signal: &str) -> Result<String, Error> {
+    client.container_kill(id, signal).await.map(|()| id.to_owned())
+}
+
+pub(super) async fn remove(client: &Client, id: &str, force: bool) -> Result<String, Error> {
+    client.container_remove(id, force).await.map(|()| id.to_owned())
+}
+
+pub(super) async fn wait(client: &Client, id: &str) -> Result<String, Error> {
+    client.container_wait(id).await.map(|e| e.exit_code.unwrap_or(0).to_string())
+}
+
+pub(super) async fn create(client: &Client, create: Create) -> Outcome {
+    let auto_remove = create.rm;
+    let mut request = create.request(false)?;
+    request.auto_remove = auto_remove;
+    println!("{}", client.container_create(&request).await.map_err(said)?.id);
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn run(client: &Client, run: Run) -> Outcome {
+    let remove = run.create.rm;
+    let mut request = run.create.request(true)?;
+    request.auto_remove = remove && run.detach;
+    let made = client.container_create(&request).await.map_err(|error| match error.code() {
+        Some("not_found") => format!("{error}; `berth load` imports images from archives, `berth images` lists them"),
+        _ => error.to_string(),
+    })?;
+    if run.detach {
+        println!("{}", made.id);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let ended = async {
+        let log = client.container_logs(&made.id, true, None, None).await.map_err(said)?;
+        print_log(log, false, false).await?;
+        client.container_wait(&made.id).await.map_err(said)
+    };
+    let mut interrupts = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())
+        .map_err(|e| format!("watch for interrupts: {e}"))?;
+    tokio::pin!(ended);
+    let mut asked = 0;
+    let ended = loop {
+        tokio::select! {
+            result = &mut ended => break result,
+            _ = interrupts.recv() => {
+                asked += 1;
+                // The first asks, the second insists.
+                let signal = if asked == 1 { "TERM" } else { "KILL" };
+                let _ = client.container_kill(&made.id, signal).await;
+            }
+        }
+    };
+    if remove {
+        client.container_remove(&made.id, true).await.map_err(said)?;
+    }
+    let ended = ended?;
+    if ended.oom_killed {
+        eprintln!("berth: the container was killed for want of memory");
+    }
+    Ok(ExitCode::from(u8::try_from(ended.exit_code.unwrap_or(0)).unwrap_or(1)))
+}
+
+fn ports(all: &[Port]) -> String {
+    let one = |p: &Port| {
+        let host = p.host_ip.clone().unwrap_or_else(|| "0.0.0.0".into());
+        let number = |n: Option<u16>| n.map(|n| n.to_string()).unwrap_or_default();
+        format!("{host}:{}->{}/{}", number(p.host_port), number(p.container_port), p.protocol)
+    };
+    all.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+fn status(c: &Container) -> String {
+    match (c.state.as_str(), &c.started_at, &c.finished_at) {
+        ("running", Some(at), _) => format!("Up {}", output::age(at)),
+        ("exited", _, Some(at)) => {
+            let why = if c.oom_killed { ", out of memory" } else { "" };
+            format!("Exited ({}{why}) {} ago", c.exit_code.unwrap_or(0), output::age(at))
+        }
+        (state, ..) => state[..1].to_uppercase() + &state[1..],
+    }
+}
+
+fn shortened(words: &[String]) -> String {
+    let text = words.join(" ");
+    if text.chars().count() <= 28 { text } else { text.chars().take(27).chain(['…']).collect() }
+}
+
+pub(super) async fn ps(client: &Client, ps: &Ps) -> Outcome {
+    let mut all = client.containers().await.map_err(said)?;
+    all.retain(|c| ps.all || c.state == "running");
+    all.reverse();
+    if ps.quiet {
+        all.iter().for_each(|c| println!("{}", c.id));
+    } else if ps.json {
+        output::json(&all)?;
+    } else {
+        let rows: Vec<_> = all
+            .iter()
+            .map(|c| {
+                let image = if c.image.is_empty() { "-".to_owned() } else { c.image.clone() };
+                let ago = format!("{} ago", output::age(&c.created_at));
+                vec![c.id.clone(), image, shortened(&c.command), ago, status(c), ports(&c.ports), c.name.clone()]
+            })
+            .collect();
+        output::table(&["ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "PORTS", "NAME"], &rows);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn print_log(
+    log: impl Stream<Item = Result<LogEntry, Error>>,
+    timestamps: bool,
+    json: bool,
+) -> Result<(), String> {
+    let mut log = std::pin::pin!(log);
+    let mut line_start = true;
+    while let Some(entry) = log.next().await {
+        let entry = entry.map_err(said)?;
+        if json {
+            println!("{}", serde_json::to_string(&entry).map_err(|e| e.to_string())?);
+            continue;
+        }
+        let time = if timestamps && line_start { format!("{} ", entry.time) } else { String::new() };
+        let end = if entry.partial { "" } else { "\n" };
+        line_start = !entry.partial;
+        if entry.stream == "stderr" {
+            eprint!("{time}{}{end}", entry.text);
+        } else {
+            print!("{time}{}{end}", entry.text);
+            let _ = std::io::stdout().flush();
+        }
+    }
+    Ok(())
+}
+
+/// `10m` as seconds since 1970; other texts as they are.
+fn since(text: &str) -> String {
+    let (number, unit) = text.split_at(text.len().saturating_sub(1));
+    let factor = match unit {
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        "d" => 86_400.0,
+        _ => return text.to_owned(),
+    };
+    match number.parse::<f64>() {
+        Ok(n) => {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            format!("{:.3}", now.as_secs_f64() - n * factor)
+        }
+        Err(_) => text.to_owned(),
+    }
+}
+
+pub(super) async fn logs(client: &Client, logs: &Logs) -> Outcome {
+    let since = logs.since.as_deref().map(since);
+    let log = client.container_logs(&logs.id, logs.follow, since, logs.tail).await.map_err(said)?;
+    print_log(log, logs.timestamps, logs.json).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn usage(client: &Client, ids: &[String]) -> Result<Vec<berth_api::wire::Stats>, String> {
+    if ids.is_empty() {
+        return client.stats().await.map_err(said);
+    }
+    let mut all = Vec::new();
+    for id in ids {
+        all.push(client.container_stats(id).await.map_err(said)?);
+    }
+    Ok(all)
+}
+
+pub(super) async fn stats(client: &Client, stats: &Stats) -> Outcome {
+    // Into a pipe it is read once: a stream of screens would be of no use there.
+    let once = stats.no_stream || (!std::io::stdout().is_terminal() && !stats.json);
+    loop {
+        let all = usage(client, &stats.ids).await?;
+        if stats.json {
+            println!("{}", serde_json::to_string(&all).map_err(|e| e.to_string())?);
+        } else {
+            if !once {
+                print!("\x1b[2J\x1b[H");
+            }
+            let rows: Vec<_> = all
+                .iter()
+                .map(|s| {
+                    vec![
+                        s.id.clone(),
+                        s.name.clone(),
+                        format!("{:.2}%", s.cpu_percent),
+                        format!("{} / {}", output::bytes(s.memory), output::bytes(s.memory_limit)),
+                        format!("{:.2}%", s.memory_percent),
+                        format!("{} / {}", output::bytes(s.rx_bytes), output::bytes(s.tx_bytes)),
+                        format!("{} / {}", output::bytes(s.block_read), output::bytes(s.block_write)),
+                        s.pids.to_string(),
+                    ]
+                })
+                .collect();
+            output::table(
+                &["ID", "NAME", "CPU", "MEMORY / LIMIT", "MEM", "NET IN / OUT", "BLOCK IN / OUT", "PIDS"],
+                &rows,
+            );
+        }
+        if once {
+            return Ok(ExitCode::SUCCESS);
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+pub(super) async fn inspect(client: &Client, ids: &[String]) -> Outcome {
+    let mut all = Vec::new();
+    let mut code = ExitCode::SUCCESS;
+    for id in ids {
+        let found = match client.container(id).await {
+            Err(error) if error.code() == Some("not_found") => {
+                client.image(id).await.map(|i| serde_json::to_value(i).unwrap_or_default()).map_err(|_| error)
+            }
+            other => other.map(|c| serde_json::to_value(c).unwrap_or_default()),
+        };
+        match found {
+            Ok(value) => all.push(value),
+            Err(error) => {
+                eprintln!("berth: {id}: {error}");
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    output::json(&all)?;
+    Ok(code)
+}
+
+pub(super) async fn events(client: &Client, events: &Events) -> Outcome {
+    let print = |event: &berth_api::wire::Event| -> Result<(), String> {
+        if events.json {
+            println!("{}", serde_json::to_string(event).map_err(|e| e.to_string())?);
+        } else {
+            println!("{} {} {} {}", event.time, event.kind, event.subject, event.detail);
+        }
+        Ok(())
+    };
+    if events.past {
+        client.events().await.map_err(said)?.iter().try_for_each(print)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut stream = client.events_follow().await.map_err(said)?;
+    while let Some(event) = stream.next().await {
+        print(&event.map_err(said)?)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

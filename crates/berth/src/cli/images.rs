@@ -1,0 +1,189 @@
+//! Commands about images.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use berth_client::Client;
+use indicatif::{ProgressBar, ProgressStyle};
+use reqwest::Body;
+use tokio::io::AsyncRead;
+use tokio_util::io::ReaderStream;
+
+use super::output;
+
+type Outcome = Result<ExitCode, String>;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct List {
+    /// Print digests only
+    #[arg(long, short)]
+    quiet: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Load {
+    /// Name for the archive's one image
+    #[arg(long)]
+    name: Option<String>,
+    /// The archive, also with -i; standard input if it is missing or -
+    #[arg(value_name = "ARCHIVE")]
+    path: Option<PathBuf>,
+    /// The archive
+    #[arg(long, short, conflicts_with = "path")]
+    input: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Import {
+    /// Command of the image
+    #[arg(long, num_args = 1, value_name = "LINE")]
+    cmd: Option<String>,
+    /// Environment variable KEY=value of the image
+    #[arg(long, short)]
+    env: Vec<String>,
+    /// Working directory of the image
+    #[arg(long, short)]
+    workdir: Option<String>,
+    /// The tar of a root file system, plain, gzip or zstd; - for standard input
+    path: PathBuf,
+    /// Name of the image
+    name: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Remove {
+    /// Although containers were made from it
+    #[arg(long, short)]
+    force: bool,
+    /// Images, by name, digest, or the beginning of a digest
+    #[arg(required = true)]
+    images: Vec<String>,
+}
+
+pub(super) async fn list(client: &Client, list: &List) -> Outcome {
+    let all = client.images().await.map_err(|e| e.to_string())?;
+    if list.json {
+        output::json(&all)?;
+    } else if list.quiet {
+        all.iter().for_each(|i| println!("{}", i.digest));
+    } else {
+        let mut rows = Vec::new();
+        for image in all.iter().rev() {
+            let names = if image.names.is_empty() { vec!["<none>".to_owned()] } else { image.names.clone() };
+            for name in names {
+                let digest = image.digest.trim_start_matches("sha256:").chars().take(12).collect();
+                let ago = format!("{} ago", output::age(&image.imported_at));
+                rows.push(vec![name, digest, ago, output::bytes(image.size)]);
+            }
+        }
+        output::table(&["NAME", "DIGEST", "IMPORTED", "SIZE"], &rows);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A bar of `length` bytes (a spinner if it is not known) on a terminal, nothing elsewhere.
+fn bar(length: Option<u64>) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let template = match length {
+        Some(_) => "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+        None => "{spinner} {bytes} {bytes_per_sec}",
+    };
+    let bar = length.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
+    bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}
+
+/// The bytes of a file, of standard input, or of a folder as tar, with a bar.
+async fn archive(path: Option<&Path>) -> Result<(Body, ProgressBar), String> {
+    let path = match path {
+        Some(path) if path != Path::new("-") => path,
+        _ => {
+            if std::io::stdin().is_terminal() {
+                return Err("name an archive, or send one by standard input".into());
+            }
+            let bar = bar(None);
+            return Ok((body(bar.wrap_async_read(tokio::io::stdin())), bar));
+        }
+    };
+    let named = |e: std::io::Error| format!("{}: {e}", path.display());
+    let metadata = tokio::fs::metadata(path).await.map_err(named)?;
+    if metadata.is_dir() {
+        let bar = bar(None);
+        let (writer, reader) = tokio::io::duplex(256 * 1024);
+        let folder = path.to_owned();
+        tokio::task::spawn_blocking(move || {
+            let mut tar = tar::Builder::new(tokio_util::io::SyncIoBridge::new(writer));
+            tar.follow_symlinks(false);
+            // An error ends the stream early, which the server sees as a cut archive.
+            if let Err(error) = tar.append_dir_all(".", &folder).and_then(|()| tar.finish()) {
+                eprintln!("berth: {}: {error}", folder.display());
+            }
+        });
+        return Ok((body(bar.wrap_async_read(reader)), bar));
+    }
+    let file = tokio::fs::File::open(path).await.map_err(named)?;
+    let bar = bar(metadata.is_file().then_some(metadata.len()));
+    Ok((body(bar.wrap_async_read(file)), bar))
+}
+
+fn body(reader: impl AsyncRead + Send + 'static) -> Body {
+    Body::wrap_stream(ReaderStream::with_capacity(reader, 256 * 1024))
+}
+
+pub(super) async fn load(client: &Client, load: &Load) -> Outcome {
+    let (body, bar) = archive(load.path.as_deref().or(load.input.as_deref())).await?;
+    let result = client.image_load(body, load.name.as_deref()).await;
+    bar.finish_and_clear();
+    let all = result.map_err(|e| e.to_string())?;
+    if load.json {
+        output::json(&all)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for image in all {
+        let names = if image.names.is_empty() { image.digest.clone() } else { image.names.join(", ") };
+        println!("Loaded image: {names}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn import(client: &Client, import: &Import) -> Outcome {
+    let words: Vec<&str> = import.cmd.as_deref().map(|c| c.split_whitespace().collect()).unwrap_or_default();
+    let config = serde_json::json!({
+        "Cmd": words,
+        "Env": import.env,
+        "WorkingDir": import.workdir.clone().unwrap_or_default(),
+    });
+    let (body, bar) = archive(Some(&import.path)).await?;
+    let result = client.image_import(body, &import.name, &config.to_string()).await;
+    bar.finish_and_clear();
+    println!("{}", result.map_err(|e| e.to_string())?.digest);
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn remove(client: &Client, remove: &Remove) -> Outcome {
+    let mut code = ExitCode::SUCCESS;
+    for image in &remove.images {
+        match client.image_remove(image, remove.force).await {
+            Ok(removed) => {
+                removed.names.iter().for_each(|name| println!("Untagged: {name}"));
+                if let Some(digest) = removed.digest {
+                    println!("Deleted: {digest} ({} freed)", output::bytes(removed.freed));
+                }
+            }
+            Err(error) => {
+                eprintln!("berth: {image}: {error}");
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    Ok(code)
+}

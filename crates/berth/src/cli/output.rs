@@ -1,0 +1,70 @@
+//! Tables for people, times and sizes as people say them.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Columns as wide as their widest cell; wide characters of East Asian scripts count twice.
+pub(super) fn table(head: &[&str], rows: &[Vec<String>]) {
+    let width = |text: &str| -> usize {
+        text.chars().map(|c| if matches!(u32::from(c), 0x1100..=0x115f | 0x2e80..=0xa4cf | 0xac00..=0xd7a3 | 0xf900..=0xfaff | 0xfe30..=0xfe6f | 0xff00..=0xff60 | 0xffe0..=0xffe6 | 0x1f300..=0x1faff | 0x20000..=0x3fffd) { 2 } else { 1 }).sum()
+    };
+    let mut widths: Vec<usize> = head.iter().map(|h| width(h)).collect();
+    for row in rows {
+        for (have, cell) in widths.iter_mut().zip(row) {
+            *have = (*have).max(width(cell));
+        }
+    }
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let mut text = String::new();
+        for (cell, wanted) in cells.zip(&widths) {
+            text.push_str(cell);
+            text.push_str(&" ".repeat(wanted - width(cell) + 3));
+        }
+        println!("{}", text.trim_end());
+    };
+    line(&mut head.iter().copied());
+    for row in rows {
+        line(&mut row.iter().map(String::as_str));
+    }
+}
+
+/// `1.5MiB`.
+pub(super) fn bytes(n: u64) -> String {
+    let mut value = n as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if value < 1024.0 {
+            return if unit == "B" { format!("{n}B") } else { format!("{value:.1}{unit}") };
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.1}TiB")
+}
+
+/// `3 minutes`, of nanoseconds since 1970 until now.
+pub(super) fn age(at: &str) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);
+    let seconds = berth_runtime::log::parse_time(at).map_or(0, |ns| (now - ns / 1_000_000_000).max(0));
+    let (count, unit) = match seconds {
+        0 => return "less than a second".into(),
+        s @ 1..60 => (s, "second"),
+        s @ 60..3600 => (s / 60, "minute"),
+        s @ 3600..86_400 => (s / 3600, "hour"),
+        s => (s / 86_400, "day"),
+    };
+    format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
+}
+
+/// Pretty JSON to stdout.
+pub(super) fn json(value: &impl serde::Serialize) -> Result<(), String> {
+    println!("{}", serde_json::to_string_pretty(value).map_err(|e| e.to_string())?);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bytes;
+
+    #[test]
+    fn sizes_are_short() {
+        assert_eq!([0, 1023, 1024, 1_572_864, 5 << 40].map(bytes), ["0B", "1023B", "1.0KiB", "1.5MiB", "5.0TiB"]);
+    }
+}

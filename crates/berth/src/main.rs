@@ -1,0 +1,17 @@
+//! berth: a container manager in one program.
+
+mod cli;
+mod doctor;
+mod serve;
+mod settings;
+mod static_server;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // First of all: a zygote has one thread, and stays so.
+    berth_runtime::zygote_main();
+    // rustls leaves the choice of its cryptography to the program; the call fails only if it was made already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    cli::run()
+}

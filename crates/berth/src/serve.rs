@@ -1,0 +1,179 @@
+//! `berth serve`: settings, wiring, drain.
+
+use std::fs;
+use std::io::{self, IsTerminal, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_api::Draining;
+use berth_core::{Administrator, Core};
+use berth_engine_oci::{OciEngine, Options};
+use berth_fetch::HttpFetch;
+use berth_image::Store as Images;
+use berth_runtime::LogLimits;
+use berth_store::Store;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::settings::Settings;
+
+/// Keeps a second server from the same data. The lock goes with the process, however it ends.
+fn take_lock(data: &Path) -> Result<fs::File, String> {
+    use std::os::fd::AsRawFd;
+    let path = data.join("lock");
+    let file = fs::File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(|e| format!("{}: {e}", path.display()))?;
+    // SAFETY: an open descriptor.
+    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+        return Err(format!("another berth serves from {}", data.display()));
+    }
+    Ok(file)
+}
+
+/// Writes the administrator's credentials before they become valid, so that a crash in between loses nothing.
+async fn administrator(core: &Core, data: &Path) -> Result<bool, String> {
+    let path = data.join("admin.json");
+    let known = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Administrator>(&bytes).ok());
+    let first = known.is_none();
+    let written = match known {
+        Some(known) => known,
+        None => {
+            if core.has_accounts().await.map_err(|e| e.chain())? {
+                return Ok(false);
+            }
+            let made = Administrator::make();
+            let text = serde_json::to_vec_pretty(&made).map_err(|e| e.to_string())?;
+            let temporary = data.join("admin.tmp");
+            let _ = fs::remove_file(&temporary);
+            let file = fs::File::options().write(true).create_new(true).mode(0o600).open(&temporary);
+            file.and_then(|mut f| f.write_all(&text).and_then(|()| f.sync_all()))
+                .and_then(|()| fs::rename(&temporary, &path))
+                .map_err(|e| format!("{}: {e}", path.display()))?;
+            made
+        }
+    };
+    core.administrator(written).await.map_err(|e| e.chain())?;
+    Ok(first)
+}
+
+async fn ended() {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        tracing::error!("signals can't be watched");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}
+
+pub(crate) fn begin_log(settings: &Settings) {
+    let filter = std::env::var("BERTH_LOG").unwrap_or_else(|_| settings.log.level.clone());
+    let filter = tracing_subscriber::EnvFilter::try_new(&filter).unwrap_or_else(|_| "info".into());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    if settings.log.json { builder.json().init() } else { builder.with_ansi(io::stderr().is_terminal()).init() }
+}
+
+/// Runs until SIGTERM or SIGINT. Containers go on.
+pub(crate) async fn serve(settings: Settings) -> Result<(), String> {
+    let data = &settings.data_dir;
+    fs::create_dir_all(data).map_err(|e| format!("{}: {e}", data.display()))?;
+    let data = &fs::canonicalize(data).map_err(|e| format!("{}: {e}", data.display()))?;
+    fs::set_permissions(data, fs::Permissions::from_mode(0o711)).map_err(|e| format!("{}: {e}", data.display()))?;
+    let _lock = take_lock(data)?;
+    let listener = tokio::net::TcpListener::bind(settings.listen)
+        .await
+        .map_err(|e| format!("listen on {}: {e}", settings.listen))?;
+    let address = listener.local_addr().map_err(|e| e.to_string())?;
+
+    let database = data.join("berth.db");
+    let store = Store::open(&database).map_err(|e| chain(&e))?;
+    fs::set_permissions(&database, fs::Permissions::from_mode(0o600)).map_err(|e| e.to_string())?;
+    let reserve = settings.images.disk_reserve_mib << 20;
+    let images = Images::open(&data.join("images"), reserve).map_err(|e| chain(&e))?;
+    let program = std::env::current_exe().map_err(|e| format!("find this program: {e}"))?;
+    let options = Options {
+        subnet: settings.engine.parsed_subnet()?,
+        dns: settings.engine.dns.clone(),
+        log: LogLimits { max_size: settings.engine.log_max_size, max_files: settings.engine.log_max_files },
+        starts_at_once: settings.engine.starts_at_once,
+        favor_dynamic_modifications: settings.engine.favor_dynamic_modifications,
+        ..Options::new(data.join("engine"), program)
+    };
+    let engine = OciEngine::open(options, images.clone()).map_err(|e| format!("start the engine: {e}"))?;
+    let core = Core::open(store, Arc::new(engine), images, Arc::new(HttpFetch), settings.core.clone())
+        .await
+        .map_err(|e| e.chain())?;
+    let first = administrator(&core, data).await?;
+    let draining = Draining::default();
+    let router = berth_api::router(core, draining.clone());
+    // Where the CLI finds this server, when it is given the folder.
+    fs::write(data.join("server.json"), format!("{{\"url\": \"http://{}\"}}\n", reachable(address)))
+        .map_err(|e| format!("write server.json: {e}"))?;
+    greet(reachable(address), data, first, settings.core.port_range);
+
+    let going = draining.clone();
+    let server = axum::serve(listener, router).with_graceful_shutdown(async move {
+        ended().await;
+        tracing::info!("going: requests under way are finished, containers run on");
+        going.begin();
+    });
+    let limit = Duration::from_secs(settings.drain_s);
+    let late = async {
+        draining.begun().await;
+        tokio::time::sleep(limit).await;
+    };
+    tokio::select! {
+        result = server.into_future() => result.map_err(|e| format!("serve: {e}")),
+        () = late => {
+            tracing::warn!("some requests did not end in {} s", limit.as_secs());
+            Ok(())
+        }
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+/// An address that a client on this machine can use.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        ip if !ip.is_unspecified() => ip,
+        std::net::IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+        std::net::IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+/// What a person needs next: a line to paste, and where to look then.
+fn greet(address: SocketAddr, data: &Path, first: bool, (first_port, last_port): (u16, u16)) {
+    let admin = data.join("admin.json");
+    tracing::info!(%address, data = %data.display(), "ready");
+    // Not into a journal: the line holds the token.
+    if !io::stdout().is_terminal() && std::env::var_os("BERTH_GREETING").is_none() {
+        return;
+    }
+    let known = fs::read(&admin).ok().and_then(|bytes| serde_json::from_slice::<Administrator>(&bytes).ok());
+    let Some(token) = known.map(|known| known.token) else { return };
+    let base = format!("http://{address}");
+    let made = if first { "made now, " } else { "" };
+    let free = |port: &u16| std::net::TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, *port)).is_ok();
+    let port = (first_port..=last_port).find(free).unwrap_or(first_port);
+    println!("\nberth serves on {base}, its documentation is at {base}/docs/");
+    println!("The administrator's credentials ({made}readable by root only) are in {}", admin.display());
+    println!("\nThis line builds a container from the zip of a web page:\n");
+    println!(
+        "curl -sS -X POST {base}/container/build -H 'X-Token: {token}' -d image_name=static -d memory=64 -d code_address={base}/samples/hello.zip"
+    );
+    println!("\nand then the page is at http://{}:{port}/", address.ip());
+    let _ = io::stdout().flush();
+}
