@@ -70,7 +70,8 @@ async fn attend(State((doorman, places)): State<(Doorman, Arc<Semaphore>)>, requ
     let id = request_id();
     let method = request.method().clone();
     // Without the query: a token may be in it.
-    let path = request.uri().path().to_owned();
+    let whole = request.extensions().get::<axum::extract::OriginalUri>().map(|uri| uri.0.path().to_owned());
+    let path = whole.unwrap_or_else(|| request.uri().path().to_owned());
     let mut response = match places.try_acquire_owned() {
         Err(_) => (doorman.broken)(Breakdown::Overload),
         Ok(place) => {

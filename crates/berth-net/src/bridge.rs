@@ -113,6 +113,24 @@ impl Network {
         Ok(())
     }
 
+    /// What there is of it in the kernel, in words; empty after [`remove`](Self::remove).
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn traces(&self) -> Result<Vec<String>, Error> {
+        let mut found = Vec::new();
+        if link::link_index(&self.bridge).is_some() {
+            found.push(format!("link {}", self.bridge));
+        }
+        if nft::table_exists(&self.table)? {
+            found.push(format!("nf_tables table {}", self.table));
+        }
+        if nft::forward_marked(&self.table)? {
+            found.push(format!("rules marked {} in FORWARD", self.table));
+        }
+        Ok(found)
+    }
+
     /// Gives the namespace an `eth0` in this network, up, with its address and default route, and loopback up. Returns
     /// the index of the host's end, `host_link`, a name never used before (removal is asynchronous in the kernel).
     ///
@@ -245,6 +263,6 @@ mod tests {
         drop(netns);
         network.remove().expect("remove");
         network.remove().expect("remove twice");
-        assert!(crate::link_index(&network.bridge).is_none());
+        assert_eq!(network.traces().expect("traces"), Vec::<String>::new());
     }
 }

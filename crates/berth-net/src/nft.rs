@@ -329,6 +329,17 @@ pub(crate) fn table_delete(table: &str) -> Result<(), Error> {
     ignore(Socket::netfilter()?.send(batch(vec![delete])), libc::ENOENT)
 }
 
+/// Whether there is a table of that name.
+pub(crate) fn table_exists(table: &str) -> Result<bool, Error> {
+    const GETTABLE: u16 = 1;
+    let mut found = false;
+    Socket::netfilter()?.dump(message("list tables", GETTABLE, NLM_F_DUMP), |_, body| {
+        let name = body.get(4..).and_then(|b| attribute(b, 1)).unwrap_or_default();
+        found |= name.strip_suffix(&[0]) == Some(table.as_bytes());
+    })?;
+    Ok(found)
+}
+
 fn ignore(result: Result<(), Error>, errno: i32) -> Result<(), Error> {
     match result {
         Err(error) if error.errno() == Some(errno) => Ok(()),
@@ -418,6 +429,11 @@ pub(crate) fn forward_withdraw(mark: &str) -> Result<(), Error> {
             .bytes(3, &handle.to_be_bytes())
     };
     Socket::netfilter()?.send(batch(handles.into_iter().map(delete).collect()))
+}
+
+/// Whether the host's FORWARD holds rules with this mark.
+pub(crate) fn forward_marked(mark: &str) -> Result<bool, Error> {
+    Ok(!forward_rules(mark)?.is_empty())
 }
 
 fn forward_policy() -> Result<Option<u32>, Error> {

@@ -1,1 +1,9 @@
-//! x
+//! A real server for tests, things to feed it, and the check for what it leaves behind on the host.
+
+mod files;
+mod leftovers;
+mod server;
+
+pub use files::{FileServer, zip_of};
+pub use leftovers::leftovers;
+pub use server::{Answer, Server, image, is_root};

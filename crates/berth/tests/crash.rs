@@ -1,0 +1,151 @@
+//! The server is killed; containers, their output and their ports go on.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use berth_testkit::{Server, image, is_root};
+use futures_util::StreamExt;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+async fn answers(port: u16) -> bool {
+    let work = async {
+        let mut stream = tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.ok()?;
+        stream.write_all(b"GET /f HTTP/1.0\r\n\r\n").await.ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.ok()?;
+        text.contains("200 OK").then_some(())
+    };
+    matches!(tokio::time::timeout(Duration::from_secs(3), work).await, Ok(Some(())))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_containers_outlive_a_kill_of_the_server() {
+    let Some(rootfs) = image("busybox").filter(|_| is_root()) else { return };
+    let mut server = Server::start(env!("CARGO_BIN_EXE_berth"), "crash", "").await;
+    server.import(&rootfs, "busybox", &[]);
+    let script =
+        "mkdir /w; echo x > /w/f; httpd -p 80 -h /w; i=0; while true; do echo line $i; i=$((i+1)); sleep 0.02; done";
+    let mut ports = Vec::new();
+    for n in 0..20 {
+        let asked = json!({"image": "busybox", "name": format!("c{n}"), "start": true, "command": ["sh", "-c", script],
+            "ports": [{"container_port": 80}], "memory": 32 << 20});
+        let answer = server.request("POST", "/v1/containers", asked.to_string()).await;
+        assert_eq!(answer.status, 201, "{}", answer.text);
+        ports.push(answer.json()["ports"][0]["host_port"].as_u64().expect("port") as u16);
+    }
+    // One ends while nobody looks, with a code of its own.
+    let asked =
+        json!({"image": "busybox", "name": "ends", "start": true, "command": ["sh", "-c", "sleep 0.8; exit 9"]});
+    assert_eq!(server.request("POST", "/v1/containers", asked.to_string()).await.status, 201);
+    let before = server.client().containers().await.expect("list");
+    server.kill();
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    for port in &ports {
+        assert!(answers(*port).await, "port {port} while there is no server");
+    }
+    let took = server.up().await;
+    let client = server.client();
+    let after = client.containers().await.expect("list");
+    assert!(took < Duration::from_secs(5), "the new server took {took:?}");
+    assert_eq!(after.len(), 21);
+    for (old, new) in before.iter().zip(&after) {
+        if new.name == "ends" {
+            assert_eq!((new.state.as_str(), new.exit_code), ("exited", Some(9)), "learnt afterwards");
+        } else {
+            assert_eq!((new.state.as_str(), new.pid, &new.ports), ("running", old.pid, &old.ports), "{}", new.name);
+        }
+    }
+    for port in &ports {
+        assert!(answers(*port).await, "port {port} under the new server");
+    }
+    for n in 0..20 {
+        let mut log = client.container_logs(&format!("c{n}"), false, None, None).await.expect("logs");
+        let mut next = 0;
+        while let Some(entry) = log.next().await {
+            assert_eq!(entry.expect("entry").text, format!("line {next}"), "c{n}");
+            next += 1;
+        }
+        assert!(next > 50, "c{n} went on printing: {next} lines");
+    }
+    // The new server hears of ends, stops, and measures.
+    let stats = client.stats().await.expect("stats");
+    assert!(stats.len() == 20 && stats.iter().all(|s| s.rx_bytes > 0 && s.tx_bytes > 0), "{stats:?}");
+    client.container_kill("c0", "KILL").await.expect("kill");
+    assert_eq!(client.container_wait("c0").await.expect("wait").exit_code, Some(137));
+    client.container_do("c1", "restart", Some(0)).await.expect("restart");
+    assert!(!answers(ports[0]).await);
+    server.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kills_at_any_moment_leave_nothing_half_done() {
+    let Some(rootfs) = image("busybox").filter(|_| is_root()) else { return };
+    let mut server = Server::start(env!("CARGO_BIN_EXE_berth"), "moments", "").await;
+    server.import(&rootfs, "busybox", &[]);
+    for round in 0..12u64 {
+        let http = reqwest::Client::new();
+        let (url, token) = (server.url("/v1/containers"), server.token());
+        let mut tasks = Vec::new();
+        for n in 0..6 {
+            let (http, url, token) = (http.clone(), url.clone(), token.clone());
+            tasks.push(tokio::spawn(async move {
+                let name = format!("r{round}n{n}");
+                let asked = json!({"image": "busybox", "name": name, "start": true, "command": ["sleep", "600"],
+                    "ports": [{"container_port": 80}]});
+                let made = http.post(&url).header("x-token", &token).body(asked.to_string()).send().await;
+                let acknowledged = made.is_ok_and(|r| r.status().as_u16() == 201);
+                if n % 2 == 1 {
+                    let _ = http.delete(format!("{url}/{name}?force=true")).header("x-token", &token).send().await;
+                    return None;
+                }
+                acknowledged.then_some(name)
+            }));
+        }
+        tokio::time::sleep(Duration::from_millis(4 + round * 5)).await;
+        server.kill();
+        let mut kept = Vec::new();
+        for task in tasks {
+            kept.extend(task.await.expect("join"));
+        }
+        server.up().await;
+        let client = server.client();
+        for name in kept {
+            let found =
+                client.container(&name).await.unwrap_or_else(|e| panic!("{name} was acknowledged and is lost: {e}"));
+            assert_eq!(found.state, "running", "{name}: {:?}", found.error);
+        }
+        for container in client.containers().await.expect("list") {
+            assert!(container.state == "running", "{} is {}: {:?}", container.name, container.state, container.error);
+            client.container_remove(&container.id, true).await.expect("remove");
+        }
+    }
+    server.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_drains_and_containers_go_on() {
+    let Some(rootfs) = image("busybox").filter(|_| is_root()) else { return };
+    let mut server = Server::start(env!("CARGO_BIN_EXE_berth"), "drain", "").await;
+    server.import(&rootfs, "busybox", &[]);
+    let asked = json!({"image": "busybox", "name": "a", "start": true, "command": ["sleep", "600"]});
+    let made = server.request("POST", "/v1/containers", asked.to_string()).await.json();
+    let client = server.client();
+    let mut log = Box::pin(client.container_logs("a", true, None, None).await.expect("follow"));
+    let follower = tokio::spawn(async move { while log.next().await.is_some() {} });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let begun = std::time::Instant::now();
+    server.terminate();
+    assert!(begun.elapsed() < Duration::from_secs(5), "a follower holds up the end for {:?}", begun.elapsed());
+    follower.await.expect("the stream ends");
+    server.up().await;
+    assert_eq!(server.client().container("a").await.expect("a").pid.map(i64::from), made["pid"].as_i64());
+    let second = std::process::Command::new(env!("CARGO_BIN_EXE_berth"))
+        .arg("--data-dir")
+        .arg(&server.data)
+        .args(["serve", "--listen", "127.0.0.1:0"])
+        .output()
+        .expect("a second server");
+    assert!(String::from_utf8_lossy(&second.stderr).contains("another berth"), "{second:?}");
+    server.finish().await;
+}
