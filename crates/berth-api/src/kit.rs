@@ -1,15 +1,16 @@
 //! What all dialects share: request ids, the log line, panics and overload caught, tokens found, bodies read.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, BodyDataStream, HttpBody, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::Response;
+use futures_util::StreamExt;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::Api;
@@ -77,7 +78,10 @@ async fn attend(State((doorman, places)): State<(Doorman, Arc<Semaphore>)>, requ
         Ok(place) => {
             // A task of its own: a client that goes away must not leave its operation half done.
             let work = tokio::spawn(async move {
-                let response = next.run(request).await;
+                let (parts, body) = request.into_parts();
+                let (body, rest) = Rest::of(body);
+                let response = next.run(Request::from_parts(parts, body)).await;
+                rest.drain().await;
                 drop(place);
                 response
             });
@@ -106,6 +110,44 @@ async fn attend(State((doorman, places)): State<(Doorman, Arc<Semaphore>)>, requ
         response.headers_mut().insert("request-id", value);
     }
     response
+}
+
+/// What a handler left unread of a request's body. A connection that is answered and closed while the client still sends is
+/// reset, and the client never sees the answer; so the rest is read and forgotten, within bounds.
+struct Rest(Arc<Mutex<BodyDataStream>>);
+
+const DRAIN_BYTES: usize = 1 << 30;
+const DRAIN_TIME: Duration = Duration::from_secs(20);
+
+impl Rest {
+    fn of(body: Body) -> (Body, Self) {
+        if body.is_end_stream() {
+            return (body, Self(Arc::new(Mutex::new(Body::empty().into_data_stream()))));
+        }
+        let shared = Arc::new(Mutex::new(body.into_data_stream()));
+        let handed = shared.clone();
+        let next = move |context: &mut std::task::Context<'_>| {
+            handed.lock().unwrap_or_else(PoisonError::into_inner).poll_next_unpin(context)
+        };
+        (Body::from_stream(futures_util::stream::poll_fn(next)), Self(shared))
+    }
+
+    async fn drain(self) {
+        let next = |context: &mut std::task::Context<'_>| {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).poll_next_unpin(context)
+        };
+        let mut rest = futures_util::stream::poll_fn(next);
+        let mut read = 0;
+        let work = async {
+            while let Some(Ok(chunk)) = rest.next().await {
+                read += chunk.len();
+                if read > DRAIN_BYTES {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(DRAIN_TIME, work).await;
+    }
 }
 
 /// A random UUID (RFC 9562, version 4).

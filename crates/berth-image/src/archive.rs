@@ -6,23 +6,29 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::{Cursor, Read};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::builder::{Budget, clean};
+use berth_runtime::openat2_in_root;
+
+use crate::builder::{Budget, LayerBuilder, Meta, clean};
 use crate::config::{Config, ImageConfig, RootFs, architecture};
 use crate::digest::{Digest, Hashing};
 use crate::error::{Error, Named, bad};
 use crate::store::{Layer, Pin, Store};
-use crate::unpack::{inflate, unpack_layer};
+use crate::unpack::{Metered, inflate, skip, unpack_layer};
 
 /// Longest manifest or configuration that is read, bytes; the OCI distribution specification's own bound.
 const LONGEST_JSON: u64 = 4 << 20;
+/// Most images of one archive, and layers of one image (overlayfs' own bound).
+const MOST_IMAGES: usize = 64;
+const MOST_LAYERS: usize = 500;
 /// All of them together.
 const ALL_JSON: u64 = 64 << 20;
 
@@ -105,13 +111,17 @@ pub fn import_archive(store: &Store, input: impl Read, mut budget: Budget) -> Re
     let input = inflate(input).named(|| "read the archive".into())?;
     contents.read(input, &mut budget)?;
     if let Some(manifests) = contents.json::<Vec<DockerManifest>>(Path::new("manifest.json"))? {
-        return manifests.iter().map(|manifest| contents.docker_image(manifest)).collect();
+        if manifests.len() > MOST_IMAGES {
+            return Err(Error::TooBig(format!("the archive has more than {MOST_IMAGES} images")));
+        }
+        return manifests.iter().map(|manifest| contents.docker_image(manifest, &mut budget)).collect();
     }
     if let Some(index) = contents.json::<OciIndex>(Path::new("index.json"))? {
-        let mut images = Vec::new();
+        let mut found = Vec::new();
         for descriptor in &index.manifests {
-            images.extend(contents.oci_image(descriptor, 0)?);
+            contents.oci_manifests(descriptor, 0, &mut found)?;
         }
+        let images = found.iter().map(|d| contents.oci_image(d, &mut budget)).collect::<Result<Vec<_>, _>>()?;
         if images.is_empty() {
             return Err(bad(format!("the archive has no image for linux/{}", architecture())));
         }
@@ -134,15 +144,20 @@ pub fn import_rootfs(store: &Store, input: impl Read, config: Config, mut budget
         rootfs: RootFs { kind: "layers".into(), diff_ids: vec![layer.digest] },
     };
     let raw_config = serde_json::to_vec(&config).map_err(|e| bad(e.to_string()))?;
-    assemble(store, raw_config, vec![layer], Vec::new())
+    assemble(store, raw_config, vec![layer], Vec::new(), &mut budget)
 }
 
 impl Contents<'_> {
     fn read(&mut self, input: impl Read, budget: &mut Budget) -> Result<(), Error> {
+        let (input, allowance) = Metered::new(input);
         let mut archive = tar::Archive::new(input);
         let mut small = ALL_JSON;
-        for entry in archive.entries().named(|| "read the archive".into())? {
+        let mut entries = archive.entries().named(|| "read the archive".into())?;
+        loop {
+            allowance.for_headers();
+            let Some(entry) = entries.next() else { return Ok(()) };
             let mut entry = entry.named(|| "read the archive".into())?;
+            allowance.for_data();
             budget.entries = budget
                 .entries
                 .checked_sub(1)
@@ -192,12 +207,11 @@ impl Contents<'_> {
                 }
                 matches_name(blob, Digest::of(&bytes))?;
                 self.files.insert(name, Found::Small(bytes));
-            } else if head.iter().all(|b| *b == 0) {
-                // A layer with nothing in it is an empty tar: zeros.
+            } else {
                 return Err(bad(format!("{} is neither a layer nor JSON", name.display())));
             }
+            skip(&mut entry, budget)?;
         }
-        Ok(())
     }
 
     fn resolve(&self, name: &Path) -> Option<&Found> {
@@ -241,38 +255,48 @@ impl Contents<'_> {
         }
     }
 
-    fn docker_image(&mut self, manifest: &DockerManifest) -> Result<Imported, Error> {
+    fn docker_image(&mut self, manifest: &DockerManifest, budget: &mut Budget) -> Result<Imported, Error> {
         let name = clean(Path::new(&manifest.config))?;
         let raw =
             self.small(&name).ok_or_else(|| bad(format!("configuration {} is missing", name.display())))?.to_vec();
         let layers =
             manifest.layers.iter().map(|l| self.layer(&clean(Path::new(l))?)).collect::<Result<Vec<_>, _>>()?;
-        assemble(self.store, raw, layers, manifest.repo_tags.clone().unwrap_or_default())
+        assemble(self.store, raw, layers, manifest.repo_tags.clone().unwrap_or_default(), budget)
     }
 
-    /// The images behind a descriptor: one for a manifest, those of this machine's platform for an index.
-    fn oci_image(&mut self, descriptor: &Descriptor, depth: u32) -> Result<Vec<Imported>, Error> {
-        if depth > 4 {
-            return Err(bad("indexes are nested too deep"));
+    /// The manifests behind a descriptor: itself, or those of this machine's platform for an index.
+    fn oci_manifests(&self, descriptor: &Descriptor, depth: u32, found: &mut Vec<Descriptor>) -> Result<(), Error> {
+        if depth > 4 || found.len() >= MOST_IMAGES {
+            return Err(Error::TooBig(format!("indexes are nested too deep, or name more than {MOST_IMAGES} images")));
         }
         if let Some(platform) = &descriptor.platform
             && (platform.os != "linux" || platform.architecture != architecture())
         {
-            return Ok(Vec::new());
+            return Ok(());
         }
         let path = blob_path(&descriptor.digest);
         let raw = self.small(&path).ok_or_else(|| bad(format!("manifest {} is missing", descriptor.digest)))?;
-        if let Ok(index) = serde_json::from_slice::<OciIndex>(raw) {
-            let mut images = Vec::new();
-            for inner in &index.manifests {
-                let mut inner = inner.clone();
-                if inner.annotations.is_empty() {
-                    inner.annotations = descriptor.annotations.clone();
-                }
-                images.extend(self.oci_image(&inner, depth + 1)?);
-            }
-            return Ok(images);
+        let Ok(index) = serde_json::from_slice::<OciIndex>(raw) else {
+            found.push(descriptor.clone());
+            return Ok(());
+        };
+        if index.manifests.len() > MOST_IMAGES {
+            return Err(Error::TooBig(format!("an index names more than {MOST_IMAGES} images")));
         }
+        for inner in &index.manifests {
+            let mut inner = inner.clone();
+            if inner.annotations.is_empty() {
+                inner.annotations = descriptor.annotations.clone();
+            }
+            self.oci_manifests(&inner, depth + 1, found)?;
+        }
+        Ok(())
+    }
+
+    /// The image that a manifest describes.
+    fn oci_image(&mut self, descriptor: &Descriptor, budget: &mut Budget) -> Result<Imported, Error> {
+        let path = blob_path(&descriptor.digest);
+        let raw = self.small(&path).ok_or_else(|| bad(format!("manifest {} is missing", descriptor.digest)))?;
         let manifest: OciManifest = serde_json::from_slice(raw)
             .map_err(|e| bad(format!("manifest {} is not readable: {e}", descriptor.digest)))?;
         let config = self
@@ -285,7 +309,7 @@ impl Contents<'_> {
             .iter()
             .find_map(|key| descriptor.annotations.get(*key))
             .cloned();
-        Ok(vec![assemble(self.store, config, layers, names.into_iter().collect())?])
+        assemble(self.store, config, layers, names.into_iter().collect(), budget)
     }
 }
 
@@ -345,7 +369,16 @@ fn beside(name: &Path, target: &Path) -> Result<PathBuf, Error> {
 }
 
 /// Checks that layers and configuration belong together, and completes what layers left to those below them.
-fn assemble(store: &Store, raw_config: Vec<u8>, layers: Vec<Layer>, names: Vec<String>) -> Result<Imported, Error> {
+fn assemble(
+    store: &Store,
+    raw_config: Vec<u8>,
+    layers: Vec<Layer>,
+    names: Vec<String>,
+    budget: &mut Budget,
+) -> Result<Imported, Error> {
+    if layers.len() > MOST_LAYERS {
+        return Err(Error::TooBig(format!("the image has more than {MOST_LAYERS} layers")));
+    }
     let config: ImageConfig = serde_json::from_slice(&raw_config)
         .map_err(|e| bad(format!("the image's configuration is not readable: {e}")))?;
     let digests: Vec<Digest> = layers.iter().map(|l| l.digest).collect();
@@ -358,53 +391,91 @@ fn assemble(store: &Store, raw_config: Vec<u8>, layers: Vec<Layer>, names: Vec<S
     if !config.os.is_empty() && config.os != "linux" {
         return Err(bad(format!("the image is for {}, not for linux", config.os)));
     }
-    let pin = store.pin(digests.iter().copied());
-    for (position, layer) in layers.iter().enumerate() {
-        complete(store, layer, &digests[..position])?;
+    let mut all = Vec::with_capacity(layers.len());
+    let mut pins = vec![store.pin(digests.iter().copied())];
+    let mut size = 0;
+    for layer in &layers {
+        size += layer.size;
+        all.push(layer.digest);
+        if let Some((extra, pin)) = completion(store, layer, &all, budget)? {
+            size += extra.size;
+            all.push(extra.digest);
+            pins.push(pin);
+        }
     }
-    Ok(Imported {
-        id: Digest::of(&raw_config),
-        raw_config,
-        config,
-        layers: digests,
-        size: layers.iter().map(|l| l.size).sum(),
-        names,
-        pin,
-    })
+    let pin = store.pin(all.iter().copied());
+    drop(pins);
+    Ok(Imported { id: Digest::of(&raw_config), raw_config, config, layers: all, size, names, pin })
 }
 
-/// Folders that a layer only implied get owner and mode from the layer below; hard links to files below become copies.
-/// Harmless to repeat.
-fn complete(store: &Store, layer: &Layer, below: &[Digest]) -> Result<(), Error> {
-    let Some(own) = store.tree(&layer.digest) else { return Ok(()) };
-    let find = |path: &Path| {
-        below.iter().rev().filter_map(|digest| Some(store.tree(digest)?.join(path))).find_map(|full| {
-            let metadata = fs::symlink_metadata(&full).ok()?;
-            Some((full, metadata))
-        })
+/// What a layer left to those below it (folders that it only implied, hard links to their files), as a layer of its own on
+/// top of it. The layer itself is shared with other images and stays as it is.
+fn completion(
+    store: &Store,
+    layer: &Layer,
+    chain: &[Digest],
+    budget: &mut Budget,
+) -> Result<Option<(Layer, Pin)>, Error> {
+    if layer.implied.is_empty() && layer.links_below.is_empty() || chain.len() < 2 && layer.links_below.is_empty() {
+        return Ok(None);
+    }
+    let digest = Digest::of(format!("completion of {chain:?}").as_bytes());
+    if let Some(known) = store.pinned(&digest) {
+        return Ok(Some(known));
+    }
+    let trees: Vec<Tree> = chain.iter().rev().filter_map(|d| Tree::open(&store.tree(d)?).ok()).collect();
+    let (own, below) = trees.split_first().ok_or_else(|| bad("a layer is gone"))?;
+    // The attributes of a folder: the layer's own if it describes it, else of the topmost below that has it.
+    let folder = |path: &Path| {
+        let implied = layer.implied.iter().any(|i| i == path);
+        let mine = if implied { None } else { own.folder(path) };
+        mine.or_else(|| below.iter().find_map(|tree| tree.folder(path))).or_else(|| own.folder(path))
     };
-    for path in &layer.implied {
-        if let Some((_, metadata)) = find(path)
-            && metadata.is_dir()
-        {
-            let target = own.join(path);
-            let what = || format!("set owner and mode of {}", path.display());
-            chown(&target, Some(metadata.uid()), Some(metadata.gid())).named(what)?;
-            fs::set_permissions(&target, fs::Permissions::from_mode(metadata.mode() & 0o7777)).named(what)?;
+    let mut builder = LayerBuilder::new(store)?;
+    let mut done = std::collections::BTreeSet::new();
+    let parents = layer.links_below.iter().filter_map(|(path, _)| path.parent().map(Path::to_owned));
+    for path in layer.implied.iter().cloned().chain(parents) {
+        let mut ancestors: Vec<&Path> = path.ancestors().collect();
+        ancestors.reverse();
+        for ancestor in ancestors {
+            if done.insert(ancestor.to_owned())
+                && let Some(meta) = folder(ancestor)
+            {
+                builder.directory(ancestor, &meta)?;
+            }
         }
     }
     for (path, target) in &layer.links_below {
-        let to = own.join(path);
-        if fs::symlink_metadata(&to).is_ok() {
-            continue;
-        }
-        let Some((from, metadata)) = find(target).filter(|(_, m)| m.is_file()) else {
+        let found = below.iter().find_map(|tree| tree.file(target));
+        let Some((mut data, meta)) = found else {
             return Err(bad(format!("{} is a link to {}, which no layer has", path.display(), target.display())));
         };
-        let what = || format!("copy {} for the link {}", target.display(), path.display());
-        fs::copy(&from, &to).named(what)?;
-        chown(&to, Some(metadata.uid()), Some(metadata.gid())).named(what)?;
-        fs::set_permissions(&to, fs::Permissions::from_mode(metadata.mode() & 0o7777)).named(what)?;
+        builder.file(path, &meta, &mut data, budget)?;
     }
-    Ok(())
+    builder.finish(digest).map(Some)
+}
+
+/// A layer's tree, looked into without ever leaving it.
+struct Tree(OwnedFd);
+
+impl Tree {
+    fn open(path: &Path) -> io::Result<Self> {
+        fs::File::open(path).map(|f| Self(f.into()))
+    }
+
+    fn at(&self, path: &Path, flags: i32) -> Option<(fs::File, Meta)> {
+        let fd = openat2_in_root(self.0.as_fd(), path, flags | libc::O_NOFOLLOW | libc::O_NONBLOCK, 0, true).ok()?;
+        let file = fs::File::from(fd);
+        let m = file.metadata().ok()?;
+        let mtime = (m.mtime(), m.mtime_nsec());
+        Some((file, Meta { uid: m.uid(), gid: m.gid(), mode: m.mode(), mtime, xattrs: Vec::new() }))
+    }
+
+    fn folder(&self, path: &Path) -> Option<Meta> {
+        self.at(path, libc::O_RDONLY | libc::O_DIRECTORY).map(|(_, meta)| meta)
+    }
+
+    fn file(&self, path: &Path) -> Option<(fs::File, Meta)> {
+        self.at(path, libc::O_RDONLY).filter(|(file, _)| file.metadata().is_ok_and(|m| m.is_file()))
+    }
 }

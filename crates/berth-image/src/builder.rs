@@ -9,11 +9,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use berth_runtime::openat2_in_root;
+use berth_runtime::{openat2_in_root, remove_tree};
 
 use crate::digest::Digest;
 use crate::error::{Error, Named, bad};
-use crate::store::{Layer, Pin, Store, remove_tree};
+use crate::store::{Layer, Pin, Store};
 
 /// What an import may use at most, over all its layers.
 #[derive(Debug, Clone, Copy)]
@@ -189,7 +189,7 @@ impl<'a> LayerBuilder<'a> {
                     .join(OsStr::from_bytes(name.to_bytes()));
                 self.folders.retain(|(folder, _)| !folder.starts_with(path));
                 self.implied.retain(|folder| !folder.starts_with(path));
-                fs::remove_dir_all(full).named(|| format!("replace folder {}", path.display()))
+                remove_tree(&full).named(|| format!("replace folder {}", path.display()))
             }
             Err(error) => Err(error).named(|| format!("replace {}", path.display())),
         }

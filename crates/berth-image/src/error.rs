@@ -30,6 +30,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the disk is full.
+    pub fn is_no_room(&self) -> bool {
+        match self {
+            Self::DiskFull { .. } => true,
+            Self::Io { source, .. } => matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)),
+            Self::Bad(_) | Self::TooBig(_) => false,
+        }
+    }
+
     /// Whether the fault is in what the client sent.
     pub fn is_clients(&self) -> bool {
         match self {
@@ -37,7 +46,22 @@ impl Error {
             // What the system refuses has a number; without one it is a parser's word about the stream. Some names that an
             // archive asks for can't exist.
             Self::Io { source, .. } => {
-                matches!(source.raw_os_error(), None | Some(libc::ENAMETOOLONG | libc::ELOOP | libc::EINVAL))
+                matches!(
+                    source.raw_os_error(),
+                    None | Some(
+                        libc::ENAMETOOLONG
+                            | libc::ELOOP
+                            | libc::EINVAL
+                            | libc::ENOENT
+                            | libc::ENOTDIR
+                            | libc::EISDIR
+                            | libc::EEXIST
+                            | libc::EMLINK
+                            | libc::EPERM
+                            | libc::E2BIG
+                            | libc::ERANGE
+                    )
+                )
             }
             Self::DiskFull { .. } => false,
         }

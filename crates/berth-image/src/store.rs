@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::{fs, io};
 
+use berth_runtime::remove_tree;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
@@ -79,7 +80,7 @@ impl Store {
         let work = root.join("work");
         fs::create_dir_all(&layers).named(|| format!("make {}", layers.display()))?;
         if work.exists() {
-            fs::remove_dir_all(&work).named(|| format!("clear {}", work.display()))?;
+            remove_tree(&work).named(|| format!("clear {}", work.display()))?;
         }
         fs::create_dir(&work).named(|| format!("make {}", work.display()))?;
         let mut index = Index::default();
@@ -214,14 +215,6 @@ impl Store {
             }
         }
         first_error.map_or(Ok(freed), Err)
-    }
-}
-
-/// Removes a folder and all below; one that is gone is no error.
-pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
     }
 }
 

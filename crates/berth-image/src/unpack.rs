@@ -13,6 +13,63 @@ use crate::digest::{Digest, Hashing};
 use crate::error::{Error, Named, bad};
 use crate::store::{Layer, Pin, Store};
 
+/// Most bytes of headers before an entry: long names, extended attributes.
+const LONGEST_HEADER: u64 = 4 << 20;
+
+/// Lets through only so many bytes until it is allowed more: the tar parser reads extended headers into memory, whatever
+/// length they claim.
+pub(crate) struct Metered<R> {
+    inner: R,
+    allowance: Allowance,
+}
+
+/// What a [`Metered`] may still let through.
+#[derive(Clone, Default)]
+pub(crate) struct Allowance(std::rc::Rc<std::cell::Cell<u64>>);
+
+impl Allowance {
+    /// For the headers of the next entry.
+    pub(crate) fn for_headers(&self) {
+        self.0.set(LONGEST_HEADER);
+    }
+
+    /// For an entry's data, which the budget bounds.
+    pub(crate) fn for_data(&self) {
+        self.0.set(u64::MAX);
+    }
+}
+
+impl<R: Read> Metered<R> {
+    pub(crate) fn new(inner: R) -> (Self, Allowance) {
+        let allowance = Allowance::default();
+        (Self { inner, allowance: allowance.clone() }, allowance)
+    }
+}
+
+impl<R: Read> Read for Metered<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.allowance.0.get();
+        if left == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "an entry's headers are too long"));
+        }
+        let length = usize::try_from(left).map_or(buffer.len(), |left| buffer.len().min(left));
+        let read = self.inner.read(&mut buffer[..length])?;
+        self.allowance.0.set(left - read as u64);
+        Ok(read)
+    }
+}
+
+/// Reads what is left of an entry, on the budget.
+pub(crate) fn skip(entry: &mut impl Read, budget: &mut Budget) -> Result<(), Error> {
+    let read =
+        io::copy(&mut entry.take(budget.bytes.saturating_add(1)), &mut io::sink()).named(|| "read the tar".into())?;
+    budget.bytes = budget
+        .bytes
+        .checked_sub(read)
+        .ok_or_else(|| Error::TooBig("the archive unpacks to more than is allowed".into()))?;
+    Ok(())
+}
+
 /// Undoes gzip or zstd, told by the first bytes; anything else is passed on as it is.
 pub(crate) fn inflate<'r>(mut input: impl Read + 'r) -> io::Result<Box<dyn Read + 'r>> {
     let mut magic = [0; 4];
@@ -41,6 +98,8 @@ pub(crate) fn unpack_layer(
     let mut builder = LayerBuilder::new(store)?;
     let mut tar = Hashing::new(inflate(input).named(|| "read the layer".into())?);
     unpack(&mut builder, &mut tar, budget)?;
+    // What follows the end marker belongs to the digest, and to the budget.
+    skip(&mut tar, budget)?;
     let digest = tar.finish().named(|| "read the layer's end".into())?;
     if let Some(expected) = expected
         && expected != digest
@@ -51,9 +110,14 @@ pub(crate) fn unpack_layer(
 }
 
 fn unpack(builder: &mut LayerBuilder<'_>, input: &mut dyn Read, budget: &mut Budget) -> Result<(), Error> {
+    let (input, allowance) = Metered::new(input);
     let mut archive = tar::Archive::new(input);
-    for entry in archive.entries().named(|| "read the tar".into())? {
+    let mut entries = archive.entries().named(|| "read the tar".into())?;
+    loop {
+        allowance.for_headers();
+        let Some(entry) = entries.next() else { return Ok(()) };
         let mut entry = entry.named(|| "read the tar".into())?;
+        allowance.for_data();
         budget.entries =
             budget.entries.checked_sub(1).ok_or_else(|| Error::TooBig("the archive has too many entries".into()))?;
         let extensions = extensions(&mut entry)?;
@@ -75,6 +139,7 @@ fn unpack(builder: &mut LayerBuilder<'_>, input: &mut dyn Read, budget: &mut Bud
                 }
                 builder.whiteout(&parent.join(OsStr::from_bytes(hidden)))?;
             }
+            skip(&mut entry, budget)?;
             continue;
         }
         let kind = entry.header().entry_type();
@@ -121,8 +186,8 @@ fn unpack(builder: &mut LayerBuilder<'_>, input: &mut dyn Read, budget: &mut Bud
                 )));
             }
         }
+        skip(&mut entry, budget)?;
     }
-    Ok(())
 }
 
 type Extensions = HashMap<String, Vec<u8>>;

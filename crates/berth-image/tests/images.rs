@@ -1,7 +1,7 @@
 //! Archives good and hostile, through the crate's own door.
 
 use std::collections::HashSet;
-use std::io::{Cursor, Write};
+use std::io::{Cursor, Read, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -185,8 +185,9 @@ fn a_docker_archive_becomes_layers_that_overlayfs_understands() {
     let images = import_archive(&store, Cursor::new(docker_old(&layers, &config_for(&layers))), Budget::default())
         .expect("import");
     let image = &images[0];
-    assert_eq!((image.names.as_slice(), image.layers.len()), (&["web:1".to_owned()][..], 3));
-    assert_eq!(folder.left(), (2, 0), "a layer that comes twice is kept once");
+    // Two layers more than the archive has: what the second and third left to those below.
+    assert_eq!((image.names.as_slice(), image.layers.len()), (&["web:1".to_owned()][..], 5));
+    assert_eq!(folder.left(), (4, 0), "a layer that comes twice is kept once");
 
     let lower = tree(&folder, &store, &image.layers[0]);
     let stat = |path: &str| fs::symlink_metadata(lower.join(path)).expect(path);
@@ -207,8 +208,10 @@ fn a_docker_archive_becomes_layers_that_overlayfs_understands() {
     let whiteout = fs::symlink_metadata(upper.join("etc/name")).expect("whiteout");
     assert!(whiteout.file_type().is_char_device() && whiteout.rdev() == 0);
     assert_eq!(xattr(&upper.join("old"), c"trusted.overlay.opaque"), Some(b"y".to_vec()));
-    assert_eq!(fs::metadata(upper.join("etc")).expect("etc").mode() & 0o777, 0o750, "implied folders are as below");
-    assert_eq!(fs::read(upper.join("copied")).expect("copied"), b"t");
+    let extra = tree(&folder, &store, &image.layers[2]);
+    assert_eq!(fs::metadata(extra.join("etc")).expect("etc").mode() & 0o777, 0o750, "implied folders are as below");
+    assert_eq!(fs::read(extra.join("copied")).expect("copied"), b"t");
+    assert!(!extra.join("old/gone").exists() && !upper.join("copied").exists());
 
     let again = import_archive(&store, Cursor::new(docker_old(&layers, &config_for(&layers))), Budget::default());
     assert_eq!(again.expect("again")[0].id, image.id);
@@ -247,7 +250,54 @@ fn oci_layouts_come_in_compressed_and_platforms_are_chosen() {
         assert_eq!((images.len(), images[0].id), (1, Digest::of(&config)));
         assert_eq!(images[0].names.len(), usize::from(!docker_too));
     }
-    assert_eq!(folder.left(), (2, 0));
+    assert_eq!(folder.left(), (3, 0));
+}
+
+#[test]
+fn links_below_lead_nowhere_but_into_layers() {
+    if !is_root() {
+        return;
+    }
+    let secret = std::env::temp_dir().join(format!("berth-secret-{}", std::process::id()));
+    fs::create_dir_all(&secret).expect("folder");
+    fs::write(secret.join("f"), "secret").expect("file");
+    let below = tar_of(|t| {
+        add(t, Symlink, "out", secret.to_str().expect("path"), 0o777, b"");
+        add(t, Regular, "own", "", 0o644, b"own");
+    });
+    let read = tar_of(|t| add(t, Link, "stolen", "out/f", 0o644, b""));
+    let write = tar_of(|t| {
+        add(t, Directory, secret.strip_prefix("/").expect("path").to_str().expect("path"), "", 0o755, b"");
+        add(t, Symlink, "d", secret.to_str().expect("path"), 0o777, b"");
+        add(t, Link, "d/planted", "own", 0o644, b"");
+    });
+    for (name, layer) in [("read", read), ("write", write)] {
+        let folder = Folder::new(name);
+        let store = folder.store();
+        let layers: [&[u8]; 2] = [&below, &layer];
+        let result = import_archive(&store, Cursor::new(docker_old(&layers, &config_for(&layers))), Budget::default());
+        assert!(!secret.join("planted").exists(), "{name}");
+        if name == "read" {
+            assert!(result.expect_err("nothing to link to").to_string().contains("no layer has"));
+        }
+    }
+    fs::remove_dir_all(secret).expect("clean");
+}
+
+#[test]
+fn headers_are_bounded() {
+    if !is_root() {
+        return;
+    }
+    let folder = Folder::new("headers");
+    let store = folder.store();
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::XHeader);
+    header.set_size(1 << 40);
+    header.set_cksum();
+    let endless = Cursor::new(header.as_bytes().to_vec()).chain(io::repeat(b'1'));
+    let error = import_rootfs(&store, endless, Config::default(), Budget::default()).expect_err("endless");
+    assert!(error.is_clients() && folder.left() == (0, 0), "{error}");
 }
 
 #[test]

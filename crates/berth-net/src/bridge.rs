@@ -254,6 +254,9 @@ mod tests {
         listed.sort();
         assert_eq!(listed, [port(None, 31001), a, b], "a refused batch leaves nothing");
         network.unpublish(&[a, a]).expect("unpublish twice");
+        let many: Vec<Published> = (20_000..21_500).map(|p| port(None, p)).collect();
+        network.ensure(&many).expect("more ports than one message holds");
+        assert_eq!(network.published().expect("list").len(), many.len());
         network.ensure(&[b]).expect("again");
         assert_eq!(network.published().expect("list"), [b]);
 

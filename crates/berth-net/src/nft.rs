@@ -306,9 +306,15 @@ pub(crate) fn table_replace(table: &str, bridge: &str, subnet: Subnet, ports: &[
         rule("forward", parts);
     }
     rule("forward", chain(vec![interface(META_OIFNAME, CMP_EQ, bridge).into(), vec![verdict(NF_DROP)]]));
-    all.extend(ports.iter().map(|port| element(table, NEWSETELEM, port)));
-    Socket::netfilter()?.send(batch(all))
+    // What fits a datagram goes with the table, all at once; the rest right after it.
+    let (first, rest) = ports.split_at(ports.len().min(PORTION));
+    all.extend(first.iter().map(|port| element(table, NEWSETELEM, port)));
+    Socket::netfilter()?.send(batch(all))?;
+    rest.chunks(PORTION).try_for_each(|portion| publish(table, portion))
 }
+
+/// Elements of one transaction: their acknowledgements must fit the socket's receive buffer (measured: some 250 do).
+const PORTION: usize = 100;
 
 /// The packets of this network that may be forwarded, one rule each: what containers send, answers to it, and what
 /// comes in by a published port.
@@ -349,10 +355,16 @@ fn ignore(result: Result<(), Error>, errno: i32) -> Result<(), Error> {
 
 /// Publishes all of `ports` or none.
 pub(crate) fn publish(table: &str, ports: &[Published]) -> Result<(), Error> {
-    if ports.is_empty() {
-        return Ok(());
+    let mut done = 0;
+    for portion in ports.chunks(PORTION) {
+        let sent = Socket::netfilter()?.send(batch(portion.iter().map(|p| element(table, NEWSETELEM, p)).collect()));
+        if let Err(error) = sent {
+            unpublish(table, &ports[..done])?;
+            return Err(error);
+        }
+        done += portion.len();
     }
-    Socket::netfilter()?.send(batch(ports.iter().map(|port| element(table, NEWSETELEM, port)).collect()))
+    Ok(())
 }
 
 /// Takes ports back; one that was not published is no error.

@@ -80,7 +80,7 @@ impl Hierarchies {
                 _ => {}
             }
         }
-        if ["cpu", "memory", "pids"].iter().all(|c| v1.contains_key(*c)) {
+        if ["cpu", "memory", "pids", "devices"].iter().all(|c| v1.contains_key(*c)) {
             return Ok(Self::V1(v1));
         }
         Err(io::Error::other("no cgroup hierarchy with the controllers cpu, memory and pids is mounted"))
@@ -265,7 +265,10 @@ impl Cgroup {
                     let (own, both) =
                         (folder.join("memory.limit_in_bytes"), folder.join("memory.memsw.limit_in_bytes"));
                     let memory = text(limits.memory, "-1");
-                    let with_swap = text(limits.memory.map(|m| m + limits.swap.unwrap_or(0)), "-1");
+                    let with_swap = text(
+                        limits.memory.map(|m| m.saturating_add(limits.swap.unwrap_or(0)).min(i64::MAX as u64)),
+                        "-1",
+                    );
                     if both.exists() {
                         // Memory must never exceed memory with swap, also on the way: one of the two orders works.
                         if write(&own, &memory).is_err() {
@@ -428,11 +431,11 @@ mod tests {
         let v2 = Hierarchies::from_mountinfo(unified, |_| "cpuset cpu io memory pids".into()).expect("v2");
         assert_eq!(v2, Hierarchies::V2("/sys/fs/cgroup".into()));
         let hybrid = "1 0 0:1 / /c/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n2 0 0:2 / /c/memory rw - cgroup cgroup rw,memory\n\
-            3 0 0:3 / /c/pids rw - cgroup cgroup rw,pids\n4 0 0:4 / /c/unified rw - cgroup2 cgroup2 rw\n";
+            3 0 0:3 / /c/pids rw - cgroup cgroup rw,pids\n5 0 0:5 / /c/devices rw - cgroup cgroup rw,devices\n4 0 0:4 / /c/unified rw - cgroup2 cgroup2 rw\n";
         let v1 = Hierarchies::from_mountinfo(hybrid, |_| "hugetlb".into()).expect("v1");
         assert_eq!(v1.version(), 1);
         let mounts = v1.mounts();
-        assert_eq!(mounts.len(), 3, "controllers mounted together are one mount");
+        assert_eq!(mounts.len(), 4, "controllers mounted together are one mount");
         assert_eq!(mounts[0], (PathBuf::from("/c/cpu,cpuacct"), vec!["cpu", "cpuacct"]));
         let none = Hierarchies::from_mountinfo("1 0 0:1 / / rw - ext4 /dev/vda rw\n", |_: &Path| String::new());
         assert!(none.is_err());

@@ -3,10 +3,10 @@
 
 use std::convert::Infallible;
 use std::ffi::CString;
+use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
-use std::{env, fs};
 
 use crate::bundle::{Bundle, Namespace};
 use crate::cgroup::Hierarchies;
@@ -43,6 +43,8 @@ fn prepare(
     joined: OwnedFd,
     report: i32,
 ) -> Result<Infallible, Failure> {
+    // The shim's own protection from the kernel's choice of whom to kill for want of memory is not the container's.
+    let _ = fs::write("/proc/self/oom_score_adj", "0");
     // SAFETY: plain system calls on this process.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
@@ -61,6 +63,7 @@ fn prepare(
     }
     mounts::detach_from_host()?;
     let root = mounts::root(&bundle.rootfs)?;
+    mounts::proc(root.as_fd(), bundle.network == Namespace::Given)?;
     mounts::populate(root.as_fd(), bundle)?;
 
     let mut byte = [0];
@@ -69,24 +72,28 @@ fn prepare(
     check(unsafe { libc::unshare(libc::CLONE_NEWCGROUP) }.into()).named(|| "unshare cgroups".into())?;
     mounts::cgroups(root.as_fd(), hierarchies)?;
     mounts::change_root(root.as_fd())?;
+    // Nothing of the host's is open from here on: a path through /proc/self/fd must lead nowhere (CVE-2024-21626).
+    drop((stdio, netns));
+    sys::close_all_but(&[root.as_raw_fd(), report]);
 
     let hostname = bundle.hostname.as_bytes();
     // SAFETY: pointer and length describe `hostname`.
     check(unsafe { libc::sethostname(hostname.as_ptr().cast(), hostname.len()) }.into())
         .named(|| format!("set host name {:?}", bundle.hostname))?;
-    if bundle.network == Namespace::Given {
-        // As in Docker: any user of the container may ping and use low ports; the namespace is the container's own.
-        let _ = fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647");
-        let _ = fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
-    }
     mounts::protect(root.as_fd(), bundle.rootfs.read_only)?;
 
     let identity = users::resolve(&bundle.user).named(|| format!("look up user {:?}", bundle.user))?;
     let cwd = if bundle.cwd.as_os_str().is_empty() { Path::new("/") } else { &bundle.cwd };
-    if !bundle.rootfs.read_only {
-        mounts::make_directory(root.as_fd(), cwd)?;
-    }
-    env::set_current_dir(cwd).named(|| format!("enter working directory {}", cwd.display()))?;
+    let what = || format!("enter working directory {}", cwd.display());
+    let folder = if bundle.rootfs.read_only {
+        let flags = libc::O_PATH | libc::O_DIRECTORY;
+        sys::openat2_in_root(root.as_fd(), cwd, flags, 0, true).named(what)?
+    } else {
+        mounts::make_directory(root.as_fd(), cwd)?
+    };
+    // SAFETY: an open folder.
+    check(unsafe { libc::fchdir(folder.as_raw_fd()) }.into()).named(what)?;
+    drop(folder);
 
     let mut variables = bundle.env.clone();
     for (key, value) in
@@ -163,9 +170,14 @@ fn find_program(name: &str, variables: &[String]) -> Result<CString, Failure> {
 fn become_user(identity: &users::Identity, capabilities: u64) -> Result<(), Failure> {
     /// `_LINUX_CAPABILITY_VERSION_3`.
     const VERSION: u32 = 0x2008_0522;
-    let last: u32 =
-        fs::read_to_string("/proc/sys/kernel/cap_last_cap").ok().and_then(|s| s.trim().parse().ok()).unwrap_or(40);
-    for number in 0..=last {
+    let mut last = 0;
+    for number in 0..64u32 {
+        // The kernel itself says where its capabilities end.
+        // SAFETY: plain system call on this process.
+        if unsafe { libc::prctl(libc::PR_CAPBSET_READ, number, 0, 0, 0) } < 0 {
+            break;
+        }
+        last = number;
         if capabilities & (1 << number) == 0 {
             // SAFETY: plain system call on this process.
             check(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) }.into())

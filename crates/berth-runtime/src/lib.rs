@@ -19,6 +19,7 @@ mod init;
 pub mod log;
 mod mounts;
 mod process;
+mod remove;
 mod seccomp;
 mod shim;
 mod sys;
@@ -27,6 +28,7 @@ mod zygote;
 
 pub use bundle::{Bundle, DEFAULT_CAPABILITIES, ExitStatus, Limits, LogLimits, Mount, MountKind, Namespace, Rootfs};
 pub use process::{PidFd, Process};
+pub use remove::remove_tree;
 pub use seccomp::supported as seccomp_supported;
 pub use shim::files;
 pub use sys::{Failure, openat2_in_root};

@@ -280,12 +280,16 @@ impl Reader {
         let mut reader = Self::open(folder);
         let newer = |age: u32| {
             let modified = fs::metadata(file_of(folder, age)).ok()?;
-            Some(modified.mtime() * 1_000_000_000 + modified.mtime_nsec() >= since)
+            // File times are of the kernel's coarse clock, some milliseconds behind.
+            Some((modified.mtime() + 1) * 1_000_000_000 + modified.mtime_nsec() >= since)
         };
         if let Some(oldest) = (0..).map_while(|age| newer(age).map(|n| (age, n))).filter(|(_, n)| *n).last() {
             reader.file = File::open(file_of(folder, oldest.0)).ok().map(BufReader::new);
-        } else if let Some(file) = &mut reader.file {
-            let _ = file.seek(SeekFrom::End(0));
+        } else {
+            reader.file = File::open(file_of(folder, 0)).ok().map(BufReader::new);
+            if let Some(file) = &mut reader.file {
+                let _ = file.seek(SeekFrom::End(0));
+            }
         }
         reader
     }
@@ -301,7 +305,11 @@ impl Reader {
         while let Some(record) = reader.next()? {
             ended += usize::from(record.ends);
             kept.push_back(record);
-            while ended > lines || (ended == lines && lines > 0 && kept.back().is_some_and(|r| !r.ends)) {
+            // A program that never ends a line must not fill the memory.
+            while kept.len() > lines.saturating_add(1).saturating_mul(64)
+                || ended > lines
+                || (ended == lines && lines > 0 && kept.back().is_some_and(|r| !r.ends))
+            {
                 match kept.pop_front() {
                     Some(first) if first.ends => ended -= 1,
                     Some(_) => {}

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
 use std::{fs, io};
 
-use crate::bundle::{Bundle, MountKind, Namespace, Rootfs};
+use crate::bundle::{Bundle, MountKind, Rootfs};
 use crate::cgroup::Hierarchies;
 use crate::sys::{
     Failure, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, Named, c_path, c_string, check,
@@ -72,22 +72,33 @@ fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     fs::File::open(path).map(OwnedFd::from)
 }
 
+/// The process file system, and what is set in it while nothing of the client's is mounted yet.
+pub(crate) fn proc(root: BorrowedFd<'_>, own_network: bool) -> Step {
+    mount_new(root, "/proc", c"proc", &[], NO_EXEC, false)?;
+    if own_network {
+        // As in Docker: any user of the container may ping and use low ports; the namespace is the container's own.
+        for (path, value) in [
+            ("/proc/sys/net/ipv4/ping_group_range", "0 2147483647"),
+            ("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"),
+        ] {
+            if let Ok(file) = openat2_in_root(root, Path::new(path), libc::O_WRONLY, 0, false) {
+                let _ = std::io::Write::write_all(&mut fs::File::from(file), value.as_bytes());
+            }
+        }
+    }
+    Ok(())
+}
+
 /// All mounts below the root but the cgroups, which need the container's own cgroup namespace first.
 pub(crate) fn populate(root: BorrowedFd<'_>, bundle: &Bundle) -> Step {
-    mount_new(root, "/proc", c"proc", &[], NO_EXEC)?;
-    mount_new(root, "/dev", c"tmpfs", &[("mode", "755"), ("size", "65536k")], MOUNT_ATTR_NOSUID)?;
+    mount_new(root, "/dev", c"tmpfs", &[("mode", "755"), ("size", "65536k")], MOUNT_ATTR_NOSUID, false)?;
     device_nodes(root)?;
     let pts = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
-    mount_new(root, "/dev/pts", c"devpts", &pts, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC)?;
+    mount_new(root, "/dev/pts", c"devpts", &pts, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, false)?;
     let shm = bundle.shm_size.to_string();
-    mount_new(root, "/dev/shm", c"tmpfs", &[("mode", "1777"), ("size", &shm)], NO_EXEC)?;
-    mount_new(root, "/dev/mqueue", c"mqueue", &[], NO_EXEC)?;
-    if bundle.network == Namespace::Host {
-        // sysfs shows the network namespace it is mounted from; the host's may only be bound, as it is.
-        bind(root, Path::new("/sys"), Path::new("/sys"), true)?;
-    } else {
-        mount_new(root, "/sys", c"sysfs", &[], NO_EXEC | MOUNT_ATTR_RDONLY)?;
-    }
+    mount_new(root, "/dev/shm", c"tmpfs", &[("mode", "1777"), ("size", &shm)], NO_EXEC, false)?;
+    mount_new(root, "/dev/mqueue", c"mqueue", &[], NO_EXEC, false)?;
+    mount_new(root, "/sys", c"sysfs", &[], NO_EXEC | MOUNT_ATTR_RDONLY, false)?;
     for mount in &bundle.mounts {
         match &mount.kind {
             MountKind::Bind { from } => bind(root, from, &mount.at, mount.read_only)?,
@@ -96,7 +107,7 @@ pub(crate) fn populate(root: BorrowedFd<'_>, bundle: &Bundle) -> Step {
                 let options: Vec<(&str, &str)> = options.iter().map(|(k, v)| (*k, v.as_str())).collect();
                 let read_only = if mount.read_only { MOUNT_ATTR_RDONLY } else { 0 };
                 let at = mount.at.to_str().ok_or_else(|| not_text(&mount.at))?;
-                mount_new(root, at, c"tmpfs", &options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | read_only)?;
+                mount_new(root, at, c"tmpfs", &options, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | read_only, true)?;
             }
         }
     }
@@ -111,13 +122,13 @@ fn not_text(path: &Path) -> Failure {
 pub(crate) fn cgroups(root: BorrowedFd<'_>, hierarchies: &Hierarchies) -> Step {
     let attributes = NO_EXEC | MOUNT_ATTR_RDONLY;
     match hierarchies {
-        Hierarchies::V2(_) => mount_new(root, "/sys/fs/cgroup", c"cgroup2", &[], attributes),
+        Hierarchies::V2(_) => mount_new(root, "/sys/fs/cgroup", c"cgroup2", &[], attributes, false),
         Hierarchies::V1(_) => {
-            mount_new(root, "/sys/fs/cgroup", c"tmpfs", &[("mode", "755")], NO_EXEC)?;
+            mount_new(root, "/sys/fs/cgroup", c"tmpfs", &[("mode", "755")], NO_EXEC, false)?;
             for (at, controllers) in hierarchies.mounts() {
                 let name = at.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
                 let options: Vec<(&str, &str)> = controllers.iter().map(|c| (*c, "")).collect();
-                mount_new(root, &format!("/sys/fs/cgroup/{name}"), c"cgroup", &options, attributes)?;
+                mount_new(root, &format!("/sys/fs/cgroup/{name}"), c"cgroup", &options, attributes, false)?;
                 for alias in controllers.iter().filter(|c| **c != name) {
                     symlink_in(root, &name, Path::new(&format!("/sys/fs/cgroup/{alias}")))?;
                 }
@@ -210,9 +221,37 @@ fn parent_and_name(path: &Path) -> Result<(&Path, &std::ffi::OsStr), Failure> {
     })
 }
 
-fn mount_new(root: BorrowedFd<'_>, at: &str, kind: &'static CStr, options: &[(&str, &str)], attributes: u64) -> Step {
+/// A client's mount must not cover what the kernel shows of itself, on which this program and others rely.
+fn refuse_kernel_files(target: BorrowedFd<'_>, at: &Path) -> Step {
+    // SAFETY: an open descriptor; the buffer is written by the call.
+    let kind = unsafe {
+        let mut stats: libc::statfs = std::mem::zeroed();
+        check(libc::fstatfs(target.as_raw_fd(), &raw mut stats).into())
+            .named(|| format!("look at {}", at.display()))?;
+        stats.f_type
+    };
+    if [libc::PROC_SUPER_MAGIC, SYSFS_MAGIC, libc::CGROUP_SUPER_MAGIC, libc::CGROUP2_SUPER_MAGIC].contains(&kind) {
+        let source = io::Error::from_raw_os_error(libc::EPERM);
+        return Err(Failure { what: format!("mount at {} (within /proc or /sys)", at.display()), source });
+    }
+    Ok(())
+}
+
+const SYSFS_MAGIC: i64 = 0x6265_6572;
+
+fn mount_new(
+    root: BorrowedFd<'_>,
+    at: &str,
+    kind: &'static CStr,
+    options: &[(&str, &str)],
+    attributes: u64,
+    clients: bool,
+) -> Step {
     let what = || format!("mount {} at {at}", kind.to_string_lossy());
     let target = make_directory(root, Path::new(at))?;
+    if clients {
+        refuse_kernel_files(target.as_fd(), Path::new(at))?;
+    }
     let fs = fsopen(kind).named(what)?;
     for (key, value) in options {
         if value.is_empty() { fsconfig_flag(&fs, key) } else { fsconfig_string(&fs, key, value) }
@@ -224,11 +263,9 @@ fn mount_new(root: BorrowedFd<'_>, at: &str, kind: &'static CStr, options: &[(&s
 
 fn bind(root: BorrowedFd<'_>, from: &Path, at: &Path, read_only: bool) -> Step {
     let what = || format!("bind {} at {}", from.display(), at.display());
-    let path = c_path(from).named(what)?;
-    // SAFETY: the path outlives the call.
-    let source = check(unsafe { libc::open(path.as_ptr(), libc::O_PATH | libc::O_CLOEXEC) }.into()).named(what)?;
-    // SAFETY: open(2) just returned it.
-    let source = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(source as i32) };
+    // The path was made canonical when it was allowed: a link in it now was put there since, to lead elsewhere.
+    let host = open_directory(Path::new("/")).named(what)?;
+    let source = openat2_in_root(host.as_fd(), from, libc::O_PATH, 0, false).named(what)?;
     let target = if is_directory(source.as_fd()) {
         make_directory(root, at)?
     } else {
@@ -242,6 +279,7 @@ fn bind(root: BorrowedFd<'_>, from: &Path, at: &Path, read_only: bool) -> Step {
             }
         }
     };
+    refuse_kernel_files(target.as_fd(), at)?;
     let copy = open_tree_clone(source.as_fd(), true).named(what)?;
     let attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | if read_only { MOUNT_ATTR_RDONLY } else { 0 };
     mount_setattr(copy.as_fd(), attributes, libc::MS_PRIVATE, true).named(what)?;

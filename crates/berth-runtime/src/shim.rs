@@ -53,7 +53,17 @@ pub(crate) fn run(folder: &Path, netns: Option<OwnedFd>, report: OwnedFd) -> ! {
         }
         libc::prctl(libc::PR_SET_NAME, c"berth-shim".as_ptr());
     }
-    // Best effort: without CAP_SYS_RESOURCE the kernel refuses. The container must be killed before its shim.
+    // The server's standard error and folder are not to be held for the container's whole life.
+    if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
+        // SAFETY: duplicates onto 1 and 2, which are this process's own.
+        unsafe {
+            libc::dup2(null.as_raw_fd(), 1);
+            libc::dup2(null.as_raw_fd(), 2);
+        }
+    }
+    let _ = std::env::set_current_dir("/");
+    // Best effort: without CAP_SYS_RESOURCE the kernel refuses. The container must be killed before its shim; its first
+    // process sets itself back.
     let _ = fs::write("/proc/self/oom_score_adj", "-998");
     let mut report = File::from(report);
     match start(folder, netns) {
@@ -138,7 +148,7 @@ fn spawn(
     let (pid, pidfd) = cloned.named(|| "clone the container's first process".into())?;
     let Some(pidfd) = pidfd else {
         // The child. Ends of pipes that belong to the shim would keep them open for ever.
-        drop((out_read, err_read, joined_write, report_read));
+        drop((out_read, err_read, joined_write, report_read, birth_place));
         let inherited =
             Inherited { stdio: [null, out_write, err_write], netns, joined: joined_read, report: report_write };
         init::run(bundle, hierarchies, inherited);
@@ -174,6 +184,7 @@ impl Running {
         let mut ended = None;
         // What is still in the pipes after the end is read; a process that left the pid namespace's reach is not waited for.
         let mut rounds_after_end = 0;
+        let mut idle = false;
         loop {
             let fd = |file: &Option<File>| file.as_ref().map_or(-1, AsRawFd::as_raw_fd);
             let entry = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
@@ -192,8 +203,10 @@ impl Running {
             // SAFETY: the array and its length.
             let ready = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as u64, limit) };
             if ready == 0 {
-                self.log.flush(false);
+                // A character that is not completed by the second time never will be.
+                self.log.flush(idle);
             }
+            idle = ready == 0;
             for (index, stream) in [Stream::Stdout, Stream::Stderr].into_iter().enumerate() {
                 if polled[index].revents == 0 {
                     continue;

@@ -190,6 +190,23 @@ pub(crate) fn close_range(first: u32, cloexec_only: bool) {
     }
 }
 
+/// Closes every descriptor from 3 on but these.
+pub(crate) fn close_all_but(kept: &[i32]) {
+    let mut kept: Vec<u32> = kept.iter().filter_map(|fd| u32::try_from(*fd).ok()).collect();
+    kept.sort_unstable();
+    let mut first = 3;
+    for fd in kept {
+        if fd > first {
+            // SAFETY: closes what this process, which is about to become the container's, no longer uses.
+            unsafe {
+                libc::syscall(libc::SYS_close_range, first, fd - 1, 0);
+            }
+        }
+        first = fd + 1;
+    }
+    close_range(first, false);
+}
+
 /// A pipe, both ends close-on-exec: (read, write).
 pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut fds = [-1; 2];

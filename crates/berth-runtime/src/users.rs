@@ -1,5 +1,7 @@
 //! `USER` of an image, looked up in the container's own `/etc/passwd` and `/etc/group`.
 
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::{fs, io};
 
 /// Who a process runs as.
@@ -14,7 +16,17 @@ pub(crate) struct Identity {
 /// Resolves `user` (`name`, `uid`, either with `:group` or `:gid`; empty is root). To be called inside the container's
 /// root: the files are read by their absolute names.
 pub(crate) fn resolve(user: &str) -> io::Result<Identity> {
-    let read = |path| fs::read(path).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
+    // The image may have a pipe or a link to a device in their place.
+    let read = |path| {
+        let mut bytes = Vec::new();
+        let file = fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+        if let Ok(file) =
+            file.and_then(|f| if f.metadata()?.is_file() { Ok(f) } else { Err(io::ErrorKind::Other.into()) })
+        {
+            let _ = file.take(1 << 20).read_to_end(&mut bytes);
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
     resolve_in(user, &read("/etc/passwd"), &read("/etc/group"))
 }
 

@@ -16,7 +16,10 @@ const ALLOWED: [(u32, Option<u32>); 8] =
 pub(super) fn restrict(cgroup: &Cgroup) -> Result<(), Failure> {
     match &cgroup.hierarchies {
         Hierarchies::V1(_) => {
-            let Some(folder) = cgroup.folder("devices") else { return Ok(()) };
+            let folder = cgroup.folder("devices").ok_or_else(|| Failure {
+                what: "find the devices cgroup".into(),
+                source: io::Error::from_raw_os_error(libc::ENOENT),
+            })?;
             write(&folder.join("devices.deny"), "a")?;
             for (major, minor) in ALLOWED {
                 let minor = minor.map_or_else(|| "*".to_owned(), |m| m.to_string());

@@ -1,0 +1,89 @@
+//! The command line, as a person uses it.
+
+use berth_testkit::{Server, image, is_root};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dockers_habits_work() {
+    let Some(rootfs) = image("busybox").filter(|_| is_root()) else { return };
+    let server = Server::start(env!("CARGO_BIN_EXE_berth"), "cli", "").await;
+    let ok = |args: &[&str]| {
+        let (code, out, error) = server.cli(args);
+        assert_eq!(code, 0, "{args:?}: {error}");
+        out
+    };
+    server.import(&rootfs, "busybox", &[]);
+    assert!(ok(&["images"]).contains("busybox:latest"));
+    let (code, out, error) = server.cli(&["run", "--rm", "busybox", "sh", "-c", "echo out; echo err >&2; exit 3"]);
+    assert_eq!((code, out.as_str(), error.as_str()), (3, "out\n", "err\n"));
+    let id = ok(&[
+        "run", "-d", "--name", "web", "-p", "80", "-m", "64m", "--cpus", "0.5", "-e", "A=b", "busybox", "httpd", "-f",
+    ]);
+    let id = id.trim();
+    let listed = ok(&["ps"]);
+    assert!(listed.contains(id) && listed.contains("->80/tcp") && listed.contains("Up "), "{listed}");
+    let json: serde_json::Value = serde_json::from_str(&ok(&["ps", "--json"])).expect("json");
+    assert_eq!((json[0]["id"].as_str(), json[0]["memory"].as_u64()), (Some(id), Some(64 << 20)));
+    let stats = ok(&["stats", "--no-stream", "web"]);
+    assert!(stats.contains("64.0MiB") && stats.contains(id), "{stats}");
+    assert!(ok(&["inspect", "web"]).contains("\"A=b\""));
+    assert!(ok(&["inspect", "busybox"]).contains("sha256:"));
+    assert_eq!(ok(&["stop", "-t", "0", "web"]), "web\n");
+    assert!(!ok(&["ps"]).contains(id) && ok(&["ps", "-a"]).contains("Exited (137)"));
+    assert_eq!(ok(&["start", &id[..6]]), format!("{}\n", &id[..6]));
+    let (code, _, error) = server.cli(&["rm", "web"]);
+    assert!(code == 1 && error.contains("is running"), "{error}");
+    let (code, _, error) = server.cli(&["rmi", "busybox"]);
+    assert!(code == 1 && error.contains("web"), "{error}");
+    assert_eq!(ok(&["rm", "-f", "web"]), "web\n");
+    assert_eq!(ok(&["create", "--name", "later", "busybox", "echo", "hi"]).trim().len(), 12);
+    ok(&["start", "later"]);
+    assert_eq!(ok(&["wait", "later"]), "0\n");
+    assert_eq!(ok(&["logs", "later"]), "hi\n");
+    assert!(ok(&["logs", "-t", "later"]).ends_with("Z hi\n"));
+    ok(&["rm", "later"]);
+    let events = ok(&["events", "--past"]);
+    assert!(events.contains("container.started") && events.contains("container.removed"), "{events}");
+    let (code, _, error) = server.cli(&["run", "nothing-here"]);
+    assert!(code == 1 && error.contains("berth load"), "{error}");
+    let token = ok(&["token", "create", "--account", "other", "script"]);
+    let (_, other, _) = server.cli(&["--token", token.trim(), "ps", "-a", "-q"]);
+    assert_eq!(other, "");
+    assert!(ok(&["info"]).contains("cpus"));
+    assert!(ok(&["completion", "bash"]).contains("_berth"));
+    assert!(ok(&["rmi", "busybox"]).contains("freed"));
+    let (code, out, _) = server.cli(&["doctor", "--json"]);
+    assert!(code == 0 && out.contains("nf_tables"), "{out}");
+    server.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn archives_and_layout_folders_are_loaded() {
+    let Some(rootfs) = image("busybox").filter(|_| is_root()) else { return };
+    let server = Server::start(env!("CARGO_BIN_EXE_berth"), "load", "").await;
+    let tar = std::fs::read(rootfs).expect("image");
+    let layout = server.data.join("layout");
+    let blobs = layout.join("blobs/sha256");
+    std::fs::create_dir_all(&blobs).expect("folder");
+    let blob = |bytes: &[u8]| {
+        let digest = berth_image::Digest::of(bytes);
+        std::fs::write(blobs.join(digest.hex()), bytes).expect("blob");
+        serde_json::json!({"digest": digest, "size": bytes.len()})
+    };
+    let layer = blob(&tar);
+    let config =
+        serde_json::json!({"architecture": "amd64", "os": "linux", "config": {"Cmd": ["echo", "from the layout"]},
+        "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]}})
+        .to_string();
+    let config = blob(config.as_bytes());
+    let manifest = serde_json::json!({"schemaVersion": 2, "config": config, "layers": [layer]}).to_string();
+    let mut manifest = blob(manifest.as_bytes());
+    manifest["annotations"] = serde_json::json!({"org.opencontainers.image.ref.name": "layout:1"});
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": [manifest]}).to_string();
+    std::fs::write(layout.join("index.json"), index).expect("index");
+    std::fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).expect("layout");
+    let (code, out, error) = server.cli(&["load", layout.to_str().expect("path")]);
+    assert_eq!((code, out.as_str()), (0, "Loaded image: layout:1\n"), "{error}");
+    let (code, out, error) = server.cli(&["run", "--rm", "layout:1"]);
+    assert_eq!((code, out.as_str()), (0, "from the layout\n"), "{error}");
+    server.finish().await;
+}

@@ -1,0 +1,131 @@
+//! Wrong requests of all kinds on every route: an error in the dialect's own form, never a panic, nothing left behind.
+
+use berth_testkit::{Server, image, is_root};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_requests_are_answered_in_form() {
+    if !is_root() {
+        return;
+    }
+    let server = Server::start(env!("CARGO_BIN_EXE_berth"), "hostile", "").await;
+    let spec = server.request("GET", "/openapi.json", "").await.json();
+    assert_eq!(spec["openapi"].as_str().map(|v| &v[..3]), Some("3.1"));
+    let docs = server.request("GET", "/docs/", "").await;
+    assert!(docs.status == 200 && docs.text.contains("swagger"), "{}", docs.text);
+    let deep = format!("{}{}", "[".repeat(5000), "]".repeat(5000));
+    let long = format!("{{\"name\": \"{}\"}}", "x".repeat(200_000));
+    let bodies: Vec<Vec<u8>> = vec![
+        b"".to_vec(),
+        b"{".to_vec(),
+        b"null".to_vec(),
+        b"[]".to_vec(),
+        b"\"x\"".to_vec(),
+        b"{\"image\": 5}".to_vec(),
+        b"{\"image\": \"x\", \"unknown\": 1}".to_vec(),
+        b"{\"image\": \"x\", \"cpus\": -1}".to_vec(),
+        b"{\"image\": \"x\", \"cpus\": 1e999}".to_vec(),
+        b"{\"image\": \"x\", \"memory\": -1}".to_vec(),
+        b"{\"image\": \"x\", \"memory\": 1e300}".to_vec(),
+        b"{\"image\": \"x\", \"ports\": [{\"container_port\": 70000}]}".to_vec(),
+        b"{\"image\": \"x\", \"ports\": [{\"container_port\": 1, \"host_ip\": \"x\"}]}".to_vec(),
+        b"{\"image\": \"x\", \"name\": \"../../x\"}".to_vec(),
+        b"{\"image\": \"x\", \"name\": \"a\\u0000b\"}".to_vec(),
+        b"\xff\xfe\x00\x01".to_vec(),
+        deep.into_bytes(),
+        long.into_bytes(),
+        vec![b'a'; 2 << 20],
+    ];
+    let segments = ["x", "%00", "%2e%2e%2f%2e%2e", "%ff", "a%20b", "99999999999999999999"];
+    let mut tried = 0;
+    for (path, operations) in spec["paths"].as_object().expect("paths") {
+        for method in operations.as_object().expect("operations").keys().filter(|m| *m != "parameters") {
+            let method = method.to_uppercase();
+            for segment in segments {
+                let path = path.replace("{id}", segment).replace("{reference}", segment).replace("{number}", segment);
+                let unauthorized = server.request_as(None, &method, &path, "").await;
+                assert_eq!(unauthorized.status, 401, "{method} {path}: {}", unauthorized.text);
+                for body in if method == "POST" { bodies.as_slice() } else { &bodies[..1] } {
+                    for query in ["", "?limit=-1&cursor=x&state=y&force=maybe&timeout=-1&follow=perhaps&name=%00"] {
+                        let answer = server.request(&method, &format!("{path}{query}"), body.clone()).await;
+                        tried += 1;
+                        assert!(answer.status < 500, "{method} {path}{query}: {} {}", answer.status, answer.text);
+                        if answer.status >= 400 {
+                            assert_eq!(
+                                answer.kind, "application/problem+json",
+                                "{method} {path}{query}: {}",
+                                answer.text
+                            );
+                            let problem = answer.json();
+                            assert_eq!(problem["status"].as_u64(), Some(answer.status.into()), "{}", answer.text);
+                            for leak in ["/root", "/tmp/", "SELECT", "src/"] {
+                                assert!(!answer.text.contains(leak), "{method} {path}: {}", answer.text);
+                            }
+                        }
+                        assert_eq!(answer.request_id.len(), 36);
+                    }
+                }
+            }
+        }
+    }
+    assert!(tried > 300, "{tried}");
+    for (method, path, status) in [
+        ("GET", "/nothing", 404),
+        ("GET", "/v1/nothing", 404),
+        ("PATCH", "/v1/containers", 405),
+        ("GET", "/v1/containers?limit=0", 400),
+        ("GET", "/v1/containers?limit=1001", 400),
+        ("GET", "/v1/containers?cursor=zz", 400),
+    ] {
+        let answer = server.request(method, path, "").await;
+        assert_eq!(
+            (answer.status, answer.kind.as_str()),
+            (status, "application/problem+json"),
+            "{path}: {}",
+            answer.text
+        );
+    }
+    let metrics = server.request("GET", "/metrics", "").await.text;
+    assert!(metrics.contains("berth_http_request_seconds_bucket") && metrics.contains("berth_containers"), "{metrics}");
+    assert_eq!(server.request("GET", "/readyz", "").await.status, 200);
+    server.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cut_and_wrong_archives_leave_nothing() {
+    let Some(rootfs) = image("busybox").filter(|_| is_root()) else { return };
+    let server = Server::start(env!("CARGO_BIN_EXE_berth"), "archives", "").await;
+    let tar = std::fs::read(rootfs).expect("image");
+    for (path, body) in [
+        ("/v1/images", tar.clone()),
+        ("/v1/images", b"noise".to_vec()),
+        ("/v1/images/rootfs?name=cut", tar[..tar.len() / 2].to_vec()),
+        ("/v1/images/rootfs?name=NOT%20A%20NAME", tar.clone()),
+        ("/v1/images/rootfs", tar.clone()),
+        ("/v1/images/rootfs?name=x&config=%7B", tar.clone()),
+    ] {
+        let answer = server.request("POST", path, body).await;
+        assert_eq!((answer.status, answer.kind.as_str()), (400, "application/problem+json"), "{path}: {}", answer.text);
+    }
+    // A client that goes away in the middle.
+    {
+        use tokio::io::AsyncWriteExt;
+        let address = server.url("").replace("http://", "");
+        let mut stream = tokio::net::TcpStream::connect(address).await.expect("connect");
+        let head = format!(
+            "POST /v1/images/rootfs?name=gone HTTP/1.1\r\nhost: x\r\nx-token: {}\r\ncontent-length: {}\r\n\r\n",
+            server.token(),
+            tar.len()
+        );
+        stream.write_all(head.as_bytes()).await.expect("head");
+        stream.write_all(&tar[..100_000]).await.expect("a part");
+    }
+    let mut tries = 0;
+    let count = |folder: &str| std::fs::read_dir(server.data.join(folder)).map_or(0, Iterator::count);
+    while count("images/work") + count("images/layers") > 0 {
+        tries += 1;
+        assert!(tries < 200, "layers {}, work {}", count("images/layers"), count("images/work"));
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert!(server.client().images().await.expect("images").is_empty());
+    server.finish().await;
+}
