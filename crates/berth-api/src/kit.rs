@@ -20,6 +20,8 @@ use crate::meters::Meters;
 const AT_ONCE: usize = 4096;
 /// Longest JSON or form body, bytes.
 const LONGEST_BODY: usize = 1 << 20;
+/// Time that a small body may take to arrive.
+const BODY_TIME: Duration = Duration::from_secs(20);
 
 /// Set when the server goes: no new work is ready for it, and streams that would never end do.
 #[derive(Debug, Clone, Default)]
@@ -77,6 +79,8 @@ async fn attend(State((doorman, places)): State<(Doorman, Arc<Semaphore>)>, requ
         Err(_) => (doorman.broken)(Breakdown::Overload),
         Ok(place) => {
             // A task of its own: a client that goes away must not leave its operation half done.
+            // What only reads ends with its client: it may wait for a long time.
+            let only_reads = doorman.dialect == "native" && method == axum::http::Method::GET;
             let work = tokio::spawn(async move {
                 let (parts, body) = request.into_parts();
                 let (body, rest) = Rest::of(body);
@@ -85,7 +89,10 @@ async fn attend(State((doorman, places)): State<(Doorman, Arc<Semaphore>)>, requ
                 drop(place);
                 response
             });
-            match work.await {
+            let abort = Abort(only_reads.then(|| work.abort_handle()));
+            let done = work.await;
+            drop(abort);
+            match done {
                 Ok(response) => response,
                 Err(error) => {
                     tracing::error!(request_id = id, path, %error, "a handler panicked");
@@ -110,6 +117,17 @@ async fn attend(State((doorman, places)): State<(Doorman, Arc<Semaphore>)>, requ
         response.headers_mut().insert("request-id", value);
     }
     response
+}
+
+/// Ends a task when the request that it works for has gone.
+struct Abort(Option<tokio::task::AbortHandle>);
+
+impl Drop for Abort {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
+    }
 }
 
 /// What a handler left unread of a request's body. A connection that is answered and closed while the client still sends is
@@ -182,7 +200,10 @@ pub(crate) enum BodyError {
 
 /// The whole of a small body.
 pub(crate) async fn small_body(body: Body) -> Result<Vec<u8>, BodyError> {
-    match to_bytes(body, LONGEST_BODY).await {
+    let Ok(read) = tokio::time::timeout(BODY_TIME, to_bytes(body, LONGEST_BODY)).await else {
+        return Err(BodyError::Broken);
+    };
+    match read {
         Ok(bytes) => Ok(bytes.into()),
         // axum's own error hides which of the two it was; its text tells.
         Err(error) if error.to_string().contains("length limit") => Err(BodyError::TooLarge),

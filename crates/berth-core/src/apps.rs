@@ -100,8 +100,13 @@ impl Core {
                 other => other,
             })?;
         }
+        self.inner.images.room()?;
         let prepared = tokio::time::timeout(limit, self.code(&new.code_address, runtime.clone())).await;
-        let (layer, command, pin) = prepared.map_err(|_| Error::Timeout("fetching the code".into()))??;
+        let prepared = prepared.map_err(|_| {
+            self.collect_layers_soon();
+            Error::Timeout("fetching the code".into())
+        });
+        let (layer, command, pin) = prepared??;
         let asked = container_for(&runtime, &new, command, settings.port_range);
         let gate = self.inner.gate.read().await;
         let made = self.container_make(caller, asked, vec![layer], false).await;
@@ -163,7 +168,11 @@ impl Core {
     }
 
     async fn start_app(&self, caller: &Caller, made: &Container, runtime: &Runtime) -> Result<Container, Error> {
-        let started = self.container_start(caller, made.uid.as_str()).await?;
+        // A task of its own: when the time is up the start is waited for no longer, but done to its end, and the removal
+        // that follows comes after it.
+        let (core, caller_copy, uid) = (self.clone(), *caller, made.uid.clone());
+        let starting = tokio::spawn(async move { core.container_start(&caller_copy, uid.as_str()).await });
+        let started = starting.await.map_err(|e| Error::Bug(e.to_string()))??;
         let ready_by = Instant::now() + Duration::from_secs(self.inner.settings.ready_wait_s);
         let Some(address) = started.address else { return Ok(started) };
         while Instant::now() < ready_by {

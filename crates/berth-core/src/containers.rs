@@ -230,6 +230,11 @@ impl Container {
         }
     }
 
+    /// The event that tells of its end.
+    pub(crate) fn ending(&self) -> &'static str {
+        if self.exit.as_ref().is_some_and(|e| e.oom_killed) { "container.oom" } else { "container.exited" }
+    }
+
     /// Takes over what the engine sees.
     pub(crate) fn observe(&mut self, state: &State) {
         match state {
@@ -315,15 +320,34 @@ impl Core {
         if args.iter().chain(&env).any(|text| text.contains('\0')) {
             return Err(Error::invalid("command", "a zero byte in the command or a variable"));
         }
+        let texts = [&new.working_dir, &new.user].into_iter().flatten().map(String::as_str);
+        let labels = new.labels.iter().flat_map(|(k, v)| [k.as_str(), v.as_str()]);
+        if texts.chain(labels).any(|text| text.contains('\0') || text.len() > 4096) {
+            return Err(Error::invalid(
+                "request",
+                "a zero byte, or more than 4096 bytes, in user, working_dir or a label",
+            ));
+        }
+        // The kernel's own bound of process numbers.
+        if new.pids.is_some_and(|p| p > 4 << 20) {
+            return Err(Error::invalid("pids", "at most 4194304"));
+        }
+        if new.stop_signal.is_some_and(|s| !(1..=64).contains(&s)) {
+            return Err(Error::invalid("stop_signal", "a signal's number is 1 to 64"));
+        }
+        if caller.role != Role::Admin && (new.network == NetworkMode::Host || new.new_privileges) {
+            return Err(Error::Forbidden("network host and new_privileges are for administrators".into()));
+        }
         for (field, value, least) in [
             ("memory", new.memory, 4 << 20),
             ("pids", new.pids, 1),
             ("cpus", new.cpu_milli, 10),
             ("shm_size", new.shm_size, 4096),
+            ("swap", new.swap, 0),
         ] {
             if value.is_some_and(|v| v < least || v > i64::MAX as u64) {
                 let shown = if field == "cpus" { "0.01".into() } else { least.to_string() };
-                return Err(Error::invalid(field, format!("at least {shown}")));
+                return Err(Error::invalid(field, format!("{shown} at least, and no more than 2^63-1")));
             }
         }
         let host_name = new.hostname.clone().unwrap_or_else(|| uid.to_string());
@@ -331,7 +355,6 @@ impl Core {
         if host_name.is_empty() || host_name.len() > 63 || !host_name.chars().all(good) {
             return Err(Error::invalid("hostname", format!("{host_name:?}: 1 to 63 letters, digits, '-', '.', '_'")));
         }
-        self.check_mounts(caller, &new.mounts)?;
         let mut ports = new.ports.clone();
         if !ports.is_empty() && new.network != NetworkMode::Bridge {
             return Err(Error::invalid("ports", "only a container on the bridge has ports of its own to publish"));
@@ -372,7 +395,7 @@ impl Core {
         })
     }
 
-    fn check_mounts(&self, caller: &Caller, mounts: &[Mount]) -> Result<(), Error> {
+    fn check_mounts(&self, caller: &Caller, mounts: &mut [Mount]) -> Result<(), Error> {
         for mount in mounts {
             let plain = |path: &Path| {
                 path.is_absolute() && !path.components().any(|c| matches!(c, std::path::Component::ParentDir))
@@ -380,19 +403,27 @@ impl Core {
             if !plain(&mount.target) || mount.target == Path::new("/") {
                 return Err(Error::invalid("mounts", format!("{} is no place to mount on", mount.target.display())));
             }
-            if let MountSource::Bind { source } = &mount.source {
+            if matches!(mount.source, MountSource::Tmpfs { size } if size == 0 || size > i64::MAX as u64) {
+                return Err(Error::invalid("mounts", format!("the size of {} is no size", mount.target.display())));
+            }
+            if let MountSource::Bind { source } = &mut mount.source {
+                if !plain(source) {
+                    return Err(Error::invalid("mounts", format!("{} is no absolute path", source.display())));
+                }
                 let allowed = caller.role == Role::Admin
                     || self.inner.settings.bind_prefixes.iter().any(|p| source.starts_with(p));
-                if !plain(source) || !allowed {
+                if !allowed {
                     return Err(Error::Forbidden(format!("{} may not be mounted by this account", source.display())));
                 }
-                // A link below an allowed folder could lead anywhere.
-                let real = std::fs::canonicalize(source)
+                // A link below an allowed folder could lead anywhere. The engine is given the path without links, and
+                // refuses one that has any by the time of the start.
+                let real = std::fs::canonicalize(&*source)
                     .map_err(|e| Error::invalid("mounts", format!("{}: {e}", source.display())))?;
                 if caller.role != Role::Admin && !self.inner.settings.bind_prefixes.iter().any(|p| real.starts_with(p))
                 {
                     return Err(Error::Forbidden(format!("{} leads out of what may be mounted", source.display())));
                 }
+                *source = real;
             }
         }
         Ok(())
@@ -423,6 +454,15 @@ impl Core {
         };
         let core = self.clone();
         let (account, caller_copy) = (caller.account, *caller);
+        let mut new = new;
+        if !new.mounts.is_empty() {
+            // Looks at the host's files, which may hang: neither this thread nor the database's writer may wait for it.
+            let mut mounts = std::mem::take(&mut new.mounts);
+            let checking = core.clone();
+            let checked =
+                tokio::task::spawn_blocking(move || checking.check_mounts(&caller_copy, &mut mounts).map(|()| mounts));
+            new.mounts = checked.await.map_err(|e| Error::Bug(e.to_string()))??;
+        }
         let made = self
             .write(move |tx| {
                 // No image at all (the layers above are everything) is for runtimes that bring their own program.
@@ -465,6 +505,11 @@ impl Core {
         let lock = self.lock(made.id);
         let _busy = lock.lock().await;
         self.tell(vec![event]);
+        // Somebody may have removed it before this one had the lock.
+        let id = made.id;
+        if self.read(move |tx| Ok(tx.container(id)?)).await?.is_none_or(|row| row.wanted == "removed") {
+            return Err(Error::NotFound { what: "container", name: made.name });
+        }
         let placed = self.inner.engine.create(&made.spec).await;
         let result = match placed {
             Ok(placement) if start => {
@@ -477,10 +522,20 @@ impl Core {
             Err(error) => Err(error.into()),
         };
         if let Err(error) = result {
+            self.want(made.id, "removed").await?;
             self.erase(&made).await?;
             return Err(error);
         }
         result
+    }
+
+    /// Writes down what is wanted, before anything is done about it.
+    async fn want(&self, id: i64, wanted: &'static str) -> Result<(), Error> {
+        self.write(move |tx| {
+            let change = ContainerChange { wanted: Some(wanted), ..ContainerChange::default() };
+            Ok(tx.container_change(id, &change).map(drop)?)
+        })
+        .await
     }
 
     /// Has the engine do the run that is written down, and writes down what came of it.
@@ -490,6 +545,15 @@ impl Core {
             Ok(()) => {
                 let observed = self.inner.engine.observe(&target.uid).await?;
                 target.observe(&observed.state);
+                let ended = target.state == ContainerState::Exited;
+                let exited = target.exit.clone();
+                if ended {
+                    // Short programs end before they are looked at: both things are told, in their order.
+                    target.exit = None;
+                    target = self.record(target, Some("container.started")).await?;
+                    target.exit = exited;
+                    return self.record(target.clone(), Some(target.ending())).await;
+                }
                 self.record(target, Some("container.started")).await
             }
             Err(error) => {
@@ -499,6 +563,8 @@ impl Core {
                     target.observe(&observed.state);
                 }
                 target.error = Some(error.public());
+                // The client hears that it failed: it must not be started behind its back later.
+                self.want(target.id, "stopped").await?;
                 self.record(target, Some("container.failed")).await?;
                 Err(error)
             }
@@ -514,7 +580,9 @@ impl Core {
                     detail: Some(json(&target.detail())?),
                     ..ContainerChange::default()
                 };
-                tx.container_change(target.id, &change)?;
+                if !tx.container_change(target.id, &change)? {
+                    return Err(Error::NotFound { what: "container", name: target.name });
+                }
                 let told = event
                     .map(|kind| {
                         let exit = target.exit.as_ref();
@@ -565,7 +633,18 @@ impl Core {
             ));
         }
         let row = found.pop().ok_or_else(|| Error::NotFound { what: "container", name: reference.to_owned() })?;
-        container(row)
+        self.up_to_date(container(row)?).await
+    }
+
+    /// An end that the engine knows of and the record does not, for the moment until it is written down.
+    async fn up_to_date(&self, mut known: Container) -> Result<Container, Error> {
+        if known.state == ContainerState::Running {
+            let observed = self.inner.engine.observe(&known.uid).await?;
+            if matches!(observed.state, State::Exited(_)) {
+                known.observe(&observed.state);
+            }
+        }
+        Ok(known)
     }
 
     /// The account's containers by number, after `after`.
@@ -590,7 +669,11 @@ impl Core {
         rows.truncate(limit as usize);
         let next = rows.last().filter(|_| more).map(|row| row.id);
         rows.retain(|row| row.wanted != "removed");
-        Ok(Page { items: rows.into_iter().map(container).collect::<Result<_, _>>()?, next })
+        let mut items = Vec::with_capacity(rows.len());
+        for row in rows {
+            items.push(self.up_to_date(container(row)?).await?);
+        }
+        Ok(Page { items, next })
     }
 
     /// How many containers the account has.
@@ -633,10 +716,17 @@ impl Core {
             Ok(tx.container_change(id, &change)?)
         })
         .await?;
-        let placement = self.inner.engine.create(&target.spec).await?;
-        target.address = placement.address;
-        target.ports = placement.ports;
-        self.run(target).await
+        match self.inner.engine.create(&target.spec).await {
+            Ok(placement) => {
+                target.address = placement.address;
+                target.ports = placement.ports;
+                self.run(target).await
+            }
+            Err(error) => {
+                self.want(id, "stopped").await?;
+                Err(error.into())
+            }
+        }
     }
 
     /// Stops it: signal, grace, kill. One that does not run stays as it is.
@@ -656,12 +746,9 @@ impl Core {
     }
 
     async fn stop_locked(&self, mut target: Container, grace: Option<Duration>) -> Result<Container, Error> {
+        self.want(target.id, "stopped").await?;
         let id = target.id;
-        self.write(move |tx| {
-            Ok(tx.container_change(id, &ContainerChange { wanted: Some("stopped"), ..ContainerChange::default() })?)
-        })
-        .await?;
-        let before = target.state;
+        let before = self.read(move |tx| Ok(tx.container(id)?)).await?.map(|row| ContainerState::of(&row.state));
         let stopped =
             self.inner.engine.stop(&target.uid, target.stop_signal, grace.unwrap_or(target.stop_timeout)).await;
         match stopped {
@@ -671,7 +758,7 @@ impl Core {
         }
         let observed = self.inner.engine.observe(&target.uid).await?;
         target.observe(&observed.state);
-        let event = (before == ContainerState::Running).then_some("container.exited");
+        let event = (before == Some(ContainerState::Running)).then_some(target.ending());
         self.record(target, event).await
     }
 
@@ -709,21 +796,30 @@ impl Core {
     /// [`Error::WrongState`] if it runs and `force` is not set.
     pub async fn container_remove(&self, caller: &Caller, reference: &str, force: bool) -> Result<(), Error> {
         let found = self.container(caller, reference).await?;
+        if force {
+            // Written down first: a crash from here on ends in the removal, never in a container that was merely killed.
+            self.want(found.id, "removed").await?;
+            if let Err(error) = self.inner.engine.signal(&found.uid, 9).await {
+                // Not running is fine; a stop that waits out its grace must not hold up a removal by force.
+                tracing::debug!(container = %found.uid, %error, "nothing to kill");
+            }
+        }
         let lock = self.lock(found.id);
         let _busy = lock.lock().await;
-        let observed = self.inner.engine.observe(&found.uid).await?;
-        if matches!(observed.state, State::Running { .. }) && !force {
-            return Err(Error::WrongState(format!("container {} is running; stop it first, or force", found.name)));
-        }
         let id = found.id;
-        self.write(move |tx| {
-            Ok(tx.container_change(id, &ContainerChange { wanted: Some("removed"), ..ContainerChange::default() })?)
-        })
-        .await?;
-        self.erase(&found).await?;
-        if found.image.is_empty() || found.spec.layers.len() > 1 {
-            self.collect_layers_soon();
+        let row = self.read(move |tx| Ok(tx.container(id)?)).await?;
+        if row.is_none_or(|row| !force && row.wanted == "removed") {
+            return Err(Error::NotFound { what: "container", name: reference.to_owned() });
         }
+        if !force {
+            let observed = self.inner.engine.observe(&found.uid).await?;
+            if matches!(observed.state, State::Running { .. }) {
+                return Err(Error::WrongState(format!("container {} is running; stop it first, or force", found.name)));
+            }
+            self.want(id, "removed").await?;
+        }
+        self.erase(&found).await?;
+        self.collect_layers_soon();
         Ok(())
     }
 

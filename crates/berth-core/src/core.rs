@@ -21,6 +21,9 @@ pub(crate) struct Inner {
     pub(crate) settings: Settings,
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) builds: Arc<Semaphore>,
+    pub(crate) imports: Semaphore,
+    /// Grows with every revocation.
+    pub(crate) revocations: std::sync::atomic::AtomicU64,
     /// Held shared while layers go from pinned to written down, alone while unused ones are collected.
     pub(crate) gate: tokio::sync::RwLock<()>,
     locks: Mutex<HashMap<i64, Weak<tokio::sync::Mutex<()>>>>,
@@ -56,6 +59,8 @@ impl Core {
             engine,
             images,
             fetch,
+            imports: Semaphore::new(16),
+            revocations: 0.into(),
             builds: Arc::new(Semaphore::new(settings.builds_at_once.max(1))),
             settings,
             events: broadcast::channel(4096).0,

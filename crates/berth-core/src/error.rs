@@ -142,12 +142,9 @@ impl From<EngineError> for Error {
 
 impl From<berth_image::Error> for Error {
     fn from(error: berth_image::Error) -> Self {
-        if error.is_clients() {
-            return Self::invalid("archive", error.to_string());
+        if error.is_no_room() {
+            return Self::NoRoom("not enough disk space on this server".into());
         }
-        match error {
-            berth_image::Error::DiskFull { .. } => Self::NoRoom(error.to_string()),
-            other => Self::Image(other),
-        }
+        if error.is_clients() { Self::invalid("archive", error.to_string()) } else { Self::Image(error) }
     }
 }

@@ -125,6 +125,7 @@ impl Core {
         let images = self.inner.images.clone();
         let imported = self.importing(move || import_archive(&images, input, Budget::default())).await?;
         if name.is_some() && imported.len() != 1 {
+            self.collect_layers_soon();
             return Err(Error::invalid(
                 "name",
                 format!("the archive has {} images, a name is for one", imported.len()),
@@ -167,6 +168,10 @@ impl Core {
         &self,
         work: impl FnOnce() -> Result<Vec<Imported>, berth_image::Error> + Send + 'static,
     ) -> Result<Vec<Imported>, Error> {
+        // Each holds a thread for as long as the client takes to send.
+        let Ok(_turn) = self.inner.imports.try_acquire() else {
+            return Err(Error::NoRoom("too many images are being imported; try again later".into()));
+        };
         let result = tokio::task::spawn_blocking(work).await.map_err(|e| Error::Bug(e.to_string()))?;
         if result.is_err() {
             // Layers that were complete when it failed belong to nobody.

@@ -22,15 +22,20 @@ pub(crate) async fn begin(core: &Core) -> Result<(), Error> {
     round(core, true).await?;
     let weak = std::sync::Arc::downgrade(&core.inner);
     tokio::spawn(async move {
+        let mut rounds = tokio::time::interval(ROUND);
+        rounds.tick().await;
         loop {
-            let nudged = tokio::time::timeout(ROUND, changes.recv()).await;
+            let nudged = tokio::select! {
+                nudged = changes.recv() => Some(nudged),
+                _ = rounds.tick() => None,
+            };
             let Some(inner) = weak.upgrade() else { return };
             let core = Core { inner };
             let result = match nudged {
-                Ok(Ok(id)) => one(&core, &id).await,
+                Some(Ok(id)) => one(&core, &id).await,
                 // Too many nudges to count, or none for a while.
-                Ok(Err(RecvError::Lagged(_))) | Err(_) => round(&core, false).await,
-                Ok(Err(RecvError::Closed)) => return,
+                Some(Err(RecvError::Lagged(_))) | None => round(&core, false).await,
+                Some(Err(RecvError::Closed)) => return,
             };
             if let Err(error) = result {
                 tracing::warn!(error = error.chain(), "containers could not be reconciled");
@@ -47,7 +52,7 @@ async fn one(core: &Core, id: &UnitId) -> Result<(), Error> {
         // A task of its own: this one may have to wait for whoever works on the container, others must not.
         let core = core.clone();
         tokio::spawn(async move {
-            if let Err(error) = settle(&core, row.id, false).await {
+            if let Err(error) = settle(&core, row.id, false, true).await {
                 tracing::warn!(container = row.uid, error = error.chain(), "a container could not be reconciled");
             }
         });
@@ -60,7 +65,7 @@ async fn round(core: &Core, start: bool) -> Result<(), Error> {
     let all =
         core.read(|tx| Ok(tx.containers(&ContainerFilter { limit: u32::MAX, ..ContainerFilter::default() })?)).await?;
     for row in &all {
-        if let Err(error) = settle(core, row.id, start).await {
+        if let Err(error) = settle(core, row.id, start, start).await {
             tracing::warn!(container = row.uid, error = error.chain(), "a container could not be reconciled");
         }
     }
@@ -84,9 +89,15 @@ async fn round(core: &Core, start: bool) -> Result<(), Error> {
 }
 
 /// Brings one container's record in line with what is the case, and finishes what a crash interrupted.
-async fn settle(core: &Core, id: i64, start: bool) -> Result<(), Error> {
+/// With `wait` it waits for whoever works on the container; without, it is left to them.
+async fn settle(core: &Core, id: i64, start: bool, wait: bool) -> Result<(), Error> {
     let lock = core.lock(id);
-    let _busy = lock.lock().await;
+    let _busy = if wait {
+        lock.lock().await
+    } else {
+        let Ok(busy) = lock.try_lock() else { return Ok(()) };
+        busy
+    };
     let Some(row) = core.read(move |tx| Ok(tx.container(id)?)).await? else { return Ok(()) };
     let wanted = row.wanted.clone();
     let before = container(row)?;
@@ -113,14 +124,14 @@ async fn settle(core: &Core, id: i64, start: bool) -> Result<(), Error> {
     if after != before {
         let event = match (before.state, after.state) {
             (ContainerState::Exited, ContainerState::Exited) | (_, ContainerState::Created) => None,
-            (_, ContainerState::Exited) if after.exit.as_ref().is_some_and(|e| e.oom_killed) => Some("container.oom"),
-            (_, ContainerState::Exited) => Some("container.exited"),
+            (_, ContainerState::Exited) => Some(after.ending()),
             (_, ContainerState::Running) => Some("container.started"),
         };
         after = core.record(after, event).await?;
     }
     if auto_remove {
         core.erase(&after).await?;
+        core.collect_layers_soon();
     }
     Ok(())
 }

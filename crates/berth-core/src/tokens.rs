@@ -1,6 +1,7 @@
 //! Who calls: accounts and tokens.
 
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use berth_image::Digest;
@@ -139,12 +140,17 @@ impl Core {
             }
         }
         let wanted = hash.clone();
+        let revocations = self.inner.revocations.load(Ordering::SeqCst);
         let Some(row) = self.read(move |tx| Ok(tx.token_by_hash(&wanted, now())?)).await? else { return Ok(None) };
         let caller = Caller { account: row.account_id, role: role(&row.role) };
         // One that expires soon is looked up each time.
         let lasting = row.expires_at.is_none_or(|at| at > now() + REMEMBERED.as_nanos() as i64);
         if lasting {
             let mut known = self.inner.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.inner.revocations.load(Ordering::SeqCst) != revocations {
+                // Revoked since it was looked up, perhaps: the next request looks again.
+                return Ok(Some(caller));
+            }
             if known.len() > 10_000 {
                 known.clear();
             }
@@ -241,8 +247,23 @@ impl Core {
     /// # Errors
     /// [`Error::NotFound`], or the database's own.
     pub async fn token_revoke(&self, caller: &Caller, id: i64) -> Result<(), Error> {
-        let account = caller.account;
-        let found = self.write(move |tx| Ok(tx.token_revoke(account, id, now())?)).await?;
+        let (account, admin) = (caller.account, caller.role == Role::Admin);
+        let found = self
+            .write(move |tx| {
+                let all = tx.tokens(account)?;
+                let admins = all.iter().filter(|t| t.role == "admin").count();
+                match all.iter().find(|t| t.id == id) {
+                    Some(t) if t.role == "admin" && !admin => {
+                        Err(Error::Forbidden("only an administrator revokes an administrator's token".into()))
+                    }
+                    Some(t) if t.role == "admin" && admins == 1 => {
+                        Err(Error::InUse("this is the last administrator's token: make another one first".into()))
+                    }
+                    _ => Ok(tx.token_revoke(account, id, now())?),
+                }
+            })
+            .await?;
+        self.inner.revocations.fetch_add(1, Ordering::SeqCst);
         self.inner.tokens.lock().unwrap_or_else(PoisonError::into_inner).clear();
         if found { Ok(()) } else { Err(Error::NotFound { what: "token", name: id.to_string() }) }
     }

@@ -135,6 +135,21 @@ impl Inner {
     }
 }
 
+/// The zygote's process, so that the next server can wait for its end.
+const ZYGOTE: &str = "zygote.json";
+
+/// A server that was killed may have asked its zygote for starts that are still coming. The zygote does them and ends; only
+/// then what is on disk can be believed.
+fn wait_for_the_last(folder: &Path) {
+    let last = berth_runtime::Process::load(&folder.join(ZYGOTE)).and_then(|process| process.open());
+    if let Some(last) = last
+        && !last.wait(Duration::from_secs(10))
+    {
+        tracing::warn!("the last server's zygote does not end; it is killed");
+        let _ = last.signal(libc::SIGKILL);
+    }
+}
+
 /// Bytes of memory of the machine, and available now.
 pub(crate) fn host_memory() -> Option<(u64, u64)> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
@@ -163,7 +178,9 @@ impl OciEngine {
         {
             tracing::info!(%error, "cgroup2 can't be remounted with favordynmods: starts may wait some 14 ms");
         }
+        wait_for_the_last(folder);
         let zygote = Zygote::start(&options.program).map_err(failed("start the zygote"))?;
+        zygote.save(&folder.join(ZYGOTE)).map_err(failed("note the zygote"))?;
         let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let inner = Arc::new(Inner {
             network: instance.network(),
@@ -208,6 +225,7 @@ impl OciEngine {
     fn take_over(&self) -> Result<(), EngineError> {
         let inner = &self.inner;
         let mut published = Vec::new();
+        let mut running = Vec::new();
         let folder = inner.units_folder();
         for entry in fs::read_dir(&folder).map_err(failed(format!("list {}", folder.display())))? {
             let path = entry.map_err(failed(format!("list {}", folder.display())))?.path();
@@ -218,19 +236,22 @@ impl OciEngine {
                     continue;
                 }
                 Err(error) => {
-                    tracing::warn!(folder = %path.display(), %error, "a container's folder can't be read; it is left alone");
+                    // Cut by a power failure; the core makes the container anew from its own records.
+                    tracing::warn!(folder = %path.display(), %error, "a container's folder can't be read; it is set aside");
+                    let aside = inner.trash().join(format!("unreadable-{}", berth_runtime::log::now_ns()));
+                    fs::rename(&path, &aside).map_err(failed(format!("set {} aside", path.display())))?;
                     continue;
                 }
             };
             let unit = Arc::new(unit);
             inner.places().remember(unit.id(), unit.fixed.placement.address, &unit.fixed.placement.ports);
-            let (observed, live) = unit.look().map_err(failed(format!("look at {}", path.display())))?;
+            let (observed, live) = unit.look();
             unit.known().observed = observed;
             inner.units().insert(unit.id().clone(), unit.clone());
             match live {
                 Some((shim, init, run)) => {
                     published.extend(unit.published());
-                    self.attend(&unit, shim, &init, &run)?;
+                    running.push((unit, shim, init, run));
                 }
                 None => {
                     if let Err(error) = inner.cgroup(unit.id()).remove() {
@@ -250,7 +271,18 @@ impl OciEngine {
                 }
             }
         }
-        inner.network.ensure(&published).map_err(|e| EngineError::Failed(e.to_string()))
+        inner.network.ensure(&published).map_err(|e| EngineError::Failed(e.to_string()))?;
+        // After the rules: the end of one takes its ports out of them.
+        running.into_iter().try_for_each(|(unit, shim, init, run)| self.attend(&unit, Some(shim), &init, &run))
+    }
+
+    /// A step that goes on although whoever asked for it has gone: half a start must not be left to nobody.
+    async fn whole<T: Send + 'static>(
+        work: impl Future<Output = Result<T, EngineError>> + Send + 'static,
+    ) -> Result<T, EngineError> {
+        tokio::spawn(work)
+            .await
+            .unwrap_or_else(|error| Err(EngineError::Failed(format!("a step was broken off: {error}"))))
     }
 
     async fn blocking<T: Send + 'static>(
@@ -283,52 +315,74 @@ impl Engine for OciEngine {
             return Ok(unit.fixed.placement.clone());
         }
         let spec = spec.clone();
+        // Blocking work is not broken off, so a create is whole by itself; one id is made once (`Inner::create`).
         self.blocking(move |inner| inner.create(&spec)).await
     }
 
     async fn start(&self, id: &UnitId, run: u64) -> Result<(), EngineError> {
-        let unit = self.inner.unit(id)?;
-        let _busy = unit.busy.lock().await;
-        {
-            let known = unit.known();
-            if known.live.is_some() || known.observed.run >= run {
-                return Ok(());
+        let (engine, unit) = (self.clone(), self.inner.unit(id)?);
+        Self::whole(async move {
+            let _busy = unit.busy.lock().await;
+            if engine.inner.unit(unit.id()).is_err() {
+                return Err(EngineError::NoSuchUnit(unit.id().clone()));
             }
-        }
-        let Ok(_place) = self.inner.starts.acquire().await else {
-            return Err(EngineError::Failed("the engine is closing".into()));
-        };
-        let started = unit.clone();
-        let (shim, init, run) = self.blocking(move |inner| inner.start(&started, run)).await?;
-        self.attend(&unit, shim, &init, &run)?;
-        self.inner.nudge(id);
-        let inner = self.inner.clone();
-        tokio::task::spawn_blocking(move || inner.refill_netns());
-        Ok(())
+            {
+                let known = unit.known();
+                if known.live.is_some() || known.observed.run >= run {
+                    return Ok(());
+                }
+            }
+            let Ok(_place) = engine.inner.starts.acquire().await else {
+                return Err(EngineError::Failed("the engine is closing".into()));
+            };
+            let started = unit.clone();
+            let (shim, init, run) = engine.blocking(move |inner| inner.start(&started, run)).await?;
+            engine.attend(&unit, shim, &init, &run)?;
+            engine.inner.nudge(unit.id());
+            let inner = engine.inner.clone();
+            tokio::task::spawn_blocking(move || inner.refill_netns());
+            Ok(())
+        })
+        .await
     }
 
     async fn signal(&self, id: &UnitId, signal: i32) -> Result<(), EngineError> {
         let unit = self.inner.unit(id)?;
         let live = unit.known().live.clone().ok_or_else(|| EngineError::NotRunning(id.clone()))?;
-        live.init.signal(signal).map_err(failed(format!("send signal {signal} to {id}")))
+        live.signal(signal).map_err(failed(format!("send signal {signal} to {id}")))
     }
 
     async fn stop(&self, id: &UnitId, signal: i32, grace: Duration) -> Result<(), EngineError> {
         let unit = self.inner.unit(id)?;
-        let _busy = unit.busy.lock().await;
-        unit.end(signal, grace).await
+        Self::whole(async move {
+            let _busy = unit.busy.lock().await;
+            unit.end(signal, grace).await
+        })
+        .await
     }
 
     async fn remove(&self, id: &UnitId) -> Result<(), EngineError> {
         let Ok(unit) = self.inner.unit(id) else { return Ok(()) };
-        let _busy = unit.busy.lock().await;
-        unit.end(libc::SIGKILL, Duration::ZERO).await?;
-        let gone = unit.clone();
-        self.blocking(move |inner| inner.discard(&gone)).await?;
-        self.inner.nudge(id);
-        let inner = self.inner.clone();
-        tokio::task::spawn_blocking(move || inner.empty_trash());
-        Ok(())
+        let engine = self.clone();
+        Self::whole(async move {
+            // A stop that waits out its grace is not waited for.
+            let live = unit.known().live.clone();
+            if let Some(live) = live {
+                live.signal(libc::SIGKILL).map_err(failed(format!("kill {}", unit.id())))?;
+            }
+            let _busy = unit.busy.lock().await;
+            if engine.inner.unit(unit.id()).is_err() {
+                return Ok(());
+            }
+            unit.end(libc::SIGKILL, Duration::ZERO).await?;
+            let gone = unit.clone();
+            engine.blocking(move |inner| inner.discard(&gone)).await?;
+            engine.inner.nudge(unit.id());
+            let inner = engine.inner.clone();
+            tokio::task::spawn_blocking(move || inner.empty_trash());
+            Ok(())
+        })
+        .await
     }
 
     async fn observe(&self, id: &UnitId) -> Result<Observed, EngineError> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use berth_engine::{EngineError, Exit, MountSource, NetworkMode, Observed, Placement, State, UnitSpec};
+use berth_engine::{EngineError, MountSource, NetworkMode, Observed, Placement, State, UnitSpec};
 use berth_runtime::log::now_ns;
 use berth_runtime::{
     Bundle, DEFAULT_CAPABILITIES, ExitStatus, Limits, Mount, MountKind, Namespace, PidFd, Process, Rootfs, StartError,
@@ -31,6 +31,7 @@ const MEMORY_RESERVE: u64 = 64 << 20;
 impl Inner {
     pub(crate) fn create(&self, spec: &UnitSpec) -> Result<Placement, EngineError> {
         self.images.room().map_err(|e| EngineError::NoRoom(e.to_string()))?;
+        // Held until the container is in the books: the same id is never made twice at a time. A few file operations.
         let mut places = self.places();
         if let Ok(unit) = self.unit(&spec.id) {
             return Ok(unit.fixed.placement.clone());
@@ -47,7 +48,6 @@ impl Inner {
         } else {
             None
         };
-        drop(places);
         let placement = Placement { address, ports };
         let fixed = Fixed { spec: spec.clone(), placement: placement.clone() };
         match self.make_folder(&fixed) {
@@ -58,7 +58,7 @@ impl Inner {
                 Ok(placement)
             }
             Err(error) => {
-                self.places().give_back(&spec.id, address);
+                places.give_back(&spec.id, address);
                 Err(error)
             }
         }
@@ -69,6 +69,8 @@ impl Inner {
         let making = self.trash().join(format!("making-{id}"));
         let folder = self.units_folder().join(id.as_str());
         let result = (|| {
+            // What a server that was killed in here left.
+            berth_runtime::remove_tree(&making)?;
             fs::create_dir(&making)?;
             for name in ["rootfs", "upper", "work"] {
                 fs::create_dir(making.join(name))?;
@@ -84,7 +86,7 @@ impl Inner {
     }
 
     /// Everything of a start that blocks. On failure nothing of the run is left.
-    pub(crate) fn start(&self, unit: &Unit, number: u64) -> Result<(PidFd, Process, Run), EngineError> {
+    pub(crate) fn start(&self, unit: &Unit, number: u64) -> Result<(Option<PidFd>, Process, Run), EngineError> {
         let spec = &unit.fixed.spec;
         if let Some((_, available)) = host_memory()
             && available < MEMORY_RESERVE
@@ -122,10 +124,7 @@ impl Inner {
         let started = match started {
             Ok(started) => started,
             Err(error) => {
-                let exit = Exit { code: 127, signal: None, oom_killed: false, finished_at: now_ns() };
-                unit.known().observed = Observed { state: State::Exited(exit), run: number };
-                let lost = ExitStatus { code: 127, signal: None, oom_kills: 0, finished_at: now_ns() };
-                let _ = write_json(&unit.folder.join(files::STATUS), &lost);
+                self.note_failure(unit, number);
                 return Err(match error {
                     StartError::Failed(text) => EngineError::Start(text),
                     StartError::Shim(source) if source.kind() == io::ErrorKind::TimedOut => {
@@ -140,17 +139,28 @@ impl Inner {
             if let Some(init) = started.init.open() {
                 let _ = init.signal(libc::SIGKILL);
             }
+            if let Some(shim) = &shim {
+                shim.wait(KILL_LIMIT);
+            }
+            self.note_failure(unit, number);
             return Err(EngineError::Failed(error.to_string()));
         }
-        // A program that has ended already has no shim to open: its own pidfd says so at once.
-        match shim {
-            Some(shim) => Ok((shim, started.init, run)),
-            None => {
-                let own = Process::of(std::process::id() as i32).map_err(failed("name this process"))?;
-                let gone = own.open().ok_or_else(|| EngineError::Failed("open this process".into()))?;
-                Ok((gone, started.init, run))
-            }
+        // Without a shim it has ended already, and all is on disk.
+        Ok((shim, started.init, run))
+    }
+
+    /// A run that did not come about. What its shim may have left is removed.
+    fn note_failure(&self, unit: &Unit, number: u64) {
+        if let Some(shim) = Process::load(&unit.folder.join(files::SHIM)).and_then(|p| p.open()) {
+            let _ = shim.signal(libc::SIGKILL);
+            shim.wait(KILL_LIMIT);
         }
+        if let Err(error) = self.cgroup(unit.id()).remove() {
+            tracing::warn!(container = %unit.id(), %error, "a cgroup could not be removed");
+        }
+        let status = ExitStatus { code: 127, signal: None, oom_kills: 0, finished_at: now_ns() };
+        let _ = write_json(&unit.folder.join(files::STATUS), &status);
+        unit.known().observed = Observed { state: State::Exited(exit_of(&status)), run: number };
     }
 
     fn link_name(&self) -> String {
@@ -241,6 +251,7 @@ impl Inner {
     pub(crate) fn discard(&self, unit: &Unit) -> Result<(), EngineError> {
         let id = unit.id();
         let aside = self.trash().join(format!("gone-{id}"));
+        self.cgroup(id).remove().map_err(|e| EngineError::Failed(e.to_string()))?;
         fs::rename(&unit.folder, &aside).map_err(failed(format!("set the folder of {id} aside")))?;
         self.units().remove(id);
         self.places().give_back(id, unit.fixed.placement.address);
@@ -253,7 +264,7 @@ impl Inner {
             if entry.file_name().to_string_lossy().starts_with("making-") && !entry_is_old(&entry) {
                 continue;
             }
-            if let Err(error) = fs::remove_dir_all(entry.path())
+            if let Err(error) = berth_runtime::remove_tree(&entry.path())
                 && error.kind() != io::ErrorKind::NotFound
             {
                 tracing::warn!(folder = %entry.path().display(), %error, "a removed container's folder is still there");
@@ -283,23 +294,30 @@ fn resolv_conf(host: &str, fallback: &[String]) -> String {
 
 impl OciEngine {
     /// Waits in the background for the shim's end, takes note of it, and nudges.
-    pub(crate) fn attend(&self, unit: &Arc<Unit>, shim: PidFd, init: &Process, run: &Run) -> Result<(), EngineError> {
+    pub(crate) fn attend(
+        &self,
+        unit: &Arc<Unit>,
+        shim: Option<PidFd>,
+        init: &Process,
+        run: &Run,
+    ) -> Result<(), EngineError> {
         let (ended, watched) = watch::channel(false);
-        let opened = init.open();
-        let ended_already = opened.is_none();
+        let waiting = match shim {
+            None => None,
+            Some(shim) => {
+                // SAFETY: a `PidFd` owns its descriptor and gives the same one for as long as it lives.
+                let registered = unsafe { AsyncFd::register_with_interest(shim, Interest::READABLE) };
+                Some(registered.map_err(|e| EngineError::Failed(format!("watch the shim: {e}")))?)
+            }
+        };
         let state = State::Running { pid: Some(init.pid), started_at: run.started_at };
         {
             let mut known = unit.known();
             known.observed = Observed { state, run: run.number };
-            known.live = opened.map(|init| Live { init: Arc::new(init), link: run.link, ended: watched });
+            // Its end may have come, but it is not over before the shim is: until then nothing else may begin.
+            let init = init.open().map(Arc::new);
+            known.live = waiting.is_some().then_some(Live { init, link: run.link, ended: watched });
         }
-        let waiting = if ended_already {
-            None
-        } else {
-            // SAFETY: a `PidFd` owns its descriptor and gives the same one for as long as it lives.
-            let registered = unsafe { AsyncFd::register_with_interest(shim, Interest::READABLE) };
-            Some(registered.map_err(|e| EngineError::Failed(format!("watch the shim: {e}")))?)
-        };
         let (inner, unit, run) = (self.inner.clone(), unit.clone(), run.clone());
         tokio::spawn(async move {
             if let Some(shim) = &waiting {
@@ -360,12 +378,12 @@ impl Unit {
     pub(crate) async fn end(&self, signal: i32, grace: Duration) -> Result<(), EngineError> {
         let Some(live) = self.known().live.clone() else { return Ok(()) };
         let mut ended = live.ended.clone();
-        live.init.signal(signal).map_err(failed(format!("send signal {signal} to {}", self.id())))?;
+        live.signal(signal).map_err(failed(format!("send signal {signal} to {}", self.id())))?;
         if signal != libc::SIGKILL {
             if tokio::time::timeout(grace, ended.wait_for(|e| *e)).await.is_ok() {
                 return Ok(());
             }
-            live.init.signal(libc::SIGKILL).map_err(failed(format!("kill {}", self.id())))?;
+            live.signal(libc::SIGKILL).map_err(failed(format!("kill {}", self.id())))?;
         }
         match tokio::time::timeout(KILL_LIMIT, ended.wait_for(|e| *e)).await {
             Ok(_) => Ok(()),

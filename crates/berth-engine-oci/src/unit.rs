@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use std::{fs, io};
 
 use berth_engine::{Exit, Observed, Placement, PortProtocol, State, UnitId, UnitSpec};
@@ -50,7 +51,8 @@ pub(crate) struct Known {
 /// A run that goes on.
 #[derive(Debug, Clone)]
 pub(crate) struct Live {
-    pub(crate) init: Arc<PidFd>,
+    /// Its first process; `None` if that has ended and only the shim is still at work.
+    pub(crate) init: Option<Arc<PidFd>>,
     pub(crate) link: Option<u32>,
     /// Turns true when the end has been taken note of.
     pub(crate) ended: watch::Receiver<bool>,
@@ -58,6 +60,12 @@ pub(crate) struct Live {
 
 /// A run that goes on, as found: its shim, its first process, its number.
 pub(crate) type Going = (PidFd, Process, Run);
+
+impl Live {
+    pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
+        self.init.as_ref().map_or(Ok(()), |init| init.signal(signal))
+    }
+}
 
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
@@ -105,18 +113,27 @@ impl Unit {
     }
 
     /// Reads from disk and kernel what the case is; with the shim, if it lives.
-    pub(crate) fn look(&self) -> io::Result<(Observed, Option<Going>)> {
-        let Some(run) = read_json::<Run>(&self.folder.join(RUN))? else {
-            return Ok((Observed { state: State::Created, run: 0 }, None));
+    pub(crate) fn look(&self) -> (Observed, Option<Going>) {
+        // A file that was cut by a power failure is as good as none: no run outlived that.
+        let Ok(Some(run)) = read_json::<Run>(&self.folder.join(RUN)) else {
+            return (Observed { state: State::Created, run: 0 }, None);
         };
+        let shim = || Process::load(&self.folder.join(files::SHIM)).and_then(|p| p.open());
+        // A shim that has not noted its child yet is in the middle of a start: that is waited for.
+        if let Some(starting) = shim().filter(|_| Process::load(&self.folder.join(files::INIT)).is_none()) {
+            for _ in 0..3000 {
+                if starting.wait(Duration::from_millis(10)) || Process::load(&self.folder.join(files::INIT)).is_some() {
+                    break;
+                }
+            }
+        }
         let init = Process::load(&self.folder.join(files::INIT));
         // The order matters: a shim that ends now writes its status first.
-        if let (Some(shim), Some(init)) = (Process::load(&self.folder.join(files::SHIM)).and_then(|p| p.open()), &init)
-        {
+        if let (Some(shim), Some(init)) = (shim(), &init) {
             let state = State::Running { pid: Some(init.pid), started_at: run.started_at };
-            return Ok((Observed { state, run: run.number }, Some((shim, init.clone(), run))));
+            return (Observed { state, run: run.number }, Some((shim, init.clone(), run)));
         }
-        let exit = match (ExitStatus::load(&self.folder)?, init) {
+        let exit = match (ExitStatus::load(&self.folder).unwrap_or_default(), init) {
             (Some(status), _) => exit_of(&status),
             // It ran, and nobody saw the end: the host went down, or someone killed the shim.
             (None, Some(_)) => {
@@ -129,10 +146,10 @@ impl Unit {
                 } else {
                     State::Created
                 };
-                return Ok((Observed { state, run: run.number - 1 }, None));
+                return (Observed { state, run: run.number - 1 }, None);
             }
         };
-        Ok((Observed { state: State::Exited(exit), run: run.number }, None))
+        (Observed { state: State::Exited(exit), run: run.number }, None)
     }
 }
 

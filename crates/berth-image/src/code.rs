@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -32,6 +32,7 @@ pub fn unpack_zip(store: &Store, path: &Path, under: &Path, mut budget: Budget) 
     if let Some(known) = store.pinned(&digest) {
         return Ok(known);
     }
+    check_directory(&file, compressed, &budget)?;
     let mut archive =
         zip::ZipArchive::new(std::io::BufReader::new(file)).map_err(|e| bad(format!("not a zip archive: {e}")))?;
     budget.bytes = budget.bytes.min(compressed.saturating_mul(RATIO).max(RATIO_FROM));
@@ -96,6 +97,40 @@ pub fn unpack_zip(store: &Store, path: &Path, under: &Path, mut budget: Budget) 
         }
     }
     builder.finish(digest)
+}
+
+/// Looks at the end record (and its 64 bit form) before the directory is read into memory.
+fn check_directory(mut file: &File, length: u64, budget: &Budget) -> Result<(), Error> {
+    const LONGEST_END: u64 = 22 + 65_535 + 20;
+    const LONGEST_DIRECTORY: u64 = 64 << 20;
+    let from = length.saturating_sub(LONGEST_END);
+    let mut tail = Vec::new();
+    file.seek(SeekFrom::Start(from))
+        .and_then(|_| file.take(LONGEST_END).read_to_end(&mut tail))
+        .and_then(|_| file.seek(SeekFrom::Start(0)))
+        .named(|| "read the archive's end".into())?;
+    let Some(end) = tail.windows(4).rposition(|w| w == b"PK\x05\x06") else {
+        return Err(bad("not a zip archive: it has no end record"));
+    };
+    let number = |bytes: &[u8], at: usize, size: usize| -> u64 {
+        bytes.get(at..at + size).unwrap_or_default().iter().rev().fold(0, |all, b| all << 8 | u64::from(*b))
+    };
+    let mut entries = number(&tail[end..], 10, 2);
+    let mut directory = number(&tail[end..], 12, 4);
+    if (entries == 0xffff || directory == 0xffff_ffff) && end >= 20 && tail[end - 20..].starts_with(b"PK\x06\x07") {
+        let at = number(&tail[end - 20..], 8, 8);
+        let mut record = [0; 56];
+        file.seek(SeekFrom::Start(at))
+            .and_then(|_| file.read_exact(&mut record))
+            .and_then(|()| file.seek(SeekFrom::Start(0)))
+            .map_err(|_| bad("not a zip archive: its end record leads nowhere"))?;
+        entries = number(&record, 32, 8);
+        directory = number(&record, 40, 8);
+    }
+    if entries > budget.entries || directory > LONGEST_DIRECTORY {
+        return Err(Error::TooBig(format!("the archive has {entries} entries, {} are allowed", budget.entries)));
+    }
+    Ok(())
 }
 
 /// The one folder that everything lies in, if there is one.

@@ -39,8 +39,9 @@ pub mod files {
     }
 }
 
-/// Runs one container from start to end. `report` hears `{"started": …}` or `{"failed": …}` once, then closes.
-pub(crate) fn run(folder: &Path, netns: Option<OwnedFd>, report: OwnedFd) -> ! {
+/// Runs one container from start to end. `report` hears `{"started": …}` or `{"failed": …}` once, then closes;
+/// `noting` closes when the shim is noted on disk.
+pub(crate) fn run(folder: &Path, netns: Option<OwnedFd>, report: OwnedFd, noting: OwnedFd) -> ! {
     // SAFETY: plain system calls on this freshly forked process: out of the zygote's session, alive without its parent,
     // children waited for again.
     unsafe {
@@ -53,6 +54,8 @@ pub(crate) fn run(folder: &Path, netns: Option<OwnedFd>, report: OwnedFd) -> ! {
         }
         libc::prctl(libc::PR_SET_NAME, c"berth-shim".as_ptr());
     }
+    let noted = note(folder);
+    drop(noting);
     // The server's standard error and folder are not to be held for the container's whole life.
     if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
         // SAFETY: duplicates onto 1 and 2, which are this process's own.
@@ -66,7 +69,7 @@ pub(crate) fn run(folder: &Path, netns: Option<OwnedFd>, report: OwnedFd) -> ! {
     // process sets itself back.
     let _ = fs::write("/proc/self/oom_score_adj", "-998");
     let mut report = File::from(report);
-    match start(folder, netns) {
+    match noted.and_then(|()| start(folder, netns)) {
         Ok(running) => {
             let answer = serde_json::json!({ "started": running.init });
             let _ = report.write_all(answer.to_string().as_bytes());
@@ -82,6 +85,13 @@ pub(crate) fn run(folder: &Path, netns: Option<OwnedFd>, report: OwnedFd) -> ! {
     unsafe { libc::_exit(0) }
 }
 
+/// First of all: whoever looks for this shim finds it by this file.
+fn note(folder: &Path) -> Result<(), Failure> {
+    Process::of(std::process::id() as i32)
+        .and_then(|own| write_json(&folder.join(files::SHIM), &own))
+        .named(|| "note the shim".into())
+}
+
 struct Running {
     init: Process,
     pidfd: OwnedFd,
@@ -95,9 +105,6 @@ fn start(folder: &Path, netns: Option<OwnedFd>) -> Result<Running, Failure> {
     if bundle.args.is_empty() {
         return Err(Failure { what: "run the container".into(), source: io::Error::other("no command") });
     }
-    let own = std::process::id() as i32;
-    let own = Process::of(own).named(|| "name the shim".into())?;
-    write_json(&folder.join(files::SHIM), &own).named(|| "note the shim".into())?;
     let log = Writer::open(folder, bundle.log).named(|| "open the log".into())?;
     let hierarchies = Hierarchies::detect().named(|| "find the cgroups".into())?;
     let cgroup = Cgroup::new(hierarchies.clone(), &bundle.cgroup_parent, &bundle.id);

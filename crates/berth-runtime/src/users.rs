@@ -54,14 +54,25 @@ fn resolve_in(user: &str, passwd: &str, group: &str) -> io::Result<Identity> {
         f.get(3).is_some_and(|m| name.as_deref().is_some_and(|name| m.trim().split(',').any(|m| m == name)))
     };
     let groups = group.lines().map(fields);
+    // The kernel takes the number -1 for "leave it as it is", which would be root.
+    let meant = |number: u32, kind: &str| {
+        if number == u32::MAX {
+            Err(io::Error::other(format!("{kind} {number} is not a number of its own")))
+        } else {
+            Ok(number)
+        }
+    };
+    meant(uid, "user")?;
     Ok(match group_name {
         Some(wanted) if !wanted.is_empty() => {
             let by_name = groups.filter(|f| f.len() >= 3 && f[0] == wanted).find_map(|f| f[2].parse().ok());
             let gid = by_name.or_else(|| wanted.parse().ok()).ok_or_else(|| unknown("group", wanted))?;
+            meant(gid, "group")?;
             Identity { uid, gid, groups: Vec::new(), home }
         }
         _ => {
-            let groups = groups.filter(members).filter_map(|f| f[2].parse().ok()).collect();
+            meant(own_gid, "group")?;
+            let groups = groups.filter(members).filter_map(|f| f[2].parse().ok()).filter(|g| *g != u32::MAX).collect();
             Identity { uid, gid: own_gid, groups, home }
         }
     })
@@ -87,6 +98,7 @@ mod tests {
         assert_eq!(user("web:7"), Ok(Identity { gid: 7, groups: vec![], ..web }));
         assert_eq!(user("").map(|i| (i.uid, i.home)), Ok((0, "/root".into())));
         assert_eq!(user("1234").map(|i| (i.uid, i.gid, i.home)), Ok((1234, 0, "/".into())));
+        assert!(user("4294967295").is_err() && user("0:4294967295").is_err());
         assert!(user("nobody").is_err_and(|e| e.contains("nobody")));
         assert!(user("web:none").is_err_and(|e| e.contains("none")));
     }

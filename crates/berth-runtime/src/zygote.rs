@@ -37,10 +37,11 @@ pub struct Started {
 #[derive(Debug)]
 pub struct Zygote {
     program: PathBuf,
+    pid: i32,
     socket: Mutex<OwnedFd>,
 }
 
-fn spawn(program: &Path) -> io::Result<OwnedFd> {
+fn spawn(program: &Path) -> io::Result<(OwnedFd, i32)> {
     let mut pair = [-1; 2];
     let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
     // SAFETY: room for two descriptors; both are owned below.
@@ -51,8 +52,9 @@ fn spawn(program: &Path) -> io::Result<OwnedFd> {
     // Not waited for: the child ends when our end of the socket closes, and is then reaped by whoever is parent.
     let mut child =
         Command::new(program).arg(crate::zygote::ARGUMENT).stdin(Stdio::from(theirs)).stdout(Stdio::null()).spawn()?;
+    let pid = child.id() as i32;
     std::thread::Builder::new().name("zygote-wait".into()).stack_size(64 * 1024).spawn(move || child.wait())?;
-    Ok(ours)
+    Ok((ours, pid))
 }
 
 /// The hidden first argument that makes this program a zygote.
@@ -64,7 +66,16 @@ impl Zygote {
     /// # Errors
     /// What starting a process said.
     pub fn start(program: &Path) -> io::Result<Self> {
-        Ok(Self { program: program.to_owned(), socket: Mutex::new(spawn(program)?) })
+        let (socket, pid) = spawn(program)?;
+        Ok(Self { program: program.to_owned(), pid, socket: Mutex::new(socket) })
+    }
+
+    /// Notes which process it is.
+    ///
+    /// # Errors
+    /// What the file system said.
+    pub fn save(&self, path: &Path) -> io::Result<()> {
+        crate::bundle::write_json(path, &Process::of(self.pid)?)
     }
 
     /// Starts the container whose bundle is in `folder` and waits until its program runs. Blocks: a few milliseconds.
@@ -109,7 +120,7 @@ impl Zygote {
         let mut socket = self.socket.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match send_with_fds(socket.as_raw_fd(), bytes, fds) {
             Err(error) if matches!(error.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN)) => {
-                *socket = spawn(&self.program)?;
+                *socket = spawn(&self.program)?.0;
                 send_with_fds(socket.as_raw_fd(), bytes, fds)
             }
             other => other,
@@ -188,6 +199,7 @@ pub fn zygote_main() {
         match receive_with_fds(0, &mut buffer) {
             Ok((0, _)) => std::process::exit(0),
             Ok((length, fds)) => {
+                let Ok((noted, noting)) = sys::pipe() else { continue };
                 // SAFETY: single-threaded, so the child may go on with any code.
                 if unsafe { libc::fork() } == 0 {
                     let path = buffer[..length].to_vec();
@@ -198,8 +210,12 @@ pub fn zygote_main() {
                     use std::os::unix::ffi::OsStringExt;
                     let mut fds = fds.into_iter();
                     let Some(report) = fds.next() else { std::process::exit(1) };
-                    crate::shim::run(Path::new(&std::ffi::OsString::from_vec(path)), fds.next(), report);
+                    drop(noted);
+                    crate::shim::run(Path::new(&std::ffi::OsString::from_vec(path)), fds.next(), report, noting);
                 }
+                // Until the shim is noted on disk: when this process has ended, every shim that it made can be found.
+                drop(noting);
+                let _ = fs::File::from(noted).read(&mut [0]);
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_) => std::process::exit(1),

@@ -210,19 +210,26 @@ fn write_groups(connection: &Connection, jobs: &Receiver<Job>) {
         let mut done = Vec::new();
         if let Err(error) = connection.execute_batch("BEGIN IMMEDIATE") {
             tracing::error!(%error, "the database can't begin a transaction");
-            // Outside a transaction the job can't be kept; it hears of it as a failed commit.
-            first(connection)(Err(error.to_string()));
+            // Not run at all: outside a transaction its savepoint would be one of its own. Its sender hears that it is gone.
+            drop(first);
             continue;
         }
         let mut next = Some(first);
         while let Some(job) = next {
             done.push(job(connection));
+            if connection.is_autocommit() {
+                // SQLite gave the transaction up by itself (disk full, I/O error): nothing of the group is kept.
+                break;
+            }
             next = if done.len() < GROUP { jobs.try_recv().ok() } else { None };
         }
-        let committed = connection.execute_batch("COMMIT").map_err(|error| {
-            tracing::error!(%error, "the database could not commit");
-            let _ = connection.execute_batch("ROLLBACK");
-            error.to_string()
+        let committed = if connection.is_autocommit() { Err("rolled back".to_owned()) } else { Ok(()) };
+        let committed = committed.and_then(|()| {
+            connection.execute_batch("COMMIT").map_err(|error| {
+                tracing::error!(%error, "the database could not commit");
+                let _ = connection.execute_batch("ROLLBACK");
+                error.to_string()
+            })
         });
         for answer in done {
             answer(committed.clone());

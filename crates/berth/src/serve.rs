@@ -50,6 +50,7 @@ async fn administrator(core: &Core, data: &Path) -> Result<bool, String> {
             let file = fs::File::options().write(true).create_new(true).mode(0o600).open(&temporary);
             file.and_then(|mut f| f.write_all(&text).and_then(|()| f.sync_all()))
                 .and_then(|()| fs::rename(&temporary, &path))
+                .and_then(|()| fs::File::open(data)?.sync_all())
                 .map_err(|e| format!("{}: {e}", path.display()))?;
             made
         }
@@ -81,7 +82,7 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), String> {
     let data = &settings.data_dir;
     fs::create_dir_all(data).map_err(|e| format!("{}: {e}", data.display()))?;
     let data = &fs::canonicalize(data).map_err(|e| format!("{}: {e}", data.display()))?;
-    fs::set_permissions(data, fs::Permissions::from_mode(0o711)).map_err(|e| format!("{}: {e}", data.display()))?;
+    fs::set_permissions(data, fs::Permissions::from_mode(0o700)).map_err(|e| format!("{}: {e}", data.display()))?;
     let _lock = take_lock(data)?;
     let listener = tokio::net::TcpListener::bind(settings.listen)
         .await

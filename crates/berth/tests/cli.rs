@@ -15,6 +15,13 @@ async fn dockers_habits_work() {
     assert!(ok(&["images"]).contains("busybox:latest"));
     let (code, out, error) = server.cli(&["run", "--rm", "busybox", "sh", "-c", "echo out; echo err >&2; exit 3"]);
     assert_eq!((code, out.as_str(), error.as_str()), (3, "out\n", "err\n"));
+    let script = "head -c 300 /dev/zero | tr '\\000' '\\377'";
+    let raw = std::process::Command::new(env!("CARGO_BIN_EXE_berth"))
+        .env("BERTH_DATA_DIR", &server.data)
+        .args(["run", "--rm", "busybox", "sh", "-c", script])
+        .output()
+        .expect("run");
+    assert_eq!(raw.stdout, vec![0xff; 300], "bytes come out as they went in");
     let id = ok(&[
         "run", "-d", "--name", "web", "-p", "80", "-m", "64m", "--cpus", "0.5", "-e", "A=b", "busybox", "httpd", "-f",
     ]);

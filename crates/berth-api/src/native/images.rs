@@ -5,7 +5,7 @@ use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use berth_core::Core;
 use berth_image::Config;
-use futures_util::TryStreamExt;
+use futures_util::StreamExt;
 use serde::Deserialize;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 use utoipa::IntoParams;
@@ -15,7 +15,11 @@ use super::containers::page;
 use super::error::Error;
 use super::wire::{Image, ImageRemoved, List};
 
+/// Longest silence in the middle of an archive.
+const STALL: std::time::Duration = std::time::Duration::from_secs(60);
+
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListParams {
     /// Items of a page, 1 to 1000; 100 if absent.
@@ -43,11 +47,19 @@ pub(super) async fn list(
 
 /// The request's body as something that blocks when read; for the threads that unpack.
 fn reader(request: Request) -> impl std::io::Read + Send + 'static {
-    let stream = request.into_body().into_data_stream().map_err(std::io::Error::other);
-    SyncIoBridge::new(StreamReader::new(stream))
+    // A client that stops sending must not hold its thread for ever.
+    let stream = futures_util::stream::unfold(request.into_body().into_data_stream(), async |mut body| {
+        let chunk = match tokio::time::timeout(STALL, body.next()).await {
+            Ok(chunk) => chunk?.map_err(std::io::Error::other),
+            Err(_) => Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the archive stopped coming")),
+        };
+        Some((chunk, body))
+    });
+    SyncIoBridge::new(StreamReader::new(Box::pin(stream)))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LoadParams {
     /// Name for the archive's one image, instead of those that it brings.
@@ -71,6 +83,7 @@ pub(super) async fn load(
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ImportParams {
     /// Name of the image.
@@ -110,6 +123,7 @@ pub(super) async fn inspect(
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RemoveParams {
     /// Although containers were made from it; they keep their layers.

@@ -374,6 +374,9 @@ pub struct LogEntry {
     pub stream: String,
     /// The text; bytes that are not UTF-8 are replaced.
     pub text: String,
+    /// The bytes themselves, where they are not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<Vec<u8>>,
     /// The line goes on in the next entry of the stream.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub partial: bool,

@@ -9,6 +9,12 @@ use crate::kit::{ParameterError, Parameters, token_of};
 /// Who calls, and with what. The token is judged before anything else is said about the request.
 pub(super) async fn enter(core: &Core, request: Request) -> Result<(Caller, Parameters), Error> {
     let in_header = token_of(request.headers());
+    // Judged before the body is read: who may not, can't make this server wait for it.
+    if let Some(token) = &in_header
+        && core.authenticate(token).await?.is_none()
+    {
+        return Err(Error { code: TOKEN, message: "the token is unknown, expired or revoked".into() });
+    }
     let parameters = Parameters::of(request).await;
     let token = in_header.or_else(|| parameters.as_ref().ok().and_then(|p| p.text("token").ok()));
     let wrong = |message: &str| Error { code: TOKEN, message: message.into() };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Request, State};
-use berth_core::{ContainerState, Core, NewApp};
+use berth_core::{Caller, Container, ContainerState, Core, NewApp};
 
 use super::auth::enter;
 use super::error::{Error, LATER, WRONG};
@@ -53,25 +53,47 @@ fn done(result: Result<(), berth_core::Error>) -> Json<Answer<Done>> {
     }
 }
 
+/// The container with exactly this id: a beginning of one, or a name, is no id here.
+async fn exact(core: &Core, caller: &Caller, id: &str) -> Result<Container, berth_core::Error> {
+    let found = core.container(caller, id).await?;
+    if found.uid.as_str() == id {
+        Ok(found)
+    } else {
+        Err(berth_core::Error::NotFound { what: "container", name: id.into() })
+    }
+}
+
 /// `GET /container/start`.
 pub(super) async fn start(State(core): State<Core>, request: Request) -> Reply<Done> {
     let (caller, parameters) = enter(&core, request).await?;
     let id = parameters.text("containerId")?;
-    Ok(done(core.container_start(&caller, &id).await.map(drop)))
+    let found = exact(&core, &caller, &id).await;
+    Ok(done(match found {
+        Ok(found) => core.container_start(&caller, found.uid.as_str()).await.map(drop),
+        Err(error) => Err(error),
+    }))
 }
 
 /// `GET /container/stop`.
 pub(super) async fn stop(State(core): State<Core>, request: Request) -> Reply<Done> {
     let (caller, parameters) = enter(&core, request).await?;
     let id = parameters.text("containerId")?;
-    Ok(done(core.container_stop(&caller, &id, None).await.map(drop)))
+    let found = exact(&core, &caller, &id).await;
+    Ok(done(match found {
+        Ok(found) => core.container_stop(&caller, found.uid.as_str(), None).await.map(drop),
+        Err(error) => Err(error),
+    }))
 }
 
 /// `GET /container/remove`, of a running one too.
 pub(super) async fn remove(State(core): State<Core>, request: Request) -> Reply<Done> {
     let (caller, parameters) = enter(&core, request).await?;
     let id = parameters.text("containerId")?;
-    Ok(done(core.container_remove(&caller, &id, true).await))
+    let found = exact(&core, &caller, &id).await;
+    Ok(done(match found {
+        Ok(found) => core.container_remove(&caller, found.uid.as_str(), true).await,
+        Err(error) => Err(error),
+    }))
 }
 
 /// `GET /container/analy`: how many containers the account has here.
@@ -84,7 +106,7 @@ pub(super) async fn analy(State(core): State<Core>, request: Request) -> Reply<C
 pub(super) async fn stats(State(core): State<Core>, request: Request) -> Reply<Load> {
     let (caller, parameters) = enter(&core, request).await?;
     let id = parameters.text("containerId")?;
-    let found = core.container(&caller, &id).await?;
+    let found = exact(&core, &caller, &id).await?;
     if found.state != ContainerState::Running {
         return Ok(answer(Load { cpu: 0.0, memory: 0.0 }));
     }

@@ -35,8 +35,9 @@ impl From<berth_core::Error> for Error {
     fn from(error: berth_core::Error) -> Self {
         let code = match error.kind() {
             FaultKind::Invalid | FaultKind::NotFound | FaultKind::Duplicate => WRONG,
-            FaultKind::WrongState | FaultKind::InUse | FaultKind::Forbidden => WRONG,
-            FaultKind::NoRoom | FaultKind::Timeout => LATER,
+            FaultKind::WrongState | FaultKind::Forbidden => WRONG,
+            // A port that is in use is one that is not free.
+            FaultKind::NoRoom | FaultKind::InUse | FaultKind::Timeout => LATER,
             FaultKind::Bug => {
                 tracing::error!(error = error.chain(), "standalone: internal error");
                 INTERNAL

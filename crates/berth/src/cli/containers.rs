@@ -186,10 +186,11 @@ pub(super) async fn run(client: &Client, run: Run) -> Outcome {
             }
         }
     };
+    // Only what is known to have ended: a broken connection says nothing about the container.
+    let ended = ended?;
     if remove {
         client.container_remove(&made.id, true).await.map_err(said)?;
     }
-    let ended = ended?;
     if ended.oom_killed {
         eprintln!("berth: the container was killed for want of memory");
     }
@@ -256,22 +257,27 @@ async fn print_log(
             println!("{}", serde_json::to_string(&entry).map_err(|e| e.to_string())?);
             continue;
         }
-        let time = if timestamps && line_start { format!("{} ", entry.time) } else { String::new() };
-        let end = if entry.partial { "" } else { "\n" };
-        line_start = !entry.partial;
-        if entry.stream == "stderr" {
-            eprint!("{time}{}{end}", entry.text);
-        } else {
-            print!("{time}{}{end}", entry.text);
-            let _ = std::io::stdout().flush();
+        let mut line = if timestamps && line_start { format!("{} ", entry.time).into_bytes() } else { Vec::new() };
+        line.extend_from_slice(entry.bytes.as_deref().unwrap_or(entry.text.as_bytes()));
+        if !entry.partial {
+            line.push(b'\n');
         }
+        line_start = !entry.partial;
+        // Bytes as they are: the output may be an archive on its way into a file.
+        let written = if entry.stream == "stderr" {
+            std::io::stderr().write_all(&line)
+        } else {
+            let mut out = std::io::stdout();
+            out.write_all(&line).and_then(|()| out.flush())
+        };
+        written.map_err(|e| format!("write: {e}"))?;
     }
     Ok(())
 }
 
 /// `10m` as seconds since 1970; other texts as they are.
 fn since(text: &str) -> String {
-    let (number, unit) = text.split_at(text.len().saturating_sub(1));
+    let (number, unit) = text.split_at(text.char_indices().last().map_or(0, |(at, _)| at));
     let factor = match unit {
         "s" => 1.0,
         "m" => 60.0,

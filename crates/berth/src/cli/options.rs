@@ -20,7 +20,7 @@ pub(crate) struct Create {
     #[arg(long, value_parser = size)]
     swap: Option<u64>,
     /// CPUs, with fractions
-    #[arg(long)]
+    #[arg(long, value_parser = cpus)]
     cpus: Option<f64>,
     /// Processes and threads
     #[arg(long)]
@@ -106,6 +106,10 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
     }
 }
 
+fn cpus(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|n: &f64| n.is_finite()).ok_or_else(|| format!("{text:?} is not a number of CPUs"))
+}
+
 fn port(text: &str) -> Result<Port, String> {
     let wrong = || format!("{text:?} is not [IP:]HOST:CONTAINER[/tcp|/udp]");
     let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
@@ -119,7 +123,7 @@ fn port(text: &str) -> Result<Port, String> {
     let number = |text: &str| text.parse::<u16>().ok().filter(|p| *p > 0).ok_or_else(wrong);
     let (first, last) = match host.split_once('-') {
         Some((first, last)) => (Some(number(first)?), Some(number(last)?)),
-        None if host.is_empty() => (None, None),
+        None if matches!(host, "" | "0") => (None, None),
         None => (Some(number(host)?), None),
     };
     Ok(Port {
@@ -223,7 +227,9 @@ mod tests {
         let p = port("8000-8010:80").expect("range");
         assert_eq!((p.host_port, p.host_port_last), (Some(8000), Some(8010)));
         assert_eq!(port("80").expect("any").host_port, None);
-        assert!(port("a:b").is_err() && port("1:2:3:4").is_err() && port("0:80").is_err());
+        assert!(port("a:b").is_err() && port("1:2:3:4").is_err() && port("1:0").is_err());
+        assert_eq!(port("0:80").expect("any").host_port, None);
+        assert!(super::cpus("nan").is_err());
         assert!(volume("/a:/b:ro").is_ok_and(|v| v.read_only) && volume("/a").is_err());
         assert_eq!(tmpfs("/x:size=1k").expect("tmpfs").size, Some(1024));
     }

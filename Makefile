@@ -1,0 +1,56 @@
+# berth: build, run, test, check, bench. Each target sets up what it needs on Debian when run as root.
+
+TARGET_DIR ?= target
+HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+RELEASE := $(TARGET_DIR)/$(HOST)/release/berth
+IMAGES := $(TARGET_DIR)/test-images
+LISTEN ?= 127.0.0.1:8080
+DATA ?= $(CURDIR)/data
+
+.PHONY: build run test check bench images deps clean
+
+build: deps
+	cargo build --release --locked -p berth
+	mkdir -p dist
+	install -m 0755 $(RELEASE) dist/berth.new && mv -f dist/berth.new dist/berth
+
+# Ends its start-up by printing a curl line that builds a container; Ctrl-C ends the server, containers run on.
+run: build
+	@if [ "$$(id -u)" != 0 ]; then echo "make run: berth needs root (namespaces, cgroups, network): run it with sudo" >&2; exit 1; fi
+	BERTH_GREETING=1 BERTH_LOG=$${BERTH_LOG:-warn} dist/berth serve --listen $(LISTEN) --data-dir $(DATA)
+
+test: deps images
+	cargo test --workspace --locked --no-fail-fast
+
+check: deps
+	cargo fmt --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+# Timings, beside docker and podman where they are installed; writes docs/benchmarks.md.
+bench: build images
+	python3 bench/bench.py --berth dist/berth --image $(IMAGES)/busybox.tar --out docs/benchmarks.md
+
+# Root file systems for test images, out of Debian packages. Kept between runs.
+images: $(addprefix $(IMAGES)/,busybox.tar python.tar node.tar php.tar java.tar go.tar)
+
+$(IMAGES)/%.tar: tests/images/mkroot.sh
+	@mkdir -p $(IMAGES)
+	@if [ "$$(id -u)" != 0 ]; then \
+		echo "test image $*: needs root to be made; the tests that use it are skipped"; \
+	elif ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then \
+		echo "test image $*: needs Debian's apt-get and dpkg-deb; the tests that use it are skipped"; \
+	else \
+		CACHE=$(CURDIR)/$(IMAGES)/cache sh tests/images/mkroot.sh $* $@; \
+	fi
+
+deps:
+	@command -v cargo >/dev/null || { echo "missing: cargo and rustc 1.91 or newer (https://rustup.rs)" >&2; exit 1; }
+	@if ! command -v cc >/dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -q && apt-get install -yq --no-install-recommends gcc libc6-dev; \
+		else echo "missing: a C compiler (Debian: gcc libc6-dev)" >&2; exit 1; fi; \
+	fi
+
+clean:
+	cargo clean
+	rm -rf dist
