@@ -357,15 +357,18 @@ impl Cgroup {
     /// The group that the kernel would not remove within a second.
     pub fn remove(&self) -> Result<(), Failure> {
         for folder in self.folders() {
-            let mut patience = 100;
+            // A group stays busy for some moments after its last process was reaped.
+            let mut pause = Duration::from_micros(50);
+            let mut waited = Duration::ZERO;
             loop {
                 match fs::remove_dir(&folder) {
                     Ok(()) => break,
                     Err(error) if error.kind() == io::ErrorKind::NotFound => break,
-                    Err(error) if error.raw_os_error() == Some(libc::EBUSY) && patience > 0 => {
-                        patience -= 1;
+                    Err(error) if error.raw_os_error() == Some(libc::EBUSY) && waited < Duration::from_secs(1) => {
                         self.kill_all(&folder);
-                        std::thread::sleep(Duration::from_millis(10));
+                        std::thread::sleep(pause);
+                        waited += pause;
+                        pause = (pause * 2).min(Duration::from_millis(10));
                     }
                     Err(source) => return Err(Failure { what: format!("remove cgroup {}", folder.display()), source }),
                 }
