@@ -76,12 +76,14 @@ impl Administrator {
 }
 
 /// What is known of an idempotency key.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Begun {
     /// It is this request's now.
     New,
     /// The same request was answered so.
     Answered(String),
+    /// The same request made this, and a crash kept its answer from being noted.
+    Made(Box<crate::containers::Container>),
     /// The same request is under way.
     UnderWay,
     /// Another request came with it.
@@ -219,6 +221,17 @@ impl Core {
             None => Begun::New,
             Some(known) if known.request != request => Begun::Different,
             Some(berth_store::Remembered { answer: Some(answer), .. }) => Begun::Answered(answer),
+            Some(berth_store::Remembered { about: Some(uid), .. }) => {
+                let found = self.container(caller, &uid).await;
+                match found {
+                    // Still at work on it, if this server is the one that began.
+                    Ok(found) if self.lock(found.id).try_lock().is_ok() => Begun::Made(Box::new(found)),
+                    Ok(_) => Begun::UnderWay,
+                    // It failed and is gone: the key is free for another try.
+                    Err(Error::NotFound { .. }) => Begun::New,
+                    Err(error) => return Err(error),
+                }
+            }
             Some(_) => Begun::UnderWay,
         })
     }

@@ -87,6 +87,17 @@ async fn kills_at_any_moment_leave_nothing_half_done() {
         let http = reqwest::Client::new();
         let (url, token) = (server.url("/v1/containers"), server.token());
         let mut tasks = Vec::new();
+        let keyed = json!({"image": "busybox", "start": true, "command": ["sleep", "600"], "labels": {"keyed": ""}})
+            .to_string();
+        let first = http
+            .post(&url)
+            .header("x-token", &token)
+            .header("idempotency-key", format!("k{round}"))
+            .body(keyed.clone());
+        tasks.push(tokio::spawn(async move {
+            let _ = first.send().await;
+            None
+        }));
         for n in 0..6 {
             let (http, url, token) = (http.clone(), url.clone(), token.clone());
             tasks.push(tokio::spawn(async move {
@@ -109,7 +120,13 @@ async fn kills_at_any_moment_leave_nothing_half_done() {
             kept.extend(task.await.expect("join"));
         }
         server.up().await;
+        // Sent again with the same key, whether it was answered or cut: there is one container in the end.
+        let again = http.post(&url).header("x-token", &token).header("idempotency-key", format!("k{round}"));
+        let again = again.body(keyed.clone()).send().await.expect("send");
+        assert_eq!(again.status().as_u16(), 201, "{:?}", again.text().await);
         let client = server.client();
+        let all = client.containers().await.expect("list");
+        assert_eq!(all.iter().filter(|c| c.labels.contains_key("keyed")).count(), 1, "round {round}");
         for name in kept {
             let found =
                 client.container(&name).await.unwrap_or_else(|e| panic!("{name} was acknowledged and is lost: {e}"));

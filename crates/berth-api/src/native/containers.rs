@@ -7,7 +7,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use berth_core::{ContainerState, Core, LogFollower};
+use berth_core::{ContainerState, Core, LogFollower, NewContainer};
 use berth_engine::{LogOptions, LogStream};
 use berth_runtime::log::{format_time, parse_time};
 use futures_util::stream;
@@ -91,7 +91,9 @@ pub(super) async fn create(
     let work = async {
         let asked: ContainerCreate = read_json(&body)?;
         let start = asked.start;
-        Ok(Container::from(core.container_create(&caller, asked.try_into()?, start).await?))
+        let mut new: NewContainer = asked.try_into()?;
+        new.key = headers.get("idempotency-key").and_then(|v| v.to_str().ok()).map(str::to_owned);
+        Ok(Container::from(core.container_create(&caller, new, start).await?))
     };
     idempotency::once(&core, &caller, &headers, "container.create", &body, work).await
 }

@@ -33,6 +33,12 @@ pub(super) async fn once<T: Serialize>(
     let Some(key) = key else { return Ok(render(text(&work.await?)?)) };
     match core.idempotency_begin(caller, &key, operation, body).await? {
         Begun::Answered(answer) => return Ok(render(answer)),
+        Begun::Made(found) => {
+            let found = serde_json::to_string(&super::wire::Container::from(*found))
+                .map_err(|e| Error::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", format!("no answer: {e}")))?;
+            core.idempotency_end(caller, &key, Some(&found)).await?;
+            return Ok(render(found));
+        }
         Begun::UnderWay => {
             let detail = "the first request with this Idempotency-Key is still under way";
             return Err(Error::new(StatusCode::CONFLICT, "under_way", detail));

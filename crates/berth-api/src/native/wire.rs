@@ -329,6 +329,7 @@ impl TryFrom<ContainerCreate> for NewContainer {
             stop_signal: c.stop_signal,
             stop_timeout_s: c.stop_timeout,
             auto_remove: c.auto_remove,
+            key: None,
         })
     }
 }

@@ -60,6 +60,7 @@ CREATE TABLE idempotency (
     key TEXT NOT NULL,
     request TEXT NOT NULL,
     answer TEXT,
+    about TEXT,
     created_at BIGINT NOT NULL,
     PRIMARY KEY (account_id, key)
 );

@@ -1,0 +1,286 @@
+//! Making containers: everything that a request left open is decided here.
+
+use std::path::Path;
+
+use berth_engine::{Mount, MountSource, NetworkMode, UnitId, UnitSpec};
+use berth_image::Config;
+
+use super::{Container, Detail, NewContainer, Spec, container, json};
+use crate::core::Core;
+use crate::error::Error;
+use crate::tokens::{Caller, Role, check_name};
+use crate::{now, random_hex};
+
+/// Signals by name and number, for what images and clients write.
+pub(crate) fn signal_number(text: &str) -> Option<i32> {
+    const NAMES: [(&str, i32); 15] = [
+        ("HUP", 1),
+        ("INT", 2),
+        ("QUIT", 3),
+        ("ABRT", 6),
+        ("KILL", 9),
+        ("USR1", 10),
+        ("SEGV", 11),
+        ("USR2", 12),
+        ("PIPE", 13),
+        ("ALRM", 14),
+        ("TERM", 15),
+        ("CONT", 18),
+        ("STOP", 19),
+        ("WINCH", 28),
+        ("PWR", 30),
+    ];
+    if let Ok(number) = text.parse::<i32>() {
+        return (1..=64).contains(&number).then_some(number);
+    }
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    if let Some(offset) = name.strip_prefix("RTMIN+").and_then(|n| n.parse::<i32>().ok()) {
+        return (0..=30).contains(&offset).then_some(34 + offset);
+    }
+    NAMES.iter().find(|(n, _)| *n == name).map(|(_, number)| *number)
+}
+
+impl Core {
+    fn decide(
+        &self,
+        caller: &Caller,
+        new: &NewContainer,
+        uid: &UnitId,
+        image: &Config,
+        layers: Vec<String>,
+    ) -> Result<Spec, Error> {
+        let settings = &self.inner.settings;
+        let args = match (&new.entrypoint, &new.command) {
+            (Some(entrypoint), command) => {
+                entrypoint.iter().chain(command.iter().flatten()).cloned().collect::<Vec<_>>()
+            }
+            (None, Some(command)) => image.entrypoint.iter().chain(command).cloned().collect(),
+            (None, None) => image.entrypoint.iter().chain(&image.cmd).cloned().collect(),
+        };
+        if args.first().is_none_or(String::is_empty) {
+            return Err(Error::invalid("command", "neither the request nor the image says what to run"));
+        }
+        let mut env = image.env.clone();
+        for variable in &new.env {
+            let Some((key, _)) = variable.split_once('=').filter(|(key, _)| !key.is_empty()) else {
+                return Err(Error::invalid("env", format!("{variable:?} is not KEY=value")));
+            };
+            env.retain(|have| have.split('=').next() != Some(key));
+            env.push(variable.clone());
+        }
+        if args.iter().chain(&env).any(|text| text.contains('\0')) {
+            return Err(Error::invalid("command", "a zero byte in the command or a variable"));
+        }
+        let texts = [&new.working_dir, &new.user].into_iter().flatten().map(String::as_str);
+        let labels = new.labels.iter().flat_map(|(k, v)| [k.as_str(), v.as_str()]);
+        if texts.chain(labels).any(|text| text.contains('\0') || text.len() > 4096) {
+            return Err(Error::invalid(
+                "request",
+                "a zero byte, or more than 4096 bytes, in user, working_dir or a label",
+            ));
+        }
+        // The kernel's own bound of process numbers.
+        if new.pids.is_some_and(|p| p > 4 << 20) {
+            return Err(Error::invalid("pids", "at most 4194304"));
+        }
+        if new.stop_signal.is_some_and(|s| !(1..=64).contains(&s)) {
+            return Err(Error::invalid("stop_signal", "a signal's number is 1 to 64"));
+        }
+        if caller.role != Role::Admin && (new.network == NetworkMode::Host || new.new_privileges) {
+            return Err(Error::Forbidden("network host and new_privileges are for administrators".into()));
+        }
+        for (field, value, least) in [
+            ("memory", new.memory, 4 << 20),
+            ("pids", new.pids, 1),
+            ("cpus", new.cpu_milli, 10),
+            ("shm_size", new.shm_size, 4096),
+            ("swap", new.swap, 0),
+        ] {
+            if value.is_some_and(|v| v < least || v > i64::MAX as u64) {
+                let shown = if field == "cpus" { "0.01".into() } else { least.to_string() };
+                return Err(Error::invalid(field, format!("{shown} at least, and no more than 2^63-1")));
+            }
+        }
+        let host_name = new.hostname.clone().unwrap_or_else(|| uid.to_string());
+        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+        if host_name.is_empty() || host_name.len() > 63 || !host_name.chars().all(good) {
+            return Err(Error::invalid("hostname", format!("{host_name:?}: 1 to 63 letters, digits, '-', '.', '_'")));
+        }
+        let mut ports = new.ports.clone();
+        if !ports.is_empty() && new.network != NetworkMode::Bridge {
+            return Err(Error::invalid("ports", "only a container on the bridge has ports of its own to publish"));
+        }
+        for port in &mut ports {
+            if port.host_ports == (0, 0) {
+                port.host_ports = settings.port_range;
+            }
+            if port.host_ports.0 == 0 || port.host_ports.0 > port.host_ports.1 || port.container_port == Some(0) {
+                return Err(Error::invalid("ports", "ports are 1 to 65535, ranges go upwards"));
+            }
+        }
+        let image_signal = image.stop_signal.as_deref().and_then(signal_number);
+        Ok(Spec {
+            unit: UnitSpec {
+                id: uid.clone(),
+                layers,
+                args,
+                env,
+                working_dir: new.working_dir.clone().unwrap_or_else(|| image.working_dir.clone()),
+                user: new.user.clone().unwrap_or_else(|| image.user.clone()),
+                hostname: host_name,
+                cpu_milli: new.cpu_milli,
+                memory: new.memory,
+                swap: new.swap,
+                pids: Some(new.pids.unwrap_or(settings.pids_limit)),
+                shm_size: new.shm_size.unwrap_or(64 << 20),
+                read_only: new.read_only,
+                new_privileges: new.new_privileges,
+                mounts: new.mounts.clone(),
+                network: new.network,
+                ports,
+            },
+            labels: new.labels.clone(),
+            stop_signal: new.stop_signal.or(image_signal).unwrap_or(15),
+            stop_timeout_s: new.stop_timeout_s.unwrap_or(settings.stop_timeout_s).min(3600),
+            auto_remove: new.auto_remove,
+        })
+    }
+
+    fn check_mounts(&self, caller: &Caller, mounts: &mut [Mount]) -> Result<(), Error> {
+        for mount in mounts {
+            let plain = |path: &Path| {
+                path.is_absolute() && !path.components().any(|c| matches!(c, std::path::Component::ParentDir))
+            };
+            if !plain(&mount.target) || mount.target == Path::new("/") {
+                return Err(Error::invalid("mounts", format!("{} is no place to mount on", mount.target.display())));
+            }
+            if matches!(mount.source, MountSource::Tmpfs { size } if size == 0 || size > i64::MAX as u64) {
+                return Err(Error::invalid("mounts", format!("the size of {} is no size", mount.target.display())));
+            }
+            if let MountSource::Bind { source } = &mut mount.source {
+                if !plain(source) {
+                    return Err(Error::invalid("mounts", format!("{} is no absolute path", source.display())));
+                }
+                let allowed = caller.role == Role::Admin
+                    || self.inner.settings.bind_prefixes.iter().any(|p| source.starts_with(p));
+                if !allowed {
+                    return Err(Error::Forbidden(format!("{} may not be mounted by this account", source.display())));
+                }
+                // A link below an allowed folder could lead anywhere. The engine is given the path without links, and
+                // refuses one that has any by the time of the start.
+                let real = std::fs::canonicalize(&*source)
+                    .map_err(|e| Error::invalid("mounts", format!("{}: {e}", source.display())))?;
+                if caller.role != Role::Admin && !self.inner.settings.bind_prefixes.iter().any(|p| real.starts_with(p))
+                {
+                    return Err(Error::Forbidden(format!("{} leads out of what may be mounted", source.display())));
+                }
+                *source = real;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a container; with `start` it is started, too. `layers_above` go on top of the image's (an application's code).
+    ///
+    /// # Errors
+    /// What is wrong with the request, that a name or port is taken, or that there is no room. Nothing is left then.
+    pub async fn container_create(&self, caller: &Caller, new: NewContainer, start: bool) -> Result<Container, Error> {
+        self.container_make(caller, new, Vec::new(), start).await
+    }
+
+    pub(crate) async fn container_make(
+        &self,
+        caller: &Caller,
+        new: NewContainer,
+        layers_above: Vec<String>,
+        start: bool,
+    ) -> Result<Container, Error> {
+        let uid: UnitId = random_hex(6).parse().map_err(Error::Bug)?;
+        let name = match &new.name {
+            Some(name) => {
+                check_name("name", name)?;
+                name.clone()
+            }
+            None => uid.to_string(),
+        };
+        let core = self.clone();
+        let (account, caller_copy) = (caller.account, *caller);
+        let mut new = new;
+        if !new.mounts.is_empty() {
+            // Looks at the host's files, which may hang: neither this thread nor the database's writer may wait for it.
+            let mut mounts = std::mem::take(&mut new.mounts);
+            let checking = core.clone();
+            let checked =
+                tokio::task::spawn_blocking(move || checking.check_mounts(&caller_copy, &mut mounts).map(|()| mounts));
+            new.mounts = checked.await.map_err(|e| Error::Bug(e.to_string()))??;
+        }
+        let made = self
+            .write(move |tx| {
+                // No image at all (the layers above are everything) is for runtimes that bring their own program.
+                let (image_name, digest, config, mut layers) = if new.image.is_empty() && !layers_above.is_empty() {
+                    (String::new(), String::new(), Config::default(), Vec::new())
+                } else {
+                    let row = crate::images::find(tx, account, &new.image)?;
+                    let unreadable = |e: serde_json::Error| Error::Bug(format!("image {}: {e}", row.id));
+                    let config: berth_image::ImageConfig = serde_json::from_str(&row.config).map_err(unreadable)?;
+                    let layers: Vec<String> = serde_json::from_str(&row.layers).map_err(unreadable)?;
+                    (new.image.clone(), row.digest.clone(), config.config, layers)
+                };
+                layers.extend(layers_above);
+                if layers.is_empty() {
+                    return Err(Error::invalid("image", "the image has no layers"));
+                }
+                let spec = core.decide(&caller_copy, &new, &uid, &config, layers.clone())?;
+                let mut row = berth_store::Container {
+                    id: 0,
+                    uid: uid.to_string(),
+                    account_id: account,
+                    name,
+                    image: image_name,
+                    image_digest: digest,
+                    layers: json(&layers)?,
+                    spec: json(&spec)?,
+                    wanted: if start { "running" } else { "stopped" }.into(),
+                    state: "created".into(),
+                    run: i64::from(start),
+                    detail: json(&Detail::default())?,
+                    created_at: now(),
+                };
+                row.id = tx.container_add(&row)?;
+                if let Some(key) = &new.key {
+                    tx.idempotency_about(account, key, &row.uid)?;
+                }
+                let detail = serde_json::json!({ "name": row.name, "image": row.image }).to_string();
+                let event = tx.event_add(row.created_at, account, "container.created", &row.uid, &detail)?;
+                Ok((container(row)?, event))
+            })
+            .await;
+        let (made, event) = made?;
+        let lock = self.lock(made.id);
+        let _busy = lock.lock().await;
+        self.tell(vec![event]);
+        // Somebody may have removed it before this one had the lock.
+        let id = made.id;
+        if self.read(move |tx| Ok(tx.container(id)?)).await?.is_none_or(|row| row.wanted == "removed") {
+            return Err(Error::NotFound { what: "container", name: made.name });
+        }
+        let placed = self.inner.engine.create(&made.spec).await;
+        let result = match placed {
+            Ok(placement) if start => {
+                self.run(Container { address: placement.address, ports: placement.ports, ..made.clone() }).await
+            }
+            Ok(placement) => {
+                let placed = Container { address: placement.address, ports: placement.ports, ..made.clone() };
+                self.record(placed, None).await
+            }
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = result {
+            self.want(made.id, "removed").await?;
+            self.erase(&made).await?;
+            return Err(error);
+        }
+        result
+    }
+}

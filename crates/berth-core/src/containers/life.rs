@@ -1,0 +1,249 @@
+//! From start to removal, each step written down before it is done.
+
+use std::time::Duration;
+
+use berth_engine::State;
+use berth_store::ContainerChange;
+
+use super::create::signal_number;
+use super::{Container, ContainerState, json};
+use crate::core::Core;
+use crate::error::Error;
+use crate::now;
+use crate::tokens::Caller;
+
+impl Core {
+    /// Writes down what is wanted, before anything is done about it.
+    pub(crate) async fn want(&self, id: i64, wanted: &'static str) -> Result<(), Error> {
+        self.write(move |tx| {
+            let change = ContainerChange { wanted: Some(wanted), ..ContainerChange::default() };
+            Ok(tx.container_change(id, &change).map(drop)?)
+        })
+        .await
+    }
+
+    /// Has the engine do the run that is written down, and writes down what came of it.
+    pub(crate) async fn run(&self, mut target: Container) -> Result<Container, Error> {
+        let run = target.runs as u64;
+        match self.inner.engine.start(&target.uid, run).await {
+            Ok(()) => {
+                let observed = self.inner.engine.observe(&target.uid).await?;
+                target.observe(&observed.state);
+                let ended = target.state == ContainerState::Exited;
+                let exited = target.exit.clone();
+                if ended {
+                    // Short programs end before they are looked at: both things are told, in their order.
+                    target.exit = None;
+                    target = self.record(target, Some("container.started")).await?;
+                    target.exit = exited;
+                    return self.record(target.clone(), Some(target.ending())).await;
+                }
+                self.record(target, Some("container.started")).await
+            }
+            Err(error) => {
+                let error = Error::from(error);
+                target.error = Some(error.public());
+                if let Ok(observed) = self.inner.engine.observe(&target.uid).await {
+                    target.observe(&observed.state);
+                }
+                target.error = Some(error.public());
+                // The client hears that it failed: it must not be started behind its back later.
+                self.want(target.id, "stopped").await?;
+                self.record(target, Some("container.failed")).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes down what is observed.
+    pub(crate) async fn record(&self, target: Container, event: Option<&'static str>) -> Result<Container, Error> {
+        let (target, event) = self
+            .write(move |tx| {
+                let change = ContainerChange {
+                    state: Some(target.state.word()),
+                    detail: Some(json(&target.detail())?),
+                    ..ContainerChange::default()
+                };
+                if !tx.container_change(target.id, &change)? {
+                    return Err(Error::NotFound { what: "container", name: target.name });
+                }
+                let told = event
+                    .map(|kind| {
+                        let exit = target.exit.as_ref();
+                        let detail = serde_json::json!({
+                            "name": target.name,
+                            "exit_code": exit.map(|e| e.code),
+                            "oom_killed": exit.map(|e| e.oom_killed),
+                            "error": target.error,
+                        });
+                        tx.event_add(now(), target.account, kind, target.uid.as_str(), &detail.to_string())
+                    })
+                    .transpose()?;
+                Ok((target, told))
+            })
+            .await?;
+        self.tell(event.into_iter().collect());
+        Ok(target)
+    }
+
+    /// Removes engine's and database's part, in this order: what the engine has is owned until the end.
+    pub(crate) async fn erase(&self, target: &Container) -> Result<(), Error> {
+        self.inner.engine.remove(&target.uid).await?;
+        let (id, account, uid) = (target.id, target.account, target.uid.to_string());
+        let name = target.name.clone();
+        let event = self
+            .write(move |tx| {
+                tx.container_remove(id)?;
+                let detail = serde_json::json!({ "name": name }).to_string();
+                Ok(tx.event_add(now(), account, "container.removed", &uid, &detail)?)
+            })
+            .await?;
+        self.tell(vec![event]);
+        Ok(())
+    }
+
+    /// Starts it; one that runs stays as it is.
+    ///
+    /// # Errors
+    /// That its program can't be run, with the reason.
+    pub async fn container_start(&self, caller: &Caller, reference: &str) -> Result<Container, Error> {
+        let found = self.container(caller, reference).await?;
+        let lock = self.lock(found.id);
+        let _busy = lock.lock().await;
+        self.start_locked(self.container(caller, found.uid.as_str()).await?).await
+    }
+
+    async fn start_locked(&self, mut target: Container) -> Result<Container, Error> {
+        let observed = self.inner.engine.observe(&target.uid).await?;
+        if matches!(observed.state, State::Running { .. }) {
+            return Ok(target);
+        }
+        target.runs = target.runs.max(observed.run as i64) + 1;
+        let (id, run) = (target.id, target.runs);
+        self.write(move |tx| {
+            let change = ContainerChange { wanted: Some("running"), run: Some(run), ..ContainerChange::default() };
+            Ok(tx.container_change(id, &change)?)
+        })
+        .await?;
+        match self.inner.engine.create(&target.spec).await {
+            Ok(placement) => {
+                target.address = placement.address;
+                target.ports = placement.ports;
+                self.run(target).await
+            }
+            Err(error) => {
+                self.want(id, "stopped").await?;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Stops it: signal, grace, kill. One that does not run stays as it is.
+    ///
+    /// # Errors
+    /// The engine's own.
+    pub async fn container_stop(
+        &self,
+        caller: &Caller,
+        reference: &str,
+        grace: Option<Duration>,
+    ) -> Result<Container, Error> {
+        let found = self.container(caller, reference).await?;
+        let lock = self.lock(found.id);
+        let _busy = lock.lock().await;
+        self.stop_locked(self.container(caller, found.uid.as_str()).await?, grace).await
+    }
+
+    async fn stop_locked(&self, mut target: Container, grace: Option<Duration>) -> Result<Container, Error> {
+        self.want(target.id, "stopped").await?;
+        let id = target.id;
+        let before = self.read(move |tx| Ok(tx.container(id)?)).await?.map(|row| ContainerState::of(&row.state));
+        let stopped =
+            self.inner.engine.stop(&target.uid, target.stop_signal, grace.unwrap_or(target.stop_timeout)).await;
+        match stopped {
+            // Never started, or lost with the host: there is nothing to stop.
+            Err(berth_engine::EngineError::NoSuchUnit(_)) => {}
+            other => other?,
+        }
+        let observed = self.inner.engine.observe(&target.uid).await?;
+        target.observe(&observed.state);
+        let event = (before == Some(ContainerState::Running)).then_some(target.ending());
+        self.record(target, event).await
+    }
+
+    /// Stops and starts.
+    ///
+    /// # Errors
+    /// As both.
+    pub async fn container_restart(
+        &self,
+        caller: &Caller,
+        reference: &str,
+        grace: Option<Duration>,
+    ) -> Result<Container, Error> {
+        let found = self.container(caller, reference).await?;
+        let lock = self.lock(found.id);
+        let _busy = lock.lock().await;
+        let stopped = self.stop_locked(self.container(caller, found.uid.as_str()).await?, grace).await?;
+        self.start_locked(stopped).await
+    }
+
+    /// Sends a signal, by name or number.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for what is no signal, [`Error::WrongState`] if it does not run.
+    pub async fn container_kill(&self, caller: &Caller, reference: &str, signal: &str) -> Result<(), Error> {
+        let number =
+            signal_number(signal).ok_or_else(|| Error::invalid("signal", format!("{signal:?} is not a signal")))?;
+        let found = self.container(caller, reference).await?;
+        Ok(self.inner.engine.signal(&found.uid, number).await?)
+    }
+
+    /// Removes it; one that runs only with `force`, which kills it.
+    ///
+    /// # Errors
+    /// [`Error::WrongState`] if it runs and `force` is not set.
+    pub async fn container_remove(&self, caller: &Caller, reference: &str, force: bool) -> Result<(), Error> {
+        let found = self.container(caller, reference).await?;
+        if force {
+            // Written down first: a crash from here on ends in the removal, never in a container that was merely killed.
+            self.want(found.id, "removed").await?;
+            if let Err(error) = self.inner.engine.signal(&found.uid, 9).await {
+                // Not running is fine; a stop that waits out its grace must not hold up a removal by force.
+                tracing::debug!(container = %found.uid, %error, "nothing to kill");
+            }
+        }
+        let lock = self.lock(found.id);
+        let _busy = lock.lock().await;
+        let id = found.id;
+        let row = self.read(move |tx| Ok(tx.container(id)?)).await?;
+        if force && row.is_none() {
+            // The reconciler saw the end first, and did what was wanted.
+            self.collect_layers_soon();
+            return Ok(());
+        }
+        if row.is_none_or(|row| !force && row.wanted == "removed") {
+            return Err(Error::NotFound { what: "container", name: reference.to_owned() });
+        }
+        if !force {
+            let observed = self.inner.engine.observe(&found.uid).await?;
+            if matches!(observed.state, State::Running { .. }) {
+                return Err(Error::WrongState(format!("container {} is running; stop it first, or force", found.name)));
+            }
+            self.want(id, "removed").await?;
+        }
+        self.erase(&found).await?;
+        self.collect_layers_soon();
+        Ok(())
+    }
+
+    /// In the background: the client need not wait for disk space.
+    pub(crate) fn collect_layers_soon(&self) {
+        let core = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = core.collect_layers().await {
+                tracing::warn!(error = error.chain(), "layers that nothing uses could not be removed");
+            }
+        });
+    }
+}
