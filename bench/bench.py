@@ -241,42 +241,69 @@ def measure(engine, count, rates, held):
 
 
 def floor_ms(count):
-    """unshare with the same namespaces, a mount of proc, and an exec: what no engine on this machine can go below.
-
-    Measured as fork + unshare + exec of a static program by a small C program; without cgroups and network."""
+    """What no engine on this machine can go below: clone into the same namespaces, a cgroup with limits of each kind, a new
+    root, and the exec of a static program; by a small C program, without overlay, network and the mounts of a container."""
     source = r"""
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
-#include <signal.h>
+static void put(const char *folder, const char *file, const char *text) {
+    char path[512]; snprintf(path, sizeof path, "%s/%s", folder, file);
+    int fd = open(path, O_WRONLY); if (fd >= 0) { if (write(fd, text, strlen(text)) < 0) {} close(fd); }
+}
 int main(int argc, char **argv) {
+    if (argc == 1) for (;;) pause();
     int count = atoi(argv[1]);
     for (int n = 0; n < count; n++) {
-        struct timespec a, b; int p[2]; char c;
-        if (pipe2(p, 02000000)) return 1;
+        struct timespec a, b; int p[2], go[2]; char c, pid_text[32];
+        if (pipe2(p, O_CLOEXEC) || pipe2(go, O_CLOEXEC)) return 1;
+        int self = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
         clock_gettime(CLOCK_MONOTONIC, &a);
-        long pid = syscall(SYS_clone, SIGCHLD | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET | CLONE_NEWCGROUP, 0, 0, 0, 0);
+        for (int g = 3; g < argc; g++) {
+            mkdir(argv[g], 0755);
+            put(argv[g], "memory.limit_in_bytes", "67108864"); put(argv[g], "cpu.cfs_quota_us", "50000");
+            put(argv[g], "memory.max", "67108864"); put(argv[g], "cpu.max", "50000 100000"); put(argv[g], "pids.max", "100");
+        }
+        long pid = syscall(SYS_clone, SIGCHLD | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNET, 0, 0, 0, 0);
         if (pid == 0) {
+            char *none[] = {"floor", 0};
             mount(0, "/", 0, MS_REC | MS_SLAVE, 0);
-            if (mount("tmpfs", argv[2], "tmpfs", 0, 0) || chdir(argv[2]) || syscall(SYS_pivot_root, ".", ".")) _exit(9);
-            execl("/proc/self/fd/9", "sleep", "600", (char *)0);
+            if (mount("tmpfs", argv[2], "tmpfs", 0, 0) || read(go[0], &c, 1) != 1 || unshare(CLONE_NEWCGROUP) || chdir(argv[2])
+                || syscall(SYS_pivot_root, ".", ".")) _exit(9);
+            syscall(SYS_execveat, self, "", none, none, AT_EMPTY_PATH);
             _exit(9);
         }
         close(p[1]);
-        read(p[0], &c, 1);
+        snprintf(pid_text, sizeof pid_text, "%ld", pid);
+        for (int g = 3; g < argc; g++) put(argv[g], "cgroup.procs", pid_text);
+        if (write(go[1], "x", 1) != 1 || read(p[0], &c, 1) != 0) return 1;
         clock_gettime(CLOCK_MONOTONIC, &b);
+        if (waitpid(pid, 0, WNOHANG) != 0) return 1;
         printf("%f\n", (b.tv_sec - a.tv_sec) * 1e3 + (b.tv_nsec - a.tv_nsec) / 1e6);
-        kill(pid, 9); waitpid(pid, 0, 0); close(p[0]);
+        kill(pid, 9); waitpid(pid, 0, 0); close(p[0]); close(go[0]); close(go[1]); close(self);
+        for (int g = 3; g < argc; g++) for (int t = 0; rmdir(argv[g]) && t < 1000; t++) usleep(100);
     }
     return 0;
 }
 """
+    groups = []
+    for line in open("/proc/self/mountinfo"):
+        before, _, after = line.partition(" - ")
+        kind, _, options = after.split()[:3]
+        if kind == "cgroup" and any(c in options.split(",") for c in ["memory", "cpu", "cpuacct", "pids", "devices", "freezer", "blkio"]):
+            groups.append(before.split()[4] + "/berth-bench-floor")
+    if not groups:
+        groups = ["/sys/fs/cgroup/berth-bench-floor"]
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "floor.c")
         open(path, "w").write(source)
@@ -285,7 +312,7 @@ int main(int argc, char **argv) {
             return None
         mount = os.path.join(folder, "m")
         os.mkdir(mount)
-        out = subprocess.run([program, str(count), mount], capture_output=True, text=True)
+        out = subprocess.run([program, str(count), mount] + groups, capture_output=True, text=True)
         figures = [float(line) for line in out.stdout.split()]
         return statistics.median(figures) if figures else None
 
@@ -345,7 +372,7 @@ def main():
         "called by HTTP, podman by its command line, which is its only way without a service. A cycle is create, start, stop, remove; its CPU",
         "time is the whole machine's. berth's times include the durable write of what was asked.", "",
         *lines, "",
-        f"Floor: a bare clone with the same namespaces, a tmpfs root, pivot_root and an exec that is refused, without cgroups, mounts and network: "
+        f"Floor, by a small C program: clone into the same namespaces, the same cgroups with limits, a tmpfs root, pivot_root and the exec of a static program, without overlay, veth and the mounts of a container: "
         + (f"{floor:.2f} ms." if floor else "could not be measured (no C compiler)."), "",
     ])
     print(text)

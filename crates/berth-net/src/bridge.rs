@@ -212,7 +212,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::{Network, Subnet};
-    use crate::{Netns, Protocol, Published};
+    use crate::{Netns, Protocol, Published, in_netns};
 
     #[test]
     fn addresses_step_over_the_gateway_and_stay_inside() {
@@ -267,5 +267,43 @@ mod tests {
         network.remove().expect("remove");
         network.remove().expect("remove twice");
         assert_eq!(network.traces().expect("traces"), Vec::<String>::new());
+    }
+
+    /// As on a host with Docker, whose policy for forwarded packets is DROP. In a namespace of its own: the host's rules are
+    /// not touched.
+    #[test]
+    fn a_forward_policy_of_drop_is_opened_for_this_network_after_the_hosts_own_rules() {
+        let iptables = |args: &[&str]| std::process::Command::new("iptables").args(args).output();
+        // SAFETY: plain system call.
+        let root = unsafe { libc::geteuid() } == 0;
+        if !root || !iptables(&["--version"]).is_ok_and(|o| String::from_utf8_lossy(&o.stdout).contains("nf_tables")) {
+            println!("skipped: needs root and iptables (nf_tables)");
+            return;
+        }
+        let netns = Netns::create().expect("netns");
+        let listing = in_netns(&netns, || {
+            let done = |args: &[&str]| assert!(iptables(args).is_ok_and(|o| o.status.success()), "{args:?}");
+            let list = || String::from_utf8_lossy(&iptables(&["-S", "FORWARD"]).expect("list").stdout).into_owned();
+            done(&["-P", "FORWARD", "DROP"]);
+            done(&["-A", "FORWARD", "-s", "192.0.2.1", "-j", "DROP"]);
+            let network = Network {
+                bridge: "bt0".into(),
+                table: "berth-test".into(),
+                subnet: Subnet { gateway: Ipv4Addr::new(198, 19, 253, 1), prefix: 24 },
+            };
+            network.ensure(&[]).expect("ensure");
+            let first = list();
+            assert!(!network.forward_accept().expect("again"), "nothing is missing: {}", list());
+            // Docker writes the chain anew.
+            done(&["-F", "FORWARD"]);
+            assert!(network.forward_accept().expect("after a flush"));
+            network.remove().expect("remove");
+            (first, list())
+        });
+        let (first, last) = listing.expect("enter");
+        let lines: Vec<&str> = first.lines().collect();
+        assert_eq!((lines.len(), lines[1]), (4, "-A FORWARD -s 192.0.2.1/32 -j DROP"), "{first}");
+        assert!(lines[2].contains("bt0") && lines[2].contains("berth-test") && lines[2].ends_with("ACCEPT"), "{first}");
+        assert_eq!(last.lines().count(), 1, "only the policy is left: {last}");
     }
 }

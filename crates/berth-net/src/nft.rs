@@ -423,9 +423,15 @@ pub(crate) fn forward_accept(bridge: &str, mark: &str) -> Result<bool, Error> {
     let mut data = vec![0, mark.len() as u8 + 1];
     data.extend_from_slice(mark.as_bytes());
     data.push(0);
-    let rules =
-        accepted(bridge).into_iter().map(|parts| new_rule("filter", "FORWARD", parts).bytes(7, &data)).collect();
-    Socket::netfilter()?.send(batch(rules))?;
+    // Only what `iptables` can read back: with anything else in it the whole table is "incompatible" to that program, and so
+    // to Docker. What may come in is decided by the `forward` chain of this network's own table.
+    let rules = [META_IIFNAME, META_OIFNAME].map(|key| {
+        let mut parts = Vec::from(interface(key, CMP_EQ, bridge));
+        parts.push(expression("counter", |m| m));
+        parts.push(verdict(NF_ACCEPT));
+        new_rule("filter", "FORWARD", parts).bytes(7, &data)
+    });
+    Socket::netfilter()?.send(batch(rules.into()))?;
     Ok(true)
 }
 

@@ -270,7 +270,9 @@ pub struct Reader {
 impl Reader {
     /// Starts at the oldest record.
     pub fn open(folder: &Path) -> Self {
-        let oldest = (0..).take_while(|age| file_of(folder, *age).exists()).last().unwrap_or(0);
+        // Between two renames of a rotation there is a hole: it ends the log only if the next number is missing, too.
+        let exists = |age: u32| file_of(folder, age).exists();
+        let oldest = (0..).take_while(|age| exists(*age) || exists(*age + 1)).last().unwrap_or(0);
         let file = File::open(file_of(folder, oldest)).ok().map(BufReader::new);
         Self { folder: folder.to_owned(), file, partial: Vec::new() }
     }
@@ -367,10 +369,13 @@ impl Reader {
         let own = file.get_ref().metadata()?;
         let same = |m: &fs::Metadata| m.ino() == own.ino() && m.dev() == own.dev();
         let mut newer = None;
+        let mut hole = false;
         for age in 0.. {
             match File::open(file_of(&self.folder, age)) {
                 Ok(candidate) if same(&candidate.metadata()?) => return Ok(newer),
                 Ok(candidate) => newer = Some(candidate),
+                // In the middle of a rotation one number is missing for a moment, and files move up: asked again later.
+                Err(_) if !hole => hole = true,
                 // Its own file is gone: the oldest there is goes on.
                 Err(_) => return Ok(newer),
             }
