@@ -24,13 +24,15 @@ async fn the_embedded_engine_holds_to_the_contract() {
             .expect("import");
     let options = Options::new(data.join("engine"), PathBuf::from(env!("CARGO_BIN_EXE_berth")));
     let engine = OciEngine::open(options, store).expect("engine");
+    let free = |port: u16| std::net::TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, port)).is_ok();
+    let port = (31_000..32_000).find(|port| free(*port) && free(port + 1)).expect("two free ports");
     let material = Material {
         layers: imported.layers.iter().map(ToString::to_string).collect(),
         service: words("trap 'exit 0' TERM; while true; do sleep 1 & wait; done"),
         greeter: words("echo hello"),
         failer: words("exit 7"),
         missing: vec!["no-such-program".into()],
-        ports: (31_870, 31_871),
+        ports: (port, port + 1),
     };
     check(&engine, &material).await;
     drop(engine);
