@@ -99,6 +99,35 @@ fn message(what: impl Into<String>, kind: u16, flags: u16) -> Message {
     Message::new(what, (10 << 8) | kind, flags, &[libc::AF_INET as u8, 0, 0, 0])
 }
 
+thread_local! {
+    /// Kept open: the kernel makes whoever closes a netfilter socket wait for the destruction of what was deleted by then,
+    /// which takes an RCU grace period, some 10 ms. One for each thread, as a thread has one network namespace.
+    static SOCKET: std::cell::RefCell<Option<Socket>> = const { std::cell::RefCell::new(None) };
+}
+
+fn with_socket<T>(work: impl FnOnce(&mut Socket) -> Result<T, Error>) -> Result<T, Error> {
+    SOCKET.with_borrow_mut(|kept| {
+        let mut socket = match kept.take() {
+            Some(socket) => socket,
+            None => Socket::netfilter()?,
+        };
+        let result = work(&mut socket);
+        // One whose answers were not all read is of no more use.
+        if !matches!(result, Err(Error::Socket { .. } | Error::Answer(_))) {
+            *kept = Some(socket);
+        }
+        result
+    })
+}
+
+fn send(messages: Vec<Message>) -> Result<(), Error> {
+    with_socket(|socket| socket.send(messages))
+}
+
+fn dump(request: Message, each: impl FnMut(u16, &[u8])) -> Result<(), Error> {
+    with_socket(|socket| socket.dump(request, each))
+}
+
 /// Wraps the messages in a batch, which the kernel carries out whole or not at all.
 fn batch(messages: Vec<Message>) -> Vec<Message> {
     let edge = |kind| Message::new("nf_tables batch", kind, 0, &[0, 0, 0, 10]);
@@ -309,7 +338,7 @@ pub(crate) fn table_replace(table: &str, bridge: &str, subnet: Subnet, ports: &[
     // What fits a datagram goes with the table, all at once; the rest right after it.
     let (first, rest) = ports.split_at(ports.len().min(PORTION));
     all.extend(first.iter().map(|port| element(table, NEWSETELEM, port)));
-    Socket::netfilter()?.send(batch(all))?;
+    send(batch(all))?;
     rest.chunks(PORTION).try_for_each(|portion| publish(table, portion))
 }
 
@@ -332,14 +361,14 @@ fn accepted(bridge: &str) -> [Vec<Expression>; 3] {
 
 pub(crate) fn table_delete(table: &str) -> Result<(), Error> {
     let delete = message(format!("delete table {table}"), DELTABLE, NLM_F_ACK).text(1, table);
-    ignore(Socket::netfilter()?.send(batch(vec![delete])), libc::ENOENT)
+    ignore(send(batch(vec![delete])), libc::ENOENT)
 }
 
 /// Whether there is a table of that name.
 pub(crate) fn table_exists(table: &str) -> Result<bool, Error> {
     const GETTABLE: u16 = 1;
     let mut found = false;
-    Socket::netfilter()?.dump(message("list tables", GETTABLE, NLM_F_DUMP), |_, body| {
+    dump(message("list tables", GETTABLE, NLM_F_DUMP), |_, body| {
         let name = body.get(4..).and_then(|b| attribute(b, 1)).unwrap_or_default();
         found |= name.strip_suffix(&[0]) == Some(table.as_bytes());
     })?;
@@ -357,7 +386,7 @@ fn ignore(result: Result<(), Error>, errno: i32) -> Result<(), Error> {
 pub(crate) fn publish(table: &str, ports: &[Published]) -> Result<(), Error> {
     let mut done = 0;
     for portion in ports.chunks(PORTION) {
-        let sent = Socket::netfilter()?.send(batch(portion.iter().map(|p| element(table, NEWSETELEM, p)).collect()));
+        let sent = send(batch(portion.iter().map(|p| element(table, NEWSETELEM, p)).collect()));
         if let Err(error) = sent {
             unpublish(table, &ports[..done])?;
             return Err(error);
@@ -369,9 +398,8 @@ pub(crate) fn publish(table: &str, ports: &[Published]) -> Result<(), Error> {
 
 /// Takes ports back; one that was not published is no error.
 pub(crate) fn unpublish(table: &str, ports: &[Published]) -> Result<(), Error> {
-    let mut socket = Socket::netfilter()?;
     for port in ports {
-        ignore(socket.send(batch(vec![element(table, DELSETELEM, port)])), libc::ENOENT)?;
+        ignore(send(batch(vec![element(table, DELSETELEM, port)])), libc::ENOENT)?;
     }
     Ok(())
 }
@@ -379,7 +407,6 @@ pub(crate) fn unpublish(table: &str, ports: &[Published]) -> Result<(), Error> {
 /// What the kernel says is published now.
 pub(crate) fn published(table: &str) -> Result<Vec<Published>, Error> {
     let mut all = Vec::new();
-    let mut socket = Socket::netfilter()?;
     for (map, protocol, at) in [
         ("tcp", Protocol::Tcp, false),
         ("udp", Protocol::Udp, false),
@@ -387,7 +414,7 @@ pub(crate) fn published(table: &str) -> Result<Vec<Published>, Error> {
         ("udp_at", Protocol::Udp, true),
     ] {
         let request = message(format!("list map {map}"), GETSETELEM, NLM_F_DUMP).text(1, table).text(2, map);
-        let listed = socket.dump(request, |_, body| {
+        let listed = dump(request, |_, body| {
             let elements = body.get(4..).and_then(|b| attribute(b, 3)).unwrap_or_default();
             for (_, element) in attributes(elements) {
                 let value = |kind| attribute(element, kind).and_then(|b| attribute(b, 1)).unwrap_or_default();
@@ -431,7 +458,7 @@ pub(crate) fn forward_accept(bridge: &str, mark: &str) -> Result<bool, Error> {
         parts.push(verdict(NF_ACCEPT));
         new_rule("filter", "FORWARD", parts).bytes(7, &data)
     });
-    Socket::netfilter()?.send(batch(rules.into()))?;
+    send(batch(rules.into()))?;
     Ok(true)
 }
 
@@ -446,7 +473,7 @@ pub(crate) fn forward_withdraw(mark: &str) -> Result<(), Error> {
             .text(2, "FORWARD")
             .bytes(3, &handle.to_be_bytes())
     };
-    Socket::netfilter()?.send(batch(handles.into_iter().map(delete).collect()))
+    send(batch(handles.into_iter().map(delete).collect()))
 }
 
 /// Whether the host's FORWARD holds rules with this mark.
@@ -456,7 +483,7 @@ pub(crate) fn forward_marked(mark: &str) -> Result<bool, Error> {
 
 fn forward_policy() -> Result<Option<u32>, Error> {
     let mut policy = None;
-    Socket::netfilter()?.dump(message("list chains", GETCHAIN, NLM_F_DUMP), |_, body| {
+    dump(message("list chains", GETCHAIN, NLM_F_DUMP), |_, body| {
         let body = body.get(4..).unwrap_or_default();
         if attribute(body, 1) == Some(b"filter\0") && attribute(body, 3) == Some(b"FORWARD\0") {
             policy = attribute(body, 5).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes);
@@ -468,7 +495,7 @@ fn forward_policy() -> Result<Option<u32>, Error> {
 fn forward_rules(mark: &str) -> Result<Vec<u64>, Error> {
     let mut handles = Vec::new();
     let request = message("list rules", GETRULE, NLM_F_DUMP).text(1, "filter").text(2, "FORWARD");
-    let listed = Socket::netfilter()?.dump(request, |_, body| {
+    let listed = dump(request, |_, body| {
         let body = body.get(4..).unwrap_or_default();
         let ours = attribute(body, 7)
             .and_then(|data| data.get(2..))
