@@ -335,7 +335,6 @@ impl Engine for OciEngine {
             let Ok(_place) = engine.inner.starts.acquire().await else {
                 return Err(EngineError::Failed("the engine is closing".into()));
             };
-            drop(unit.leaving_ports.lock().await);
             let started = unit.clone();
             let (shim, init, run) = engine.blocking(move |inner| inner.start(&started, run)).await?;
             engine.attend(&unit, shim, &init, &run)?;
@@ -379,8 +378,6 @@ impl Engine for OciEngine {
             let gone = unit.clone();
             engine.blocking(move |inner| inner.discard(&gone)).await?;
             engine.inner.nudge(unit.id());
-            let (inner, gone) = (engine.inner.clone(), unit.clone());
-            tokio::spawn(async move { inner.give_back(&gone).await });
             let inner = engine.inner.clone();
             tokio::task::spawn_blocking(move || inner.empty_trash());
             Ok(())

@@ -31,24 +31,12 @@ const MEMORY_RESERVE: u64 = 64 << 20;
 impl Inner {
     pub(crate) fn create(&self, spec: &UnitSpec) -> Result<Placement, EngineError> {
         self.images.room().map_err(|e| EngineError::NoRoom(e.to_string()))?;
-        let mut patience = 500;
         // Held until the container is in the books: the same id is never made twice at a time. A few file operations.
-        let (mut places, ports) = loop {
-            let mut places = self.places();
-            if let Ok(unit) = self.unit(&spec.id) {
-                return Ok(unit.fixed.placement.clone());
-            }
-            match places.ports(&spec.id, &spec.ports) {
-                Ok(ports) => break (places, ports),
-                // It may be the port of a container that was just removed, on its way out of the rules.
-                Err(EngineError::PortInUse(..) | EngineError::NoFreePort(..)) if places.leaving > 0 && patience > 0 => {
-                    drop(places);
-                    patience -= 1;
-                    std::thread::sleep(Duration::from_millis(2));
-                }
-                Err(error) => return Err(error),
-            }
-        };
+        let mut places = self.places();
+        if let Ok(unit) = self.unit(&spec.id) {
+            return Ok(unit.fixed.placement.clone());
+        }
+        let ports = places.ports(&spec.id, &spec.ports)?;
         let address = if spec.network == NetworkMode::Bridge {
             match places.address(self.network.subnet) {
                 Ok(address) => Some(address),
@@ -265,17 +253,9 @@ impl Inner {
         let aside = self.trash().join(format!("gone-{id}"));
         self.cgroup(id).remove().map_err(|e| EngineError::Failed(e.to_string()))?;
         fs::rename(&unit.folder, &aside).map_err(failed(format!("set the folder of {id} aside")))?;
-        self.places().leaving += 1;
         self.units().remove(id);
+        self.places().give_back(id, unit.fixed.placement.address);
         Ok(())
-    }
-
-    /// Gives back what a discarded container held, once its ports are out of the rules.
-    pub(crate) async fn give_back(&self, unit: &Unit) {
-        let _out = unit.leaving_ports.lock().await;
-        let mut places = self.places();
-        places.leaving -= 1;
-        places.give_back(unit.id(), unit.fixed.placement.address);
     }
 
     pub(crate) fn empty_trash(&self) {
@@ -345,19 +325,9 @@ impl OciEngine {
             }
             let noted = unit.clone();
             let worker = inner.clone();
-            // Taken before the end is told: who starts it again, or gives its ports to others, waits for the rules.
-            let leaving = unit.leaving_ports.clone().lock_owned().await;
             let _ = tokio::task::spawn_blocking(move || worker.note_end(&noted, &run)).await;
             let _ = ended.send(true);
             inner.nudge(unit.id());
-            // The kernel takes some 10 ms for this (an RCU grace period); nobody need wait for it.
-            let _ = tokio::task::spawn_blocking(move || {
-                if let Err(error) = inner.network.unpublish(&unit.published()) {
-                    tracing::error!(container = %unit.id(), %error, "ports of an ended container are still published");
-                }
-                drop(leaving);
-            })
-            .await;
         });
         Ok(())
     }
@@ -366,6 +336,9 @@ impl OciEngine {
 impl Inner {
     fn note_end(&self, unit: &Unit, run: &Run) {
         let id = unit.id();
+        if let Err(error) = self.network.unpublish(&unit.published()) {
+            tracing::error!(container = %id, %error, "ports of an ended container are still published");
+        }
         // The shim writes its status within moments of its child's end; one that was opened too late may still be at it.
         let mut status = None;
         for _ in 0..200 {

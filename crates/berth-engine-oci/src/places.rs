@@ -17,8 +17,6 @@ pub(crate) struct Places {
     next_address: u32,
     ports: HashMap<UnitId, Vec<(PortGiven, Option<OwnedFd>)>>,
     next_port: HashMap<(u16, u16), u16>,
-    /// Containers that are removed already and give their ports back in a moment.
-    pub(crate) leaving: usize,
 }
 
 /// Binds without listening, and without SO_REUSEADDR, so that both sides see a conflict.

@@ -39,8 +39,6 @@ pub(crate) struct Unit {
     pub(crate) fixed: Fixed,
     /// One operation on a container at a time; others' containers don't wait for it.
     pub(crate) busy: tokio::sync::Mutex<()>,
-    /// Held while its ports are being taken back, which goes on for some milliseconds after its end was told.
-    pub(crate) leaving_ports: Arc<tokio::sync::Mutex<()>>,
     known: Mutex<Known>,
 }
 
@@ -85,13 +83,7 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T
 
 impl Unit {
     pub(crate) fn new(folder: PathBuf, fixed: Fixed, observed: Observed) -> Self {
-        Self {
-            folder,
-            fixed,
-            busy: tokio::sync::Mutex::default(),
-            leaving_ports: Arc::default(),
-            known: Mutex::new(Known { observed, live: None }),
-        }
+        Self { folder, fixed, busy: tokio::sync::Mutex::default(), known: Mutex::new(Known { observed, live: None }) }
     }
 
     pub(crate) fn known(&self) -> MutexGuard<'_, Known> {
