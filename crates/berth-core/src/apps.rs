@@ -155,7 +155,7 @@ impl Core {
                         other => other,
                     })?;
                 let folder = images
-                    .tree_of(&layer.digest)
+                    .tree(&layer.digest)
                     .ok_or_else(|| Error::Bug("a layer that was just made is gone".into()))?
                     .join(APP.trim_start_matches('/'));
                 Ok((layer.digest.to_string(), runtime.start(&folder)?, pin))

@@ -11,7 +11,7 @@ use berth_engine::{EngineError, MountSource, NetworkMode, Observed, Placement, S
 use berth_runtime::log::now_ns;
 use berth_runtime::{
     Bundle, DEFAULT_CAPABILITIES, ExitStatus, Limits, Mount, MountKind, Namespace, PidFd, Process, Rootfs, StartError,
-    files,
+    files, write_json,
 };
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 use crate::engine::{Inner, OciEngine, host_memory};
 use crate::instance::failed;
-use crate::unit::{Fixed, Live, RUN, Run, UNIT, Unit, exit_of, write_json};
+use crate::unit::{Fixed, Live, RUN, Run, UNIT, Unit, exit_of};
 
 /// How long a container may take to reach its program.
 const START_LIMIT: Duration = Duration::from_secs(30);

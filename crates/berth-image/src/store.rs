@@ -131,7 +131,8 @@ impl Store {
         self.layer(digest).map(|layer| (layer, pin))
     }
 
-    pub(crate) fn tree(&self, digest: &Digest) -> Option<PathBuf> {
+    /// The folder of a layer's tree.
+    pub fn tree(&self, digest: &Digest) -> Option<PathBuf> {
         self.folder_name(digest).map(|name| self.layers_folder().join(name))
     }
 
@@ -155,11 +156,6 @@ impl Store {
             Some(room) if room > 0 => Ok(room),
             _ => Err(Error::DiskFull { available, reserve: self.reserve }),
         }
-    }
-
-    /// The folder of a layer's tree.
-    pub fn tree_of(&self, digest: &Digest) -> Option<PathBuf> {
-        self.tree(digest)
     }
 
     /// Puts a finished tree (`work`, holding `fs`) into the store, or drops it if an equal layer is here already. It comes

@@ -158,7 +158,10 @@ pub const DEFAULT_CAPABILITIES: u64 = 1
     | 1 << 31;
 
 /// Writes `value` as JSON under a temporary name and renames it, so that a reader sees all or nothing.
-pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
+///
+/// # Errors
+/// What the file system said.
+pub fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
     fs::write(&temporary, serde_json::to_vec(value)?)?;
     fs::rename(&temporary, path)

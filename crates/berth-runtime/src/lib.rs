@@ -26,7 +26,9 @@ mod sys;
 mod users;
 mod zygote;
 
-pub use bundle::{Bundle, DEFAULT_CAPABILITIES, ExitStatus, Limits, LogLimits, Mount, MountKind, Namespace, Rootfs};
+pub use bundle::{
+    Bundle, DEFAULT_CAPABILITIES, ExitStatus, Limits, LogLimits, Mount, MountKind, Namespace, Rootfs, write_json,
+};
 pub use process::{PidFd, Process};
 pub use remove::remove_tree;
 pub use seccomp::supported as seccomp_supported;

@@ -67,33 +67,33 @@ async fn exact(core: &Core, caller: &Caller, id: &str) -> Result<Container, bert
 pub(super) async fn start(State(core): State<Core>, request: Request) -> Reply<Done> {
     let (caller, parameters) = enter(&core, request).await?;
     let id = parameters.text("containerId")?;
-    let found = exact(&core, &caller, &id).await;
-    Ok(done(match found {
-        Ok(found) => core.container_start(&caller, found.uid.as_str()).await.map(drop),
-        Err(error) => Err(error),
-    }))
+    let work = async {
+        let found = exact(&core, &caller, &id).await?;
+        core.container_start(&caller, found.uid.as_str()).await.map(drop)
+    };
+    Ok(done(work.await))
 }
 
 /// `GET /container/stop`.
 pub(super) async fn stop(State(core): State<Core>, request: Request) -> Reply<Done> {
     let (caller, parameters) = enter(&core, request).await?;
     let id = parameters.text("containerId")?;
-    let found = exact(&core, &caller, &id).await;
-    Ok(done(match found {
-        Ok(found) => core.container_stop(&caller, found.uid.as_str(), None).await.map(drop),
-        Err(error) => Err(error),
-    }))
+    let work = async {
+        let found = exact(&core, &caller, &id).await?;
+        core.container_stop(&caller, found.uid.as_str(), None).await.map(drop)
+    };
+    Ok(done(work.await))
 }
 
 /// `GET /container/remove`, of a running one too.
 pub(super) async fn remove(State(core): State<Core>, request: Request) -> Reply<Done> {
     let (caller, parameters) = enter(&core, request).await?;
     let id = parameters.text("containerId")?;
-    let found = exact(&core, &caller, &id).await;
-    Ok(done(match found {
-        Ok(found) => core.container_remove(&caller, found.uid.as_str(), true).await,
-        Err(error) => Err(error),
-    }))
+    let work = async {
+        let found = exact(&core, &caller, &id).await?;
+        core.container_remove(&caller, found.uid.as_str(), true).await
+    };
+    Ok(done(work.await))
 }
 
 /// `GET /container/analy`: how many containers the account has here.
