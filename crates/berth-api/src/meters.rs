@@ -92,8 +92,8 @@ pub(crate) async fn render(State(api): State<Api>, headers: HeaderMap) -> Respon
             ("berth_container_pids", "gauge", |s| s.pids as f64),
             ("berth_container_block_read_bytes_total", "counter", |s| s.block_read as f64),
             ("berth_container_block_write_bytes_total", "counter", |s| s.block_write as f64),
-            ("berth_container_network_receive_bytes_total", "counter", |s| s.rx_bytes as f64),
-            ("berth_container_network_transmit_bytes_total", "counter", |s| s.tx_bytes as f64),
+            ("berth_container_network_receive_bytes_total", "counter", |s| s.traffic.rx_bytes as f64),
+            ("berth_container_network_transmit_bytes_total", "counter", |s| s.traffic.tx_bytes as f64),
         ];
         for (name, kind, value) in fields {
             let _ = writeln!(text, "# TYPE {name} {kind}");

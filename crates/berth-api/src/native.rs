@@ -8,12 +8,16 @@ mod events;
 mod host;
 mod idempotency;
 mod images;
+mod inside;
+mod registries;
+mod streams;
 mod tokens;
+mod volumes;
 pub mod wire;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 
 use crate::Api;
 
@@ -22,7 +26,7 @@ pub use docs::openapi;
 pub(crate) fn router() -> Router<Api> {
     Router::new()
         .route("/containers", get(containers::list).post(containers::create))
-        .route("/containers/{id}", get(containers::inspect).delete(containers::remove))
+        .route("/containers/{id}", get(containers::inspect).patch(containers::update).delete(containers::remove))
         .route("/containers/{id}/start", post(containers::start))
         .route("/containers/{id}/stop", post(containers::stop))
         .route("/containers/{id}/restart", post(containers::restart))
@@ -30,9 +34,35 @@ pub(crate) fn router() -> Router<Api> {
         .route("/containers/{id}/wait", get(containers::wait))
         .route("/containers/{id}/logs", get(containers::logs))
         .route("/containers/{id}/stats", get(containers::stats))
+        .route("/containers/{id}/traffic", get(containers::traffic))
+        .route("/containers/{id}/ports", put(containers::ports))
+        .route("/containers/{id}/pause", post(containers::pause))
+        .route("/containers/{id}/resume", post(containers::resume))
+        .route("/containers/{id}/exec", post(inside::exec).get(inside::exec_session))
+        .route("/containers/{id}/attach", get(inside::attach))
+        .route("/containers/{id}/files", get(inside::download))
+        .route("/containers/{id}/files/stat", get(inside::stat))
+        .route("/containers/{id}/archive", get(inside::archive).put(inside::extract))
+        .route("/containers/{id}/export", get(inside::export))
+        .route("/containers/{id}/commit", post(images::commit))
         .route("/stats", get(containers::stats_of_all))
         .route("/images", get(images::list).post(images::load))
         .route("/images/rootfs", post(images::import))
+        .route("/images/tag", post(images::tag))
+        .route("/images/share", post(images::share))
+        .route("/images/prune", post(images::prune))
+        .route("/images/quota", post(images::quota))
+        .route("/images/history", get(images::history))
+        .route("/images/archive", get(images::save))
+        .route("/images/pull", post(registries::pull))
+        .route("/images/push", post(registries::push))
+        .route("/registries", get(registries::logins).post(registries::log_in))
+        .route("/registries/{registry}", delete(registries::log_out))
+        .route("/volumes", get(volumes::list).post(volumes::create))
+        .route("/volumes/prune", post(volumes::prune))
+        .route("/volumes/{name}", get(volumes::inspect).delete(volumes::remove))
+        .route("/volumes/{name}/archive", get(volumes::backup).put(volumes::restore))
+        .route("/disk", get(images::disk))
         .route("/images/{*reference}", get(images::inspect).delete(images::remove))
         .route("/host", get(host::inspect))
         .route("/events", get(events::list))

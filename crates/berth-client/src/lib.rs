@@ -1,13 +1,18 @@
 //! Typed client of the native API.
 
+mod session;
+
 use berth_api::wire::{
-    Container, ContainerCreate, Ended, Event, Host, Image, ImageRemoved, List, LogEntry, Problem, Stats, Token,
-    TokenCreate,
+    CommitCreate, Container, ContainerCreate, ContainerUpdate, DiskUse, Ended, Event, ExecCreate, ExecResult, FileStat,
+    Host, Image, ImagePull, ImagePush, ImageRemoved, List, LogEntry, LoginCreate, Port, PortList, Problem, PruneAsked,
+    Pruned, RegistryLogin, Stats, Token, TokenCreate, Traffic, Travel, Volume, VolumeCreate,
 };
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use reqwest::{Body, Method, RequestBuilder, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+pub use session::{Heard, Session};
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +51,21 @@ impl From<reqwest::Error> for Error {
 }
 
 type Result<T> = std::result::Result<T, Error>;
+
+/// Which part of a container's output, and how.
+#[derive(Debug, Clone, Default)]
+pub struct LogQuery {
+    /// Go on until the container has ended.
+    pub follow: bool,
+    /// RFC 3339, or seconds since 1970.
+    pub since: Option<String>,
+    /// As `since`.
+    pub until: Option<String>,
+    /// Only so many lines from the end.
+    pub tail: Option<usize>,
+    /// Only lines in which this regular expression is found.
+    pub grep: Option<String>,
+}
 
 /// Calls one server with one token. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -131,7 +151,14 @@ impl Client {
         path: &str,
         query: Query<'_>,
     ) -> Result<impl Stream<Item = Result<T>> + use<T>> {
-        let response = self.send(self.request(Method::GET, path, query)).await?;
+        self.lines_of(self.request(Method::GET, path, query)).await
+    }
+
+    async fn lines_of<T: DeserializeOwned + 'static>(
+        &self,
+        request: RequestBuilder,
+    ) -> Result<impl Stream<Item = Result<T>> + use<T>> {
+        let response = self.send(request).await?;
         let chunks = response.bytes_stream().map_err(Error::from).boxed();
         let lines = futures_util::stream::try_unfold((chunks, Vec::new()), |(mut chunks, mut rest)| async move {
             loop {
@@ -194,14 +221,180 @@ impl Client {
     pub async fn container_logs(
         &self,
         id: &str,
-        follow: bool,
-        since: Option<String>,
-        tail: Option<usize>,
+        query: &LogQuery,
     ) -> Result<impl Stream<Item = Result<LogEntry>> + use<>> {
-        let mut query = vec![("follow", follow.to_string())];
-        query.extend(since.map(|s| ("since", s)));
-        query.extend(tail.map(|t| ("tail", t.to_string())));
-        self.lines(&format!("/v1/containers/{}/logs", segment(id)), &query).await
+        let mut all = vec![("follow", query.follow.to_string())];
+        all.extend(query.since.clone().map(|s| ("since", s)));
+        all.extend(query.until.clone().map(|s| ("until", s)));
+        all.extend(query.tail.map(|t| ("tail", t.to_string())));
+        all.extend(query.grep.clone().map(|g| ("grep", g)));
+        self.lines(&format!("/v1/containers/{}/logs", segment(id)), &all).await
+    }
+
+    /// Changes bounds and restart policy.
+    pub async fn container_update(&self, id: &str, update: &ContainerUpdate) -> Result<Container> {
+        let path = format!("/v1/containers/{}", segment(id));
+        self.json(self.request(Method::PATCH, &path, &[]).json(update)).await
+    }
+
+    /// Has exactly these ports published.
+    pub async fn container_ports(&self, id: &str, ports: Vec<Port>) -> Result<Container> {
+        let path = format!("/v1/containers/{}/ports", segment(id));
+        self.json(self.request(Method::PUT, &path, &[]).json(&PortList { ports })).await
+    }
+
+    /// What came in and went out over the network in its whole life.
+    pub async fn container_traffic(&self, id: &str) -> Result<Traffic> {
+        self.get(&format!("/v1/containers/{}/traffic", segment(id)), &[]).await
+    }
+
+    /// Runs a process in it and waits for its end, unless it is detached.
+    pub async fn container_exec(&self, id: &str, exec: &ExecCreate) -> Result<ExecResult> {
+        self.post(&format!("/v1/containers/{}/exec", segment(id)), &[], exec).await
+    }
+
+    /// A session with a process that is run in it.
+    pub async fn container_exec_session(&self, id: &str, exec: &ExecCreate) -> Result<Session> {
+        let mut session =
+            Session::open(&self.base, &format!("/v1/containers/{}/exec", segment(id)), &self.token).await?;
+        session.begin(exec).await?;
+        Ok(session)
+    }
+
+    /// A session with its own process.
+    pub async fn container_attach(&self, id: &str) -> Result<Session> {
+        Session::open(&self.base, &format!("/v1/containers/{}/attach", segment(id)), &self.token).await
+    }
+
+    /// What is at a path of it.
+    pub async fn file_stat(&self, id: &str, path: &str) -> Result<FileStat> {
+        let query = [("path", path.to_owned())];
+        self.get(&format!("/v1/containers/{}/files/stat", segment(id)), &query).await
+    }
+
+    /// What is at a path of it, as a tar.
+    pub async fn archive(&self, id: &str, path: &str, follow: bool) -> Result<Response> {
+        let query = [("path", path.to_owned()), ("follow", follow.to_string())];
+        self.send(self.request(Method::GET, &format!("/v1/containers/{}/archive", segment(id)), &query)).await
+    }
+
+    /// Unpacks a tar below a folder of it.
+    pub async fn extract(&self, id: &str, path: &str, keep_owner: bool, tar: Body) -> Result<()> {
+        let query = [("path", path.to_owned()), ("keep_owner", keep_owner.to_string())];
+        let path = format!("/v1/containers/{}/archive", segment(id));
+        self.send(self.request(Method::PUT, &path, &query).body(tar)).await.map(drop)
+    }
+
+    /// Its whole file system as a tar.
+    pub async fn container_export(&self, id: &str) -> Result<Response> {
+        self.send(self.request(Method::GET, &format!("/v1/containers/{}/export", segment(id)), &[])).await
+    }
+
+    /// Makes an image of what it has become.
+    pub async fn container_commit(&self, id: &str, commit: &CommitCreate) -> Result<Image> {
+        self.post(&format!("/v1/containers/{}/commit", segment(id)), &[], commit).await
+    }
+
+    /// Gives an image one more name.
+    pub async fn image_tag(&self, image: &str, name: &str) -> Result<Image> {
+        let query = [("image", image.to_owned()), ("name", name.to_owned())];
+        self.json(self.request(Method::POST, "/v1/images/tag", &query)).await
+    }
+
+    /// Makes an image an official one, or takes that back.
+    pub async fn image_share(&self, image: &str, official: bool) -> Result<Image> {
+        let query = [("image", image.to_owned()), ("official", official.to_string())];
+        self.json(self.request(Method::POST, "/v1/images/share", &query)).await
+    }
+
+    /// Images by a word in a name and a label, official ones too.
+    pub async fn image_search(&self, word: &str, label: Option<&str>) -> Result<Vec<Image>> {
+        let mut query = vec![("search", word.to_owned())];
+        query.extend(label.map(|l| ("label", l.to_owned())));
+        self.get::<List<Image>>("/v1/images", &query).await.map(|list| list.items)
+    }
+
+    /// How an image came about.
+    pub async fn image_history(&self, image: &str) -> Result<Vec<serde_json::Value>> {
+        let query = [("image", image.to_owned())];
+        self.get::<List<serde_json::Value>>("/v1/images/history", &query).await.map(|list| list.items)
+    }
+
+    /// Images as one archive.
+    pub async fn image_save(&self, images: &[String]) -> Result<Response> {
+        let query = [("images", images.join(","))];
+        self.send(self.request(Method::GET, "/v1/images/archive", &query)).await
+    }
+
+    /// Fetches an image from its registry.
+    pub async fn image_pull(&self, pull: &ImagePull) -> Result<impl Stream<Item = Result<Travel>> + use<>> {
+        self.lines_of(self.request(Method::POST, "/v1/images/pull", &[]).json(pull)).await
+    }
+
+    /// Sends an image to its registry.
+    pub async fn image_push(&self, push: &ImagePush) -> Result<impl Stream<Item = Result<Travel>> + use<>> {
+        self.lines_of(self.request(Method::POST, "/v1/images/push", &[]).json(push)).await
+    }
+
+    /// Removes images that nothing uses.
+    pub async fn image_prune(&self, prune: &PruneAsked) -> Result<Pruned> {
+        self.post("/v1/images/prune", &[], prune).await
+    }
+
+    /// How the account uses the disk.
+    pub async fn disk(&self) -> Result<DiskUse> {
+        self.get("/v1/disk", &[]).await
+    }
+
+    /// Logins at registries.
+    pub async fn registry_logins(&self) -> Result<Vec<RegistryLogin>> {
+        self.get::<List<RegistryLogin>>("/v1/registries", &[]).await.map(|list| list.items)
+    }
+
+    /// Checks a login and keeps it.
+    pub async fn registry_login(&self, login: &LoginCreate) -> Result<()> {
+        self.send(self.request(Method::POST, "/v1/registries", &[]).json(login)).await.map(drop)
+    }
+
+    /// Forgets a login.
+    pub async fn registry_logout(&self, registry: &str) -> Result<()> {
+        self.send(self.request(Method::DELETE, &format!("/v1/registries/{}", segment(registry)), &[])).await.map(drop)
+    }
+
+    /// The account's volumes.
+    pub async fn volumes(&self) -> Result<Vec<Volume>> {
+        self.get::<List<Volume>>("/v1/volumes", &[]).await.map(|list| list.items)
+    }
+
+    /// Makes a volume.
+    pub async fn volume_create(&self, new: &VolumeCreate) -> Result<Volume> {
+        self.post("/v1/volumes", &[], new).await
+    }
+
+    /// One volume, with its size.
+    pub async fn volume(&self, name: &str) -> Result<Volume> {
+        self.get(&format!("/v1/volumes/{}", segment(name)), &[]).await
+    }
+
+    /// Removes a volume.
+    pub async fn volume_remove(&self, name: &str) -> Result<()> {
+        self.send(self.request(Method::DELETE, &format!("/v1/volumes/{}", segment(name)), &[])).await.map(drop)
+    }
+
+    /// Removes the volumes that no container mounts.
+    pub async fn volume_prune(&self) -> Result<Pruned> {
+        self.json(self.request(Method::POST, "/v1/volumes/prune", &[])).await
+    }
+
+    /// A volume's content as a tar.
+    pub async fn volume_backup(&self, name: &str) -> Result<Response> {
+        self.send(self.request(Method::GET, &format!("/v1/volumes/{}/archive", segment(name)), &[])).await
+    }
+
+    /// Unpacks a tar into a volume.
+    pub async fn volume_restore(&self, name: &str, tar: Body) -> Result<()> {
+        let path = format!("/v1/volumes/{}/archive", segment(name));
+        self.send(self.request(Method::PUT, &path, &[]).body(tar)).await.map(drop)
     }
 
     /// What it uses, read once.

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use berth_engine::{LogOptions, Mount, MountSource, NetworkMode, PortAsked, PortProtocol, State};
 use berth_image::{Budget, Pin, unpack_zip};
 
-use crate::containers::{Container, NewContainer};
+use crate::containers::{Container, LogQuery, NewContainer};
 use crate::core::Core;
 use crate::error::Error;
 use crate::random_hex;
@@ -49,7 +49,7 @@ pub struct App {
 }
 
 /// A file that goes when this does.
-struct Temporary(PathBuf);
+pub(crate) struct Temporary(pub(crate) PathBuf);
 
 impl Drop for Temporary {
     fn drop(&mut self) {
@@ -194,8 +194,9 @@ impl Core {
 
     /// The end of its output, for the message about its failure.
     async fn last_lines(&self, caller: &Caller, made: &Container) -> String {
-        let options = LogOptions { since: None, tail: Some(5) };
-        let Ok(mut log) = self.container_logs(caller, made.uid.as_str(), &options, false).await else {
+        let options = LogOptions { tail: Some(5), ..LogOptions::default() };
+        let query = LogQuery { options, ..LogQuery::default() };
+        let Ok(mut log) = self.container_logs(caller, made.uid.as_str(), &query).await else {
             return String::new();
         };
         let mut said = String::new();

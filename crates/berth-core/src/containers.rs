@@ -1,7 +1,11 @@
 //! Containers: what was asked for, what is observed; the steps between are in `create`, `life` and `watch`.
 
+mod change;
 mod create;
+mod health;
+mod inside;
 mod life;
+mod restart;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -12,10 +16,12 @@ use berth_engine::{Exit, Mount, NetworkMode, Placement, PortAsked, PortGiven, St
 use berth_store::ContainerFilter;
 use serde::{Deserialize, Serialize};
 
-pub use watch::LogFollower;
+pub use change::ContainerUpdate;
+pub use watch::{LogFollower, LogQuery};
 
 use crate::core::Core;
 use crate::error::Error;
+use crate::policies::{HealthCheck, HealthState, RestartPolicy};
 use crate::tokens::Caller;
 
 /// What a client asks for. Everything that is empty or `None` comes from the image or the settings.
@@ -65,6 +71,18 @@ pub struct NewContainer {
     pub stop_timeout_s: Option<u64>,
     /// Removed when it has ended.
     pub auto_remove: bool,
+    /// Standard input can be written to by those who attach.
+    pub stdin: bool,
+    /// It has a terminal.
+    pub terminal: bool,
+    /// Bits per second in.
+    pub ingress: Option<u64>,
+    /// Bits per second out.
+    pub egress: Option<u64>,
+    /// When it is started again by itself.
+    pub restart: RestartPolicy,
+    /// Instead of the image's; `Some(None)` for none at all.
+    pub health: Option<Option<HealthCheck>>,
     /// The idempotency key that the request came with.
     pub key: Option<String>,
 }
@@ -77,6 +95,10 @@ pub(crate) struct Spec {
     pub(crate) stop_signal: i32,
     pub(crate) stop_timeout_s: u64,
     pub(crate) auto_remove: bool,
+    #[serde(default)]
+    pub(crate) restart: RestartPolicy,
+    #[serde(default)]
+    pub(crate) health: Option<HealthCheck>,
 }
 
 /// What was observed, beside the state.
@@ -88,6 +110,10 @@ pub(crate) struct Detail {
     pub(crate) started_at: Option<i64>,
     pub(crate) exit: Option<Exit>,
     pub(crate) error: Option<String>,
+    pub(crate) health: Option<HealthState>,
+    pub(crate) restarts: u32,
+    pub(crate) pause_ms: u64,
+    pub(crate) next_start: Option<i64>,
 }
 
 /// A container's state.
@@ -98,6 +124,8 @@ pub enum ContainerState {
     Created,
     /// Its program runs.
     Running,
+    /// It runs, but its processes are stopped.
+    Paused,
     /// Its program has ended.
     Exited,
 }
@@ -108,13 +136,20 @@ impl ContainerState {
         match self {
             Self::Created => "created",
             Self::Running => "running",
+            Self::Paused => "paused",
             Self::Exited => "exited",
         }
+    }
+
+    /// Whether its program has been started and has not ended.
+    pub fn is_live(self) -> bool {
+        matches!(self, Self::Running | Self::Paused)
     }
 
     fn of(word: &str) -> Self {
         match word {
             "running" => Self::Running,
+            "paused" => Self::Paused,
             "exited" => Self::Exited,
             _ => Self::Created,
         }
@@ -158,6 +193,17 @@ pub struct Container {
     pub error: Option<String>,
     /// How often it was started.
     pub runs: i64,
+    /// When it is started again by itself.
+    pub restart: RestartPolicy,
+    /// How often that was done since somebody started it.
+    pub restarts: u32,
+    /// When that will be next, nanoseconds since 1970.
+    pub next_start: Option<i64>,
+    /// How it is asked whether it is well.
+    pub health_check: Option<HealthCheck>,
+    /// What the checks of this run have shown.
+    pub health: Option<HealthState>,
+    pub(crate) pause: Duration,
     pub(crate) stop_signal: i32,
     pub(crate) stop_timeout: Duration,
     pub(crate) auto_remove: bool,
@@ -211,6 +257,12 @@ pub(crate) fn container(row: berth_store::Container) -> Result<Container, Error>
         exit: detail.exit,
         error: detail.error,
         runs: row.run,
+        restart: spec.restart,
+        restarts: detail.restarts,
+        next_start: detail.next_start,
+        health_check: spec.health,
+        health: detail.health,
+        pause: Duration::from_millis(detail.pause_ms),
         stop_signal: spec.stop_signal,
         stop_timeout: Duration::from_secs(spec.stop_timeout_s),
         auto_remove: spec.auto_remove,
@@ -229,6 +281,23 @@ impl Container {
             started_at: self.started_at,
             exit: self.exit.clone(),
             error: self.error.clone(),
+            health: self.health.clone(),
+            restarts: self.restarts,
+            pause_ms: self.pause.as_millis() as u64,
+            next_start: self.next_start,
+        }
+    }
+
+    /// What is kept of what was asked for.
+    pub(crate) fn stored(&self) -> Spec {
+        Spec {
+            unit: self.spec.clone(),
+            labels: self.labels.clone(),
+            stop_signal: self.stop_signal,
+            stop_timeout_s: self.stop_timeout.as_secs(),
+            auto_remove: self.auto_remove,
+            restart: self.restart,
+            health: self.health_check.clone(),
         }
     }
 
@@ -245,8 +314,12 @@ impl Container {
                 self.pid = None;
             }
             State::Created => self.state = ContainerState::Created,
-            State::Running { pid, started_at } => {
-                self.state = ContainerState::Running;
+            State::Running { pid, started_at, paused } => {
+                if self.started_at != Some(*started_at) {
+                    self.health = None;
+                }
+                self.state = if *paused { ContainerState::Paused } else { ContainerState::Running };
+                self.next_start = None;
                 self.pid = *pid;
                 self.started_at = Some(*started_at);
                 self.exit = None;
@@ -282,7 +355,7 @@ impl Core {
 
     /// An end that the engine knows of and the record does not, for the moment until it is written down.
     async fn up_to_date(&self, mut known: Container) -> Result<Container, Error> {
-        if known.state == ContainerState::Running {
+        if known.state.is_live() {
             let observed = self.inner.engine.observe(&known.uid).await?;
             if matches!(observed.state, State::Exited(_)) {
                 known.observe(&observed.state);

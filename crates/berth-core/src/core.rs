@@ -1,6 +1,7 @@
 //! The core: its parts and its start.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use berth_engine::Engine;
@@ -11,6 +12,8 @@ use tokio::sync::{Semaphore, broadcast};
 use crate::apps::Fetch;
 use crate::error::Error;
 use crate::events::Event;
+use crate::registries::{Pulls, Registry};
+use crate::secrets::Secrets;
 use crate::settings::Settings;
 
 pub(crate) struct Inner {
@@ -18,6 +21,8 @@ pub(crate) struct Inner {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) images: Images,
     pub(crate) fetch: Arc<dyn Fetch>,
+    pub(crate) registry: Arc<dyn Registry>,
+    pub(crate) pulls: Pulls,
     pub(crate) settings: Settings,
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) builds: Arc<Semaphore>,
@@ -26,8 +31,21 @@ pub(crate) struct Inner {
     pub(crate) revocations: std::sync::atomic::AtomicU64,
     /// Held shared while layers go from pinned to written down, alone while unused ones are collected.
     pub(crate) gate: tokio::sync::RwLock<()>,
+    /// Runs whose health is watched: container's number, run.
+    pub(crate) watched: Mutex<HashMap<i64, i64>>,
+    pub(crate) paths: Paths,
+    pub(crate) secrets: Secrets,
     locks: Mutex<HashMap<i64, Weak<tokio::sync::Mutex<()>>>>,
     pub(crate) tokens: Mutex<HashMap<String, (crate::tokens::Caller, std::time::Instant)>>,
+}
+
+/// Where the core keeps files of its own.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    /// Folder of volumes.
+    pub volumes: PathBuf,
+    /// The key that secrets are encrypted with; made if it is not there.
+    pub secret_key: PathBuf,
 }
 
 /// Everything berth does. Cheap to clone.
@@ -52,6 +70,8 @@ impl Core {
         engine: Arc<dyn Engine>,
         images: Images,
         fetch: Arc<dyn Fetch>,
+        registry: Arc<dyn Registry>,
+        paths: Paths,
         settings: Settings,
     ) -> Result<Self, Error> {
         let inner = Inner {
@@ -59,12 +79,17 @@ impl Core {
             engine,
             images,
             fetch,
+            registry,
+            pulls: Pulls::default(),
             imports: Semaphore::new(16),
             revocations: 0.into(),
             builds: Arc::new(Semaphore::new(settings.builds_at_once.max(1))),
             settings,
             events: broadcast::channel(4096).0,
             gate: tokio::sync::RwLock::default(),
+            watched: Mutex::default(),
+            secrets: Secrets::open(&paths.secret_key)?,
+            paths,
             locks: Mutex::default(),
             tokens: Mutex::default(),
         };
@@ -76,6 +101,17 @@ impl Core {
 
     async fn forget_unanswered(&self) -> Result<(), Error> {
         self.write(|tx| tx.idempotency_forget(0, true).map(drop).map_err(Error::from)).await
+    }
+
+    /// Whether the host was started since the last server of these records; takes note of this boot.
+    pub(crate) async fn note_boot(&self) -> Result<bool, Error> {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+        self.write(move |tx| {
+            let last = tx.server_value("boot")?;
+            tx.server_value_set("boot", &boot)?;
+            Ok(last.is_some_and(|last| last != boot))
+        })
+        .await
     }
 
     /// The settings in force.

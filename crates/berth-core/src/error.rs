@@ -21,6 +21,8 @@ pub enum FaultKind {
     Forbidden,
     /// It took too long.
     Timeout,
+    /// Another server, such as a registry, failed or refused.
+    Upstream,
     /// berth's own fault.
     Bug,
 }
@@ -62,6 +64,9 @@ pub enum Error {
     /// See [`FaultKind::Timeout`].
     #[error("{0} took too long")]
     Timeout(String),
+    /// See [`FaultKind::Upstream`]; what a registry does not have is [`FaultKind::NotFound`].
+    #[error("{0}")]
+    Registry(#[from] crate::registries::RegistryError),
     /// The engine failed.
     #[error("the engine failed")]
     Engine(#[source] EngineError),
@@ -88,6 +93,8 @@ impl Error {
             Self::NoRoom(_) => FaultKind::NoRoom,
             Self::Forbidden(_) => FaultKind::Forbidden,
             Self::Timeout(_) => FaultKind::Timeout,
+            Self::Registry(crate::registries::RegistryError::NotFound(_)) => FaultKind::NotFound,
+            Self::Registry(_) => FaultKind::Upstream,
             Self::Engine(_) | Self::Store(_) | Self::Image(_) | Self::Bug(_) => FaultKind::Bug,
         }
     }
@@ -130,7 +137,9 @@ impl From<EngineError> for Error {
     fn from(error: EngineError) -> Self {
         match error {
             EngineError::NoSuchUnit(id) => Self::NotFound { what: "container", name: id.to_string() },
-            EngineError::NotRunning(_) => Self::WrongState(error.to_string()),
+            EngineError::NotRunning(_) | EngineError::Paused(_) | EngineError::Unsupported(_) => {
+                Self::WrongState(error.to_string())
+            }
             EngineError::PortInUse(..) => Self::InUse(error.to_string()),
             EngineError::NoFreePort(..) | EngineError::NoRoom(_) => Self::NoRoom(error.to_string()),
             EngineError::Start(text) => Self::invalid("start", text),

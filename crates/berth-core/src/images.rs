@@ -1,10 +1,16 @@
 //! Images of an account.
 
+mod archives;
+mod care;
+
 use std::collections::HashSet;
 use std::io::Read;
 
 use berth_image::{Budget, Config, Digest, ImageConfig, Imported, Pin, import_archive, import_rootfs};
 use berth_store::Tx;
+
+pub use archives::NewCommit;
+pub use care::{DiskPart, DiskUse, Prune, Pruned};
 
 use crate::core::Core;
 use crate::error::Error;
@@ -28,6 +34,42 @@ pub struct Image {
     pub size: u64,
     /// Nanoseconds since 1970.
     pub created_at: i64,
+    /// Where it came from.
+    pub origin: Origin,
+    /// Whether every account may use it.
+    pub shared: bool,
+    /// When it was last used for a container, nanoseconds since 1970; 0 for never.
+    pub used_at: i64,
+}
+
+/// Where an image came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// A registry: it can be fetched again.
+    Pulled,
+    /// An archive.
+    Loaded,
+    /// A container.
+    Committed,
+}
+
+impl Origin {
+    /// The word that is stored and shown.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Pulled => "pulled",
+            Self::Loaded => "loaded",
+            Self::Committed => "committed",
+        }
+    }
+
+    fn event(self) -> &'static str {
+        match self {
+            Self::Pulled => "image.pulled",
+            Self::Loaded => "image.imported",
+            Self::Committed => "image.committed",
+        }
+    }
 }
 
 /// What a removal took away.
@@ -51,6 +93,13 @@ fn image(row: berth_store::Image, names: Vec<String>) -> Result<Image, Error> {
         layers: serde_json::from_str(&row.layers).map_err(unreadable)?,
         size: row.size as u64,
         created_at: row.created_at,
+        origin: match row.origin.as_str() {
+            "pulled" => Origin::Pulled,
+            "committed" => Origin::Committed,
+            _ => Origin::Loaded,
+        },
+        shared: row.shared,
+        used_at: row.used_at,
     })
 }
 
@@ -60,6 +109,13 @@ pub(crate) fn full_name(name: &str) -> Result<String, Error> {
     if name.is_empty() || name.len() > 512 {
         return Err(wrong("1 to 512 characters"));
     }
+    let (name, digest) = match name.split_once('@') {
+        Some((name, digest)) => {
+            digest.parse::<Digest>().map_err(|e| wrong(&e))?;
+            (name.rsplit_once(':').filter(|(_, t)| !t.contains('/')).map_or(name, |(n, _)| n), Some(digest))
+        }
+        None => (name, None),
+    };
     let (repository, tag) = match name.rsplit_once(':') {
         Some((repository, tag)) if !tag.contains('/') => (repository, tag),
         _ => (name, "latest"),
@@ -74,7 +130,7 @@ pub(crate) fn full_name(name: &str) -> Result<String, Error> {
     {
         return Err(wrong("the tag is 1 to 128 letters, digits, '.', '_', '-'"));
     }
-    Ok(format!("{repository}:{tag}"))
+    Ok(digest.map_or_else(|| format!("{repository}:{tag}"), |digest| format!("{repository}@{digest}")))
 }
 
 /// The names that a client may mean: as it is, and on Docker Hub, both ways round.
@@ -96,6 +152,11 @@ pub(crate) fn find(tx: &Tx<'_>, account: i64, reference: &str) -> Result<berth_s
     {
         for name in alternatives(&full) {
             if let Some(found) = tx.image_by_name(account, &name)? {
+                return Ok(found);
+            }
+        }
+        for name in alternatives(&full) {
+            if let Some(found) = tx.image_shared_by_name(&name)? {
                 return Ok(found);
             }
         }
@@ -138,7 +199,7 @@ impl Core {
                 Some(name) => vec![name.clone()],
                 None => image.names.iter().filter_map(|n| full_name(n).ok()).collect(),
             };
-            all.push(self.image_keep(caller, image, names).await?);
+            all.push(self.image_keep(caller, image, names, Origin::Loaded).await?);
         }
         Ok(all)
     }
@@ -159,7 +220,7 @@ impl Core {
         let imported =
             self.importing(move || import_rootfs(&images, input, config, Budget::default()).map(|i| vec![i])).await?;
         match imported.into_iter().next() {
-            Some(image) => self.image_keep(caller, image, vec![name]).await,
+            Some(image) => self.image_keep(caller, image, vec![name], Origin::Loaded).await,
             None => Err(Error::Bug("an import without an image".into())),
         }
     }
@@ -180,7 +241,13 @@ impl Core {
         Ok(result?)
     }
 
-    async fn image_keep(&self, caller: &Caller, imported: Imported, names: Vec<String>) -> Result<Image, Error> {
+    pub(crate) async fn image_keep(
+        &self,
+        caller: &Caller,
+        imported: Imported,
+        names: Vec<String>,
+        origin: Origin,
+    ) -> Result<Image, Error> {
         let pin: Pin = imported.pin;
         let row = berth_store::Image {
             id: 0,
@@ -190,8 +257,20 @@ impl Core {
             layers: serde_json::to_string(&imported.layers).map_err(|e| Error::Bug(e.to_string()))?,
             size: i64::try_from(imported.size).unwrap_or(i64::MAX),
             created_at: now(),
+            shared: false,
+            origin: origin.word().into(),
+            used_at: 0,
         };
         let account = caller.account;
+        let known = imported.id.to_string();
+        let is_new = self
+            .read(move |tx| Ok(tx.images_by_digest(account, known.trim_start_matches("sha256:"))?.is_empty()))
+            .await?;
+        if is_new && let Err(error) = self.check_quota(account, imported.size).await {
+            drop(pin);
+            self.collect_layers_soon();
+            return Err(error);
+        }
         let _gate = self.inner.gate.read().await;
         let (found, events) = self
             .write(move |tx| {
@@ -200,7 +279,7 @@ impl Core {
                     tx.image_name(account, name, id)?;
                 }
                 let detail = serde_json::json!({ "names": names, "size": row.size }).to_string();
-                let event = tx.event_add(now(), account, "image.imported", &row.digest, &detail)?;
+                let event = tx.event_add(now(), account, origin.event(), &row.digest, &detail)?;
                 let names = tx.image_names(account)?.into_iter().filter(|n| n.image_id == id).map(|n| n.name).collect();
                 Ok((image(berth_store::Image { id, ..row }, names)?, event))
             })
@@ -238,7 +317,7 @@ impl Core {
         let (account, reference) = (caller.account, reference.to_owned());
         self.read(move |tx| {
             let row = find(tx, account, &reference)?;
-            let names = tx.image_names(account)?.into_iter().filter(|n| n.image_id == row.id).map(|n| n.name).collect();
+            let names = tx.names_of_image(row.id)?;
             image(row, names)
         })
         .await
@@ -254,6 +333,9 @@ impl Core {
         let (mut removed, event) = self
             .write(move |tx| {
                 let row = find(tx, account, &reference)?;
+                if row.account_id != account {
+                    return Err(Error::Forbidden(format!("{reference} is an official image; its owner removes it")));
+                }
                 let names: Vec<String> =
                     tx.image_names(account)?.into_iter().filter(|n| n.image_id == row.id).map(|n| n.name).collect();
                 let named = full_name(&reference)

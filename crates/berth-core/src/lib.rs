@@ -11,21 +11,30 @@ mod error;
 mod events;
 mod host;
 mod images;
+mod policies;
 mod reconcile;
+mod registries;
 mod runtimes;
+mod secrets;
 mod settings;
 mod tokens;
+mod volumes;
 
 pub use apps::{App, Fetch, FetchError, NewApp};
-pub use containers::{Container, ContainerState, LogFollower, NewContainer, Page, Usage};
-pub use core::Core;
+pub use containers::{Container, ContainerState, ContainerUpdate, LogFollower, LogQuery, NewContainer, Page, Usage};
+pub use core::{Core, Paths};
 pub use error::{Error, FaultKind};
 pub use events::Event;
 pub use host::Host;
-pub use images::{Image, Removed};
+pub use images::{DiskPart, DiskUse, Image, NewCommit, Origin, Prune, Pruned, Removed};
+pub use policies::{HealthCheck, HealthState, HealthStatus, HealthTest, RestartPolicy};
+pub use registries::{
+    Blob, ImageReference, KnownLogin, Login, Progress, ProgressStatus, Progresses, Registry, RegistryError, Sent,
+};
 pub use runtimes::{Runtime, RuntimeKind};
 pub use settings::Settings;
 pub use tokens::{Administrator, Begun, Caller, NewToken, Role, Token};
+pub use volumes::{NewVolume, Volume};
 
 /// Random bytes in hexadecimal: ids and secrets.
 pub(crate) fn random_hex(bytes: usize) -> String {

@@ -19,7 +19,8 @@ const DAY_NS: i64 = 86_400_000_000_000;
 /// Brings records and engine together once, then goes on in the background.
 pub(crate) async fn begin(core: &Core) -> Result<(), Error> {
     let mut changes = core.inner.engine.changes();
-    round(core, true).await?;
+    let rebooted = core.note_boot().await?;
+    round(core, Some(Beginning { rebooted })).await?;
     let weak = std::sync::Arc::downgrade(&core.inner);
     tokio::spawn(async move {
         let mut rounds = tokio::time::interval(ROUND);
@@ -34,7 +35,7 @@ pub(crate) async fn begin(core: &Core) -> Result<(), Error> {
             let result = match nudged {
                 Some(Ok(id)) => one(&core, &id).await,
                 // Too many nudges to count, or none for a while.
-                Some(Err(RecvError::Lagged(_))) | None => round(&core, false).await,
+                Some(Err(RecvError::Lagged(_))) | None => round(&core, None).await,
                 Some(Err(RecvError::Closed)) => return,
             };
             if let Err(error) = result {
@@ -45,6 +46,26 @@ pub(crate) async fn begin(core: &Core) -> Result<(), Error> {
     Ok(())
 }
 
+/// The first round of a server.
+#[derive(Debug, Clone, Copy)]
+struct Beginning {
+    /// Whether the host was started since the last server went.
+    rebooted: bool,
+}
+
+/// What was changed in the records when the last server died, and perhaps not in the engine.
+async fn bring_up_to_date(core: &Core, known: &Container) -> Result<(), Error> {
+    let engine = &core.inner.engine;
+    let done = async {
+        engine.update(&known.uid, known.spec.resources()).await?;
+        engine.set_ports(&known.uid, &known.spec.ports).await.map(drop)
+    };
+    match done.await {
+        Ok(()) | Err(berth_engine::EngineError::NoSuchUnit(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 async fn one(core: &Core, id: &UnitId) -> Result<(), Error> {
     let uid = id.to_string();
     let row = core.read(move |tx| Ok(tx.container_by_uid(&uid)?)).await?;
@@ -52,7 +73,7 @@ async fn one(core: &Core, id: &UnitId) -> Result<(), Error> {
         // A task of its own: this one may have to wait for whoever works on the container, others must not.
         let core = core.clone();
         tokio::spawn(async move {
-            if let Err(error) = settle(&core, row.id, false, true).await {
+            if let Err(error) = settle(&core, row.id, None, true).await {
                 tracing::warn!(container = row.uid, error = error.chain(), "a container could not be reconciled");
             }
         });
@@ -61,15 +82,15 @@ async fn one(core: &Core, id: &UnitId) -> Result<(), Error> {
 }
 
 /// All containers; at the start also what a crash left half done and what nobody owns.
-async fn round(core: &Core, start: bool) -> Result<(), Error> {
+async fn round(core: &Core, start: Option<Beginning>) -> Result<(), Error> {
     let all =
         core.read(|tx| Ok(tx.containers(&ContainerFilter { limit: u32::MAX, ..ContainerFilter::default() })?)).await?;
     for row in &all {
-        if let Err(error) = settle(core, row.id, start, start).await {
+        if let Err(error) = settle(core, row.id, start, start.is_some()).await {
             tracing::warn!(container = row.uid, error = error.chain(), "a container could not be reconciled");
         }
     }
-    if start {
+    if start.is_some() {
         let known: HashSet<String> = all.into_iter().map(|row| row.uid).collect();
         for id in core.inner.engine.list().await? {
             if !known.contains(id.as_str()) {
@@ -79,6 +100,7 @@ async fn round(core: &Core, start: bool) -> Result<(), Error> {
         }
         core.collect_layers().await?;
     }
+    core.free_disk_by_watermark().await?;
     let days = i64::from(core.inner.settings.event_days);
     core.write(move |tx| {
         tx.events_forget(now() - days * DAY_NS)?;
@@ -90,7 +112,7 @@ async fn round(core: &Core, start: bool) -> Result<(), Error> {
 
 /// Brings one container's record in line with what is the case, and finishes what a crash interrupted.
 /// With `wait` it waits for whoever works on the container; without, it is left to them.
-async fn settle(core: &Core, id: i64, start: bool, wait: bool) -> Result<(), Error> {
+async fn settle(core: &Core, id: i64, start: Option<Beginning>, wait: bool) -> Result<(), Error> {
     let lock = core.lock(id);
     let _busy = if wait {
         lock.lock().await
@@ -105,7 +127,10 @@ async fn settle(core: &Core, id: i64, start: bool, wait: bool) -> Result<(), Err
         return core.erase(&before).await;
     }
     let observed = core.inner.engine.observe(&before.uid).await?;
-    if start && wanted == "running" && (observed.run as i64) < before.runs {
+    if start.is_some() {
+        bring_up_to_date(core, &before).await?;
+    }
+    if start.is_some() && wanted == "running" && (observed.run as i64) < before.runs {
         // Acknowledged, or about to be, when the server died: it is done now.
         let placement = core.inner.engine.create(&before.spec).await?;
         let placed = Container { address: placement.address, ports: placement.ports, ..before };
@@ -121,13 +146,26 @@ async fn settle(core: &Core, id: i64, start: bool, wait: bool) -> Result<(), Err
         after.error = Some("the container's files are gone".into());
     }
     let auto_remove = after.auto_remove && matches!(observed.state, State::Exited(_));
+    let ended = before.state.is_live() && after.state == ContainerState::Exited;
+    let again = ended && start.is_none() && wanted == "running" && core.plan_restart(&mut after).await?;
     if after != before {
         let event = match (before.state, after.state) {
             (ContainerState::Exited, ContainerState::Exited) | (_, ContainerState::Created) => None,
             (_, ContainerState::Exited) => Some(after.ending()),
-            (_, ContainerState::Running) => Some("container.started"),
+            (ContainerState::Running | ContainerState::Paused, ContainerState::Running | ContainerState::Paused) => {
+                None
+            }
+            (_, ContainerState::Running | ContainerState::Paused) => Some("container.started"),
         };
         after = core.record(after, event).await?;
+    }
+    if again {
+        core.restart_in_time(&after);
+    }
+    if after.state.is_live() {
+        core.watch_health(&after);
+    } else if let Some(beginning) = start {
+        core.resume_after_start(&mut after, &wanted, beginning.rebooted).await?;
     }
     if auto_remove {
         core.erase(&after).await?;

@@ -18,6 +18,14 @@ pub struct Settings {
     pub stop_timeout_s: u64,
     /// Folders of the host below which bind mounts are allowed for users; administrators may bind anything.
     pub bind_prefixes: Vec<String>,
+    /// Longest pause before a container is started again by its restart policy, milliseconds.
+    pub restart_pause_max_ms: u64,
+    /// MiB that an account's images may take unless it has a quota of its own; 0 is no bound.
+    pub image_quota_mib: u64,
+    /// Percent of the disk above which pulled images that nothing uses are removed, the longest unused first; 0 is never.
+    pub disk_high_percent: u8,
+    /// Percent of the disk at which that ends.
+    pub disk_low_percent: u8,
     /// Days that events are kept.
     pub event_days: u32,
     /// Applications that may be built at a time.
@@ -45,6 +53,10 @@ impl Default for Settings {
             pids_limit: 4096,
             stop_timeout_s: 10,
             bind_prefixes: Vec::new(),
+            restart_pause_max_ms: 60_000,
+            image_quota_mib: 0,
+            disk_high_percent: 90,
+            disk_low_percent: 80,
             event_days: 30,
             builds_at_once: 8,
             build_timeout_s: 300,

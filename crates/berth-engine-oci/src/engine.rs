@@ -9,15 +9,21 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use berth_engine::{
-    Abilities, Changes, Engine, EngineError, LogOptions, LogReader, Observed, Placement, State, Stats, UnitId, UnitSpec,
+    Abilities, Changes, Engine, EngineError, ExecAsked, Files, LogOptions, LogReader, Observed, Placement, PortAsked,
+    Resources, Session, State, Stats, Traffic, UnitId, UnitSpec,
 };
 use berth_image::Store as Images;
 use berth_net::{Netns, Network, link_stats};
 use berth_runtime::cgroup::{Cgroup, Hierarchies};
-use berth_runtime::{LogLimits, Zygote};
+use berth_runtime::{LogLimits, StartError, Zygote};
 use tokio::sync::{Semaphore, broadcast};
 
+use crate::conversations;
+use crate::counted::of_run;
 use crate::instance::{Instance, failed};
+use crate::lifecycle::{Begun, of_link};
+use crate::live::exec_spec;
+use crate::names::Names;
 use crate::output::Output;
 use crate::places::Places;
 use crate::unit::{Fixed, UNIT, Unit, read_json};
@@ -57,6 +63,11 @@ impl Options {
     }
 }
 
+/// How long a further process may take to reach its program.
+const EXEC_LIMIT: Duration = Duration::from_secs(30);
+/// Between two samples of traffic that are kept for the case that server and shim go at once.
+const SAMPLE_PERIOD: Duration = Duration::from_secs(10);
+
 /// Network namespaces made ahead of their use.
 const NETNS_AHEAD: usize = 8;
 
@@ -74,6 +85,8 @@ pub(crate) struct Inner {
     pub(crate) next_link: std::sync::atomic::AtomicU64,
     netns: Mutex<Vec<Netns>>,
     host_memory: u64,
+    pub(crate) names: Arc<Names>,
+    pub(crate) serves_names: std::sync::atomic::AtomicBool,
 }
 
 /// Containers on this machine.
@@ -196,6 +209,8 @@ impl OciEngine {
             next_link: (since_epoch.as_millis() as u64).into(),
             netns: Mutex::default(),
             host_memory: host_memory().map_or(0, |(total, _)| total),
+            names: Arc::default(),
+            serves_names: false.into(),
             options,
         });
         let engine = Self { inner };
@@ -204,6 +219,24 @@ impl OciEngine {
         tokio::task::spawn_blocking(move || {
             inner.refill_netns();
             inner.empty_trash();
+        });
+        let (inner, subnet, dns) =
+            (engine.inner.clone(), engine.inner.network.subnet, engine.inner.options.dns.clone());
+        tokio::spawn(async move {
+            match crate::names::serve(&inner.names, subnet, &dns).await {
+                Ok(()) => inner.serves_names.store(true, std::sync::atomic::Ordering::Relaxed),
+                Err(error) => {
+                    tracing::warn!(%error, "no name service on {}: containers don't find each other by name", subnet.gateway);
+                }
+            }
+        });
+        let inner = Arc::downgrade(&engine.inner);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(SAMPLE_PERIOD).await;
+                let Some(inner) = inner.upgrade() else { return };
+                let _ = tokio::task::spawn_blocking(move || inner.sample_traffic()).await;
+            }
         });
         let inner = Arc::downgrade(&engine.inner);
         tokio::spawn(async move {
@@ -226,6 +259,7 @@ impl OciEngine {
         let inner = &self.inner;
         let mut published = Vec::new();
         let mut running = Vec::new();
+        let mut members = Vec::new();
         let folder = inner.units_folder();
         for entry in fs::read_dir(&folder).map_err(failed(format!("list {}", folder.display())))? {
             let path = entry.map_err(failed(format!("list {}", folder.display())))?.path();
@@ -244,16 +278,26 @@ impl OciEngine {
                 }
             };
             let unit = Arc::new(unit);
-            inner.places().remember(unit.id(), unit.fixed.placement.address, &unit.fixed.placement.ports);
+            let placement = unit.fixed().placement.clone();
+            inner.places().remember(unit.id(), placement.address, &placement.ports);
             let (observed, live) = unit.look();
             unit.known().observed = observed;
             inner.units().insert(unit.id().clone(), unit.clone());
             match live {
                 Some((shim, init, run)) => {
                     published.extend(unit.published());
-                    running.push((unit, shim, init, run));
+                    members.extend(unit.member(&run));
+                    let netns = run.link.and_then(|_| Netns::of_process(init.pid).ok()).map(Arc::new);
+                    running.push((unit, Begun { shim: Some(shim), init, run, netns }));
                 }
                 None => {
+                    // A run that ended while nobody looked; each counts once.
+                    let status = berth_runtime::ExitStatus::load(&unit.folder).unwrap_or_default();
+                    unit.counted.end(
+                        &unit.folder,
+                        unit.known().observed.run,
+                        status.and_then(|s| s.traffic).map(of_run),
+                    );
                     if let Err(error) = inner.cgroup(unit.id()).remove() {
                         tracing::warn!(container = %unit.id(), %error, "a cgroup that is left could not be removed");
                     }
@@ -271,9 +315,9 @@ impl OciEngine {
                 }
             }
         }
-        inner.network.ensure(&published).map_err(|e| EngineError::Failed(e.to_string()))?;
+        inner.network.ensure(&published, &members).map_err(|e| EngineError::Failed(e.to_string()))?;
         // After the rules: the end of one takes its ports out of them.
-        running.into_iter().try_for_each(|(unit, shim, init, run)| self.attend(&unit, Some(shim), &init, &run))
+        running.into_iter().try_for_each(|(unit, begun)| self.attend(&unit, begun))
     }
 
     /// A step that goes on although whoever asked for it has gone: half a start must not be left to nobody.
@@ -285,7 +329,7 @@ impl OciEngine {
             .unwrap_or_else(|error| Err(EngineError::Failed(format!("a step was broken off: {error}"))))
     }
 
-    async fn blocking<T: Send + 'static>(
+    pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Inner) -> Result<T, EngineError> + Send + 'static,
     ) -> Result<T, EngineError> {
@@ -312,7 +356,7 @@ impl Engine for OciEngine {
 
     async fn create(&self, spec: &UnitSpec) -> Result<Placement, EngineError> {
         if let Ok(unit) = self.inner.unit(&spec.id) {
-            return Ok(unit.fixed.placement.clone());
+            return Ok(unit.fixed().placement.clone());
         }
         let spec = spec.clone();
         // Blocking work is not broken off, so a create is whole by itself; one id is made once (`Inner::create`).
@@ -336,8 +380,8 @@ impl Engine for OciEngine {
                 return Err(EngineError::Failed("the engine is closing".into()));
             };
             let started = unit.clone();
-            let (shim, init, run) = engine.blocking(move |inner| inner.start(&started, run)).await?;
-            engine.attend(&unit, shim, &init, &run)?;
+            let begun = engine.blocking(move |inner| inner.start(&started, run)).await?;
+            engine.attend(&unit, begun)?;
             engine.inner.nudge(unit.id());
             let inner = engine.inner.clone();
             tokio::task::spawn_blocking(move || inner.refill_netns());
@@ -353,9 +397,10 @@ impl Engine for OciEngine {
     }
 
     async fn stop(&self, id: &UnitId, signal: i32, grace: Duration) -> Result<(), EngineError> {
-        let unit = self.inner.unit(id)?;
+        let (engine, unit) = (self.clone(), self.inner.unit(id)?);
         Self::whole(async move {
             let _busy = unit.busy.lock().await;
+            engine.thaw(&unit).await?;
             unit.end(signal, grace).await
         })
         .await
@@ -369,6 +414,8 @@ impl Engine for OciEngine {
             let live = unit.known().live.clone();
             if let Some(live) = live {
                 live.signal(libc::SIGKILL).map_err(failed(format!("kill {}", unit.id())))?;
+                // Whoever is paused is killed when it goes on.
+                engine.thaw(&unit).await?;
             }
             let _busy = unit.busy.lock().await;
             if engine.inner.unit(unit.id()).is_err() {
@@ -403,20 +450,17 @@ impl Engine for OciEngine {
             let all = units.into_iter().filter_map(|unit| {
                 let live = unit.known().live.clone()?;
                 let usage = inner.cgroup(unit.id()).usage()?;
-                // The host's end of the veth sees the container's traffic the other way round.
-                let link = live.link.and_then(|index| links.get(&index)).copied().unwrap_or_default();
+                let link = live.link.and_then(|index| links.get(&index)).map(of_link);
+                let traffic = link.or_else(|| inner.traffic_now(&unit, &live)).map(of_run);
                 let stats = Stats {
                     at: berth_runtime::log::now_ns(),
                     cpu_ns: usage.cpu_ns,
                     memory: usage.memory,
-                    memory_limit: unit.fixed.spec.memory.unwrap_or(inner.host_memory),
+                    memory_limit: unit.fixed().spec.memory.unwrap_or(inner.host_memory),
                     pids: usage.pids,
                     block_read: usage.read_bytes,
                     block_write: usage.write_bytes,
-                    rx_bytes: link.tx_bytes,
-                    rx_packets: link.tx_packets,
-                    tx_bytes: link.rx_bytes,
-                    tx_packets: link.rx_packets,
+                    traffic: unit.counted.total(traffic),
                 };
                 Some((unit.id().clone(), stats))
             });
@@ -428,6 +472,110 @@ impl Engine for OciEngine {
     async fn logs(&self, id: &UnitId, options: &LogOptions) -> Result<Box<dyn LogReader>, EngineError> {
         let unit = self.inner.unit(id)?;
         Ok(Box::new(Output::open(&unit.folder, options).await?))
+    }
+
+    async fn update(&self, id: &UnitId, to: Resources) -> Result<(), EngineError> {
+        let unit = self.inner.unit(id)?;
+        let engine = self.clone();
+        Self::whole(async move {
+            let _busy = unit.busy.lock().await;
+            let target = unit.clone();
+            engine.blocking(move |inner| inner.update(&target, to)).await
+        })
+        .await
+    }
+
+    async fn set_ports(&self, id: &UnitId, asked: &[PortAsked]) -> Result<Placement, EngineError> {
+        let (engine, unit, asked) = (self.clone(), self.inner.unit(id)?, asked.to_vec());
+        Self::whole(async move {
+            let _busy = unit.busy.lock().await;
+            let target = unit.clone();
+            engine.blocking(move |inner| inner.set_ports(&target, asked)).await
+        })
+        .await
+    }
+
+    async fn pause(&self, id: &UnitId) -> Result<(), EngineError> {
+        let (engine, unit) = (self.clone(), self.inner.unit(id)?);
+        Self::whole(async move {
+            let _busy = unit.busy.lock().await;
+            engine.freeze(&unit, true).await
+        })
+        .await
+    }
+
+    async fn resume(&self, id: &UnitId) -> Result<(), EngineError> {
+        let (engine, unit) = (self.clone(), self.inner.unit(id)?);
+        Self::whole(async move {
+            let _busy = unit.busy.lock().await;
+            engine.freeze(&unit, false).await
+        })
+        .await
+    }
+
+    async fn exec(&self, id: &UnitId, asked: &ExecAsked) -> Result<Session, EngineError> {
+        let unit = self.inner.unit(id)?;
+        match unit.known().observed.state {
+            State::Running { paused: true, .. } => return Err(EngineError::Paused(id.clone())),
+            State::Running { .. } => {}
+            _ => return Err(EngineError::NotRunning(id.clone())),
+        }
+        let spec = exec_spec(&unit.fixed().spec, asked);
+        let exec = self
+            .blocking(move |inner| {
+                inner.zygote.exec(&unit.folder, &spec, EXEC_LIMIT).map_err(|error| match error {
+                    StartError::Failed(text) => EngineError::Start(text),
+                    StartError::Shim(source) if source.kind() == std::io::ErrorKind::TimedOut => {
+                        EngineError::Timeout(format!("running a process in {}", unit.id()))
+                    }
+                    StartError::Shim(source) => EngineError::Failed(format!("hear from the process: {source}")),
+                })
+            })
+            .await?;
+        conversations::of_exec(exec)
+    }
+
+    async fn attach(&self, id: &UnitId) -> Result<Session, EngineError> {
+        let unit = self.inner.unit(id)?;
+        if unit.known().live.is_none() {
+            return Err(EngineError::NotRunning(id.clone()));
+        }
+        let fixed = unit.fixed();
+        if fixed.spec.stdin || fixed.spec.terminal {
+            return conversations::of_container(&unit.folder);
+        }
+        let reader = Output::open(&unit.folder, &LogOptions { tail: Some(0), ..LogOptions::default() }).await?;
+        Ok(conversations::of_log(reader, unit))
+    }
+
+    async fn files(&self, id: &UnitId, write: bool) -> Result<Box<dyn Files>, EngineError> {
+        self.open_files(id, write).await
+    }
+
+    async fn traffic(&self, ids: &[UnitId]) -> Result<Vec<(UnitId, Traffic)>, EngineError> {
+        let units: Vec<_> = ids.iter().filter_map(|id| self.inner.unit(id).ok()).collect();
+        self.blocking(move |inner| {
+            Ok(units
+                .into_iter()
+                .map(|unit| {
+                    let live = unit.known().live.clone();
+                    let now = live.and_then(|live| inner.traffic_now(&unit, &live)).map(of_run);
+                    (unit.id().clone(), unit.counted.total(now))
+                })
+                .collect())
+        })
+        .await
+    }
+
+    async fn disk(&self, ids: &[UnitId]) -> Result<Vec<(UnitId, u64)>, EngineError> {
+        let units: Vec<_> = ids.iter().filter_map(|id| self.inner.unit(id).ok()).collect();
+        self.blocking(move |_| {
+            Ok(units
+                .into_iter()
+                .map(|unit| (unit.id().clone(), berth_image::disk_usage(&unit.folder.join("upper"))))
+                .collect())
+        })
+        .await
     }
 
     fn changes(&self) -> Changes {

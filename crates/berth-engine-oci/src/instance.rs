@@ -65,6 +65,7 @@ impl Instance {
     pub(crate) fn network(&self) -> Network {
         Network {
             bridge: format!("berth-{}", self.id),
+            links: format!("b{}", self.id),
             table: format!("berth-{}", self.id),
             subnet: Subnet { gateway: self.gateway, prefix: self.prefix },
         }

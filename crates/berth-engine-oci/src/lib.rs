@@ -11,9 +11,14 @@
 //! Memory is a cache of that and of the kernel: after a crash the engine reads the folders, asks which shims live, puts
 //! its rules in place again, and goes on. No lock is held across a call to the kernel for another container.
 
+mod conversations;
+mod counted;
 mod engine;
+mod files;
 mod instance;
 mod lifecycle;
+mod live;
+mod names;
 mod output;
 mod places;
 mod unit;

@@ -2,21 +2,26 @@
 
 use std::fs;
 use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use berth_engine::{EngineError, MountSource, NetworkMode, Observed, Placement, State, UnitSpec};
+use berth_image::copy_folder;
+use berth_net::{Netns, Network};
 use berth_runtime::log::now_ns;
 use berth_runtime::{
     Bundle, DEFAULT_CAPABILITIES, ExitStatus, Limits, Mount, MountKind, Namespace, PidFd, Process, Rootfs, StartError,
-    files, write_json,
+    View, files, write_json,
 };
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
+use crate::counted::of_run;
 use crate::engine::{Inner, OciEngine, host_memory};
 use crate::instance::failed;
 use crate::unit::{Fixed, Live, RUN, Run, UNIT, Unit, exit_of};
@@ -28,13 +33,25 @@ const KILL_LIMIT: Duration = Duration::from_secs(20);
 /// Memory that must be available before anything is started.
 const MEMORY_RESERVE: u64 = 64 << 20;
 
+/// A run that has begun.
+pub(crate) struct Begun {
+    pub(crate) shim: Option<PidFd>,
+    pub(crate) init: Process,
+    pub(crate) run: Run,
+    pub(crate) netns: Option<Arc<Netns>>,
+}
+
+pub(crate) fn rates_of(rates: berth_engine::Rates) -> berth_net::Rates {
+    berth_net::Rates { ingress: rates.ingress, egress: rates.egress }
+}
+
 impl Inner {
     pub(crate) fn create(&self, spec: &UnitSpec) -> Result<Placement, EngineError> {
         self.images.room().map_err(|e| EngineError::NoRoom(e.to_string()))?;
         // Held until the container is in the books: the same id is never made twice at a time. A few file operations.
         let mut places = self.places();
         if let Ok(unit) = self.unit(&spec.id) {
-            return Ok(unit.fixed.placement.clone());
+            return Ok(unit.fixed().placement.clone());
         }
         let ports = places.ports(&spec.id, &spec.ports)?;
         let address = if spec.network == NetworkMode::Bridge {
@@ -86,16 +103,19 @@ impl Inner {
     }
 
     /// Everything of a start that blocks. On failure nothing of the run is left.
-    pub(crate) fn start(&self, unit: &Unit, number: u64) -> Result<(Option<PidFd>, Process, Run), EngineError> {
-        let spec = &unit.fixed.spec;
+    pub(crate) fn start(&self, unit: &Unit, number: u64) -> Result<Begun, EngineError> {
+        let fixed = unit.fixed();
+        let spec = &fixed.spec;
         if let Some((_, available)) = host_memory()
             && available < MEMORY_RESERVE
         {
             return Err(EngineError::NoRoom(format!("{available} bytes of memory are available")));
         }
-        self.bundle(unit)?.save(&unit.folder).map_err(failed("write the bundle"))?;
         self.network_files(unit)?;
+        let bundle = self.bundle(unit)?;
+        bundle.save(&unit.folder).map_err(failed("write the bundle"))?;
         let mut link = None;
+        let mut link_name = String::new();
         let netns = match spec.network {
             NetworkMode::Host => None,
             NetworkMode::None => {
@@ -105,26 +125,35 @@ impl Inner {
             }
             NetworkMode::Bridge => {
                 let netns = self.take_netns()?;
-                let address = unit
-                    .fixed
+                let address = fixed
                     .placement
                     .address
                     .ok_or_else(|| EngineError::Failed("the container has no address".into()))?;
-                let name = self.link_name();
-                let index =
-                    self.network.attach(&netns, &name, address).map_err(|e| EngineError::Failed(e.to_string()))?;
+                link_name = self.link_name();
+                let refused = |e: berth_net::Error| EngineError::Failed(e.to_string());
+                let index = self.network.attach(&netns, &link_name, address).map_err(refused)?;
                 link = Some(index);
+                let rates = rates_of(spec.rates);
+                if rates != berth_net::Rates::default() {
+                    Network::limit(&netns, index, rates).map_err(refused)?;
+                }
                 Some(netns)
             }
         };
-        let run = Run { number, started_at: now_ns(), link };
+        let run = Run { number, started_at: now_ns(), link, link_name };
+        self.fill_volumes(unit, &bundle)?;
         files::clear(&unit.folder).map_err(failed("remove what the last run left"))?;
         write_json(&unit.folder.join(RUN), &run).map_err(failed("note the run"))?;
+        // Before it runs: its first packet may be its most important one.
+        let member = unit.member(&run);
+        if let Some(member) = &member {
+            self.network.admit(std::slice::from_ref(member)).map_err(|e| EngineError::Failed(e.to_string()))?;
+        }
         let started = self.zygote.start_container(&unit.folder, netns.as_ref().map(berth_net::Netns::fd), START_LIMIT);
         let started = match started {
             Ok(started) => started,
             Err(error) => {
-                self.note_failure(unit, number);
+                self.note_failure(unit, &run);
                 return Err(match error {
                     StartError::Failed(text) => EngineError::Start(text),
                     StartError::Shim(source) if source.kind() == io::ErrorKind::TimedOut => {
@@ -142,15 +171,20 @@ impl Inner {
             if let Some(shim) = &shim {
                 shim.wait(KILL_LIMIT);
             }
-            self.note_failure(unit, number);
+            self.note_failure(unit, &run);
             return Err(EngineError::Failed(error.to_string()));
         }
         // Without a shim it has ended already, and all is on disk.
-        Ok((shim, started.init, run))
+        Ok(Begun { shim, init: started.init, run, netns: netns.filter(|_| link.is_some()).map(Arc::new) })
     }
 
     /// A run that did not come about. What its shim may have left is removed.
-    fn note_failure(&self, unit: &Unit, number: u64) {
+    fn note_failure(&self, unit: &Unit, run: &Run) {
+        if let Some(member) = unit.member(run)
+            && let Err(error) = self.network.expel(&member)
+        {
+            tracing::warn!(container = %unit.id(), %error, "a place on the bridge could not be taken back");
+        }
         if let Some(shim) = Process::load(&unit.folder.join(files::SHIM)).and_then(|p| p.open()) {
             let _ = shim.signal(libc::SIGKILL);
             shim.wait(KILL_LIMIT);
@@ -158,9 +192,9 @@ impl Inner {
         if let Err(error) = self.cgroup(unit.id()).remove() {
             tracing::warn!(container = %unit.id(), %error, "a cgroup could not be removed");
         }
-        let status = ExitStatus { code: 127, signal: None, oom_kills: 0, finished_at: now_ns() };
+        let status = ExitStatus { code: 127, signal: None, oom_kills: 0, finished_at: now_ns(), traffic: None };
         let _ = write_json(&unit.folder.join(files::STATUS), &status);
-        unit.known().observed = Observed { state: State::Exited(exit_of(&status)), run: number };
+        unit.known().observed = Observed { state: State::Exited(exit_of(&status)), run: run.number };
     }
 
     fn link_name(&self) -> String {
@@ -171,11 +205,30 @@ impl Inner {
             number /= 36;
         }
         digits.reverse();
-        format!("bv{}{}", &self.instance.id[..4], String::from_utf8_lossy(&digits))
+        format!("{}{}", self.network.links, String::from_utf8_lossy(&digits))
     }
 
-    fn bundle(&self, unit: &Unit) -> Result<Bundle, EngineError> {
-        let spec = &unit.fixed.spec;
+    /// What the image has at a volume's place becomes the beginning of a volume that is empty.
+    fn fill_volumes(&self, unit: &Unit, bundle: &Bundle) -> Result<(), EngineError> {
+        for mount in &unit.fixed().spec.mounts {
+            let MountSource::Volume { name, source } = &mount.source else { continue };
+            let mut entries = fs::read_dir(source).map_err(failed(format!("open volume {name}")))?;
+            if entries.next().is_some() {
+                continue;
+            }
+            // The root alone: another volume's content is not the image's.
+            let root = Bundle { mounts: Vec::new(), ..bundle.clone() };
+            let view = View::open(&root, false).map_err(|e| EngineError::Failed(e.to_string()))?;
+            let root = view.as_fd().try_clone_to_owned().map_err(failed("copy a descriptor"))?;
+            copy_folder(&root, &mount.target, source)
+                .map_err(|e| EngineError::Failed(format!("fill volume {name} from the image: {e}")))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn bundle(&self, unit: &Unit) -> Result<Bundle, EngineError> {
+        let fixed = unit.fixed();
+        let spec = &fixed.spec;
         let folder = &unit.folder;
         let mut layers = Vec::with_capacity(spec.layers.len());
         for layer in spec.layers.iter().rev() {
@@ -199,6 +252,7 @@ impl Inner {
                     kind: MountKind::Tmpfs { size: *size, mode: 0o1777 },
                     read_only: mount.read_only,
                 },
+                MountSource::Volume { source, .. } => bind(source.clone(), &mount.target, mount.read_only),
                 MountSource::Program => bind(self.options.program.clone(), &mount.target, true),
             });
         }
@@ -226,18 +280,25 @@ impl Inner {
             limits: Limits { cpu_milli: spec.cpu_milli, memory: spec.memory, swap: spec.swap, pids: spec.pids },
             cgroup_parent: self.instance.cgroup_parent(),
             log: self.options.log,
+            stdin: spec.stdin,
+            terminal: spec.terminal,
         })
     }
 
     /// `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf`, made anew for every run but for what the container itself
     /// wrote into them since.
     fn network_files(&self, unit: &Unit) -> Result<(), EngineError> {
-        let spec = &unit.fixed.spec;
-        let own = unit.fixed.placement.address.map(|a| format!("{a}\t{}\n", spec.hostname)).unwrap_or_default();
+        let fixed = unit.fixed();
+        let spec = &fixed.spec;
+        let own = unit.fixed().placement.address.map(|a| format!("{a}\t{}\n", spec.hostname)).unwrap_or_default();
         let hosts = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{own}");
         let host_resolv = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-        let resolv =
-            if spec.network == NetworkMode::Host { host_resolv } else { resolv_conf(&host_resolv, &self.options.dns) };
+        let resolv = if spec.network == NetworkMode::Host {
+            host_resolv
+        } else {
+            let own = self.serves_names.load(Ordering::Relaxed).then_some(self.network.subnet.gateway);
+            resolv_conf(&host_resolv, &self.options.dns, own.filter(|_| spec.network == NetworkMode::Bridge))
+        };
         for (name, text) in [("hosts", hosts), ("hostname", format!("{}\n", spec.hostname)), ("resolv.conf", resolv)] {
             let path = unit.folder.join(name);
             if !path.exists() {
@@ -254,7 +315,7 @@ impl Inner {
         self.cgroup(id).remove().map_err(|e| EngineError::Failed(e.to_string()))?;
         fs::rename(&unit.folder, &aside).map_err(failed(format!("set the folder of {id} aside")))?;
         self.units().remove(id);
-        self.places().give_back(id, unit.fixed.placement.address);
+        self.places().give_back(id, unit.fixed().placement.address);
         Ok(())
     }
 
@@ -278,8 +339,9 @@ fn entry_is_old(entry: &fs::DirEntry) -> bool {
     age.is_some_and(|age| age > Duration::from_secs(60))
 }
 
-/// The host's name servers, but for those on its loopback, which a container can't reach.
-fn resolv_conf(host: &str, fallback: &[String]) -> String {
+/// The server's own name service first, if there is one; then the host's name servers, but for those on its loopback, which a
+/// container can't reach.
+fn resolv_conf(host: &str, fallback: &[String], own: Option<Ipv4Addr>) -> String {
     let reachable = |line: &&str| {
         let server = line.strip_prefix("nameserver").map(str::trim);
         server.is_none_or(|s| !s.starts_with("127.") && s != "::1" && !s.contains('%'))
@@ -289,18 +351,16 @@ fn resolv_conf(host: &str, fallback: &[String]) -> String {
     if !lines.iter().any(|l| l.starts_with("nameserver")) {
         lines.extend(fallback.iter().map(|server| format!("nameserver {server}")));
     }
+    if let Some(own) = own {
+        lines.insert(0, format!("nameserver {own}"));
+    }
     lines.join("\n") + "\n"
 }
 
 impl OciEngine {
     /// Waits in the background for the shim's end, takes note of it, and nudges.
-    pub(crate) fn attend(
-        &self,
-        unit: &Arc<Unit>,
-        shim: Option<PidFd>,
-        init: &Process,
-        run: &Run,
-    ) -> Result<(), EngineError> {
+    pub(crate) fn attend(&self, unit: &Arc<Unit>, begun: Begun) -> Result<(), EngineError> {
+        let Begun { shim, init, run, netns } = begun;
         let (ended, watched) = watch::channel(false);
         let waiting = match shim {
             None => None,
@@ -310,15 +370,21 @@ impl OciEngine {
                 Some(registered.map_err(|e| EngineError::Failed(format!("watch the shim: {e}")))?)
             }
         };
-        let state = State::Running { pid: Some(init.pid), started_at: run.started_at };
+        let paused = self.inner.cgroup(unit.id()).frozen();
+        let state = State::Running { pid: Some(init.pid), started_at: run.started_at, paused };
+        let member = unit.member(&run);
+        let fixed = unit.fixed();
+        if let Some(address) = fixed.placement.address {
+            self.inner.names.add(fixed.spec.tenant, &fixed.spec.names, address);
+        }
         {
             let mut known = unit.known();
             known.observed = Observed { state, run: run.number };
             // Its end may have come, but it is not over before the shim is: until then nothing else may begin.
             let init = init.open().map(Arc::new);
-            known.live = waiting.is_some().then_some(Live { init, link: run.link, ended: watched });
+            known.live = waiting.is_some().then_some(Live { init, link: run.link, member, netns, ended: watched });
         }
-        let (inner, unit, run) = (self.inner.clone(), unit.clone(), run.clone());
+        let (inner, unit) = (self.inner.clone(), unit.clone());
         tokio::spawn(async move {
             if let Some(shim) = &waiting {
                 let _ = shim.readable().await;
@@ -338,6 +404,16 @@ impl Inner {
         let id = unit.id();
         if let Err(error) = self.network.unpublish(&unit.published()) {
             tracing::error!(container = %id, %error, "ports of an ended container are still published");
+        }
+        let live = unit.known().live.clone();
+        if let Some(member) = live.as_ref().and_then(|l| l.member.as_ref())
+            && let Err(error) = self.network.expel(member)
+        {
+            tracing::warn!(container = %id, %error, "a place on the bridge could not be taken back");
+        }
+        let fixed = unit.fixed();
+        if let Some(address) = fixed.placement.address {
+            self.names.remove(fixed.spec.tenant, &fixed.spec.names, address);
         }
         // The shim writes its status within moments of its child's end; one that was opened too late may still be at it.
         let mut status = None;
@@ -359,18 +435,38 @@ impl Inner {
         }
         let status = status.unwrap_or_else(|| {
             // The shim was killed; its child went with it.
-            let lost =
-                ExitStatus { code: 255, signal: None, oom_kills: self.cgroup(id).oom_kills(), finished_at: now_ns() };
+            let lost = ExitStatus {
+                code: 255,
+                signal: None,
+                oom_kills: self.cgroup(id).oom_kills(),
+                finished_at: now_ns(),
+                traffic: live.as_ref().and_then(|l| self.traffic_now(unit, l)),
+            };
             if let Err(error) = self.cgroup(id).remove() {
                 tracing::warn!(container = %id, %error, "a cgroup could not be removed");
             }
             let _ = write_json(&unit.folder.join(files::STATUS), &lost);
             lost
         });
+        unit.counted.end(&unit.folder, run.number, status.traffic.map(of_run));
         let mut known = unit.known();
         known.observed = Observed { state: State::Exited(exit_of(&status)), run: run.number };
         known.live = None;
     }
+
+    /// What the run that goes on has counted so far.
+    pub(crate) fn traffic_now(&self, unit: &Unit, live: &Live) -> Option<berth_runtime::Traffic> {
+        match live.link {
+            Some(index) => berth_net::link_stats().ok()?.get(&index).map(of_link),
+            None if unit.fixed().spec.network == NetworkMode::Host => self.cgroup(unit.id()).traffic(),
+            None => None,
+        }
+    }
+}
+
+/// The host's end of a veth sees the container's traffic the other way round.
+pub(crate) fn of_link(host: &berth_net::LinkStats) -> berth_runtime::Traffic {
+    berth_runtime::Traffic::of_link(host.tx_bytes, host.tx_packets, host.rx_bytes, host.rx_packets)
 }
 
 impl Unit {
@@ -400,9 +496,10 @@ mod tests {
     fn name_servers_on_the_hosts_loopback_are_replaced() {
         let fallback = ["223.5.5.5".to_owned()];
         assert_eq!(
-            resolv_conf("# stub\nnameserver 127.0.0.53\nsearch lan\n", &fallback),
+            resolv_conf("# stub\nnameserver 127.0.0.53\nsearch lan\n", &fallback, None),
             "search lan\nnameserver 223.5.5.5\n"
         );
-        assert_eq!(resolv_conf("nameserver 10.0.0.2\n", &fallback), "nameserver 10.0.0.2\n");
+        let own = Some("10.1.0.1".parse().expect("address"));
+        assert_eq!(resolv_conf("nameserver 10.0.0.2\n", &fallback, own), "nameserver 10.1.0.1\nnameserver 10.0.0.2\n");
     }
 }

@@ -15,6 +15,7 @@ pub(crate) struct Output {
     reader: Option<Reader>,
     ahead: VecDeque<Record>,
     since: i64,
+    until: i64,
 }
 
 impl Output {
@@ -27,7 +28,7 @@ impl Output {
             (None, None) => Ok((VecDeque::new(), Reader::open(&folder))),
         });
         let (ahead, reader) = opened.await.map_err(|_| broken())?.map_err(|e| failed(&e))?;
-        Ok(Self { reader: Some(reader), ahead, since })
+        Ok(Self { reader: Some(reader), ahead, since, until: options.until.unwrap_or(i64::MAX) })
     }
 }
 
@@ -44,6 +45,11 @@ impl LogReader for Output {
     async fn next(&mut self) -> Result<Option<LogLine>, EngineError> {
         loop {
             while let Some(record) = self.ahead.pop_front() {
+                if record.at >= self.until {
+                    // Records are in order, but for the clock being set; a reader that is done stays so.
+                    self.ahead.clear();
+                    return Ok(None);
+                }
                 if record.at >= self.since {
                     return Ok(Some(line(record)));
                 }

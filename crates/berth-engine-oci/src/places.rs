@@ -19,6 +19,15 @@ pub(crate) struct Places {
     next_port: HashMap<(u16, u16), u16>,
 }
 
+/// A change of a container's ports.
+#[derive(Debug, Clone)]
+pub(crate) struct Change {
+    /// All that it has now, in the order asked for.
+    pub(crate) ports: Vec<PortGiven>,
+    pub(crate) added: Vec<PortGiven>,
+    pub(crate) removed: Vec<PortGiven>,
+}
+
 /// Binds without listening, and without SO_REUSEADDR, so that both sides see a conflict.
 fn bind(protocol: PortProtocol, address: SocketAddrV4) -> io::Result<OwnedFd> {
     if protocol == PortProtocol::Udp {
@@ -68,6 +77,13 @@ impl Places {
 
     /// Gives out all of `asked`, or nothing.
     pub(crate) fn ports(&mut self, id: &UnitId, asked: &[PortAsked]) -> Result<Vec<PortGiven>, EngineError> {
+        let given = self.give(asked)?;
+        let ports = given.iter().map(|(p, _)| *p).collect();
+        self.ports.insert(id.clone(), given);
+        Ok(ports)
+    }
+
+    fn give(&mut self, asked: &[PortAsked]) -> Result<Vec<(PortGiven, Option<OwnedFd>)>, EngineError> {
         let mut given: Vec<(PortGiven, Option<OwnedFd>)> = Vec::new();
         for ask in asked {
             let (first, last) = ask.host_ports;
@@ -110,9 +126,39 @@ impl Places {
             }
             given.push(found);
         }
-        let ports = given.iter().map(|(p, _)| *p).collect();
-        self.ports.insert(id.clone(), given);
-        Ok(ports)
+        Ok(given)
+    }
+
+    /// Has the container have what is asked for: what fits is kept, the rest is given. What is no longer asked for stays held
+    /// until [`settle`](Self::settle).
+    pub(crate) fn change(&mut self, id: &UnitId, asked: &[PortAsked]) -> Result<Change, EngineError> {
+        let has: Vec<PortGiven> = self.ports.get(id).into_iter().flatten().map(|(p, _)| *p).collect();
+        let mut free = has.clone();
+        let mut ports: Vec<Option<PortGiven>> = Vec::new();
+        let mut missing = Vec::new();
+        for ask in asked {
+            let kept = free.iter().position(|p| p.answers(ask)).map(|index| free.remove(index));
+            if kept.is_none() {
+                missing.push(ask.clone());
+            }
+            ports.push(kept);
+        }
+        let added = self.give(&missing)?;
+        let mut next = added.iter().map(|(p, _)| *p);
+        let ports = ports.into_iter().filter_map(|p| p.or_else(|| next.next())).collect();
+        let change = Change { ports, added: added.iter().map(|(p, _)| *p).collect(), removed: free };
+        self.ports.entry(id.clone()).or_default().extend(added);
+        Ok(change)
+    }
+
+    /// Gives up what a change took away.
+    pub(crate) fn settle(&mut self, id: &UnitId, change: &Change) {
+        self.ports.entry(id.clone()).or_default().retain(|(p, _)| !change.removed.contains(p));
+    }
+
+    /// Gives up what a change added.
+    pub(crate) fn undo(&mut self, id: &UnitId, change: &Change) {
+        self.ports.entry(id.clone()).or_default().retain(|(p, _)| !change.added.contains(p));
     }
 
     /// Takes note of what a container was given in an earlier life of the server. A port that another program took

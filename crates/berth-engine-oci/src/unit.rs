@@ -2,21 +2,23 @@
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 use std::{fs, io};
 
-use berth_engine::{Exit, Observed, Placement, PortProtocol, State, UnitId, UnitSpec};
-use berth_net::{Protocol, Published};
-use berth_runtime::{ExitStatus, PidFd, Process, files};
+use berth_engine::{Exit, Observed, Placement, PortGiven, PortProtocol, State, UnitId, UnitSpec};
+use berth_net::{Member, Netns, Protocol, Published};
+use berth_runtime::{ExitStatus, PidFd, Process, files, write_json};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::counted::Counted;
+
 pub(crate) const UNIT: &str = "unit.json";
 pub(crate) const RUN: &str = "run.json";
 
-/// What `create` fixed.
+/// What `create` fixed, but for what is changed later.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Fixed {
     pub(crate) spec: UnitSpec,
@@ -30,15 +32,20 @@ pub(crate) struct Run {
     pub(crate) started_at: i64,
     /// Index of the host's end of the veth.
     pub(crate) link: Option<u32>,
+    /// Its name.
+    #[serde(default)]
+    pub(crate) link_name: String,
 }
 
 /// A container that the engine has.
 #[derive(Debug)]
 pub(crate) struct Unit {
+    id: UnitId,
     pub(crate) folder: PathBuf,
-    pub(crate) fixed: Fixed,
+    fixed: RwLock<Arc<Fixed>>,
     /// One operation on a container at a time; others' containers don't wait for it.
-    pub(crate) busy: tokio::sync::Mutex<()>,
+    pub(crate) busy: Arc<tokio::sync::Mutex<()>>,
+    pub(crate) counted: Counted,
     known: Mutex<Known>,
 }
 
@@ -54,6 +61,9 @@ pub(crate) struct Live {
     /// Its first process; `None` if that has ended and only the shim is still at work.
     pub(crate) init: Option<Arc<PidFd>>,
     pub(crate) link: Option<u32>,
+    pub(crate) member: Option<Member>,
+    /// Keeps the counters for whoever reads them last, and a place to set bounds in.
+    pub(crate) netns: Option<Arc<Netns>>,
     /// Turns true when the end has been taken note of.
     pub(crate) ended: watch::Receiver<bool>,
 }
@@ -77,7 +87,30 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T
 
 impl Unit {
     pub(crate) fn new(folder: PathBuf, fixed: Fixed, observed: Observed) -> Self {
-        Self { folder, fixed, busy: tokio::sync::Mutex::default(), known: Mutex::new(Known { observed, live: None }) }
+        Self {
+            id: fixed.spec.id.clone(),
+            counted: Counted::load(&folder),
+            folder,
+            fixed: RwLock::new(Arc::new(fixed)),
+            busy: Arc::default(),
+            known: Mutex::new(Known { observed, live: None }),
+        }
+    }
+
+    pub(crate) fn fixed(&self) -> Arc<Fixed> {
+        self.fixed.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes what is fixed, on disk first.
+    pub(crate) fn refix(&self, fixed: Fixed) -> io::Result<()> {
+        write_json(&self.folder.join(UNIT), &fixed)?;
+        *self.fixed.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fixed);
+        Ok(())
+    }
+
+    /// The first process of the run that goes on.
+    pub(crate) fn init(&self) -> Option<Process> {
+        Process::load(&self.folder.join(files::INIT))
     }
 
     pub(crate) fn known(&self) -> MutexGuard<'_, Known> {
@@ -85,14 +118,18 @@ impl Unit {
     }
 
     pub(crate) fn id(&self) -> &UnitId {
-        &self.fixed.spec.id
+        &self.id
     }
 
     /// Its ports, as the rules have them.
     pub(crate) fn published(&self) -> Vec<Published> {
-        let Some(to) = self.fixed.placement.address else { return Vec::new() };
-        let ports = self.fixed.placement.ports.iter();
+        self.published_as(&self.fixed().placement.ports)
+    }
+
+    pub(crate) fn published_as(&self, ports: &[PortGiven]) -> Vec<Published> {
+        let Some(to) = self.fixed().placement.address else { return Vec::new() };
         ports
+            .iter()
             .map(|port| Published {
                 protocol: match port.protocol {
                     PortProtocol::Tcp => Protocol::Tcp,
@@ -104,6 +141,13 @@ impl Unit {
                 to_port: port.container_port,
             })
             .collect()
+    }
+
+    /// Its place on the bridge, while it has one.
+    pub(crate) fn member(&self, run: &Run) -> Option<Member> {
+        let fixed = self.fixed();
+        let address = fixed.placement.address.filter(|_| !run.link_name.is_empty())?;
+        Some(Member { link: run.link_name.clone(), address, tenant: fixed.spec.tenant })
     }
 
     /// Reads from disk and kernel what the case is; with the shim, if it lives.
@@ -124,7 +168,7 @@ impl Unit {
         let init = Process::load(&self.folder.join(files::INIT));
         // The order matters: a shim that ends now writes its status first.
         if let (Some(shim), Some(init)) = (shim(), &init) {
-            let state = State::Running { pid: Some(init.pid), started_at: run.started_at };
+            let state = State::Running { pid: Some(init.pid), started_at: run.started_at, paused: false };
             return (Observed { state, run: run.number }, Some((shim, init.clone(), run)));
         }
         let exit = match (ExitStatus::load(&self.folder).unwrap_or_default(), init) {

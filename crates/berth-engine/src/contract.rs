@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::engine::{Engine, EngineError};
-use crate::words::{LogOptions, NetworkMode, PortAsked, PortProtocol, State, UnitId, UnitSpec};
+use crate::session::{ExecAsked, Said, Session};
+use crate::words::{LogOptions, NetworkMode, PortAsked, PortProtocol, Rates, State, UnitId, UnitSpec};
 
 /// What an engine's test brings along.
 #[derive(Debug, Clone)]
@@ -42,7 +43,24 @@ pub fn plain(id: &str, layers: &[String], args: &[String]) -> UnitSpec {
         mounts: Vec::new(),
         network: NetworkMode::Bridge,
         ports: Vec::new(),
+        tenant: 1,
+        names: vec![id.to_owned()],
+        rates: Rates::default(),
+        stdin: false,
+        terminal: false,
     }
+}
+
+/// Everything a process says, and its exit code.
+async fn heard(mut session: Session) -> (String, Option<i32>) {
+    let mut text = Vec::new();
+    while let Some(said) = session.output.recv().await {
+        match said {
+            Said::Output(_, bytes) => text.extend(bytes),
+            Said::Ended(code) => return (String::from_utf8_lossy(&text).into_owned(), Some(code)),
+        }
+    }
+    (String::from_utf8_lossy(&text).into_owned(), None)
 }
 
 /// The engine's view of a container once it is no longer running, within ten seconds.
@@ -103,6 +121,32 @@ pub async fn check(engine: &dyn Engine, material: &Material) {
     assert!(matches!(engine.observe(&id).await.expect("observe").state, State::Running { .. }));
     assert_eq!(engine.create(&spec).await.expect("placement").ports, placement.ports, "ports are kept over runs");
 
+    // While it runs: bounds, ports, a pause, further processes.
+    let mut bounds = spec.resources();
+    bounds.pids = Some(77);
+    for _ in 0..2 {
+        engine.update(&id, bounds).await.expect("update");
+    }
+    let mut ports = spec.ports.clone();
+    ports.push(PortAsked { container_port: Some(81), ..port(material.ports.0, material.ports.1) });
+    let more = engine.set_ports(&id, &ports).await.expect("one more port");
+    assert_eq!(engine.set_ports(&id, &ports).await.expect("again"), more);
+    assert!(more.ports.len() == 2 && more.ports[0] == placement.ports[0], "{more:?}");
+    assert_eq!(engine.set_ports(&id, &spec.ports).await.expect("one less"), placement);
+    for paused in [true, true, false, false] {
+        if paused { engine.pause(&id).await } else { engine.resume(&id).await }.expect("pause, resume");
+        let state = engine.observe(&id).await.expect("observe").state;
+        assert!(matches!(state, State::Running { paused: p, .. } if p == paused), "{state:?}");
+    }
+    let asked = |args: &[String]| ExecAsked { args: args.to_vec(), ..ExecAsked::default() };
+    let greeted = heard(engine.exec(&id, &asked(&material.greeter)).await.expect("exec")).await;
+    assert_eq!(greeted, ("hello\n".to_owned(), Some(0)));
+    let failed = heard(engine.exec(&id, &asked(&material.failer)).await.expect("exec")).await;
+    assert_eq!(failed, (String::new(), Some(7)));
+    let refused = engine.exec(&id, &asked(&material.missing)).await.expect_err("a program that is missing");
+    assert!(matches!(&refused, EngineError::Start(text) if text.contains(&material.missing[0])), "{refused:?}");
+    assert_eq!(engine.traffic(std::slice::from_ref(&id)).await.expect("traffic").len(), 1);
+
     // Ports belong to one container at a time.
     let mut second = plain("contract2", &material.layers, &material.service);
     second.ports = vec![port(placement.ports[0].host_port, placement.ports[0].host_port)];
@@ -134,7 +178,7 @@ pub async fn check(engine: &dyn Engine, material: &Material) {
             let line = reader.next().await.expect("read").expect("a line");
             assert_eq!((line.text.as_slice(), line.ends), (&b"hello"[..], true));
             assert_eq!(reader.next().await.expect("read"), None);
-            let options = LogOptions { since: Some(i64::MAX), tail: None };
+            let options = LogOptions { since: Some(i64::MAX), ..LogOptions::default() };
             assert_eq!(engine.logs(&spec.id, &options).await.expect("logs").next().await.expect("read"), None);
         }
         engine.remove(&spec.id).await.expect("remove");

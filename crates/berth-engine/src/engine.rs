@@ -5,7 +5,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 
-use crate::words::{Abilities, LogLine, LogOptions, Observed, Placement, PortProtocol, Stats, UnitId, UnitSpec};
+use crate::session::{ExecAsked, Files, Session};
+use crate::words::{
+    Abilities, LogLine, LogOptions, Observed, Placement, PortAsked, PortProtocol, Resources, Stats, Traffic, UnitId,
+    UnitSpec,
+};
 
 /// Why an engine did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +32,12 @@ pub enum EngineError {
     /// The program could not be run: it is not in the image, not executable, or a setting of the container is wrong.
     #[error("{0}")]
     Start(String),
+    /// It runs, but its processes are stopped.
+    #[error("container {0} is paused")]
+    Paused(UnitId),
+    /// This engine can't do that.
+    #[error("{0} is not possible on this engine")]
+    Unsupported(&'static str),
     /// It took longer than it may.
     #[error("{0} took too long")]
     Timeout(String),
@@ -75,6 +85,35 @@ pub trait Engine: Send + Sync {
 
     /// Kills it if it runs and removes everything of it. One that is not there is no error.
     async fn remove(&self, id: &UnitId) -> Result<(), EngineError>;
+
+    /// Changes its bounds: at once if it runs, and for all its next runs.
+    async fn update(&self, id: &UnitId, to: Resources) -> Result<(), EngineError>;
+
+    /// Has exactly these ports published: those that fit what was asked are kept, others are given or taken back, at once
+    /// if it runs.
+    async fn set_ports(&self, id: &UnitId, asked: &[PortAsked]) -> Result<Placement, EngineError>;
+
+    /// Stops its processes where they are. One that is paused stays so.
+    async fn pause(&self, id: &UnitId) -> Result<(), EngineError>;
+
+    /// Lets them go on.
+    async fn resume(&self, id: &UnitId) -> Result<(), EngineError>;
+
+    /// Runs a further process in it; returns when that runs.
+    async fn exec(&self, id: &UnitId, asked: &ExecAsked) -> Result<Session, EngineError>;
+
+    /// Takes part in the conversation with its own process. Several may. Without a standard input or a terminal of its own
+    /// there is only its output, from now on.
+    async fn attach(&self, id: &UnitId) -> Result<Session, EngineError>;
+
+    /// Its files, to be read, or with `write` to be changed too.
+    async fn files(&self, id: &UnitId, write: bool) -> Result<Box<dyn Files>, EngineError>;
+
+    /// What came in and went out over the network in their whole lives, whether they run or not.
+    async fn traffic(&self, ids: &[UnitId]) -> Result<Vec<(UnitId, Traffic)>, EngineError>;
+
+    /// Bytes on disk that they wrote.
+    async fn disk(&self, ids: &[UnitId]) -> Result<Vec<(UnitId, u64)>, EngineError>;
 
     /// What is the case now.
     async fn observe(&self, id: &UnitId) -> Result<Observed, EngineError>;

@@ -9,9 +9,10 @@ use async_trait::async_trait;
 use tokio::sync::broadcast;
 
 use crate::engine::{Changes, Engine, EngineError, LogReader};
+use crate::session::{ExecAsked, Files, Said, Session};
 use crate::words::{
-    Abilities, Exit, LogLine, LogOptions, LogStream, NetworkMode, Observed, Placement, PortGiven, State, Stats, UnitId,
-    UnitSpec,
+    Abilities, Exit, LogLine, LogOptions, LogStream, NetworkMode, Observed, Placement, PortAsked, PortGiven, Resources,
+    State, Stats, Traffic, UnitId, UnitSpec,
 };
 
 #[derive(Debug)]
@@ -56,12 +57,57 @@ impl FakeEngine {
         self.units().get_mut(id).map(f).ok_or_else(|| EngineError::NoSuchUnit(id.clone()))
     }
 
+    fn set_paused(&self, id: &UnitId, to: bool) -> Result<(), EngineError> {
+        self.with(id, |unit| match &mut unit.state {
+            State::Running { paused, .. } => {
+                *paused = to;
+                Ok(())
+            }
+            _ => Err(EngineError::NotRunning(id.clone())),
+        })?
+        .inspect(|()| drop(self.changes.send(id.clone())))
+    }
+
     /// Ends a container as if its program had exited.
     pub fn exit(&self, id: &UnitId, code: i32) {
         if self.with(id, |unit| unit.state = ended(code, None)).is_ok() {
             let _ = self.changes.send(id.clone());
         }
     }
+}
+
+/// Ports for what was asked; those that the container `has` are kept where they fit.
+fn give(
+    units: &BTreeMap<UnitId, Unit>,
+    id: &UnitId,
+    has: &[PortGiven],
+    asked: &[PortAsked],
+) -> Result<Vec<PortGiven>, EngineError> {
+    let mut ports: Vec<PortGiven> = Vec::new();
+    for asked in asked {
+        if let Some(kept) = has.iter().find(|p| p.answers(asked) && !ports.contains(p)) {
+            ports.push(*kept);
+            continue;
+        }
+        let (first, last) = asked.host_ports;
+        let taken = |port| {
+            let given = |p: &PortGiven| p.host_port == port && p.protocol == asked.protocol;
+            let others = units.iter().filter(|(other, _)| *other != id);
+            ports.iter().any(given) || others.into_iter().any(|(_, unit)| unit.placement.ports.iter().any(given))
+        };
+        let host_port = (first..=last).find(|port| !taken(*port)).ok_or(if first == last {
+            EngineError::PortInUse(asked.protocol, first)
+        } else {
+            EngineError::NoFreePort(first, last)
+        })?;
+        ports.push(PortGiven {
+            protocol: asked.protocol,
+            host_ip: asked.host_ip,
+            host_port,
+            container_port: asked.container_port.unwrap_or(host_port),
+        });
+    }
+    Ok(ports)
 }
 
 struct Lines(std::vec::IntoIter<LogLine>);
@@ -84,25 +130,7 @@ impl Engine for FakeEngine {
         if let Some(unit) = units.get(&spec.id) {
             return Ok(unit.placement.clone());
         }
-        let mut ports: Vec<PortGiven> = Vec::new();
-        for asked in &spec.ports {
-            let (first, last) = asked.host_ports;
-            let taken = |port| {
-                let given = |p: &PortGiven| p.host_port == port && p.protocol == asked.protocol;
-                ports.iter().any(given) || units.values().any(|unit| unit.placement.ports.iter().any(given))
-            };
-            let host_port = (first..=last).find(|port| !taken(*port)).ok_or(if first == last {
-                EngineError::PortInUse(asked.protocol, first)
-            } else {
-                EngineError::NoFreePort(first, last)
-            })?;
-            ports.push(PortGiven {
-                protocol: asked.protocol,
-                host_ip: asked.host_ip,
-                host_port,
-                container_port: asked.container_port.unwrap_or(host_port),
-            });
-        }
+        let ports = give(&units, &spec.id, &[], &spec.ports)?;
         let number = u32::try_from(units.len()).unwrap_or(0) + 2;
         let address = (spec.network == NetworkMode::Bridge).then(|| Ipv4Addr::from(0x0a00_0000 + number));
         let placement = Placement { address, ports };
@@ -130,7 +158,7 @@ impl Engine for FakeEngine {
                     unit.lines.push(LogLine { at: now(), stream: LogStream::Stdout, ends: true, text });
                     ended(0, None)
                 }
-                _ => State::Running { pid: None, started_at: now() },
+                _ => State::Running { pid: None, started_at: now(), paused: false },
             };
             Ok(())
         })?;
@@ -162,6 +190,66 @@ impl Engine for FakeEngine {
         Ok(())
     }
 
+    async fn update(&self, id: &UnitId, to: Resources) -> Result<(), EngineError> {
+        self.with(id, |unit| unit.spec.set_resources(to))
+    }
+
+    async fn set_ports(&self, id: &UnitId, asked: &[PortAsked]) -> Result<Placement, EngineError> {
+        let mut units = self.units();
+        let has = units.get(id).ok_or_else(|| EngineError::NoSuchUnit(id.clone()))?.placement.ports.clone();
+        let ports = give(&units, id, &has, asked)?;
+        let unit = units.get_mut(id).ok_or_else(|| EngineError::NoSuchUnit(id.clone()))?;
+        unit.placement.ports = ports;
+        Ok(unit.placement.clone())
+    }
+
+    async fn pause(&self, id: &UnitId) -> Result<(), EngineError> {
+        self.set_paused(id, true)
+    }
+
+    async fn resume(&self, id: &UnitId) -> Result<(), EngineError> {
+        self.set_paused(id, false)
+    }
+
+    /// `echo …` and `exit N` are known; everything else ends with 0.
+    async fn exec(&self, id: &UnitId, asked: &ExecAsked) -> Result<Session, EngineError> {
+        let running = self.with(id, |unit| matches!(unit.state, State::Running { .. }))?;
+        if !running {
+            return Err(EngineError::NotRunning(id.clone()));
+        }
+        let (said, output) = tokio::sync::mpsc::channel(4);
+        let (input, _) = tokio::sync::mpsc::channel(4);
+        let argument = asked.args.get(1).cloned().unwrap_or_default();
+        let code = match asked.args.first().map(String::as_str) {
+            Some("missing") => return Err(EngineError::Start("run \"missing\": no such program in $PATH".into())),
+            Some("exit") => argument.parse().unwrap_or(1),
+            Some("echo") => {
+                let _ = said.send(Said::Output(LogStream::Stdout, format!("{argument}\n").into_bytes())).await;
+                0
+            }
+            _ => 0,
+        };
+        let _ = said.send(Said::Ended(code)).await;
+        Ok(Session { output, input })
+    }
+
+    async fn attach(&self, _id: &UnitId) -> Result<Session, EngineError> {
+        Err(EngineError::Unsupported("attaching"))
+    }
+
+    async fn files(&self, _id: &UnitId, _write: bool) -> Result<Box<dyn Files>, EngineError> {
+        Err(EngineError::Unsupported("reading files"))
+    }
+
+    async fn traffic(&self, ids: &[UnitId]) -> Result<Vec<(UnitId, Traffic)>, EngineError> {
+        let units = self.units();
+        Ok(ids.iter().filter(|id| units.contains_key(id)).map(|id| (id.clone(), Traffic::default())).collect())
+    }
+
+    async fn disk(&self, ids: &[UnitId]) -> Result<Vec<(UnitId, u64)>, EngineError> {
+        Ok(ids.iter().map(|id| (id.clone(), 0)).collect())
+    }
+
     async fn observe(&self, id: &UnitId) -> Result<Observed, EngineError> {
         Ok(match self.units().get(id) {
             None => Observed { state: State::Absent, run: 0 },
@@ -182,6 +270,7 @@ impl Engine for FakeEngine {
     async fn logs(&self, id: &UnitId, options: &LogOptions) -> Result<Box<dyn LogReader>, EngineError> {
         let mut lines = self.with(id, |unit| unit.lines.clone())?;
         lines.retain(|line| options.since.is_none_or(|since| line.at >= since));
+        lines.retain(|line| options.until.is_none_or(|until| line.at < until));
         let skipped = options.tail.map_or(0, |tail| lines.len().saturating_sub(tail));
         Ok(Box::new(Lines(lines.split_off(skipped).into_iter())))
     }

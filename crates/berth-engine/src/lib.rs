@@ -6,11 +6,13 @@
 pub mod contract;
 mod engine;
 mod fake;
+mod session;
 mod words;
 
 pub use engine::{Changes, Engine, EngineError, LogReader};
 pub use fake::FakeEngine;
+pub use session::{ExecAsked, FileStat, Files, Said, Session, Told};
 pub use words::{
     Abilities, Exit, LogLine, LogOptions, LogStream, Mount, MountSource, NetworkMode, Observed, Placement, PortAsked,
-    PortGiven, PortProtocol, State, Stats, UnitId, UnitSpec,
+    PortGiven, PortProtocol, Rates, Resources, State, Stats, Traffic, UnitId, UnitSpec,
 };

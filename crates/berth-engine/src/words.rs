@@ -85,6 +85,74 @@ pub struct UnitSpec {
     pub network: NetworkMode,
     /// Ports to publish; empty unless `network` is the bridge.
     pub ports: Vec<PortAsked>,
+    /// Whose it is: containers of one tenant reach each other on the bridge, and by name.
+    #[serde(default)]
+    pub tenant: u32,
+    /// Names by which those of the same tenant find it.
+    #[serde(default)]
+    pub names: Vec<String>,
+    /// Bounds on its traffic; only on the bridge.
+    #[serde(default)]
+    pub rates: Rates,
+    /// Whether its standard input can be written to by those who attach.
+    #[serde(default)]
+    pub stdin: bool,
+    /// Whether it has a terminal.
+    #[serde(default)]
+    pub terminal: bool,
+}
+
+/// Bounds on traffic, bits per second; `None` is no bound.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rates {
+    /// What comes in.
+    #[serde(default)]
+    pub ingress: Option<u64>,
+    /// What goes out.
+    #[serde(default)]
+    pub egress: Option<u64>,
+}
+
+/// What can be changed of a container at any time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    /// See [`UnitSpec::cpu_milli`].
+    pub cpu_milli: Option<u64>,
+    /// See [`UnitSpec::memory`].
+    pub memory: Option<u64>,
+    /// See [`UnitSpec::swap`].
+    pub swap: Option<u64>,
+    /// See [`UnitSpec::pids`].
+    pub pids: Option<u64>,
+    /// See [`UnitSpec::rates`].
+    pub rates: Rates,
+}
+
+impl UnitSpec {
+    /// What can be changed at any time.
+    pub fn resources(&self) -> Resources {
+        let Self { cpu_milli, memory, swap, pids, rates, .. } = *self;
+        Resources { cpu_milli, memory, swap, pids, rates }
+    }
+
+    /// Changes that.
+    pub fn set_resources(&mut self, to: Resources) {
+        let Resources { cpu_milli, memory, swap, pids, rates } = to;
+        (self.cpu_milli, self.memory, self.swap, self.pids, self.rates) = (cpu_milli, memory, swap, pids, rates);
+    }
+}
+
+/// Bytes and packets over a container's whole life, all its runs together. Bytes are those of IP packets with their headers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Bytes that came in.
+    pub rx_bytes: u64,
+    /// Packets that came in.
+    pub rx_packets: u64,
+    /// Bytes that went out.
+    pub tx_bytes: u64,
+    /// Packets that went out.
+    pub tx_packets: u64,
 }
 
 /// A mount inside a container.
@@ -113,6 +181,13 @@ pub enum MountSource {
     Tmpfs {
         /// Bytes.
         size: u64,
+    },
+    /// A named volume of the tenant's.
+    Volume {
+        /// Its name.
+        name: String,
+        /// Its folder on the host; begins as what the image has at the target while it is empty.
+        source: PathBuf,
     },
     /// The program of the server itself, for workloads that need nothing else.
     Program,
@@ -177,6 +252,16 @@ pub struct PortGiven {
     pub container_port: u16,
 }
 
+impl PortGiven {
+    /// Whether this is what was asked for.
+    pub fn answers(&self, asked: &PortAsked) -> bool {
+        self.protocol == asked.protocol
+            && self.host_ip == asked.host_ip
+            && (asked.host_ports.0..=asked.host_ports.1).contains(&self.host_port)
+            && self.container_port == asked.container_port.unwrap_or(self.host_port)
+    }
+}
+
 /// What a container was given for its whole life.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placement {
@@ -213,6 +298,9 @@ pub enum State {
         pid: Option<i32>,
         /// Nanoseconds since 1970.
         started_at: i64,
+        /// Whether its processes are stopped.
+        #[serde(default)]
+        paused: bool,
     },
     /// Its first process has ended.
     Exited(Exit),
@@ -227,7 +315,7 @@ pub struct Observed {
     pub run: u64,
 }
 
-/// What a container uses now. Counters go on over its whole run.
+/// What a container uses now. Counters are of this run, but for the network's.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
     /// When this was read, nanoseconds since 1970.
@@ -244,14 +332,8 @@ pub struct Stats {
     pub block_read: u64,
     /// Bytes written to block devices.
     pub block_write: u64,
-    /// Bytes that came in by its own network interface.
-    pub rx_bytes: u64,
-    /// Packets that came in.
-    pub rx_packets: u64,
-    /// Bytes that went out.
-    pub tx_bytes: u64,
-    /// Packets that went out.
-    pub tx_packets: u64,
+    /// Network, over its whole life.
+    pub traffic: Traffic,
 }
 
 /// Where a line came from.
@@ -282,6 +364,8 @@ pub struct LogLine {
 pub struct LogOptions {
     /// Not older than this, nanoseconds since 1970.
     pub since: Option<i64>,
+    /// Older than this, nanoseconds since 1970.
+    pub until: Option<i64>,
     /// Only so many lines from the end.
     pub tail: Option<usize>,
 }

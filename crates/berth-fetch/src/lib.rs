@@ -2,6 +2,8 @@
 //! here and every address is judged before it is connected to, redirects are judged again, proxies of the environment are
 //! not used, and what comes is bounded in size and time.
 
+mod registry;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -14,6 +16,8 @@ use hickory_resolver::TokioResolver;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::Policy;
 use tokio::io::AsyncWriteExt;
+
+pub use registry::{Registries, RegistriesSettings, RegistrySettings};
 
 const REDIRECTS: usize = 5;
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);

@@ -143,7 +143,9 @@ pub fn import_rootfs(store: &Store, input: impl Read, config: Config, mut budget
         config,
         rootfs: RootFs { kind: "layers".into(), diff_ids: vec![layer.digest] },
     };
-    let raw_config = serde_json::to_vec(&config).map_err(|e| bad(e.to_string()))?;
+    let mut raw_config = serde_json::to_value(&config).map_err(|e| bad(e.to_string()))?;
+    raw_config["history"] = serde_json::json!([{ "created_by": "berth import" }]);
+    let raw_config = serde_json::to_vec(&raw_config).map_err(|e| bad(e.to_string()))?;
     assemble(store, raw_config, vec![layer], Vec::new(), &mut budget)
 }
 
@@ -369,7 +371,7 @@ fn beside(name: &Path, target: &Path) -> Result<PathBuf, Error> {
 }
 
 /// Checks that layers and configuration belong together, and completes what layers left to those below them.
-fn assemble(
+pub(crate) fn assemble(
     store: &Store,
     raw_config: Vec<u8>,
     layers: Vec<Layer>,

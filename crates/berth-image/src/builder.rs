@@ -13,6 +13,7 @@ use berth_runtime::{openat2_in_root, remove_tree};
 
 use crate::digest::Digest;
 use crate::error::{Error, Named, bad};
+use crate::split::{self, Recorder};
 use crate::store::{Layer, Pin, Store};
 
 /// What an import may use at most, over all its layers.
@@ -44,9 +45,13 @@ pub(crate) struct Meta {
 
 /// A layer under construction. Dropped before [`finish`](Self::finish), it leaves nothing.
 pub struct LayerBuilder<'a> {
-    store: &'a Store,
-    work: PathBuf,
+    /// Where it goes, and where it is made; `None` in a tree that is there already.
+    store: Option<(&'a Store, PathBuf)>,
     root: OwnedFd,
+    /// Whether things belong to whom the archive says, or to whoever unpacks.
+    pub(crate) keep_owner: bool,
+    /// Ends where the archive can't be given back from the tree: it names a path twice.
+    recorder: Option<Recorder>,
     /// Parent of the last entry: archives are mostly in order.
     parent: Option<(PathBuf, OwnedFd)>,
     /// Folders' times are set last: entries made inside change them.
@@ -61,16 +66,17 @@ pub struct LayerBuilder<'a> {
 
 impl std::fmt::Debug for LayerBuilder<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LayerBuilder").field("work", &self.work).finish_non_exhaustive()
+        f.debug_struct("LayerBuilder").field("size", &self.size).finish_non_exhaustive()
     }
 }
 
 impl Drop for LayerBuilder<'_> {
     fn drop(&mut self) {
         if !self.finished
-            && let Err(error) = remove_tree(&self.work)
+            && let Some((_, work)) = &self.store
+            && let Err(error) = remove_tree(work)
         {
-            tracing::warn!(folder = %self.work.display(), %error, "an unfinished layer could not be removed");
+            tracing::warn!(folder = %work.display(), %error, "an unfinished layer could not be removed");
         }
     }
 }
@@ -118,10 +124,20 @@ impl<'a> LayerBuilder<'a> {
         let tree = work.join("fs");
         fs::create_dir_all(&tree).named(|| format!("make {}", tree.display()))?;
         let root = File::open(&tree).named(|| format!("open {}", tree.display()))?.into();
-        Ok(Self {
-            store,
-            work,
+        let recorder = Recorder::create(&work.join(split::FILE)).named(|| "note how the layer is packed".into())?;
+        let mut builder = Self::within(root);
+        builder.store = Some((store, work));
+        builder.recorder = Some(recorder);
+        Ok(builder)
+    }
+
+    /// Writes into a tree that is there already, a container's or a volume's.
+    pub(crate) fn within(root: OwnedFd) -> Self {
+        Self {
+            store: None,
             root,
+            recorder: None,
+            keep_owner: true,
             parent: None,
             folders: Vec::new(),
             implied: Vec::new(),
@@ -130,7 +146,21 @@ impl<'a> LayerBuilder<'a> {
             since_check: 0,
             buffer: vec![0; 256 * 1024],
             finished: false,
-        })
+        }
+    }
+
+    /// Takes note of bytes of the archive that the tree does not hold. Where that fails the layer is kept without.
+    pub(crate) fn record(&mut self, bytes: &[u8]) {
+        if self.recorder.as_mut().is_some_and(|r| r.raw(bytes).is_err()) {
+            self.recorder = None;
+        }
+    }
+
+    /// Takes note that the archive has the content of `path` next.
+    pub(crate) fn record_file(&mut self, path: &Path, length: u64) {
+        if self.recorder.as_mut().is_some_and(|r| r.file(path, length).is_err()) {
+            self.recorder = None;
+        }
     }
 
     /// The folder that `path` is in, opened; missing folders on the way are made.
@@ -181,10 +211,14 @@ impl<'a> LayerBuilder<'a> {
     fn clear(&mut self, parent: &OwnedFd, name: &CString, path: &Path) -> Result<(), Error> {
         // SAFETY: an open folder and a name that outlives the call.
         match check(unsafe { libc::unlinkat(parent.as_raw_fd(), name.as_ptr(), 0) }) {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                self.recorder = None;
+                Ok(())
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) if matches!(error.raw_os_error(), Some(libc::EISDIR | libc::EPERM)) => {
                 self.parent = None;
+                self.recorder = None;
                 let full = PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd()))
                     .join(OsStr::from_bytes(name.to_bytes()));
                 self.folders.retain(|(folder, _)| !folder.starts_with(path));
@@ -199,8 +233,10 @@ impl<'a> LayerBuilder<'a> {
         let what = || format!("set owner, mode and time of {}", path.display());
         // SAFETY: an open folder, a name and times that outlive the calls.
         unsafe {
-            check(libc::fchownat(parent.as_raw_fd(), name.as_ptr(), meta.uid, meta.gid, libc::AT_SYMLINK_NOFOLLOW))
-                .named(what)?;
+            if self.keep_owner {
+                let flags = libc::AT_SYMLINK_NOFOLLOW;
+                check(libc::fchownat(parent.as_raw_fd(), name.as_ptr(), meta.uid, meta.gid, flags)).named(what)?;
+            }
             // After the owner: chown clears the set-user-id bit.
             if !link {
                 check(libc::fchmodat(parent.as_raw_fd(), name.as_ptr(), meta.mode & 0o7777, 0)).named(what)?;
@@ -241,7 +277,8 @@ impl<'a> LayerBuilder<'a> {
         self.folders.push((path.to_owned(), meta.mtime));
         self.implied.retain(|implied| implied != path);
         if path.as_os_str().is_empty() {
-            let tree = self.work.join("fs");
+            let Some((_, work)) = &self.store else { return Ok(()) };
+            let tree = work.join("fs");
             std::os::unix::fs::chown(&tree, Some(meta.uid), Some(meta.gid)).named(|| "set the root's owner".into())?;
             let mode = std::os::unix::fs::PermissionsExt::from_mode(meta.mode & 0o7777);
             return fs::set_permissions(&tree, mode).named(|| "set the root's mode".into());
@@ -335,7 +372,9 @@ impl<'a> LayerBuilder<'a> {
         self.since_check += bytes;
         if self.since_check > 64 << 20 {
             self.since_check = 0;
-            self.store.room()?;
+            if let Some((store, _)) = &self.store {
+                store.room()?;
+            }
         }
         Ok(())
     }
@@ -443,11 +482,16 @@ impl<'a> LayerBuilder<'a> {
             .named(|| format!("make {} opaque", path.display()))
     }
 
-    /// Puts the layer into the store under `digest`.
-    ///
-    /// # Errors
-    /// What the disk said.
-    pub fn finish(mut self, digest: Digest) -> Result<(Layer, Pin), Error> {
+    /// The last step in a tree that was there already.
+    pub(crate) fn finish_within(mut self) -> Result<(), Error> {
+        self.finished = true;
+        if let Some((link, target)) = self.links_below.first() {
+            return Err(bad(format!("{} is a link to {}, which is not there", link.display(), target.display())));
+        }
+        self.set_folder_times()
+    }
+
+    fn set_folder_times(&self) -> Result<(), Error> {
         for (path, mtime) in self.folders.iter().rev() {
             if let Ok(fd) = openat2_in_root(self.root.as_fd(), path, libc::O_PATH | libc::O_DIRECTORY, 0, true) {
                 let full = c_name(OsStr::new(&format!("/proc/self/fd/{}", fd.as_raw_fd())))?;
@@ -456,13 +500,27 @@ impl<'a> LayerBuilder<'a> {
                     .named(|| format!("set time of {}", path.display()))?;
             }
         }
+        Ok(())
+    }
+
+    /// Puts the layer into the store under `digest`.
+    ///
+    /// # Errors
+    /// What the disk said.
+    pub fn finish(mut self, digest: Digest) -> Result<(Layer, Pin), Error> {
+        self.set_folder_times()?;
+        let Some((store, work)) = self.store.clone() else { return Err(bad("not a layer")) };
+        let recorded = self.recorder.take().is_some_and(|r| r.finish().is_ok());
+        if !recorded {
+            let _ = fs::remove_file(work.join(split::FILE));
+        }
         let layer = Layer {
             digest,
             size: self.size,
             implied: std::mem::take(&mut self.implied),
             links_below: std::mem::take(&mut self.links_below),
         };
-        let adopted = self.store.adopt(&self.work, layer)?;
+        let adopted = store.adopt(&work, layer)?;
         self.finished = true;
         Ok(adopted)
     }

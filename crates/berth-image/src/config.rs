@@ -99,7 +99,7 @@ fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(input: D
 }
 
 /// Go's name of the architecture this program runs on, as image configurations have it.
-pub(crate) fn architecture() -> &'static str {
+pub fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

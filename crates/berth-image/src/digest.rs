@@ -1,7 +1,7 @@
 //! Content digests (OCI image specification, descriptor).
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -90,6 +90,37 @@ impl<R: Read> Read for Hashing<R> {
         let length = self.inner.read(buf)?;
         self.hash.update(&buf[..length]);
         Ok(length)
+    }
+}
+
+/// Hashes and counts what is written through it.
+pub(crate) struct HashingWriter<W> {
+    inner: W,
+    hash: Sha256,
+    length: u64,
+}
+
+impl<W: Write> HashingWriter<W> {
+    pub(crate) fn new(inner: W) -> Self {
+        Self { inner, hash: Sha256::new(), length: 0 }
+    }
+
+    /// Digest and length of everything.
+    pub(crate) fn finish(self) -> (Digest, u64) {
+        (Digest(self.hash.finalize().into()), self.length)
+    }
+}
+
+impl<W: Write> Write for HashingWriter<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.hash.update(&bytes[..written]);
+        self.length += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
     }
 }
 

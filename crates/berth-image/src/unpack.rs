@@ -1,10 +1,13 @@
 //! A layer's tar into a [`LayerBuilder`] (OCI image specification, layer.md).
 
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io::{self, Cursor, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::rc::Rc;
 
 use tar::EntryType;
 
@@ -23,19 +26,45 @@ pub(crate) struct Metered<R> {
     allowance: Allowance,
 }
 
-/// What a [`Metered`] may still let through.
+/// What a [`Metered`] may still let through, and what of it is nowhere else.
 #[derive(Clone, Default)]
-pub(crate) struct Allowance(std::rc::Rc<std::cell::Cell<u64>>);
+pub(crate) struct Allowance(Rc<Ledger>);
+
+#[derive(Default)]
+struct Ledger {
+    left: Cell<u64>,
+    /// Whether anybody asks for what was let through.
+    recording: Cell<bool>,
+    /// Whether what comes now is to be taken note of.
+    noting: Cell<bool>,
+    noted: RefCell<Vec<u8>>,
+}
 
 impl Allowance {
+    /// From now on what is let through is taken note of, but for contents of files.
+    fn record(&self) {
+        self.0.recording.set(true);
+    }
+
     /// For the headers of the next entry.
     pub(crate) fn for_headers(&self) {
-        self.0.set(LONGEST_HEADER);
+        self.0.left.set(LONGEST_HEADER);
+        self.0.noting.set(self.0.recording.get());
     }
 
     /// For an entry's data, which the budget bounds.
     pub(crate) fn for_data(&self) {
-        self.0.set(u64::MAX);
+        self.0.left.set(u64::MAX);
+    }
+
+    /// For data that the tree will hold.
+    fn for_content(&self) {
+        self.0.noting.set(false);
+    }
+
+    /// What was let through since the last time, but for contents of files.
+    fn take(&self) -> Vec<u8> {
+        self.0.noted.take()
     }
 }
 
@@ -48,13 +77,16 @@ impl<R: Read> Metered<R> {
 
 impl<R: Read> Read for Metered<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = self.allowance.0.get();
+        let left = self.allowance.0.left.get();
         if left == 0 {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "an entry's headers are too long"));
         }
         let length = usize::try_from(left).map_or(buffer.len(), |left| buffer.len().min(left));
         let read = self.inner.read(&mut buffer[..length])?;
-        self.allowance.0.set(left - read as u64);
+        self.allowance.0.left.set(left - read as u64);
+        if self.allowance.0.noting.get() {
+            self.allowance.0.noted.borrow_mut().extend_from_slice(&buffer[..read]);
+        }
         Ok(read)
     }
 }
@@ -63,11 +95,36 @@ impl<R: Read> Read for Metered<R> {
 pub(crate) fn skip(entry: &mut impl Read, budget: &mut Budget) -> Result<(), Error> {
     let read =
         io::copy(&mut entry.take(budget.bytes.saturating_add(1)), &mut io::sink()).named(|| "read the tar".into())?;
+    spend(read, budget)
+}
+
+fn spend(bytes: u64, budget: &mut Budget) -> Result<(), Error> {
     budget.bytes = budget
         .bytes
-        .checked_sub(read)
+        .checked_sub(bytes)
         .ok_or_else(|| Error::TooBig("the archive unpacks to more than is allowed".into()))?;
     Ok(())
+}
+
+/// Unpacks a (possibly compressed) tar below the folder `at` of a tree that is there already: links on the way are followed
+/// inside `root`, what an entry replaces goes, whiteouts are files like any other. Without `keep_owner` everything belongs to
+/// whoever unpacks.
+///
+/// # Errors
+/// What is wrong with the archive, or what the disk said; what was unpacked until then stays.
+pub fn unpack_within(
+    root: OwnedFd,
+    at: &Path,
+    input: impl Read,
+    keep_owner: bool,
+    mut budget: Budget,
+) -> Result<(), Error> {
+    let mut builder = LayerBuilder::within(root);
+    builder.keep_owner = keep_owner;
+    let mut input = inflate(input).named(|| "read the archive".into())?;
+    unpack(&mut builder, &mut input, &clean(at)?, false, &mut budget)?;
+    skip(&mut input, &mut budget)?;
+    builder.finish_within()
 }
 
 /// Undoes gzip or zstd, told by the first bytes; anything else is passed on as it is.
@@ -97,9 +154,17 @@ pub(crate) fn unpack_layer(
 ) -> Result<(Layer, Pin), Error> {
     let mut builder = LayerBuilder::new(store)?;
     let mut tar = Hashing::new(inflate(input).named(|| "read the layer".into())?);
-    unpack(&mut builder, &mut tar, budget)?;
+    unpack(&mut builder, &mut tar, Path::new(""), true, budget)?;
     // What follows the end marker belongs to the digest, and to the budget.
-    skip(&mut tar, budget)?;
+    let mut buffer = [0; 8192];
+    loop {
+        let read = tar.read(&mut buffer).named(|| "read the layer's end".into())?;
+        if read == 0 {
+            break;
+        }
+        builder.record(&buffer[..read]);
+        spend(read as u64, budget)?;
+    }
     let digest = tar.finish().named(|| "read the layer's end".into())?;
     if let Some(expected) = expected
         && expected != digest
@@ -109,14 +174,28 @@ pub(crate) fn unpack_layer(
     builder.finish(digest)
 }
 
-fn unpack(builder: &mut LayerBuilder<'_>, input: &mut dyn Read, budget: &mut Budget) -> Result<(), Error> {
+/// Entries go below `at`; in a `layer` some names are whiteouts.
+fn unpack(
+    builder: &mut LayerBuilder<'_>,
+    input: &mut dyn Read,
+    at: &Path,
+    layer: bool,
+    budget: &mut Budget,
+) -> Result<(), Error> {
     let (input, allowance) = Metered::new(input);
+    if layer {
+        allowance.record();
+    }
     let mut archive = tar::Archive::new(input);
     let mut entries = archive.entries().named(|| "read the tar".into())?;
     loop {
         allowance.for_headers();
-        let Some(entry) = entries.next() else { return Ok(()) };
+        let Some(entry) = entries.next() else {
+            builder.record(&allowance.take());
+            return Ok(());
+        };
         let mut entry = entry.named(|| "read the tar".into())?;
+        builder.record(&allowance.take());
         allowance.for_data();
         budget.entries =
             budget.entries.checked_sub(1).ok_or_else(|| Error::TooBig("the archive has too many entries".into()))?;
@@ -126,8 +205,11 @@ fn unpack(builder: &mut LayerBuilder<'_>, input: &mut dyn Read, budget: &mut Bud
             Some(name) => clean(Path::new(OsStr::from_bytes(name)))?,
             None => clean(Path::new(OsStr::from_bytes(&entry.path_bytes())))?,
         };
+        let is_root = name.as_os_str().is_empty();
+        let name = at.join(name);
         let meta = meta(&entry, &extensions)?;
-        if let Some(file) = name.file_name().map(OsStr::as_bytes)
+        if layer
+            && let Some(file) = name.file_name().map(OsStr::as_bytes)
             && let Some(hidden) = file.strip_prefix(b".wh.")
         {
             let parent = name.parent().unwrap_or(Path::new(""));
@@ -154,21 +236,26 @@ fn unpack(builder: &mut LayerBuilder<'_>, input: &mut dyn Read, budget: &mut Bud
             Ok::<_, Error>(Path::new(OsStr::from_bytes(&target)).to_owned())
         };
         match kind {
+            // Where it is unpacked to is not the archive's own.
+            EntryType::Directory if is_root && !layer => {}
             EntryType::Directory => builder.directory(&name, &meta)?,
-            _ if name.as_os_str().is_empty() => return Err(bad("an entry other than a folder is named like the root")),
+            _ if is_root => return Err(bad("an entry other than a folder is named like the root")),
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 if let Some((length, pieces)) = sparse_map(&extensions, &mut entry)? {
                     builder.sparse_file(&name, &meta, length, &pieces, &mut entry, budget)?;
                 } else {
                     let size = entry.size();
+                    allowance.for_content();
+                    builder.record(&allowance.take());
                     let written = builder.file(&name, &meta, &mut entry, budget)?;
                     if written != size {
                         return Err(bad(format!("{} is cut short: {written} of {size} bytes", name.display())));
                     }
+                    builder.record_file(&name, size);
                 }
             }
             EntryType::Symlink => builder.symlink(&name, &link(&entry)?, &meta)?,
-            EntryType::Link => builder.hard_link(&name, &clean(&link(&entry)?)?)?,
+            EntryType::Link => builder.hard_link(&name, &at.join(clean(&link(&entry)?)?))?,
             EntryType::Char => {
                 let (major, minor) = device(&entry)?;
                 builder.node(&name, libc::S_IFCHR, major, minor, &meta)?;

@@ -6,7 +6,8 @@ use std::{fs, io};
 use crate::link;
 use crate::netlink::{Error, Socket};
 use crate::netns::{Netns, in_netns};
-use crate::nft::{self, Published};
+use crate::nft::{self, Member, Published};
+use crate::tc;
 
 /// An IPv4 network, told by its gateway (the bridge's own address) and prefix length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,11 +46,28 @@ impl Subnet {
     }
 }
 
+/// Bounds on a workload's traffic, bits per second; `None` is no bound.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rates {
+    /// What comes in.
+    pub ingress: Option<u64>,
+    /// What goes out.
+    pub egress: Option<u64>,
+}
+
+/// The hardware address of a workload follows from its address.
+pub(crate) fn mac_of(address: Ipv4Addr) -> [u8; 6] {
+    let octets = address.octets();
+    [0x02, 0x42, octets[0], octets[1], octets[2], octets[3]]
+}
+
 /// A bridge with its subnet and rule set. The names must be the owner's alone: whatever carries them is replaced.
 #[derive(Debug, Clone)]
 pub struct Network {
     /// Name of the bridge, at most 15 bytes.
     pub bridge: String,
+    /// Beginning of the names of its links.
+    pub links: String,
     /// Name of the nf_tables table, and mark of the rules in the host's `FORWARD`.
     pub table: String,
     /// Addresses.
@@ -72,22 +90,27 @@ impl Network {
         Ok(candidates.into_iter().find(|subnet| !overlaps(subnet)))
     }
 
-    /// Brings up the bridge and puts the rules in place with exactly `ports` published. Safe to repeat: connections and
+    /// Brings up the bridge and puts the rules in place with exactly `ports` published and `members` admitted. Safe to repeat: connections and
     /// attached workloads are not disturbed.
     ///
     /// # Errors
     /// The step that the kernel refused.
-    pub fn ensure(&self, ports: &[Published]) -> Result<(), Error> {
+    pub fn ensure(&self, ports: &[Published], members: &[Member]) -> Result<(), Error> {
         let mut socket = Socket::route()?;
-        let address = self.subnet.gateway.octets();
-        link::bridge_create(&mut socket, &self.bridge, [0x02, 0x42, address[0], address[1], address[2], address[3]])?;
+        link::bridge_create(&mut socket, &self.bridge, mac_of(self.subnet.gateway))?;
         let index = link::link_index(&self.bridge).ok_or(Error::Answer("the bridge has no index"))?;
         link::address_add(&mut socket, index, self.subnet.gateway, self.subnet.prefix)?;
         link::link_up(&mut socket, &self.bridge, index)?;
         sysctl("net/ipv4/ip_forward", "1")?;
         // Lets the host's 127.0.0.1 be a source towards this bridge; the `raw` chain keeps others from abusing it.
         sysctl(&format!("net/ipv4/conf/{}/route_localnet", self.bridge), "1")?;
-        nft::table_replace(&self.table, &self.bridge, self.subnet, ports)?;
+        // Frames between two ports pass the rules for IP only if they are sent through them.
+        let through_ip = std::path::Path::new("/proc/sys/net/bridge").exists();
+        if through_ip {
+            link::bridge_through_ip(&mut socket, &self.bridge, index)?;
+        }
+        nft::bridge_table_replace(&self.table, &self.links, !through_ip, members)?;
+        nft::table_replace(&self.table, &self.bridge, self.subnet, ports, members)?;
         self.forward_accept().map(|_| ())
     }
 
@@ -106,6 +129,7 @@ impl Network {
     /// The step that the kernel refused.
     pub fn remove(&self) -> Result<(), Error> {
         nft::table_delete(&self.table)?;
+        nft::bridge_table_delete(&self.table)?;
         nft::forward_withdraw(&self.table)?;
         if let Some(index) = link::link_index(&self.bridge) {
             link::link_delete(&mut Socket::route()?, &self.bridge, index)?;
@@ -121,6 +145,9 @@ impl Network {
         let mut found = Vec::new();
         if link::link_index(&self.bridge).is_some() {
             found.push(format!("link {}", self.bridge));
+        }
+        if nft::bridge_table_exists(&self.table)? {
+            found.push(format!("nf_tables bridge table {}", self.table));
         }
         if nft::table_exists(&self.table)? {
             found.push(format!("nf_tables table {}", self.table));
@@ -143,9 +170,7 @@ impl Network {
             what: format!("attach {host_link} to {}", self.bridge),
             source: io::Error::from_raw_os_error(libc::ENODEV),
         })?;
-        let octets = address.octets();
-        let mac = [0x02, 0x42, octets[0], octets[1], octets[2], octets[3]];
-        let index = link::veth_create(&mut Socket::route()?, host_link, bridge, netns, mac)?;
+        let index = link::veth_create(&mut Socket::route()?, host_link, bridge, netns, mac_of(address))?;
         in_netns(netns, || {
             let mut socket = Socket::route()?;
             bring_up(&mut socket, "lo")?;
@@ -156,6 +181,37 @@ impl Network {
         })
         .map_err(|source| Error::socket("enter the namespace", source))??;
         Ok(index)
+    }
+
+    /// Bounds the traffic of a workload whose host end has this index, from the next packet on.
+    ///
+    /// The bound on what goes out is inside the namespace: it holds as long as the workload may not administer its network.
+    ///
+    /// # Errors
+    /// The step that the kernel refused.
+    pub fn limit(netns: &Netns, host_index: u32, rates: Rates) -> Result<(), Error> {
+        tc::limit(&mut Socket::route()?, host_index, rates.ingress)?;
+        in_netns(netns, || {
+            let index = link::link_index("eth0").ok_or(Error::Answer("eth0 is missing in the namespace"))?;
+            tc::limit(&mut Socket::route()?, index, rates.egress)
+        })
+        .map_err(|source| Error::socket("enter the namespace", source))?
+    }
+
+    /// Lets workloads take part: each reaches those of the same tenant, by its own address only.
+    ///
+    /// # Errors
+    /// What the kernel refused; none takes part then.
+    pub fn admit(&self, members: &[Member]) -> Result<(), Error> {
+        nft::admit(&self.table, members)
+    }
+
+    /// Takes that back; one that took no part is no error.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn expel(&self, member: &Member) -> Result<(), Error> {
+        nft::expel(&self.table, member)
     }
 
     /// Publishes all of `ports` or none. A port that leads elsewhere already is refused (`EBUSY`).
@@ -232,6 +288,7 @@ mod tests {
         let id = std::process::id();
         let network = Network {
             bridge: format!("bt{id}"),
+            links: format!("btv{id}"),
             table: format!("berth-test-{id}"),
             subnet: Subnet { gateway: Ipv4Addr::new(198, 19, 254, 1), prefix: 24 },
         };
@@ -242,7 +299,7 @@ mod tests {
             to: Ipv4Addr::new(198, 19, 254, 2),
             to_port: 80,
         };
-        network.ensure(&[port(None, 31001)]).expect("network");
+        network.ensure(&[port(None, 31001)], &[]).expect("network");
         let (a, b) = (port(None, 31002), port(Some(Ipv4Addr::LOCALHOST), 31003));
         network.publish(&[a, b]).expect("publish");
         network.publish(&[a]).expect("publishing the same again is harmless");
@@ -255,9 +312,9 @@ mod tests {
         assert_eq!(listed, [port(None, 31001), a, b], "a refused batch leaves nothing");
         network.unpublish(&[a, a]).expect("unpublish twice");
         let many: Vec<Published> = (20_000..21_500).map(|p| port(None, p)).collect();
-        network.ensure(&many).expect("more ports than one message holds");
+        network.ensure(&many, &[]).expect("more ports than one message holds");
         assert_eq!(network.published().expect("list").len(), many.len());
-        network.ensure(&[b]).expect("again");
+        network.ensure(&[b], &[]).expect("again");
         assert_eq!(network.published().expect("list"), [b]);
 
         let netns = Netns::create().expect("netns");
@@ -288,10 +345,11 @@ mod tests {
             done(&["-A", "FORWARD", "-s", "192.0.2.1", "-j", "DROP"]);
             let network = Network {
                 bridge: "bt0".into(),
+                links: "bt0v".into(),
                 table: "berth-test".into(),
                 subnet: Subnet { gateway: Ipv4Addr::new(198, 19, 253, 1), prefix: 24 },
             };
-            network.ensure(&[]).expect("ensure");
+            network.ensure(&[], &[]).expect("ensure");
             let first = list();
             assert!(!network.forward_accept().expect("again"), "nothing is missing: {}", list());
             // Docker writes the chain anew.

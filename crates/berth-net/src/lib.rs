@@ -11,9 +11,10 @@ mod link;
 mod netlink;
 mod netns;
 mod nft;
+mod tc;
 
-pub use bridge::{Network, Subnet};
+pub use bridge::{Network, Rates, Subnet};
 pub use link::{LinkStats, link_index, link_names, link_stats};
 pub use netlink::Error;
 pub use netns::{Netns, in_netns};
-pub use nft::{Protocol, Published};
+pub use nft::{Member, Protocol, Published};

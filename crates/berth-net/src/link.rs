@@ -118,6 +118,15 @@ pub(crate) fn bridge_create(socket: &mut Socket, name: &str, mac: [u8; 6]) -> Re
     }
 }
 
+/// Has frames between the bridge's ports pass the host's rules for IP (br_netfilter), whatever the host's own setting.
+pub(crate) fn bridge_through_ip(socket: &mut Socket, name: &str, index: u32) -> Result<(), Error> {
+    const IFLA_BR_NF_CALL_IPTABLES: u16 = 36;
+    let what = format!("have {name} call the rules for IP");
+    socket.send(vec![Message::new(what, RTM_NEWLINK, NLM_F_ACK, &ifinfomsg(index, 0, 0)).nest(IFLA_LINKINFO, |m| {
+        m.text(IFLA_INFO_KIND, "bridge").nest(IFLA_INFO_DATA, |m| m.u8(IFLA_BR_NF_CALL_IPTABLES, 1))
+    })])
+}
+
 pub(crate) fn link_up(socket: &mut Socket, name: &str, index: u32) -> Result<(), Error> {
     socket.send(vec![Message::new(format!("set {name} up"), RTM_NEWLINK, NLM_F_ACK, &ifinfomsg(index, IFF_UP, IFF_UP))])
 }

@@ -8,16 +8,27 @@
 //!   chain pre     { nat, prerouting: to a local address: dnat by the maps }
 //!   chain out     { nat, output: the same, for the host's own connections }
 //!   chain post    { nat, postrouting: masquerade what leaves the network, and what the host sends in by 127.0.0.1 }
-//!   chain forward { filter, forward: into the bridge only answers, neighbours and published ports }
+//!   chain forward { filter, forward: into the bridge only answers, members of the sender's tenant, published ports }
 //! }
 //! ```
+//! A second table, of the family `bridge`, sees frames before the bridge learns from them:
+//!
+//! ```text
+//! table bridge NAME {
+//!   set places      { type ifname . ether_addr . ipv4_addr }: who sends from which port
+//!   chain prerouting { from our bridge: IPv4 and ARP of a place: accept; drop }
+//! }
+//! ```
+//! Who may reach whom is told by two more collections in both: `tenant` (address to tenant) and `members` (address and
+//! tenant). Where frames between ports don't pass the rules for IP, a chain `forward` of the bridge's table decides.
+//!
 //! Publishing a port is one map element, whatever the number of ports. Chains and tables of others are never touched,
 //! with one exception: where `ip filter FORWARD` has the policy DROP (Docker, podman), rules that accept this network's
 //! packets are *appended* to it, so that every rule of the host's own still comes first.
 
 use std::net::Ipv4Addr;
 
-use crate::bridge::Subnet;
+use crate::bridge::{Subnet, mac_of};
 use crate::netlink::{
     Error, Message, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, Socket, attribute, attributes,
 };
@@ -47,6 +58,11 @@ const NF_ACCEPT: u32 = 1;
 const TYPE_ADDR_SERVICE: u32 = (7 << 6) | 13;
 const TYPE_SERVICE: u32 = 13;
 const SET_MAP: u32 = 8;
+const META_PROTOCOL: u32 = 1;
+const TYPE_ADDR: u32 = 7;
+const TYPE_MARK: u32 = 19;
+const TYPE_ADDR_MARK: u32 = (7 << 6) | 19;
+const TYPE_IFNAME_MAC_ADDR: u32 = (41 << 12) | (9 << 6) | 7;
 
 /// Transport of a published port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -72,6 +88,65 @@ pub struct Published {
     pub to_port: u16,
 }
 
+/// A workload on the bridge.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Name of its host end.
+    pub link: String,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Whose it is: members of one tenant reach each other.
+    pub tenant: u32,
+}
+
+impl Member {
+    /// Port, hardware address and address, each filled up to whole registers.
+    fn place(&self) -> Vec<u8> {
+        let mut key = self.link.as_bytes().to_vec();
+        key.resize(16, 0);
+        key.extend(mac_of(self.address));
+        key.extend([0, 0]);
+        key.extend(self.address.octets());
+        key
+    }
+
+    fn membership(&self) -> Vec<u8> {
+        [self.address.octets(), self.tenant.to_be_bytes()].concat()
+    }
+
+    fn elements(&self, table: &str, kind: u16) -> Vec<Message> {
+        [BRIDGE, IP].into_iter().flat_map(|family| self.elements_in(family, table, kind)).collect()
+    }
+
+    fn elements_in(&self, family: u8, table: &str, kind: u16) -> Vec<Message> {
+        let verb = if kind == NEWSETELEM { "admit" } else { "expel" };
+        let flags = if kind == NEWSETELEM { NLM_F_ACK | NLM_F_CREATE } else { NLM_F_ACK };
+        let element = |set: &str, key: Vec<u8>, data: Option<[u8; 4]>| {
+            message_in(family, format!("{verb} {} ({set})", self.address), kind, flags)
+                .text(1, table)
+                .text(2, set)
+                .nest(3, |m| {
+                    m.nest(1, |m| {
+                        let m = m.nest(1, |m| m.bytes(1, &key));
+                        match data {
+                            Some(data) if kind == NEWSETELEM => m.nest(2, |m| m.bytes(1, &data)),
+                            _ => m,
+                        }
+                    })
+                })
+        };
+        let tenant = Some(self.tenant.to_be_bytes());
+        let mut all = vec![
+            element("tenant", self.address.octets().to_vec(), tenant),
+            element("members", self.membership(), None),
+        ];
+        if family == BRIDGE {
+            all.push(element("places", self.place(), None));
+        }
+        all
+    }
+}
+
 impl Published {
     fn map(&self) -> &'static str {
         match (self.protocol, self.host) {
@@ -95,8 +170,16 @@ impl Published {
     }
 }
 
+/// Families of tables (`enum nf_inet_hooks`' protocol families).
+const IP: u8 = libc::AF_INET as u8;
+const BRIDGE: u8 = 7;
+
+fn message_in(family: u8, what: impl Into<String>, kind: u16, flags: u16) -> Message {
+    Message::new(what, (10 << 8) | kind, flags, &[family, 0, 0, 0])
+}
+
 fn message(what: impl Into<String>, kind: u16, flags: u16) -> Message {
-    Message::new(what, (10 << 8) | kind, flags, &[libc::AF_INET as u8, 0, 0, 0])
+    message_in(IP, what, kind, flags)
 }
 
 thread_local! {
@@ -229,12 +312,12 @@ fn dnat(protocol: Protocol, map: &'static str, at: bool) -> Vec<Expression> {
     all
 }
 
-fn new_table(name: &str) -> Message {
-    message(format!("create table {name}"), NEWTABLE, NLM_F_ACK | NLM_F_CREATE).text(1, name)
+fn new_table(family: u8, name: &str) -> Message {
+    message_in(family, format!("create table {name}"), NEWTABLE, NLM_F_ACK | NLM_F_CREATE).text(1, name)
 }
 
-fn new_chain(table: &str, name: &str, kind: &str, hook: u32, priority: i32) -> Message {
-    message(format!("create chain {name}"), NEWCHAIN, NLM_F_ACK | NLM_F_CREATE)
+fn new_chain(family: u8, table: &str, name: &str, kind: &str, hook: u32, priority: i32) -> Message {
+    message_in(family, format!("create chain {name}"), NEWCHAIN, NLM_F_ACK | NLM_F_CREATE)
         .text(1, table)
         .text(3, name)
         .nest(4, |m| m.be32(1, hook).be32(2, priority as u32))
@@ -254,8 +337,48 @@ fn new_map(table: &str, name: &str, id: u32, key: (u32, u32)) -> Message {
         .be32(10, id)
 }
 
-fn new_rule(table: &str, chain: &str, expressions: Vec<Expression>) -> Message {
-    message(format!("add rule to {chain}"), NEWRULE, NLM_F_ACK | NLM_F_CREATE | NLM_F_APPEND)
+/// The map of tenants and the set of members, for one table.
+fn tenants(family: u8, table: &str) -> [Message; 2] {
+    let flags = NLM_F_ACK | NLM_F_CREATE;
+    let map = message_in(family, "create map tenant", NEWSET, flags)
+        .text(1, table)
+        .text(2, "tenant")
+        .be32(3, SET_MAP)
+        .be32(4, TYPE_ADDR)
+        .be32(5, 4)
+        .be32(6, TYPE_MARK)
+        .be32(7, 4)
+        .be32(10, 11);
+    [map, new_set(family, table, "members", 12, (TYPE_ADDR_MARK, 8))]
+}
+
+fn new_set(family: u8, table: &str, name: &str, id: u32, key: (u32, u32)) -> Message {
+    message_in(family, format!("create set {name}"), NEWSET, NLM_F_ACK | NLM_F_CREATE)
+        .text(1, table)
+        .text(2, name)
+        .be32(3, 0)
+        .be32(4, key.0)
+        .be32(5, key.1)
+        .be32(10, id)
+}
+
+/// Whether the key in the registers is in the set.
+fn in_set(set: &'static str, register: u32) -> Expression {
+    expression("lookup", move |m| m.text(1, set).be32(2, register))
+}
+
+/// Source and destination are of one tenant.
+fn same_tenant() -> Vec<Expression> {
+    vec![
+        payload(REG32_0, 1, 12, 4),
+        expression("lookup", |m| m.text(1, "tenant").be32(2, REG32_0).be32(3, REG32_1)),
+        payload(REG32_0, 1, 16, 4),
+        in_set("members", REG32_0),
+    ]
+}
+
+fn new_rule_in(family: u8, table: &str, chain: &str, expressions: Vec<Expression>) -> Message {
+    message_in(family, format!("add rule to {chain}"), NEWRULE, NLM_F_ACK | NLM_F_CREATE | NLM_F_APPEND)
         .text(1, table)
         .text(2, chain)
         .nest(4, |m| expressions.iter().fold(m, |m, expression| expression(m)))
@@ -273,27 +396,128 @@ fn element(table: &str, kind: u16, port: &Published) -> Message {
     })
 }
 
+fn new_rule(table: &str, chain: &str, expressions: Vec<Expression>) -> Message {
+    new_rule_in(IP, table, chain, expressions)
+}
+
+/// The table of the family `bridge`, anew. With `decides` it also decides who reaches whom, where the table for IP can't.
+pub(crate) fn bridge_table_replace(table: &str, links: &str, decides: bool, members: &[Member]) -> Result<(), Error> {
+    const PREROUTING: u32 = 0;
+    const FORWARD: u32 = 2;
+    const ETHERNET_IP: u16 = 0x0800;
+    const ETHERNET_ARP: u16 = 0x0806;
+    let mut all = vec![
+        new_table(BRIDGE, table),
+        message_in(BRIDGE, format!("delete table {table}"), DELTABLE, NLM_F_ACK).text(1, table),
+        new_table(BRIDGE, table),
+        new_set(BRIDGE, table, "places", 10, (TYPE_IFNAME_MAC_ADDR, 28)),
+    ];
+    all.extend(tenants(BRIDGE, table));
+    all.push(new_chain(BRIDGE, table, "prerouting", "filter", PREROUTING, -300));
+    all.push(new_chain(BRIDGE, table, "forward", "filter", FORWARD, -200));
+    // By the beginning of the ports' names: the bridge's own can't be asked for in every kernel.
+    let ours = || Vec::from([meta(META_IIFNAME), compare(CMP_EQ, links.as_bytes().to_vec())]);
+    let of = |protocol: u16| {
+        let mut parts = ours();
+        parts.push(meta(META_PROTOCOL));
+        parts.push(compare(CMP_EQ, protocol.to_be_bytes().to_vec()));
+        parts
+    };
+    // The sender's address: in the IP header, or in ARP's payload.
+    for (protocol, offset) in [(ETHERNET_IP, 12), (ETHERNET_ARP, 14)] {
+        let mut parts = of(protocol);
+        parts.push(expression("meta", |m| m.be32(1, REG32_0).be32(2, META_IIFNAME)));
+        parts.push(payload(REG32_0 + 4, 0, 6, 6));
+        parts.push(payload(REG32_0 + 6, 1, offset, 4));
+        parts.push(in_set("places", REG32_0));
+        parts.push(verdict(NF_ACCEPT));
+        all.push(new_rule_in(BRIDGE, table, "prerouting", parts));
+    }
+    let mut rest = ours();
+    rest.push(verdict(NF_DROP));
+    all.push(new_rule_in(BRIDGE, table, "prerouting", rest));
+    if decides {
+        let mut parts = of(ETHERNET_IP);
+        parts.extend(same_tenant());
+        parts.push(verdict(NF_ACCEPT));
+        all.push(new_rule_in(BRIDGE, table, "forward", parts));
+        let mut parts = of(ETHERNET_IP);
+        parts.push(verdict(NF_DROP));
+        all.push(new_rule_in(BRIDGE, table, "forward", parts));
+    }
+    send(batch(all))?;
+    fill(BRIDGE, table, members)
+}
+
+/// The elements of one table that was just made.
+fn fill(family: u8, table: &str, members: &[Member]) -> Result<(), Error> {
+    members.chunks(PORTION / 5).try_for_each(|portion| {
+        send(batch(portion.iter().flat_map(|m| m.elements_in(family, table, NEWSETELEM)).collect()))
+    })
+}
+
+pub(crate) fn bridge_table_delete(table: &str) -> Result<(), Error> {
+    let delete = message_in(BRIDGE, format!("delete table {table}"), DELTABLE, NLM_F_ACK).text(1, table);
+    ignore(send(batch(vec![delete])), libc::ENOENT)
+}
+
+pub(crate) fn bridge_table_exists(table: &str) -> Result<bool, Error> {
+    exists(BRIDGE, table)
+}
+
+pub(crate) fn admit(table: &str, members: &[Member]) -> Result<(), Error> {
+    let mut done = 0;
+    for portion in members.chunks(PORTION / 5) {
+        let sent = send(batch(portion.iter().flat_map(|m| m.elements(table, NEWSETELEM)).collect()));
+        if let Err(error) = sent {
+            members[..done].iter().try_for_each(|member| expel(table, member))?;
+            return Err(error);
+        }
+        done += portion.len();
+    }
+    Ok(())
+}
+
+pub(crate) fn expel(table: &str, member: &Member) -> Result<(), Error> {
+    let whole = send(batch(member.elements(table, DELSETELEM)));
+    if !matches!(&whole, Err(error) if error.errno() == Some(libc::ENOENT)) {
+        return whole;
+    }
+    // Some of it was gone already: one by one, then.
+    for message in member.elements(table, DELSETELEM) {
+        ignore(send(batch(vec![message])), libc::ENOENT)?;
+    }
+    Ok(())
+}
+
 /// Puts the whole table in place, with `ports` published, in one transaction: an older table of that name is replaced and
 /// no packet ever meets a state in between.
-pub(crate) fn table_replace(table: &str, bridge: &str, subnet: Subnet, ports: &[Published]) -> Result<(), Error> {
+pub(crate) fn table_replace(
+    table: &str,
+    bridge: &str,
+    subnet: Subnet,
+    ports: &[Published],
+    members: &[Member],
+) -> Result<(), Error> {
     const PREROUTING: u32 = 0;
     const FORWARD: u32 = 2;
     const OUTPUT: u32 = 3;
     const POSTROUTING: u32 = 4;
     let mut all = vec![
-        new_table(table),
+        new_table(IP, table),
         message(format!("delete table {table}"), DELTABLE, NLM_F_ACK).text(1, table),
-        new_table(table),
+        new_table(IP, table),
         new_map(table, "tcp", 1, (TYPE_SERVICE, 2)),
         new_map(table, "udp", 2, (TYPE_SERVICE, 2)),
         new_map(table, "tcp_at", 3, (TYPE_ADDR_SERVICE, 8)),
         new_map(table, "udp_at", 4, (TYPE_ADDR_SERVICE, 8)),
-        new_chain(table, "raw", "filter", PREROUTING, -300),
-        new_chain(table, "pre", "nat", PREROUTING, -100),
-        new_chain(table, "out", "nat", OUTPUT, -100),
-        new_chain(table, "post", "nat", POSTROUTING, 100),
-        new_chain(table, "forward", "filter", FORWARD, 0),
+        new_chain(IP, table, "raw", "filter", PREROUTING, -300),
+        new_chain(IP, table, "pre", "nat", PREROUTING, -100),
+        new_chain(IP, table, "out", "nat", OUTPUT, -100),
+        new_chain(IP, table, "post", "nat", POSTROUTING, 100),
+        new_chain(IP, table, "forward", "filter", FORWARD, 0),
     ];
+    all.extend(tenants(IP, table));
     let loopback = Subnet { gateway: Ipv4Addr::LOCALHOST, prefix: 8 };
     let mut rule = |chain, parts: Vec<Expression>| all.push(new_rule(table, chain, parts));
     let chain = |parts: Vec<Vec<Expression>>| parts.into_iter().flatten().collect::<Vec<_>>();
@@ -339,7 +563,8 @@ pub(crate) fn table_replace(table: &str, bridge: &str, subnet: Subnet, ports: &[
     let (first, rest) = ports.split_at(ports.len().min(PORTION));
     all.extend(first.iter().map(|port| element(table, NEWSETELEM, port)));
     send(batch(all))?;
-    rest.chunks(PORTION).try_for_each(|portion| publish(table, portion))
+    rest.chunks(PORTION).try_for_each(|portion| publish(table, portion))?;
+    fill(IP, table, members)
 }
 
 /// Elements of one transaction: their acknowledgements must fit the socket's receive buffer (measured: some 250 do).
@@ -347,16 +572,19 @@ const PORTION: usize = 100;
 
 /// The packets of this network that may be forwarded, one rule each: what containers send, answers to it, and what
 /// comes in by a published port.
-fn accepted(bridge: &str) -> [Vec<Expression>; 3] {
-    let mut from = Vec::from(interface(META_IIFNAME, CMP_EQ, bridge));
-    from.push(verdict(NF_ACCEPT));
-    let into = |connection: [Expression; 3]| {
+fn accepted(bridge: &str) -> [Vec<Expression>; 4] {
+    let mut out = Vec::from(interface(META_IIFNAME, CMP_EQ, bridge));
+    out.extend(interface(META_OIFNAME, CMP_NEQ, bridge));
+    out.push(verdict(NF_ACCEPT));
+    let into = |condition: Vec<Expression>| {
         let mut parts = Vec::from(interface(META_OIFNAME, CMP_EQ, bridge));
-        parts.extend(connection);
+        parts.extend(condition);
         parts.push(verdict(NF_ACCEPT));
         parts
     };
-    [from, into(known_connection()), into(destined_by_nat())]
+    let mut neighbours = Vec::from(interface(META_IIFNAME, CMP_EQ, bridge));
+    neighbours.extend(same_tenant());
+    [out, into(known_connection().into()), into(destined_by_nat().into()), into(neighbours)]
 }
 
 pub(crate) fn table_delete(table: &str) -> Result<(), Error> {
@@ -366,9 +594,13 @@ pub(crate) fn table_delete(table: &str) -> Result<(), Error> {
 
 /// Whether there is a table of that name.
 pub(crate) fn table_exists(table: &str) -> Result<bool, Error> {
+    exists(IP, table)
+}
+
+fn exists(family: u8, table: &str) -> Result<bool, Error> {
     const GETTABLE: u16 = 1;
     let mut found = false;
-    dump(message("list tables", GETTABLE, NLM_F_DUMP), |_, body| {
+    dump(message_in(family, "list tables", GETTABLE, NLM_F_DUMP), |_, body| {
         let name = body.get(4..).and_then(|b| attribute(b, 1)).unwrap_or_default();
         found |= name.strip_suffix(&[0]) == Some(table.as_bytes());
     })?;

@@ -40,6 +40,12 @@ pub struct Bundle {
     pub cgroup_parent: String,
     /// Rotation of the logs.
     pub log: LogLimits,
+    /// Whether standard input can be written to by those who are attached.
+    #[serde(default)]
+    pub stdin: bool,
+    /// Whether it has a terminal.
+    #[serde(default)]
+    pub terminal: bool,
 }
 
 /// Where a namespace comes from.
@@ -138,6 +144,51 @@ pub struct ExitStatus {
     pub oom_kills: u64,
     /// When it ended, nanoseconds since 1970.
     pub finished_at: i64,
+    /// What came in and went out over the network in this run; `None` where nobody saw the end.
+    #[serde(default)]
+    pub traffic: Option<Traffic>,
+}
+
+/// Bytes and packets of the network. Bytes are those of IP packets, with their headers, without those of the link.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Bytes that came in.
+    pub rx_bytes: u64,
+    /// Packets that came in.
+    pub rx_packets: u64,
+    /// Bytes that went out.
+    pub tx_bytes: u64,
+    /// Packets that went out.
+    pub tx_packets: u64,
+}
+
+impl Traffic {
+    /// The counters of an interface in `/proc/net/dev`, as the namespace sees it. The link's own headers (14 bytes a packet)
+    /// are taken off.
+    pub fn of_interface(text: &str, name: &str) -> Option<Self> {
+        let line = text.lines().find_map(|l| l.trim_start().strip_prefix(name)?.strip_prefix(':'))?;
+        let numbers: Vec<u64> = line.split_whitespace().filter_map(|n| n.parse().ok()).collect();
+        let (rx_packets, tx_packets) = (*numbers.get(1)?, *numbers.get(9)?);
+        Some(Self::of_link(numbers[0], rx_packets, numbers[8], tx_packets))
+    }
+
+    /// What a link counted, without its own headers.
+    pub fn of_link(rx_bytes: u64, rx_packets: u64, tx_bytes: u64, tx_packets: u64) -> Self {
+        const ETHERNET: u64 = 14;
+        let bytes = |bytes: u64, packets: u64| bytes.saturating_sub(packets * ETHERNET);
+        Self { rx_bytes: bytes(rx_bytes, rx_packets), rx_packets, tx_bytes: bytes(tx_bytes, tx_packets), tx_packets }
+    }
+
+    /// Both together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            rx_bytes: self.rx_bytes + other.rx_bytes,
+            rx_packets: self.rx_packets + other.rx_packets,
+            tx_bytes: self.tx_bytes + other.tx_bytes,
+            tx_packets: self.tx_packets + other.tx_packets,
+        }
+    }
 }
 
 /// Docker's default set, by capabilities(7) numbers: CHOWN 0, DAC_OVERRIDE 1, FOWNER 3, FSETID 4, KILL 5, SETGID 6,

@@ -3,7 +3,9 @@
 //! Where the controllers are in the version 2 hierarchy that one is used; otherwise each version 1 hierarchy that berth
 //! needs. A container's groups are `<hierarchy>/<parent>/<id>`.
 
+mod bpf;
 mod devices;
+mod traffic;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -11,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, io};
 
-use crate::bundle::Limits;
+use crate::bundle::{Limits, Traffic};
 use crate::sys::{Failure, Named};
 
 /// Length of the CPU bandwidth period, microseconds; the kernel's and Docker's default.
@@ -20,8 +22,9 @@ const CPU_PERIOD_US: u64 = 100_000;
 /// The machine's hierarchies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hierarchies {
-    /// One for each controller (controllers mounted together appear under each name).
-    V1(BTreeMap<String, PathBuf>),
+    /// One for each controller (controllers mounted together appear under each name), and the unified one beside them,
+    /// where there is one.
+    V1(BTreeMap<String, PathBuf>, Option<PathBuf>),
     /// The unified one, with its mount point.
     V2(PathBuf),
 }
@@ -59,6 +62,7 @@ impl Hierarchies {
 
     fn from_mountinfo(mounts: &str, controllers_of: impl Fn(&Path) -> String) -> io::Result<Self> {
         let mut v1 = BTreeMap::new();
+        let mut unified = None;
         for line in mounts.lines() {
             let Some((before, after)) = line.split_once(" - ") else { continue };
             let at = PathBuf::from(before.split(' ').nth(4).unwrap_or_default());
@@ -69,6 +73,7 @@ impl Hierarchies {
                     if ["cpu", "memory", "pids"].iter().all(|c| controllers.split_whitespace().any(|have| have == *c)) {
                         return Ok(Self::V2(at));
                     }
+                    unified.get_or_insert(at);
                 }
                 Some("cgroup") => {
                     for option in after.nth(1).unwrap_or_default().split(',') {
@@ -81,7 +86,7 @@ impl Hierarchies {
             }
         }
         if ["cpu", "memory", "pids", "devices"].iter().all(|c| v1.contains_key(*c)) {
-            return Ok(Self::V1(v1));
+            return Ok(Self::V1(v1, unified));
         }
         Err(io::Error::other("no cgroup hierarchy with the controllers cpu, memory and pids is mounted"))
     }
@@ -89,7 +94,7 @@ impl Hierarchies {
     /// 1 or 2.
     pub fn version(&self) -> u8 {
         match self {
-            Self::V1(_) => 1,
+            Self::V1(..) => 1,
             Self::V2(_) => 2,
         }
     }
@@ -98,7 +103,7 @@ impl Hierarchies {
     pub(crate) fn mounts(&self) -> Vec<(PathBuf, Vec<&str>)> {
         match self {
             Self::V2(at) => vec![(at.clone(), Vec::new())],
-            Self::V1(all) => {
+            Self::V1(all, _) => {
                 let mut by_path: BTreeMap<&PathBuf, Vec<&str>> = BTreeMap::new();
                 for (name, path) in all {
                     by_path.entry(path).or_default().push(name);
@@ -106,6 +111,15 @@ impl Hierarchies {
                 by_path.into_iter().map(|(path, names)| (path.clone(), names)).collect()
             }
         }
+    }
+
+    /// Every mount point that groups of containers may be under.
+    fn places(&self) -> Vec<PathBuf> {
+        let mut all: Vec<PathBuf> = self.mounts().into_iter().map(|(at, _)| at).collect();
+        if let Self::V1(_, unified) = self {
+            all.extend(unified.clone());
+        }
+        all
     }
 
     /// Remounts the version 2 hierarchy with `favordynmods`, other options kept. Without it the first process that joins
@@ -180,9 +194,83 @@ impl Cgroup {
 
     fn folder(&self, controller: &str) -> Option<PathBuf> {
         match &self.hierarchies {
-            Hierarchies::V1(all) => all.get(controller).map(|at| at.join(&self.name)),
+            Hierarchies::V1(all, _) => all.get(controller).map(|at| at.join(&self.name)),
             Hierarchies::V2(at) => Some(at.join(&self.name)),
         }
+    }
+
+    /// The group in the version 2 hierarchy; beside version 1 it exists only for containers whose traffic it counts.
+    fn unified(&self) -> Option<PathBuf> {
+        match &self.hierarchies {
+            Hierarchies::V1(_, unified) => unified.as_ref().map(|at| at.join(&self.name)),
+            Hierarchies::V2(at) => Some(at.join(&self.name)),
+        }
+    }
+
+    /// Begins to count what the group's processes send and receive, those of the host's network too.
+    ///
+    /// # Errors
+    /// There is no version 2 hierarchy, or the kernel refused the programs.
+    pub fn count_traffic(&self) -> Result<(), Failure> {
+        let folder = self.unified().ok_or_else(|| Failure {
+            what: "find a version 2 cgroup hierarchy to count traffic in".into(),
+            source: io::Error::from_raw_os_error(libc::ENOENT),
+        })?;
+        if let Some(parent) = folder.parent() {
+            make_dir(parent)?;
+        }
+        make_dir(&folder)?;
+        let opened = fs::File::open(&folder).named(|| format!("open {}", folder.display()))?.into();
+        traffic::attach(&opened).named(|| "attach the programs that count traffic".into())
+    }
+
+    /// What [`count_traffic`](Self::count_traffic) has counted; `None` if nothing counts.
+    pub fn traffic(&self) -> Option<Traffic> {
+        traffic::read(&fs::File::open(self.unified()?).ok()?.into())
+    }
+
+    /// Stops or continues all processes of the group. Returns when it is so.
+    ///
+    /// # Errors
+    /// The file that could not be written, or that processes would not stop within two seconds (they go on then).
+    pub fn freeze(&self, frozen: bool) -> Result<(), Failure> {
+        let (file, value, state, reached) = match &self.hierarchies {
+            Hierarchies::V1(..) if frozen => ("freezer.state", "FROZEN", "freezer.state", "FROZEN"),
+            Hierarchies::V1(..) => ("freezer.state", "THAWED", "freezer.state", "THAWED"),
+            Hierarchies::V2(_) if frozen => ("cgroup.freeze", "1", "cgroup.events", "frozen 1"),
+            Hierarchies::V2(_) => ("cgroup.freeze", "0", "cgroup.events", "frozen 0"),
+        };
+        let folder = self.folder("freezer").ok_or_else(|| Failure {
+            what: "find the freezer cgroup".into(),
+            source: io::Error::from_raw_os_error(libc::ENOENT),
+        })?;
+        write(&folder.join(file), value)?;
+        let mut pause = Duration::from_micros(50);
+        let mut waited = Duration::ZERO;
+        while !fs::read_to_string(folder.join(state)).unwrap_or_default().contains(reached) {
+            if waited > Duration::from_secs(2) {
+                if frozen {
+                    self.freeze(false)?;
+                }
+                return Err(Failure { what: format!("wait for {value}"), source: io::ErrorKind::TimedOut.into() });
+            }
+            std::thread::sleep(pause);
+            waited += pause;
+            pause = (pause * 2).min(Duration::from_millis(10));
+            // A process that came in meanwhile makes version 1 forget.
+            write(&folder.join(file), value)?;
+        }
+        Ok(())
+    }
+
+    /// Whether [`freeze`](Self::freeze) holds the group.
+    pub fn frozen(&self) -> bool {
+        let (file, word) = match &self.hierarchies {
+            Hierarchies::V1(..) => ("freezer.state", "FROZEN"),
+            Hierarchies::V2(_) => ("cgroup.freeze", "1"),
+        };
+        let text = self.folder("freezer").and_then(|f| fs::read_to_string(f.join(file)).ok());
+        text.is_some_and(|t| t.trim() == word)
     }
 
     fn folders(&self) -> impl Iterator<Item = PathBuf> {
@@ -223,7 +311,7 @@ impl Cgroup {
     /// The descriptor to be born in (version 2 only).
     pub(crate) fn birth_place(&self) -> Result<Option<OwnedFd>, Failure> {
         match &self.hierarchies {
-            Hierarchies::V1(_) => Ok(None),
+            Hierarchies::V1(..) => Ok(None),
             Hierarchies::V2(at) => {
                 let path = at.join(&self.name);
                 fs::File::open(&path).named(|| format!("open {}", path.display())).map(|f| Some(f.into()))
@@ -236,7 +324,8 @@ impl Cgroup {
         if matches!(self.hierarchies, Hierarchies::V2(_)) {
             return Ok(());
         }
-        self.folders().try_for_each(|folder| write(&folder.join("cgroup.procs"), pid.to_string()))
+        let counting = self.unified().filter(|folder| folder.exists());
+        self.folders().chain(counting).try_for_each(|folder| write(&folder.join("cgroup.procs"), pid.to_string()))
     }
 
     /// Sets all bounds anew, live.
@@ -257,7 +346,7 @@ impl Cgroup {
                 }
                 write(&folder.join("pids.max"), text(limits.pids, "max"))
             }
-            Hierarchies::V1(_) => {
+            Hierarchies::V1(..) => {
                 if let Some(folder) = self.folder("cpu") {
                     write(&folder.join("cpu.cfs_quota_us"), text(quota, "-1"))?;
                 }
@@ -308,7 +397,7 @@ impl Cgroup {
                     oom_kills: self.oom_kills(),
                 })
             }
-            Hierarchies::V1(_) => {
+            Hierarchies::V1(..) => {
                 let memory = self.folder("memory")?;
                 let current = read_number(&memory.join("memory.usage_in_bytes"))?;
                 let reclaimable = read_key(&memory.join("memory.stat"), "total_inactive_file").unwrap_or(0);
@@ -338,7 +427,7 @@ impl Cgroup {
     /// Processes of the container that were killed for want of memory so far.
     pub fn oom_kills(&self) -> u64 {
         let file = match &self.hierarchies {
-            Hierarchies::V1(_) => "memory.oom_control",
+            Hierarchies::V1(..) => "memory.oom_control",
             Hierarchies::V2(_) => "memory.events",
         };
         self.folder("memory").and_then(|f| read_key(&f.join(file), "oom_kill")).unwrap_or(0)
@@ -356,7 +445,8 @@ impl Cgroup {
     /// # Errors
     /// The group that the kernel would not remove within a second.
     pub fn remove(&self) -> Result<(), Failure> {
-        for folder in self.folders() {
+        let counting = self.unified().filter(|_| self.hierarchies.version() == 1);
+        for folder in self.folders().chain(counting) {
             // A group stays busy for some moments after its last process was reaped.
             let mut pause = Duration::from_micros(50);
             let mut waited = Duration::ZERO;
@@ -395,9 +485,9 @@ impl Cgroup {
     /// Ids of the containers that have a group under `parent`.
     pub fn list(hierarchies: &Hierarchies, parent: &str) -> Vec<String> {
         let mut all: Vec<String> = hierarchies
-            .mounts()
+            .places()
             .iter()
-            .filter_map(|(at, _)| fs::read_dir(at.join(parent)).ok())
+            .filter_map(|at| fs::read_dir(at.join(parent)).ok())
             .flatten()
             .flatten()
             .filter(|entry| entry.file_type().is_ok_and(|t| t.is_dir()))
@@ -410,7 +500,7 @@ impl Cgroup {
 
     /// Removes the group `parent` itself, when the server is uninstalled; it must be empty.
     pub fn remove_parent(hierarchies: &Hierarchies, parent: &str) {
-        for (at, _) in hierarchies.mounts() {
+        for at in hierarchies.places() {
             let _ = fs::remove_dir(at.join(parent));
         }
     }

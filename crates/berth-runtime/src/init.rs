@@ -11,7 +11,7 @@ use std::path::Path;
 use crate::bundle::{Bundle, Namespace};
 use crate::cgroup::Hierarchies;
 use crate::sys::{self, Failure, Named, c_string, check};
-use crate::{mounts, seccomp, users};
+use crate::{mounts, seccomp, socket, terminal, users};
 
 /// Descriptors that the first process starts with.
 pub(crate) struct Inherited {
@@ -23,13 +23,22 @@ pub(crate) struct Inherited {
     pub(crate) joined: OwnedFd,
     /// What failed goes out here; closed by a successful execve.
     pub(crate) report: OwnedFd,
+    /// Where the master of the container's terminal is sent, if it has one.
+    pub(crate) console: Option<OwnedFd>,
+}
+
+/// What a process becomes.
+pub(crate) struct Program<'a> {
+    pub(crate) args: &'a [String],
+    pub(crate) env: &'a [String],
+    pub(crate) identity: &'a users::Identity,
 }
 
 /// Becomes the container's program.
 pub(crate) fn run(bundle: &Bundle, hierarchies: &Hierarchies, inherited: Inherited) -> ! {
-    let mut report = fs::File::from(inherited.report);
-    let Err(failure) =
-        prepare(bundle, hierarchies, inherited.stdio, inherited.netns, inherited.joined, report.as_raw_fd());
+    let Inherited { stdio, netns, joined, report, console } = inherited;
+    let mut report = fs::File::from(report);
+    let Err(failure) = prepare(bundle, hierarchies, stdio, netns, joined, console, report.as_raw_fd());
     let _ = report.write_all(failure.to_string().as_bytes());
     // SAFETY: ends this process at once; no destructor of the shim's copy may run.
     unsafe { libc::_exit(127) }
@@ -41,6 +50,7 @@ fn prepare(
     stdio: [OwnedFd; 3],
     netns: Option<OwnedFd>,
     joined: OwnedFd,
+    console: Option<OwnedFd>,
     report: i32,
 ) -> Result<Infallible, Failure> {
     // The shim's own protection from the kernel's choice of whom to kill for want of memory is not the container's.
@@ -65,6 +75,12 @@ fn prepare(
     let root = mounts::root(&bundle.rootfs)?;
     mounts::proc(root.as_fd(), bundle.network == Namespace::Given)?;
     mounts::populate(root.as_fd(), bundle)?;
+    if let Some(console) = &console {
+        let (master, slave) = terminal::open(root.as_fd()).named(|| "make a terminal".into())?;
+        mounts::console(root.as_fd(), &slave)?;
+        terminal::adopt(&slave).named(|| "take the terminal".into())?;
+        socket::send(console.as_fd(), &[1], &[master.as_raw_fd()], 0).named(|| "hand over the terminal".into())?;
+    }
 
     let mut byte = [0];
     fs::File::from(joined).read_exact(&mut byte).named(|| "wait for the cgroups".into())?;
@@ -73,7 +89,7 @@ fn prepare(
     mounts::cgroups(root.as_fd(), hierarchies)?;
     mounts::change_root(root.as_fd())?;
     // Nothing of the host's is open from here on: a path through /proc/self/fd must lead nowhere (CVE-2024-21626).
-    drop((stdio, netns));
+    drop((stdio, netns, console));
     sys::close_all_but(&[root.as_raw_fd(), report]);
 
     let hostname = bundle.hostname.as_bytes();
@@ -95,7 +111,17 @@ fn prepare(
     check(unsafe { libc::fchdir(folder.as_raw_fd()) }.into()).named(what)?;
     drop(folder);
 
-    let mut variables = bundle.env.clone();
+    if bundle.terminal {
+        // SAFETY: this process's own terminal.
+        unsafe { libc::fchown(0, identity.uid, u32::MAX) };
+    }
+    become_program(bundle, &Program { args: &bundle.args, env: &bundle.env, identity: &identity }, report)
+}
+
+/// The last steps, in the container already: privileges go, and the program comes.
+pub(crate) fn become_program(bundle: &Bundle, program: &Program<'_>, report: i32) -> Result<Infallible, Failure> {
+    let identity = program.identity;
+    let mut variables = program.env.to_vec();
     for (key, value) in
         [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", identity.home.as_str())]
     {
@@ -107,15 +133,15 @@ fn prepare(
     if bundle.seccomp && !bundle.no_new_privileges {
         seccomp::load().named(|| "load the seccomp filter".into())?;
     }
-    become_user(&identity, bundle.capabilities)?;
+    become_user(identity, bundle.capabilities)?;
     // SAFETY: plain system call on this process; changing the user cleared the setting.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
     if bundle.no_new_privileges {
         // SAFETY: plain system call on this process.
         check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into()).named(|| "no_new_privs".into())?;
     }
-    let program = find_program(&bundle.args[0], &variables)?;
-    let arguments = c_strings(&bundle.args)?;
+    let path = find_program(&program.args[0], &variables)?;
+    let arguments = c_strings(program.args)?;
     let variables = c_strings(&variables)?;
     sys::close_range(3, true);
     debug_assert!(report > 2);
@@ -123,7 +149,7 @@ fn prepare(
         seccomp::load().named(|| "load the seccomp filter".into())?;
     }
     restore_signals();
-    execute(&program, &arguments, &variables)
+    execute(&path, &arguments, &variables)
 }
 
 fn c_strings(all: &[String]) -> Result<Vec<CString>, Failure> {

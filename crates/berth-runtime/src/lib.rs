@@ -15,6 +15,8 @@
 
 mod bundle;
 pub mod cgroup;
+mod exec;
+mod hub;
 mod init;
 pub mod log;
 mod mounts;
@@ -22,16 +24,24 @@ mod process;
 mod remove;
 mod seccomp;
 mod shim;
+mod socket;
 mod sys;
+mod terminal;
 mod users;
+mod view;
 mod zygote;
 
 pub use bundle::{
-    Bundle, DEFAULT_CAPABILITIES, ExitStatus, Limits, LogLimits, Mount, MountKind, Namespace, Rootfs, write_json,
+    Bundle, DEFAULT_CAPABILITIES, ExitStatus, Limits, LogLimits, Mount, MountKind, Namespace, Rootfs, Traffic,
+    write_json,
 };
+pub use exec::{ExecReport, ExecSpec};
+pub use hub::{Attached, MOST_INPUT};
 pub use process::{PidFd, Process};
 pub use remove::remove_tree;
 pub use seccomp::supported as seccomp_supported;
 pub use shim::files;
 pub use sys::{Failure, openat2_in_root};
-pub use zygote::{StartError, Started, Zygote, zygote_main};
+pub use terminal::resize;
+pub use view::{View, root_of};
+pub use zygote::{Exec, StartError, Started, Zygote, zygote_main};

@@ -48,16 +48,39 @@ pub(crate) fn root(rootfs: &Rootfs) -> Result<OwnedFd, Failure> {
     // Names relative to their folder: mount(2) takes one page of options, which fits some 500 layers this way.
     std::env::set_current_dir(&rootfs.layers_in).named(|| format!("enter {}", rootfs.layers_in.display()))?;
     let options = format!(
-        "lowerdir={},upperdir={},workdir={}",
+        "lowerdir={},upperdir={},workdir={}{}",
         rootfs.layers.join(":"),
         escaped(&rootfs.upper),
-        escaped(&rootfs.work)
+        escaped(&rootfs.work),
+        plain_overlay()
     );
+    overlay(rootfs, &options, 0)
+}
+
+/// The same to be read only, and beside another mount of it: what was written is one more layer.
+pub(crate) fn root_to_read(rootfs: &Rootfs) -> Result<OwnedFd, Failure> {
+    std::env::set_current_dir(&rootfs.layers_in).named(|| format!("enter {}", rootfs.layers_in.display()))?;
+    let options = format!("lowerdir={}:{}{}", escaped(&rootfs.upper), rootfs.layers.join(":"), plain_overlay());
+    overlay(rootfs, &options, libc::MS_RDONLY)
+}
+
+/// Layers and what is written on top must mean the same to whoever reads the folders themselves (commit, copies): no
+/// renamed folders by reference, no metadata without its data, whatever the kernel's defaults. A kernel that was built
+/// without one of these takes no option for it.
+fn plain_overlay() -> &'static str {
+    static OPTIONS: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+    OPTIONS.get_or_init(|| {
+        let known = |name: &&str| Path::new("/sys/module/overlay/parameters").join(name).exists();
+        ["redirect_dir", "metacopy", "index"].iter().filter(|n| known(n)).map(|n| format!(",{n}=off")).collect()
+    })
+}
+
+fn overlay(rootfs: &Rootfs, options: &str, flags: u64) -> Result<OwnedFd, Failure> {
     let (at, data) =
-        (c_path(&rootfs.at).named(|| "root path".into())?, c_string(&options).named(|| "overlay options".into())?);
+        (c_path(&rootfs.at).named(|| "root path".into())?, c_string(options).named(|| "overlay options".into())?);
     // SAFETY: all strings outlive the call.
     let mounted = unsafe {
-        libc::mount(c"overlay".as_ptr(), at.as_ptr(), c"overlay".as_ptr(), libc::MS_NODEV, data.as_ptr().cast())
+        libc::mount(c"overlay".as_ptr(), at.as_ptr(), c"overlay".as_ptr(), libc::MS_NODEV | flags, data.as_ptr().cast())
     };
     check(mounted.into()).named(|| format!("mount the overlay of {} layers", rootfs.layers.len()))?;
     open_directory(&rootfs.at).named(|| format!("open {}", rootfs.at.display()))
@@ -123,7 +146,7 @@ pub(crate) fn cgroups(root: BorrowedFd<'_>, hierarchies: &Hierarchies) -> Step {
     let attributes = NO_EXEC | MOUNT_ATTR_RDONLY;
     match hierarchies {
         Hierarchies::V2(_) => mount_new(root, "/sys/fs/cgroup", c"cgroup2", &[], attributes, false),
-        Hierarchies::V1(_) => {
+        Hierarchies::V1(..) => {
             mount_new(root, "/sys/fs/cgroup", c"tmpfs", &[("mode", "755")], NO_EXEC, false)?;
             for (at, controllers) in hierarchies.mounts() {
                 let name = at.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
@@ -261,7 +284,7 @@ fn mount_new(
     move_mount(&mount, target.as_fd()).named(what)
 }
 
-fn bind(root: BorrowedFd<'_>, from: &Path, at: &Path, read_only: bool) -> Step {
+pub(crate) fn bind(root: BorrowedFd<'_>, from: &Path, at: &Path, read_only: bool) -> Step {
     let what = || format!("bind {} at {}", from.display(), at.display());
     // The path was made canonical when it was allowed: a link in it now was put there since, to lead elsewhere.
     let host = open_directory(Path::new("/")).named(what)?;
@@ -320,6 +343,16 @@ fn device_nodes(root: BorrowedFd<'_>) -> Step {
         symlink_in(root, to, Path::new(at))?;
     }
     Ok(())
+}
+
+/// Shows the container's terminal as `/dev/console`.
+pub(crate) fn console(root: BorrowedFd<'_>, slave: &OwnedFd) -> Step {
+    let what = || "mount the terminal at /dev/console".to_owned();
+    let at = Path::new("/dev/console");
+    openat2_in_root(root, at, libc::O_CREAT | libc::O_WRONLY, 0o600, false).named(what)?;
+    let target = open_in(root, at, libc::O_PATH)?;
+    let copy = open_tree_clone(slave.as_fd(), false).named(what)?;
+    move_mount(&copy, target.as_fd()).named(what)
 }
 
 /// Makes `root` the root of this mount namespace and lets go of the host's.

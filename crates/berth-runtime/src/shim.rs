@@ -1,16 +1,19 @@
 //! The shim: makes one container, keeps its output, waits for its end. Forked from the zygote, single-threaded, and it
 //! lives exactly as long as the container.
 
+use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
-use crate::bundle::{Bundle, ExitStatus, write_json};
+use crate::bundle::{Bundle, ExitStatus, Namespace, Traffic, write_json};
 use crate::cgroup::{Cgroup, Hierarchies};
+use crate::hub::Hub;
 use crate::init::{self, Inherited};
 use crate::log::{self, Stream, Writer};
 use crate::process::Process;
+use crate::socket;
 use crate::sys::{self, Failure, Named, check};
 
 /// Names of the files in a container's folder.
@@ -42,28 +45,9 @@ pub mod files {
 /// Runs one container from start to end. `report` hears `{"started": …}` or `{"failed": …}` once, then closes;
 /// `noting` closes when the shim is noted on disk.
 pub(crate) fn run(folder: &Path, netns: Option<OwnedFd>, report: OwnedFd, noting: OwnedFd) -> ! {
-    // SAFETY: plain system calls on this freshly forked process: out of the zygote's session, alive without its parent,
-    // children waited for again.
-    unsafe {
-        libc::setsid();
-        libc::prctl(libc::PR_SET_PDEATHSIG, 0);
-        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
-        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
-        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
-            libc::signal(signal, libc::SIG_IGN);
-        }
-        libc::prctl(libc::PR_SET_NAME, c"berth-shim".as_ptr());
-    }
+    detach(c"berth-shim");
     let noted = note(folder);
     drop(noting);
-    // The server's standard error and folder are not to be held for the container's whole life.
-    if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
-        // SAFETY: duplicates onto 1 and 2, which are this process's own.
-        unsafe {
-            libc::dup2(null.as_raw_fd(), 1);
-            libc::dup2(null.as_raw_fd(), 2);
-        }
-    }
     let _ = std::env::set_current_dir("/");
     // Best effort: without CAP_SYS_RESOURCE the kernel refuses. The container must be killed before its shim; its first
     // process sets itself back.
@@ -85,6 +69,30 @@ pub(crate) fn run(folder: &Path, netns: Option<OwnedFd>, report: OwnedFd, noting
     unsafe { libc::_exit(0) }
 }
 
+/// Makes a process that was just forked from the zygote independent of it and of the server.
+pub(crate) fn detach(name: &CStr) {
+    // SAFETY: plain system calls on this freshly forked process: out of the zygote's session, alive without its parent,
+    // children waited for again.
+    unsafe {
+        libc::setsid();
+        libc::prctl(libc::PR_SET_PDEATHSIG, 0);
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
+            libc::signal(signal, libc::SIG_IGN);
+        }
+        libc::prctl(libc::PR_SET_NAME, name.as_ptr());
+    }
+    // The server's standard error and folder are not to be held for the process's whole life.
+    if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
+        // SAFETY: duplicates onto 1 and 2, which are this process's own.
+        unsafe {
+            libc::dup2(null.as_raw_fd(), 1);
+            libc::dup2(null.as_raw_fd(), 2);
+        }
+    }
+}
+
 /// First of all: whoever looks for this shim finds it by this file.
 fn note(folder: &Path) -> Result<(), Failure> {
     Process::of(std::process::id() as i32)
@@ -96,8 +104,11 @@ struct Running {
     init: Process,
     pidfd: OwnedFd,
     output: [Option<File>; 2],
+    hub: Option<Hub>,
     log: Writer,
     cgroup: Cgroup,
+    /// Kept until the counters of the last moment are read.
+    netns: Option<OwnedFd>,
 }
 
 fn start(folder: &Path, netns: Option<OwnedFd>) -> Result<Running, Failure> {
@@ -108,8 +119,11 @@ fn start(folder: &Path, netns: Option<OwnedFd>) -> Result<Running, Failure> {
     let log = Writer::open(folder, bundle.log).named(|| "open the log".into())?;
     let hierarchies = Hierarchies::detect().named(|| "find the cgroups".into())?;
     let cgroup = Cgroup::new(hierarchies.clone(), &bundle.cgroup_parent, &bundle.id);
-    let started = cgroup.create(&bundle.limits).and_then(|()| spawn(&bundle, &hierarchies, &cgroup, netns));
-    let (pid, pidfd, output) = match started {
+    let started = cgroup
+        .create(&bundle.limits)
+        .and_then(|()| count(&bundle, &cgroup))
+        .and_then(|()| spawn(folder, &bundle, &hierarchies, &cgroup, netns.as_ref()));
+    let Spawned { pid, pidfd, output, hub } = match started {
         Ok(started) => started,
         Err(failure) => {
             let _ = cgroup.remove();
@@ -120,7 +134,7 @@ fn start(folder: &Path, netns: Option<OwnedFd>) -> Result<Running, Failure> {
         write_json(&folder.join(files::INIT), &init).map(|()| init).named(|| "note the container".into())
     });
     match init {
-        Ok(init) => Ok(Running { init, pidfd, output: output.map(Some), log, cgroup }),
+        Ok(init) => Ok(Running { init, pidfd, output, hub, log, cgroup, netns }),
         Err(failure) => {
             // A child that was not waited for keeps its number, so this is still the one.
             // SAFETY: plain system calls on this process's own child.
@@ -134,16 +148,36 @@ fn start(folder: &Path, netns: Option<OwnedFd>) -> Result<Running, Failure> {
     }
 }
 
-type Spawned = (i32, OwnedFd, [File; 2]);
+/// A container in the host's network is counted by its cgroup. A host that can't count runs it all the same.
+fn count(bundle: &Bundle, cgroup: &Cgroup) -> Result<(), Failure> {
+    if bundle.network == Namespace::Host {
+        let _ = cgroup.count_traffic();
+    }
+    Ok(())
+}
+
+struct Spawned {
+    pid: i32,
+    pidfd: OwnedFd,
+    output: [Option<File>; 2],
+    hub: Option<Hub>,
+}
 
 fn spawn(
+    folder: &Path,
     bundle: &Bundle,
     hierarchies: &Hierarchies,
     cgroup: &Cgroup,
-    netns: Option<OwnedFd>,
+    netns: Option<&OwnedFd>,
 ) -> Result<Spawned, Failure> {
     let what = || "make pipes".to_owned();
     let null: OwnedFd = File::open("/dev/null").named(|| "open /dev/null".into())?.into();
+    let (input, input_write) = if bundle.stdin && !bundle.terminal {
+        sys::pipe().named(what).map(|(read, write)| (read, Some(File::from(write))))?
+    } else {
+        (null, None)
+    };
+    let console = if bundle.terminal { Some(socket::pair().named(what)?) } else { None };
     let (out_read, out_write) = sys::pipe().named(what)?;
     let (err_read, err_write) = sys::pipe().named(what)?;
     let (joined_read, joined_write) = sys::pipe().named(what)?;
@@ -155,32 +189,51 @@ fn spawn(
     let (pid, pidfd) = cloned.named(|| "clone the container's first process".into())?;
     let Some(pidfd) = pidfd else {
         // The child. Ends of pipes that belong to the shim would keep them open for ever.
-        drop((out_read, err_read, joined_write, report_read, birth_place));
-        let inherited =
-            Inherited { stdio: [null, out_write, err_write], netns, joined: joined_read, report: report_write };
+        drop((out_read, err_read, joined_write, report_read, birth_place, input_write));
+        // SAFETY: a descriptor that the shim keeps; this is the child's own copy of the table.
+        let netns = netns.map(|fd| unsafe { std::os::fd::FromRawFd::from_raw_fd(fd.as_raw_fd()) });
+        let inherited = Inherited {
+            stdio: [input, out_write, err_write],
+            netns,
+            joined: joined_read,
+            report: report_write,
+            console: console.map(|(_, theirs)| theirs),
+        };
         init::run(bundle, hierarchies, inherited);
     };
-    drop((out_write, err_write, joined_read, report_write, netns));
+    drop((input, out_write, err_write, joined_read, report_write));
+    let console = console.map(|(ours, _)| ours);
     let result = cgroup.join(pid).and_then(|()| {
         File::from(joined_write).write_all(&[1]).named(|| "let the container go on".into())?;
         let mut failed = String::new();
         File::from(report_read).read_to_string(&mut failed).named(|| "hear from the container".into())?;
-        if failed.is_empty() {
-            Ok(())
-        } else {
-            let (what, why) = failed.rsplit_once(": ").unwrap_or(("start", &failed));
-            Err(Failure { what: what.to_owned(), source: io::Error::other(why.to_owned()) })
+        if !failed.is_empty() {
+            return Err(Failure::from_text(&failed));
         }
+        let out = || "listen for who attaches".to_owned();
+        let Some(console) = console else {
+            let hub = bundle.stdin.then(|| Hub::open(folder, input_write, false)).transpose().named(out)?;
+            return Ok(([Some(File::from(out_read)), Some(File::from(err_read))], hub));
+        };
+        // It was sent before the program began.
+        let (_, fds) = socket::receive(console.as_fd(), &mut [0], libc::MSG_DONTWAIT)
+            .named(|| "get the container's terminal".into())?;
+        let master = fds.into_iter().next().ok_or_else(|| Failure::from_text("get the container's terminal: none"))?;
+        let master = File::from(master);
+        let input = master.try_clone().named(out)?;
+        Ok(([Some(master), None], Some(Hub::open(folder, Some(input), true).named(out)?)))
     });
-    if let Err(failure) = result {
-        // SAFETY: plain system calls on this process's own child.
-        unsafe {
-            libc::kill(pid, libc::SIGKILL);
-            libc::waitpid(pid, std::ptr::null_mut(), 0);
+    match result {
+        Ok((output, hub)) => Ok(Spawned { pid, pidfd, output, hub }),
+        Err(failure) => {
+            // SAFETY: plain system calls on this process's own child.
+            unsafe {
+                libc::kill(pid, libc::SIGKILL);
+                libc::waitpid(pid, std::ptr::null_mut(), 0);
+            }
+            Err(failure)
         }
-        return Err(failure);
     }
-    Ok((pid, pidfd, [File::from(out_read), File::from(err_read)]))
 }
 
 impl Running {
@@ -192,16 +245,25 @@ impl Running {
         // What is still in the pipes after the end is read; a process that left the pid namespace's reach is not waited for.
         let mut rounds_after_end = 0;
         let mut idle = false;
+        let mut polled = Vec::new();
         loop {
             let fd = |file: &Option<File>| file.as_ref().map_or(-1, AsRawFd::as_raw_fd);
             let entry = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-            let mut polled = [
-                entry(fd(&self.output[0])),
-                entry(fd(&self.output[1])),
+            let blocked = self.hub.as_ref().is_some_and(Hub::is_blocked);
+            let output = |n: usize| if blocked { -1 } else { fd(&self.output[n]) };
+            polled.clear();
+            polled.extend([
+                entry(output(0)),
+                entry(output(1)),
                 entry(if ended.is_none() { self.pidfd.as_raw_fd() } else { -1 }),
-            ];
+            ]);
+            if let Some(hub) = &self.hub {
+                hub.polled(&mut polled);
+            }
             let limit = if ended.is_some() {
                 20
+            } else if blocked {
+                1000
             } else if self.log.has_pending() {
                 50
             } else {
@@ -209,6 +271,9 @@ impl Running {
             };
             // SAFETY: the array and its length.
             let ready = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as u64, limit) };
+            if let Some(hub) = &mut self.hub {
+                hub.serve(&polled[3..]);
+            }
             if ready == 0 {
                 // A character that is not completed by the second time never will be.
                 self.log.flush(idle);
@@ -219,8 +284,14 @@ impl Running {
                     continue;
                 }
                 match self.output[index].as_mut().map(|file| file.read(&mut buffer)) {
-                    Some(Ok(length)) if length > 0 => self.log.take(stream, &buffer[..length]),
-                    Some(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Some(Ok(length)) if length > 0 => {
+                        self.log.take(stream, &buffer[..length]);
+                        if let Some(hub) = &mut self.hub {
+                            hub.tell(stream, &buffer[..length]);
+                        }
+                    }
+                    Some(Err(error))
+                        if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
                     _ => self.output[index] = None,
                 }
             }
@@ -237,7 +308,10 @@ impl Running {
                 rounds_after_end += u32::from(ready == 0);
                 if self.output.iter().all(Option::is_none) || rounds_after_end > 10 {
                     self.log.flush(true);
-                    finish(folder, &self.cgroup, status);
+                    if let Some(hub) = self.hub.take() {
+                        hub.close();
+                    }
+                    finish(folder, &self.cgroup, status, self.netns.as_ref());
                     return;
                 }
             }
@@ -245,10 +319,21 @@ impl Running {
     }
 }
 
-fn finish(folder: &Path, cgroup: &Cgroup, status: i32) {
+/// The counters of `eth0`, whose namespace ends with this process.
+fn traffic(netns: &OwnedFd) -> Option<Traffic> {
+    // SAFETY: an open network namespace; this single-threaded process does nothing else with the network.
+    check(unsafe { libc::setns(netns.as_raw_fd(), libc::CLONE_NEWNET) }.into()).ok()?;
+    Traffic::of_interface(&fs::read_to_string("/proc/self/net/dev").ok()?, "eth0")
+}
+
+fn finish(folder: &Path, cgroup: &Cgroup, status: i32, netns: Option<&OwnedFd>) {
     let signal = libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status));
     let code = signal.map_or_else(|| libc::WEXITSTATUS(status), |signal| 128 + signal);
-    let status = ExitStatus { code, signal, oom_kills: cgroup.oom_kills(), finished_at: log::now_ns() };
+    let traffic = match netns {
+        Some(netns) => traffic(netns),
+        None => cgroup.traffic(),
+    };
+    let status = ExitStatus { code, signal, oom_kills: cgroup.oom_kills(), finished_at: log::now_ns(), traffic };
     let _ = write_json(&folder.join(files::STATUS), &status);
     let _ = cgroup.remove();
 }

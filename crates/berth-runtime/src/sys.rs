@@ -22,6 +22,14 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+impl Failure {
+    /// What another process sent as text.
+    pub(crate) fn from_text(text: &str) -> Self {
+        let (what, why) = text.rsplit_once(": ").unwrap_or(("start", text));
+        Self { what: what.to_owned(), source: io::Error::other(why.to_owned()) }
+    }
+}
+
 pub(crate) trait Named<T> {
     fn named(self, what: impl FnOnce() -> String) -> Result<T, Failure>;
 }
@@ -129,6 +137,15 @@ pub(crate) fn move_mount(mount: &OwnedFd, target: BorrowedFd<'_>) -> io::Result<
         )
     })
     .map(drop)
+}
+
+/// A descriptor of `path` on a detached, read-only copy of its mount: whoever gets hold of the file by it (through
+/// `/proc/<pid>/exe` of a program that was executed so, CVE-2019-5736) can't write to it.
+pub(crate) fn read_only_copy(path: &Path) -> io::Result<OwnedFd> {
+    let file = std::fs::File::open(path)?;
+    let copy = open_tree_clone(std::os::fd::AsFd::as_fd(&file), false)?;
+    mount_setattr(std::os::fd::AsFd::as_fd(&copy), MOUNT_ATTR_RDONLY, 0, false)?;
+    Ok(copy)
 }
 
 pub(crate) const MOUNT_ATTR_RDONLY: u64 = 0x1;

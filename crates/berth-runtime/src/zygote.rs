@@ -2,7 +2,7 @@
 //! threads), and a fork of a small process is cheaper than executing a large program.
 
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -11,8 +11,9 @@ use std::{fs, mem};
 
 use serde::Deserialize;
 
+use crate::exec::{self, ExecReport, ExecSpec};
 use crate::process::Process;
-use crate::sys::{self, check};
+use crate::{socket, sys};
 
 /// Why a container did not start.
 #[derive(Debug, thiserror::Error)]
@@ -42,13 +43,10 @@ pub struct Zygote {
 }
 
 fn spawn(program: &Path) -> io::Result<(OwnedFd, i32)> {
-    let mut pair = [-1; 2];
-    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
-    // SAFETY: room for two descriptors; both are owned below.
-    let result = unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, pair.as_mut_ptr()) };
-    check(result.into())?;
-    // SAFETY: socketpair(2) just returned them.
-    let (ours, theirs) = unsafe { (OwnedFd::from_raw_fd(pair[0]), OwnedFd::from_raw_fd(pair[1])) };
+    let (ours, theirs) = socket::pair()?;
+    // Processes of this program are seen inside containers for moments; the file must not be written to through them.
+    let copy = sys::read_only_copy(program)?;
+    let program = format!("/proc/self/fd/{}", copy.as_raw_fd());
     // Not waited for: the child ends when our end of the socket closes, and is then reaped by whoever is parent.
     let mut child =
         Command::new(program).arg(crate::zygote::ARGUMENT).stdin(Stdio::from(theirs)).stdout(Stdio::null()).spawn()?;
@@ -90,10 +88,9 @@ impl Zygote {
         limit: Duration,
     ) -> Result<Started, StartError> {
         let (answer, report) = sys::pipe().map_err(StartError::Shim)?;
-        let path = folder.as_os_str().as_encoded_bytes();
         let mut fds = vec![report.as_raw_fd()];
         fds.extend(netns.map(|fd| fd.as_raw_fd()));
-        self.send(path, &fds).map_err(StartError::Shim)?;
+        self.send(RUN, folder, &fds).map_err(StartError::Shim)?;
         drop(report);
         let mut poll = libc::pollfd { fd: answer.as_raw_fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one pollfd, as said.
@@ -116,67 +113,92 @@ impl Zygote {
         }
     }
 
-    fn send(&self, bytes: &[u8], fds: &[i32]) -> io::Result<()> {
+    /// Runs a process in the container whose bundle is in `folder`, and waits until it runs. Blocks: a few milliseconds.
+    ///
+    /// # Errors
+    /// The step that failed: the container does not run, or has no such program.
+    pub fn exec(&self, folder: &Path, spec: &ExecSpec, limit: Duration) -> Result<Exec, StartError> {
+        let shim = StartError::Shim;
+        let (report, theirs) = socket::pair().map_err(shim)?;
+        let file = exec::spec_file(spec).map_err(shim)?;
+        let null = || fs::File::options().read(true).write(true).open("/dev/null").map(OwnedFd::from);
+        let (mut ours, mut child): (Vec<Option<OwnedFd>>, Vec<OwnedFd>) = (vec![None, None, None], Vec::new());
+        if !spec.terminal {
+            for (number, kept) in ours.iter_mut().enumerate() {
+                if spec.detached || (number == 0 && !spec.stdin) {
+                    child.push(null().map_err(shim)?);
+                    continue;
+                }
+                let (read, write) = sys::pipe().map_err(shim)?;
+                let (mine, its) = if number == 0 { (write, read) } else { (read, write) };
+                *kept = Some(mine);
+                child.push(its);
+            }
+        }
+        let mut fds = vec![theirs.as_raw_fd(), file.as_raw_fd()];
+        fds.extend(child.iter().map(AsRawFd::as_raw_fd));
+        self.send(EXEC, folder, &fds).map_err(shim)?;
+        drop((theirs, file, child));
+        let mut terminal = None;
+        let begun = std::time::Instant::now();
+        loop {
+            let left = limit.saturating_sub(begun.elapsed());
+            let mut poll = libc::pollfd { fd: report.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+            // SAFETY: one pollfd, as said.
+            if unsafe { libc::poll(&raw mut poll, 1, i32::try_from(left.as_millis()).unwrap_or(i32::MAX)) } == 0 {
+                return Err(StartError::Shim(io::ErrorKind::TimedOut.into()));
+            }
+            match ExecReport::receive(&report, 0).map_err(shim)? {
+                None => return Err(StartError::Shim(io::ErrorKind::UnexpectedEof.into())),
+                Some((ExecReport::Terminal, master)) => terminal = master,
+                Some((ExecReport::Failed(text), _)) => return Err(StartError::Failed(text)),
+                Some((ExecReport::Ended(_), _)) => return Err(StartError::Shim(io::ErrorKind::InvalidData.into())),
+                Some((ExecReport::Started(process), _)) => {
+                    let mut ours = ours.into_iter();
+                    let mut next = || ours.next().flatten();
+                    return Ok(Exec { process, report, terminal, stdin: next(), stdout: next(), stderr: next() });
+                }
+            }
+        }
+    }
+
+    fn send(&self, kind: u8, folder: &Path, fds: &[i32]) -> io::Result<()> {
+        let bytes = [&[kind], folder.as_os_str().as_encoded_bytes()].concat();
         let mut socket = self.socket.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        match send_with_fds(socket.as_raw_fd(), bytes, fds) {
+        match socket::send(socket.as_fd(), &bytes, fds, 0) {
             Err(error) if matches!(error.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN)) => {
                 *socket = spawn(&self.program)?.0;
-                send_with_fds(socket.as_raw_fd(), bytes, fds)
+                socket::send(socket.as_fd(), &bytes, fds, 0)
             }
             other => other,
         }
     }
 }
 
+/// Kinds of requests to the zygote.
+const RUN: u8 = b'r';
+const EXEC: u8 = b'x';
+
+/// A process that runs in a container.
+#[derive(Debug)]
+pub struct Exec {
+    /// The process.
+    pub process: Process,
+    /// Where [`ExecReport::Ended`] will come from.
+    pub report: OwnedFd,
+    /// The master of its terminal, if it has one; all that it reads and writes.
+    pub terminal: Option<OwnedFd>,
+    /// Its standard input, if it is read.
+    pub stdin: Option<OwnedFd>,
+    /// Its standard output.
+    pub stdout: Option<OwnedFd>,
+    /// Its standard error.
+    pub stderr: Option<OwnedFd>,
+}
+
 #[derive(Deserialize)]
 struct Failed {
     failed: String,
-}
-
-/// Room for two descriptors, aligned as a control message must be.
-type Control = [u64; 4];
-
-fn send_with_fds(socket: i32, bytes: &[u8], fds: &[i32]) -> io::Result<()> {
-    let mut control: Control = [0; 4];
-    let mut vector = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-    // SAFETY: all pointers are to locals that outlive the call; the control buffer has room for two descriptors.
-    unsafe {
-        let mut message: libc::msghdr = mem::zeroed();
-        message.msg_iov = &raw mut vector;
-        message.msg_iovlen = 1;
-        message.msg_control = control.as_mut_ptr().cast();
-        message.msg_controllen = libc::CMSG_SPACE(size_of_val(fds) as u32) as usize;
-        let header = libc::CMSG_FIRSTHDR(&raw const message);
-        (*header).cmsg_level = libc::SOL_SOCKET;
-        (*header).cmsg_type = libc::SCM_RIGHTS;
-        (*header).cmsg_len = libc::CMSG_LEN(size_of_val(fds) as u32) as usize;
-        std::ptr::copy_nonoverlapping(fds.as_ptr(), libc::CMSG_DATA(header).cast(), fds.len());
-        check(libc::sendmsg(socket, &raw const message, libc::MSG_NOSIGNAL) as i64).map(drop)
-    }
-}
-
-fn receive_with_fds(socket: i32, bytes: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
-    let mut control: Control = [0; 4];
-    let mut vector = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-    // SAFETY: all pointers are to locals that outlive the call; descriptors received are owned from here on.
-    unsafe {
-        let mut message: libc::msghdr = mem::zeroed();
-        message.msg_iov = &raw mut vector;
-        message.msg_iovlen = 1;
-        message.msg_control = control.as_mut_ptr().cast();
-        message.msg_controllen = size_of_val(&control);
-        let length = check(libc::recvmsg(socket, &raw mut message, libc::MSG_CMSG_CLOEXEC) as i64)?;
-        let mut fds = Vec::new();
-        let header = libc::CMSG_FIRSTHDR(&raw const message);
-        if !header.is_null() && (*header).cmsg_type == libc::SCM_RIGHTS {
-            let count = ((*header).cmsg_len - libc::CMSG_LEN(0) as usize) / size_of::<i32>();
-            for index in 0..count {
-                let fd = libc::CMSG_DATA(header).cast::<i32>().add(index).read_unaligned();
-                fds.push(OwnedFd::from_raw_fd(fd));
-            }
-        }
-        Ok((length as usize, fds))
-    }
 }
 
 /// To be called first thing in `main`, before any thread exists: where the program was started as a zygote it never
@@ -196,22 +218,33 @@ pub fn zygote_main() {
     }
     let mut buffer = [0; 4096];
     loop {
-        match receive_with_fds(0, &mut buffer) {
+        // SAFETY: this process was started with its socket as descriptor 0.
+        let socket = unsafe { BorrowedFd::borrow_raw(0) };
+        match socket::receive(socket, &mut buffer, 0) {
             Ok((0, _)) => std::process::exit(0),
+            Ok((length, fds)) if buffer[0] == EXEC => {
+                // SAFETY: single-threaded, so the child may go on with any code. Descriptor 0 is the zygote's socket; the
+                // child must not hold it.
+                unsafe {
+                    if libc::fork() == 0 {
+                        libc::close(0);
+                        mem::forget(fs::File::open("/dev/null"));
+                        exec::run(&path_of(&buffer[1..length]), fds);
+                    }
+                }
+            }
             Ok((length, fds)) => {
                 let Ok((noted, noting)) = sys::pipe() else { continue };
                 // SAFETY: single-threaded, so the child may go on with any code.
                 if unsafe { libc::fork() } == 0 {
-                    let path = buffer[..length].to_vec();
                     // SAFETY: descriptor 0 is the zygote's socket; the shim must not hold it.
                     unsafe { libc::close(0) };
                     let null = fs::File::open("/dev/null");
                     mem::forget(null);
-                    use std::os::unix::ffi::OsStringExt;
                     let mut fds = fds.into_iter();
                     let Some(report) = fds.next() else { std::process::exit(1) };
                     drop(noted);
-                    crate::shim::run(Path::new(&std::ffi::OsString::from_vec(path)), fds.next(), report, noting);
+                    crate::shim::run(&path_of(&buffer[1..length]), fds.next(), report, noting);
                 }
                 // Until the shim is noted on disk: when this process has ended, every shim that it made can be found.
                 drop(noting);
@@ -221,4 +254,9 @@ pub fn zygote_main() {
             Err(_) => std::process::exit(1),
         }
     }
+}
+
+fn path_of(bytes: &[u8]) -> PathBuf {
+    use std::os::unix::ffi::OsStrExt;
+    std::ffi::OsStr::from_bytes(bytes).into()
 }

@@ -68,7 +68,7 @@ pub struct Store {
     path: PathBuf,
 }
 
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_start.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_start.sql"), include_str!("migrations/0002_daily.sql")];
 
 fn open(path: &Path, flags: OpenFlags) -> Result<Connection, Error> {
     let named = |source| Error::Open { path: path.to_owned(), source };

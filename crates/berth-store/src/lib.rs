@@ -15,4 +15,6 @@ pub use tables::containers::{Container, ContainerChange, ContainerFilter};
 pub use tables::events::Event;
 pub use tables::idempotency::Remembered;
 pub use tables::images::{Image, ImageName};
+pub use tables::registries::RegistryLogin;
 pub use tables::tokens::{Account, Token};
+pub use tables::volumes::Volume;

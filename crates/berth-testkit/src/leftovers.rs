@@ -32,10 +32,10 @@ pub fn leftovers(data: &Path) -> Vec<String> {
     let Some(id) = instance.as_ref().and_then(|i| i["id"].as_str()) else { return found };
     let name = format!("berth-{id}");
     let subnet = Subnet { gateway: std::net::Ipv4Addr::new(10, 0, 0, 1), prefix: 16 };
-    let network = Network { bridge: name.clone(), table: name.clone(), subnet };
+    let network = Network { bridge: name.clone(), links: format!("b{id}"), table: name.clone(), subnet };
     found.extend(network.traces().unwrap_or_else(|e| vec![format!("network: {e}")]));
     // The kernel removes a veth some time after its namespace.
-    let own = format!("bv{}", &id[..4]);
+    let own = format!("b{id}");
     let mut patience = 50;
     loop {
         let links: Vec<String> =

@@ -1,11 +1,17 @@
 //! The command line: docker's habits on the native API. Results go to stdout, everything else to stderr.
 
+mod change;
 mod client;
 mod containers;
+mod files;
 mod images;
 mod options;
 mod output;
+mod registries;
+mod sessions;
+mod terminal;
 mod tokens;
+mod volumes;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -51,6 +57,24 @@ enum Command {
     Rm(containers::Remove),
     /// Wait until containers have ended, and print their exit codes
     Wait(containers::Ids),
+    /// Run a command in a container
+    Exec(sessions::Exec),
+    /// Take part in what a container's own program reads and writes; Ctrl-P Ctrl-Q lets go
+    Attach(sessions::Attach),
+    /// Copy files between a container and here
+    Cp(files::Copy),
+    /// Write a container's file system as a tar
+    Export(files::Export),
+    /// Make an image of what a container has become
+    Commit(change::Commit),
+    /// Change bounds and restart policy, at once
+    Update(change::Update),
+    /// Stop a container's processes where they are
+    Pause(containers::Ids),
+    /// Let them go on
+    Unpause(containers::Ids),
+    /// Show, add and take back published ports
+    Port(change::Ports),
     /// Show everything about a container or image, as JSON
     Inspect(containers::Ids),
     /// List images
@@ -59,6 +83,29 @@ enum Command {
     Load(images::Load),
     /// Import the tar of a root file system as an image
     Import(images::Import),
+    /// Write images as an archive for `docker load` and OCI tools
+    Save(images::Save),
+    /// Fetch an image from a registry
+    Pull(registries::Pull),
+    /// Send an image to a registry
+    Push(registries::Push),
+    /// Log in at a registry
+    Login(registries::Login),
+    /// Forget a login
+    Logout(registries::Logout),
+    /// Give an image one more name
+    Tag(images::Tag),
+    /// Show how an image came about
+    History(images::History),
+    /// Find images by a part of a name, official ones too
+    Search(images::Search),
+    /// Remove images that nothing uses
+    Prune(images::Prune),
+    /// Show how the disk is used
+    Df(images::Disk),
+    /// Make, list, remove, back up and restore volumes
+    #[command(subcommand)]
+    Volume(volumes::VolumeCommand),
     /// Remove images
     Rmi(images::Remove),
     /// Show what happens
@@ -154,7 +201,7 @@ fn serve_command(serve: &Serve, connection: &Connection) -> Result<ExitCode, Str
 
 fn client_command(command: Command, connection: &Connection) -> Result<ExitCode, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let client = connection.client()?;
         match command {
             Command::Run(run) => containers::run(&client, *run).await,
@@ -172,6 +219,28 @@ fn client_command(command: Command, connection: &Connection) -> Result<ExitCode,
             Command::Kill(kill) => containers::each(&kill.ids, |id| containers::kill(&client, id, &kill.signal)).await,
             Command::Rm(rm) => containers::each(&rm.ids, |id| containers::remove(&client, id, rm.force)).await,
             Command::Wait(ids) => containers::each(&ids.ids, |id| containers::wait(&client, id)).await,
+            Command::Exec(exec) => sessions::exec(&client, &exec).await,
+            Command::Attach(attach) => sessions::attach(&client, &attach).await,
+            Command::Cp(copy) => files::copy(&client, &copy).await,
+            Command::Export(export) => files::export(&client, &export).await,
+            Command::Commit(commit) => change::commit(&client, &commit).await,
+            Command::Update(update) => change::update(&client, &update).await,
+            Command::Pause(ids) => containers::each(&ids.ids, |id| containers::act(&client, id, "pause", None)).await,
+            Command::Unpause(ids) => {
+                containers::each(&ids.ids, |id| containers::act(&client, id, "resume", None)).await
+            }
+            Command::Port(ports) => change::ports(&client, &ports).await,
+            Command::Save(save) => images::save(&client, &save).await,
+            Command::Pull(pull) => registries::pull(&client, &pull).await,
+            Command::Push(push) => registries::push(&client, &push).await,
+            Command::Login(login) => registries::login(&client, &login).await,
+            Command::Logout(logout) => registries::logout(&client, &logout).await,
+            Command::Tag(tag) => images::tag(&client, &tag).await,
+            Command::History(history) => images::history(&client, &history).await,
+            Command::Search(search) => images::search(&client, &search).await,
+            Command::Prune(prune) => images::prune(&client, &prune).await,
+            Command::Df(disk) => images::disk(&client, &disk).await,
+            Command::Volume(volume) => volumes::run(&client, volume).await,
             Command::Inspect(ids) => containers::inspect(&client, &ids.ids).await,
             Command::Images(list) => images::list(&client, &list).await,
             Command::Load(load) => images::load(&client, &load).await,
@@ -186,7 +255,10 @@ fn client_command(command: Command, connection: &Connection) -> Result<ExitCode,
             | Command::Uninstall(_)
             | Command::Completion { .. } => Ok(ExitCode::SUCCESS),
         }
-    })
+    });
+    // A thread may still wait for a key.
+    runtime.shutdown_background();
+    outcome
 }
 
 #[cfg(test)]

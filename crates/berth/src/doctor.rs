@@ -82,6 +82,7 @@ fn file_system() -> Finding {
 
 fn nf_tables() -> Finding {
     let network = berth_net::Network {
+        links: "bdoctor".into(),
         bridge: "none".into(),
         table: "berth-doctor".into(),
         subnet: berth_net::Subnet { gateway: std::net::Ipv4Addr::LOCALHOST, prefix: 8 },

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use berth_api::Draining;
-use berth_core::{Administrator, Core};
+use berth_core::{Administrator, Core, Paths};
 use berth_engine_oci::{OciEngine, Options};
-use berth_fetch::HttpFetch;
+use berth_fetch::{HttpFetch, Registries};
 use berth_image::Store as Images;
 use berth_runtime::LogLimits;
 use berth_store::Store;
@@ -104,7 +104,9 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), String> {
         ..Options::new(data.join("engine"), program)
     };
     let engine = OciEngine::open(options, images.clone()).map_err(|e| format!("start the engine: {e}"))?;
-    let core = Core::open(store, Arc::new(engine), images, Arc::new(HttpFetch), settings.core.clone())
+    let paths = Paths { volumes: data.join("volumes"), secret_key: data.join("secret.key") };
+    let registry = Arc::new(Registries::new(settings.registries.clone()));
+    let core = Core::open(store, Arc::new(engine), images, Arc::new(HttpFetch), registry, paths, settings.core.clone())
         .await
         .map_err(|e| e.chain())?;
     let first = administrator(&core, data).await?;

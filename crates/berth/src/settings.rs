@@ -21,6 +21,8 @@ pub(crate) struct Settings {
     pub(crate) engine: Engine,
     /// Images.
     pub(crate) images: Images,
+    /// Registries.
+    pub(crate) registries: berth_fetch::RegistriesSettings,
     /// Behaviour.
     pub(crate) core: berth_core::Settings,
 }
@@ -67,6 +69,7 @@ impl Default for Settings {
             log: Log::default(),
             engine: Engine::default(),
             images: Images::default(),
+            registries: berth_fetch::RegistriesSettings::default(),
             core: berth_core::Settings::default(),
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 
-use berth_client::Client;
+use berth_client::{Client, LogQuery};
 use berth_net::{Netns, in_netns};
 use berth_testkit::{Server, image, is_root};
 use futures_util::StreamExt;
@@ -44,7 +44,7 @@ async fn output(server: &Server, mut asked: Value, script: &str) -> (String, i32
 }
 
 async fn log_of(client: &Client, id: &str) -> String {
-    let mut log = client.container_logs(id, false, None, None).await.expect("logs");
+    let mut log = client.container_logs(id, &LogQuery::default()).await.expect("logs");
     let mut text = String::new();
     while let Some(entry) = log.next().await {
         let entry = entry.expect("entry");
@@ -146,11 +146,14 @@ async fn ports_are_reached_from_everywhere_and_nobody_elses_is_taken() {
     let name = format!("bt{}", std::process::id());
     let far = berth_net::Network {
         bridge: name.clone(),
+        links: format!("{name}v"),
         table: name.clone(),
         subnet: berth_net::Subnet { gateway: Ipv4Addr::new(198, 18, 77, 1), prefix: 24 },
     };
-    far.ensure(&[]).expect("a far network");
-    far.attach(&other, &format!("{name}v"), Ipv4Addr::new(198, 18, 77, 2)).expect("attach");
+    let there = Ipv4Addr::new(198, 18, 77, 2);
+    let member = berth_net::Member { link: format!("{name}v"), address: there, tenant: 1 };
+    far.ensure(&[], &[member]).expect("a far network");
+    far.attach(&other, &format!("{name}v"), there).expect("attach");
     let reached = in_netns(&other, || {
         use std::io::{Read, Write};
         let limit = Duration::from_secs(2);
@@ -422,7 +425,8 @@ async fn logs_are_followed_cut_and_kept_whole() {
     let client = server.client();
     let script = "echo one; echo two >&2; printf 'no end'; sleep 0.3; echo; echo 你好; seq 1 3; sleep 0.2; echo last";
     run(&server, json!({"name": "talk", "command": shell(script)})).await;
-    let mut log = client.container_logs("talk", true, None, None).await.expect("follow");
+    let mut log =
+        client.container_logs("talk", &LogQuery { follow: true, ..LogQuery::default() }).await.expect("follow");
     let mut seen = Vec::new();
     while let Some(entry) = log.next().await {
         let entry = entry.expect("entry");

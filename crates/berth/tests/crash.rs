@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use berth_client::LogQuery;
 use berth_testkit::{Server, image, is_root};
 use futures_util::StreamExt;
 use serde_json::json;
@@ -60,7 +61,7 @@ async fn twenty_containers_outlive_a_kill_of_the_server() {
         assert!(answers(*port).await, "port {port} under the new server");
     }
     for n in 0..20 {
-        let mut log = client.container_logs(&format!("c{n}"), false, None, None).await.expect("logs");
+        let mut log = client.container_logs(&format!("c{n}"), &LogQuery::default()).await.expect("logs");
         let mut next = 0;
         while let Some(entry) = log.next().await {
             assert_eq!(entry.expect("entry").text, format!("line {next}"), "c{n}");
@@ -148,7 +149,8 @@ async fn sigterm_drains_and_containers_go_on() {
     let asked = json!({"image": "busybox", "name": "a", "start": true, "command": ["sleep", "600"]});
     let made = server.request("POST", "/v1/containers", asked.to_string()).await.json();
     let client = server.client();
-    let mut log = Box::pin(client.container_logs("a", true, None, None).await.expect("follow"));
+    let mut log =
+        Box::pin(client.container_logs("a", &LogQuery { follow: true, ..LogQuery::default() }).await.expect("follow"));
     let follower = tokio::spawn(async move { while log.next().await.is_some() {} });
     tokio::time::sleep(Duration::from_millis(50)).await;
     let begun = std::time::Instant::now();

@@ -7,7 +7,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use berth_core::{ContainerState, Core, LogFollower, NewContainer};
+use berth_core::{ContainerState, Core, LogFollower, LogQuery, NewContainer};
 use berth_engine::{LogOptions, LogStream};
 use berth_runtime::log::{format_time, parse_time};
 use futures_util::stream;
@@ -17,7 +17,7 @@ use utoipa::IntoParams;
 use super::auth::{Auth, Params, Segment};
 use super::error::Error;
 use super::idempotency;
-use super::wire::{Container, ContainerCreate, Ended, List, LogEntry, Stats};
+use super::wire::{Container, ContainerCreate, ContainerUpdate, Ended, List, LogEntry, PortList, Stats, Traffic};
 use crate::kit::small_body;
 use crate::{Api, Draining};
 
@@ -38,7 +38,7 @@ pub(super) struct ListParams {
     /// `next_cursor` of the page before.
     #[serde(default)]
     cursor: Option<String>,
-    /// Only in this state: `created`, `running`, `exited`.
+    /// Only in this state: `created`, `running`, `paused`, `exited`.
     #[serde(default)]
     state: Option<String>,
 }
@@ -69,8 +69,11 @@ pub(super) async fn list(
         None | Some("") => None,
         Some("created") => Some(ContainerState::Created),
         Some("running") => Some(ContainerState::Running),
+        Some("paused") => Some(ContainerState::Paused),
         Some("exited") => Some(ContainerState::Exited),
-        Some(other) => return Err(Error::invalid(format!("state {other:?} is not created, running or exited"))),
+        Some(other) => {
+            return Err(Error::invalid(format!("state {other:?} is not created, running, paused or exited")));
+        }
     };
     let page = core.containers(&caller, state, after, limit).await?;
     let items = page.items.into_iter().map(Container::from).collect();
@@ -238,9 +241,15 @@ pub(super) struct LogParams {
     /// Not older than this: RFC 3339, or seconds since 1970.
     #[serde(default)]
     since: Option<String>,
+    /// Older than this: RFC 3339, or seconds since 1970.
+    #[serde(default)]
+    until: Option<String>,
     /// Only so many lines from the end.
     #[serde(default)]
     tail: Option<usize>,
+    /// Only lines in which this regular expression is found.
+    #[serde(default)]
+    grep: Option<String>,
     /// `json` (default): one `LogEntry` a line; `text`: the output as it was written.
     #[serde(default)]
     format: Option<String>,
@@ -259,21 +268,25 @@ pub(super) async fn logs(
     Segment(id): Segment<String>,
     Params(params): Params<LogParams>,
 ) -> Result<Response, Error> {
-    let since = match params.since.as_deref() {
-        None | Some("") => None,
-        Some(text) => Some(
-            parse_time(text)
-                .or_else(|| text.parse::<f64>().ok().filter(|s| s.is_finite()).map(|s| (s * 1e9) as i64))
-                .ok_or_else(|| Error::invalid(format!("since {text:?} is neither RFC 3339 nor seconds")))?,
-        ),
+    let time = |name: &str, value: Option<&str>| match value {
+        None | Some("") => Ok(None),
+        Some(text) => parse_time(text)
+            .or_else(|| text.parse::<f64>().ok().filter(|s| s.is_finite()).map(|s| (s * 1e9) as i64))
+            .map(Some)
+            .ok_or_else(|| Error::invalid(format!("{name} {text:?} is neither RFC 3339 nor seconds"))),
     };
+    let (since, until) = (time("since", params.since.as_deref())?, time("until", params.until.as_deref())?);
     let text = match params.format.as_deref() {
         None | Some("" | "json") => false,
         Some("text") => true,
         Some(other) => return Err(Error::invalid(format!("format {other:?} is not json or text"))),
     };
-    let options = LogOptions { since, tail: params.tail };
-    let follower = api.core.container_logs(&caller, &id, &options, params.follow).await?;
+    let query = LogQuery {
+        options: LogOptions { since, until, tail: params.tail },
+        grep: params.grep.filter(|g| !g.is_empty()),
+        follow: params.follow && until.is_none(),
+    };
+    let follower = api.core.container_logs(&caller, &id, &query).await?;
     let timestamps = params.timestamps;
     let body = Body::from_stream(stream::unfold(
         (follower, api.draining.clone(), true),
@@ -376,4 +389,63 @@ pub(super) async fn stats(
 pub(super) async fn stats_of_all(State(core): State<Core>, Auth(caller): Auth) -> Result<Json<List<Stats>>, Error> {
     let all = core.container_usage(&caller, &[], STATS_WINDOW).await?;
     Ok(Json(List { items: all.into_iter().map(Stats::from).collect(), next_cursor: None }))
+}
+
+/// What came in and went out over the network in its whole life, whether it runs or not.
+#[utoipa::path(get, path = "/v1/containers/{id}/traffic", tag = "containers",
+    params(("id" = String, Path)), responses((status = 200, body = Traffic)))]
+pub(super) async fn traffic(
+    State(core): State<Core>,
+    Auth(caller): Auth,
+    Segment(id): Segment<String>,
+) -> Result<Json<Traffic>, Error> {
+    Ok(Json(core.container_traffic(&caller, &id).await?.into()))
+}
+
+/// Changes bounds and restart policy, at once if it runs.
+#[utoipa::path(patch, path = "/v1/containers/{id}", request_body = ContainerUpdate, tag = "containers",
+    params(("id" = String, Path)), responses((status = 200, body = Container), (status = 400, body = super::wire::Problem)))]
+pub(super) async fn update(
+    State(core): State<Core>,
+    Auth(caller): Auth,
+    Segment(id): Segment<String>,
+    request: Request,
+) -> Result<Json<Container>, Error> {
+    let asked: ContainerUpdate = read_json(&small_body(request.into_body()).await?)?;
+    Ok(Json(core.container_update(&caller, &id, asked.try_into()?).await?.into()))
+}
+
+/// Has exactly these ports published, at once if it runs. Those that it has already are kept.
+#[utoipa::path(put, path = "/v1/containers/{id}/ports", request_body = PortList, tag = "containers",
+    params(("id" = String, Path)), responses((status = 200, body = Container), (status = 409, body = super::wire::Problem)))]
+pub(super) async fn ports(
+    State(core): State<Core>,
+    Auth(caller): Auth,
+    Segment(id): Segment<String>,
+    request: Request,
+) -> Result<Json<Container>, Error> {
+    let asked: PortList = read_json(&small_body(request.into_body()).await?)?;
+    Ok(Json(core.container_ports(&caller, &id, asked.try_into()?).await?.into()))
+}
+
+/// Stops its processes where they are.
+#[utoipa::path(post, path = "/v1/containers/{id}/pause", tag = "containers",
+    params(("id" = String, Path)), responses((status = 200, body = Container), (status = 409, body = super::wire::Problem)))]
+pub(super) async fn pause(
+    State(core): State<Core>,
+    Auth(caller): Auth,
+    Segment(id): Segment<String>,
+) -> Result<Json<Container>, Error> {
+    Ok(Json(core.container_pause(&caller, &id).await?.into()))
+}
+
+/// Lets its processes go on.
+#[utoipa::path(post, path = "/v1/containers/{id}/resume", tag = "containers",
+    params(("id" = String, Path)), responses((status = 200, body = Container), (status = 409, body = super::wire::Problem)))]
+pub(super) async fn resume(
+    State(core): State<Core>,
+    Auth(caller): Auth,
+    Segment(id): Segment<String>,
+) -> Result<Json<Container>, Error> {
+    Ok(Json(core.container_resume(&caller, &id).await?.into()))
 }

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::{containers, events, host, images, tokens};
+use super::{containers, events, host, images, inside, registries, tokens, volumes};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -17,7 +17,12 @@ use super::{containers, events, host, images, tokens};
     paths(
         containers::list, containers::create, containers::inspect, containers::remove, containers::start,
         containers::stop, containers::restart, containers::kill, containers::wait, containers::logs, containers::stats,
-        containers::stats_of_all, images::list, images::load, images::import, images::inspect, images::remove,
+        containers::stats_of_all, containers::traffic, containers::update, containers::ports, containers::pause,
+        containers::resume, inside::exec, inside::exec_session, inside::attach, inside::stat, inside::download,
+        inside::archive, inside::extract, inside::export, images::commit, images::tag, images::share, images::history,
+        images::save, images::prune, images::disk, images::quota, registries::pull, registries::push,
+        registries::logins, registries::log_in, registries::log_out, volumes::list, volumes::create, volumes::inspect,
+        volumes::remove, volumes::prune, volumes::backup, volumes::restore, images::list, images::load, images::import, images::inspect, images::remove,
         host::inspect, events::list, tokens::list, tokens::create, tokens::revoke,
     ),
     components(schemas(super::wire::Problem)),

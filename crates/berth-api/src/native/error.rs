@@ -26,15 +26,22 @@ impl Error {
     }
 }
 
-impl IntoResponse for Error {
-    fn into_response(self) -> Response {
-        let problem = Problem {
+impl Error {
+    /// As it is told.
+    pub(super) fn problem(&self) -> Problem {
+        Problem {
             kind: "about:blank".into(),
             title: self.status.canonical_reason().unwrap_or("Error").into(),
             status: self.status.as_u16(),
             code: self.code.into(),
-            detail: self.detail,
-        };
+            detail: self.detail.clone(),
+        }
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let problem = self.problem();
         let mut response = (self.status, Json(problem)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/problem+json"));
@@ -59,6 +66,7 @@ impl From<berth_core::Error> for Error {
             FaultKind::NoRoom => (StatusCode::SERVICE_UNAVAILABLE, "no_room"),
             FaultKind::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
             FaultKind::Timeout => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
+            FaultKind::Upstream => (StatusCode::BAD_GATEWAY, "upstream"),
             FaultKind::Bug => {
                 tracing::error!(error = error.chain(), "native: internal error");
                 (StatusCode::INTERNAL_SERVER_ERROR, "internal")

@@ -37,7 +37,7 @@ impl From<berth_core::Error> for Error {
             FaultKind::Invalid | FaultKind::NotFound | FaultKind::Duplicate => WRONG,
             FaultKind::WrongState | FaultKind::Forbidden => WRONG,
             // A port that is in use is one that is not free.
-            FaultKind::NoRoom | FaultKind::InUse | FaultKind::Timeout => LATER,
+            FaultKind::NoRoom | FaultKind::InUse | FaultKind::Timeout | FaultKind::Upstream => LATER,
             FaultKind::Bug => {
                 tracing::error!(error = error.chain(), "standalone: internal error");
                 INTERNAL

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
-use berth_engine::{Mount, MountSource, NetworkMode, UnitId, UnitSpec};
+use berth_engine::{Mount, MountSource, NetworkMode, Rates, Resources, UnitId, UnitSpec};
 use berth_image::Config;
 
+use super::change::{check_ports, check_resources};
 use super::{Container, Detail, NewContainer, Spec, container, json};
 use crate::core::Core;
 use crate::error::Error;
+use crate::policies::{HealthCheck, RestartPolicy};
 use crate::tokens::{Caller, Role, check_name};
 use crate::{now, random_hex};
 
@@ -47,6 +49,7 @@ impl Core {
         caller: &Caller,
         new: &NewContainer,
         uid: &UnitId,
+        name: &str,
         image: &Config,
         layers: Vec<String>,
     ) -> Result<Spec, Error> {
@@ -80,27 +83,35 @@ impl Core {
                 "a zero byte, or more than 4096 bytes, in user, working_dir or a label",
             ));
         }
-        // The kernel's own bound of process numbers.
-        if new.pids.is_some_and(|p| p > 4 << 20) {
-            return Err(Error::invalid("pids", "at most 4194304"));
-        }
         if new.stop_signal.is_some_and(|s| !(1..=64).contains(&s)) {
             return Err(Error::invalid("stop_signal", "a signal's number is 1 to 64"));
         }
         if caller.role != Role::Admin && (new.network == NetworkMode::Host || new.new_privileges) {
             return Err(Error::Forbidden("network host and new_privileges are for administrators".into()));
         }
-        for (field, value, least) in [
-            ("memory", new.memory, 4 << 20),
-            ("pids", new.pids, 1),
-            ("cpus", new.cpu_milli, 10),
-            ("shm_size", new.shm_size, 4096),
-            ("swap", new.swap, 0),
-        ] {
-            if value.is_some_and(|v| v < least || v > i64::MAX as u64) {
-                let shown = if field == "cpus" { "0.01".into() } else { least.to_string() };
-                return Err(Error::invalid(field, format!("{shown} at least, and no more than 2^63-1")));
-            }
+        let resources = Resources {
+            cpu_milli: new.cpu_milli,
+            memory: new.memory,
+            swap: new.swap,
+            pids: Some(new.pids.unwrap_or(settings.pids_limit)),
+            rates: Rates { ingress: new.ingress, egress: new.egress },
+        };
+        check_resources(&resources, new.network)?;
+        if new.shm_size.is_some_and(|v| !(4096..=i64::MAX as u64).contains(&v)) {
+            return Err(Error::invalid("shm_size", "4096 at least, and no more than 2^63-1"));
+        }
+        if new.auto_remove && new.restart != RestartPolicy::No {
+            return Err(Error::invalid(
+                "restart",
+                "a container that is removed when it has ended can't be started again",
+            ));
+        }
+        let health = match &new.health {
+            Some(own) => own.clone(),
+            None => image.healthcheck.as_ref().and_then(HealthCheck::of_image),
+        };
+        if let Some(Some(check)) = &new.health {
+            check.check()?;
         }
         let host_name = new.hostname.clone().unwrap_or_else(|| uid.to_string());
         let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
@@ -108,17 +119,10 @@ impl Core {
             return Err(Error::invalid("hostname", format!("{host_name:?}: 1 to 63 letters, digits, '-', '.', '_'")));
         }
         let mut ports = new.ports.clone();
-        if !ports.is_empty() && new.network != NetworkMode::Bridge {
-            return Err(Error::invalid("ports", "only a container on the bridge has ports of its own to publish"));
-        }
-        for port in &mut ports {
-            if port.host_ports == (0, 0) {
-                port.host_ports = settings.port_range;
-            }
-            if port.host_ports.0 == 0 || port.host_ports.0 > port.host_ports.1 || port.container_port == Some(0) {
-                return Err(Error::invalid("ports", "ports are 1 to 65535, ranges go upwards"));
-            }
-        }
+        check_ports(&mut ports, new.network, settings.port_range)?;
+        // The name by which it was made, its own id, and what it calls itself.
+        let mut names = vec![name.to_owned(), uid.to_string(), host_name.clone()];
+        names.dedup();
         let image_signal = image.stop_signal.as_deref().and_then(signal_number);
         Ok(Spec {
             unit: UnitSpec {
@@ -129,21 +133,28 @@ impl Core {
                 working_dir: new.working_dir.clone().unwrap_or_else(|| image.working_dir.clone()),
                 user: new.user.clone().unwrap_or_else(|| image.user.clone()),
                 hostname: host_name,
-                cpu_milli: new.cpu_milli,
-                memory: new.memory,
-                swap: new.swap,
-                pids: Some(new.pids.unwrap_or(settings.pids_limit)),
+                cpu_milli: resources.cpu_milli,
+                memory: resources.memory,
+                swap: resources.swap,
+                pids: resources.pids,
                 shm_size: new.shm_size.unwrap_or(64 << 20),
                 read_only: new.read_only,
                 new_privileges: new.new_privileges,
                 mounts: new.mounts.clone(),
                 network: new.network,
                 ports,
+                tenant: u32::try_from(caller.account).unwrap_or(u32::MAX),
+                names,
+                rates: resources.rates,
+                stdin: new.stdin,
+                terminal: new.terminal,
             },
             labels: new.labels.clone(),
             stop_signal: new.stop_signal.or(image_signal).unwrap_or(15),
             stop_timeout_s: new.stop_timeout_s.unwrap_or(settings.stop_timeout_s).min(3600),
             auto_remove: new.auto_remove,
+            restart: new.restart,
+            health,
         })
     }
 
@@ -207,6 +218,7 @@ impl Core {
         let core = self.clone();
         let (account, caller_copy) = (caller.account, *caller);
         let mut new = new;
+        self.mount_volumes(caller, &mut new.mounts).await?;
         if !new.mounts.is_empty() {
             // Looks at the host's files, which may hang: neither this thread nor the database's writer may wait for it.
             let mut mounts = std::mem::take(&mut new.mounts);
@@ -225,13 +237,14 @@ impl Core {
                     let unreadable = |e: serde_json::Error| Error::Bug(format!("image {}: {e}", row.id));
                     let config: berth_image::ImageConfig = serde_json::from_str(&row.config).map_err(unreadable)?;
                     let layers: Vec<String> = serde_json::from_str(&row.layers).map_err(unreadable)?;
+                    tx.image_used(row.id, now())?;
                     (new.image.clone(), row.digest.clone(), config.config, layers)
                 };
                 layers.extend(layers_above);
                 if layers.is_empty() {
                     return Err(Error::invalid("image", "the image has no layers"));
                 }
-                let spec = core.decide(&caller_copy, &new, &uid, &config, layers.clone())?;
+                let spec = core.decide(&caller_copy, &new, &uid, &name, &config, layers.clone())?;
                 let mut row = berth_store::Container {
                     id: 0,
                     uid: uid.to_string(),

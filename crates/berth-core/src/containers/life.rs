@@ -29,6 +29,7 @@ impl Core {
             Ok(()) => {
                 let observed = self.inner.engine.observe(&target.uid).await?;
                 target.observe(&observed.state);
+                self.watch_health(&target);
                 let ended = target.state == ContainerState::Exited;
                 let exited = target.exit.clone();
                 if ended {
@@ -36,7 +37,12 @@ impl Core {
                     target.exit = None;
                     target = self.record(target, Some("container.started")).await?;
                     target.exit = exited;
-                    return self.record(target.clone(), Some(target.ending())).await;
+                    let again = self.plan_restart(&mut target).await?;
+                    target = self.record(target.clone(), Some(target.ending())).await?;
+                    if again {
+                        self.restart_in_time(&target);
+                    }
+                    return Ok(target);
                 }
                 self.record(target, Some("container.started")).await
             }
@@ -119,6 +125,8 @@ impl Core {
             return Ok(target);
         }
         target.runs = target.runs.max(observed.run as i64) + 1;
+        // Somebody starts it: what it did by itself before is forgotten.
+        (target.restarts, target.pause, target.next_start) = (0, Duration::ZERO, None);
         let (id, run) = (target.id, target.runs);
         self.write(move |tx| {
             let change = ContainerChange { wanted: Some("running"), run: Some(run), ..ContainerChange::default() };
@@ -167,7 +175,8 @@ impl Core {
         }
         let observed = self.inner.engine.observe(&target.uid).await?;
         target.observe(&observed.state);
-        let event = (before == Some(ContainerState::Running)).then_some(target.ending());
+        target.next_start = None;
+        let event = before.is_some_and(ContainerState::is_live).then_some(target.ending());
         self.record(target, event).await
     }
 

@@ -1,9 +1,10 @@
 //! Watching containers: their end, what they use, what they say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use berth_engine::{Exit, LogLine, LogOptions, LogReader, State, Stats, UnitId};
+use berth_engine::{Exit, LogLine, LogOptions, LogReader, LogStream, State, Stats, Traffic, UnitId};
+use regex::bytes::Regex;
 
 use super::{ContainerState, Usage};
 use crate::core::Core;
@@ -32,6 +33,16 @@ impl Core {
             })
             .await;
         }
+    }
+
+    /// What came in and went out over the network in its whole life, whether it runs or not.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or the engine's own.
+    pub async fn container_traffic(&self, caller: &Caller, reference: &str) -> Result<Traffic, Error> {
+        let found = self.container(caller, reference).await?;
+        let all = self.inner.engine.traffic(std::slice::from_ref(&found.uid)).await?;
+        Ok(all.into_iter().next().map(|(_, traffic)| traffic).unwrap_or_default())
     }
 
     /// What these containers use, as far as they run; all of the account's if none is named. Takes two readings, `between`
@@ -76,33 +87,100 @@ impl Core {
         Ok(usage.collect())
     }
 
-    /// The container's output; with `follow` it goes on until the container has ended.
+    /// The container's output; followed it goes on until the container has ended, over restarts by its policy too.
     ///
     /// # Errors
-    /// [`Error::NotFound`], or the engine's own.
+    /// [`Error::NotFound`], [`Error::Invalid`] for the expression, or the engine's own.
     pub async fn container_logs(
         &self,
         caller: &Caller,
         reference: &str,
-        options: &LogOptions,
-        follow: bool,
+        query: &LogQuery,
     ) -> Result<LogFollower, Error> {
         let found = self.container(caller, reference).await?;
-        let reader = match self.inner.engine.logs(&found.uid, options).await {
+        let grep = query.grep.as_deref().map(expression).transpose()?;
+        let mut options = query.options.clone();
+        // The last lines that match are among all lines.
+        let last = grep.as_ref().and_then(|_| options.tail.take());
+        let reader = match self.inner.engine.logs(&found.uid, &options).await {
             Err(berth_engine::EngineError::NoSuchUnit(_)) => None,
             other => Some(other?),
         };
-        Ok(LogFollower { core: self.clone(), uid: found.uid, reader, follow, ended: false })
+        let mut follower = LogFollower {
+            core: self.clone(),
+            id: found.id,
+            uid: found.uid,
+            reader,
+            follow: query.follow,
+            ended: false,
+            grep,
+            lines: Lines::default(),
+            ahead: VecDeque::new(),
+        };
+        if let Some(last) = last {
+            follower.keep_last(last).await?;
+        }
+        Ok(follower)
+    }
+}
+
+/// Which part of a container's output, and how.
+#[derive(Debug, Clone, Default)]
+pub struct LogQuery {
+    /// Which part.
+    pub options: LogOptions,
+    /// Only lines in which this regular expression is found.
+    pub grep: Option<String>,
+    /// Go on until the container has ended.
+    pub follow: bool,
+}
+
+fn expression(text: &str) -> Result<Regex, Error> {
+    // A large expression costs memory and time; these bounds fit what people search logs for.
+    let built = regex::bytes::RegexBuilder::new(text).size_limit(1 << 20).dfa_size_limit(1 << 20).build();
+    built.map_err(|e| Error::invalid("grep", e.to_string()))
+}
+
+/// Longest line that is held together to be searched, bytes.
+const LONGEST_LINE: usize = 1 << 20;
+
+/// Pieces of lines that have not ended yet, by stream.
+#[derive(Default)]
+struct Lines([Vec<LogLine>; 2]);
+
+impl Lines {
+    /// The whole line, once it has ended.
+    fn take(&mut self, piece: LogLine) -> Option<Vec<LogLine>> {
+        let waiting = &mut self.0[usize::from(piece.stream == LogStream::Stderr)];
+        let ends = piece.ends;
+        waiting.push(piece);
+        let long = waiting.iter().map(|p| p.text.len()).sum::<usize>() > LONGEST_LINE;
+        (ends || long).then(|| std::mem::take(waiting))
+    }
+
+    fn rest(&mut self) -> impl Iterator<Item = Vec<LogLine>> {
+        self.0.iter_mut().map(std::mem::take).filter(|line| !line.is_empty())
+    }
+}
+
+fn matches(grep: &Regex, line: &[LogLine]) -> bool {
+    match line {
+        [one] => grep.is_match(&one.text),
+        several => grep.is_match(&several.iter().flat_map(|p| p.text.iter().copied()).collect::<Vec<u8>>()),
     }
 }
 
 /// Pieces of a container's output, as they come.
 pub struct LogFollower {
     core: Core,
+    id: i64,
     uid: UnitId,
     reader: Option<Box<dyn LogReader>>,
     follow: bool,
     ended: bool,
+    grep: Option<Regex>,
+    lines: Lines,
+    ahead: VecDeque<LogLine>,
 }
 
 impl std::fmt::Debug for LogFollower {
@@ -112,25 +190,84 @@ impl std::fmt::Debug for LogFollower {
 }
 
 impl LogFollower {
+    /// Reads what there is and keeps the last lines that match.
+    async fn keep_last(&mut self, last: usize) -> Result<(), Error> {
+        let (Some(reader), Some(grep)) = (&mut self.reader, &self.grep) else { return Ok(()) };
+        let mut kept: VecDeque<Vec<LogLine>> = VecDeque::new();
+        while let Some(piece) = reader.next().await? {
+            if let Some(line) = self.lines.take(piece)
+                && matches(grep, &line)
+            {
+                kept.push_back(line);
+                if kept.len() > last {
+                    kept.pop_front();
+                }
+            }
+        }
+        self.ahead = kept.into_iter().flatten().collect();
+        Ok(())
+    }
+
     /// The next piece; `None` at the end.
     ///
     /// # Errors
     /// The engine's own.
     pub async fn next(&mut self) -> Result<Option<LogLine>, Error> {
         loop {
+            if let Some(piece) = self.ahead.pop_front() {
+                return Ok(Some(piece));
+            }
             let Some(reader) = &mut self.reader else { return Ok(None) };
-            if let Some(line) = reader.next().await? {
-                return Ok(Some(line));
+            if let Some(piece) = reader.next().await? {
+                let Some(grep) = &self.grep else { return Ok(Some(piece)) };
+                if let Some(line) = self.lines.take(piece)
+                    && matches(grep, &line)
+                {
+                    self.ahead.extend(line);
+                }
+                continue;
             }
             if !self.follow || self.ended {
-                return Ok(None);
+                if let Some(grep) = &self.grep {
+                    self.ahead.extend(self.lines.rest().filter(|line| matches(grep, line)).flatten());
+                }
+                self.reader = None;
+                continue;
             }
             let observed = self.core.inner.engine.observe(&self.uid).await?;
             // What was written before the end is read once more.
-            self.ended = !matches!(observed.state, State::Running { .. });
+            self.ended = !matches!(observed.state, State::Running { .. }) && !comes_again(&self.core, self.id).await?;
             if !self.ended {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
+    }
+}
+
+/// Whether its policy is about to start it again.
+async fn comes_again(core: &Core, id: i64) -> Result<bool, Error> {
+    let row = core.read(move |tx| Ok(tx.container(id)?)).await?;
+    let Some(row) = row.filter(|row| row.wanted == "running") else { return Ok(false) };
+    let found = super::container(row)?;
+    // Its end may not be written down yet.
+    Ok(found.next_start.is_some() || found.state.is_live() && found.restart != crate::RestartPolicy::No)
+}
+
+#[cfg(test)]
+mod tests {
+    use berth_engine::{LogLine, LogStream};
+
+    use super::{Lines, expression, matches};
+
+    #[test]
+    fn lines_are_searched_whole() {
+        let piece = |text: &str, ends| LogLine { at: 0, stream: LogStream::Stdout, ends, text: text.into() };
+        let mut lines = Lines::default();
+        assert!(lines.take(piece("one needle in two pie", false)).is_none());
+        let line = lines.take(piece("ces", true)).expect("a line");
+        assert!(matches(&expression("two pieces$").expect("expression"), &line));
+        assert!(!matches(&expression("^ces").expect("expression"), &line));
+        assert!(matches(&expression("(?i)NEEDLE").expect("expression"), &line));
+        assert!(expression("(").is_err() && expression(&"a{1000}{1000}".repeat(9)).is_err());
     }
 }

@@ -3,10 +3,11 @@
 //! Version 1 has files for it; version 2 wants a BPF program (linux/bpf.h, BPF_PROG_TYPE_CGROUP_DEVICE).
 
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
+use super::bpf::{self, Hook, step};
 use super::{Cgroup, Hierarchies, write};
-use crate::sys::{Failure, Named, check};
+use crate::sys::{Failure, Named};
 
 /// Character devices that may be read and written: major and minor, `None` for all minors.
 /// null, zero, full, random, urandom, tty, ptmx, pseudo terminals.
@@ -15,7 +16,7 @@ const ALLOWED: [(u32, Option<u32>); 8] =
 
 pub(super) fn restrict(cgroup: &Cgroup) -> Result<(), Failure> {
     match &cgroup.hierarchies {
-        Hierarchies::V1(_) => {
+        Hierarchies::V1(..) => {
             let folder = cgroup.folder("devices").ok_or_else(|| Failure {
                 what: "find the devices cgroup".into(),
                 source: io::Error::from_raw_os_error(libc::ENOENT),
@@ -33,15 +34,9 @@ pub(super) fn restrict(cgroup: &Cgroup) -> Result<(), Failure> {
                 what: "open the cgroup".into(),
                 source: io::Error::from_raw_os_error(libc::ENOENT),
             })?;
-            let program = load().named(|| "load the device program".into())?;
-            attach(&folder, &program).named(|| "attach the device program".into())
+            attach(&folder).named(|| "attach the device program".into())
         }
     }
-}
-
-/// One BPF instruction: code, registers (source high, destination low), offset, constant.
-fn step(code: u8, registers: u8, offset: i16, constant: i32) -> u64 {
-    u64::from(code) | u64::from(registers) << 8 | u64::from(offset as u16) << 16 | u64::from(constant as u32) << 32
 }
 
 /// `struct bpf_cgroup_dev_ctx` is access_type (access << 16 | type), major, minor. Returns 1 to allow.
@@ -83,28 +78,9 @@ fn program() -> Vec<u64> {
     all
 }
 
-fn bpf(command: i64, attributes: &[u64]) -> io::Result<i64> {
-    // SAFETY: `attributes` begins a union bpf_attr of the size given and outlives the call.
-    check(unsafe { libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size_of_val(attributes)) })
-}
-
-fn load() -> io::Result<OwnedFd> {
-    const PROG_LOAD: i64 = 5;
-    const CGROUP_DEVICE: u64 = 15;
-    let program = program();
-    let licence = c"Apache-2.0";
-    let attributes =
-        [CGROUP_DEVICE | (program.len() as u64) << 32, program.as_ptr() as u64, licence.as_ptr() as u64, 0, 0, 0];
-    let fd = bpf(PROG_LOAD, &attributes)?;
-    // SAFETY: the call just returned it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
-}
-
-fn attach(cgroup: &OwnedFd, program: &OwnedFd) -> io::Result<()> {
-    const PROG_ATTACH: i64 = 8;
-    const CGROUP_DEVICE: u64 = 6;
-    let attributes = [cgroup.as_raw_fd() as u64 | (program.as_raw_fd() as u64) << 32, CGROUP_DEVICE];
-    bpf(PROG_ATTACH, &attributes).map(drop)
+fn attach(cgroup: &OwnedFd) -> io::Result<()> {
+    let program = bpf::load(Hook::Device, &program())?;
+    bpf::attach(Hook::Device, cgroup, &program)
 }
 
 #[cfg(test)]
@@ -113,7 +89,7 @@ mod tests {
     use std::os::fd::OwnedFd;
     use std::process::Command;
 
-    use super::{attach, load};
+    use super::attach;
 
     /// The controllers need not be in the version 2 hierarchy for its device programs to work.
     #[test]
@@ -129,7 +105,7 @@ mod tests {
         let folder = format!("{at}/berth-test-{}", std::process::id());
         fs::create_dir(&folder).expect("cgroup");
         let opened: OwnedFd = fs::File::open(&folder).expect("open").into();
-        let attached = load().and_then(|program| attach(&opened, &program));
+        let attached = attach(&opened);
         let device = "/dev/kmsg";
         let output = Command::new("/bin/sh")
             .arg("-c")

@@ -46,6 +46,8 @@ pub struct ContainerChange {
     pub run: Option<i64>,
     /// See [`Container::detail`].
     pub detail: Option<String>,
+    /// See [`Container::spec`].
+    pub spec: Option<String>,
 }
 
 /// Which containers a list holds.
@@ -190,12 +192,13 @@ impl Tx<'_> {
     /// The database's own.
     pub fn container_change(&self, id: i64, change: &ContainerChange) -> Result<bool, Error> {
         let sql = "UPDATE containers SET wanted = COALESCE($1, wanted), state = COALESCE($2, state),
-                   run = COALESCE($3, run), detail = COALESCE($4, detail) WHERE id = $5";
+                   run = COALESCE($3, run), detail = COALESCE($4, detail), spec = COALESCE($5, spec) WHERE id = $6";
         let changed = self.connection.prepare_cached(sql)?.execute(params![
             change.wanted,
             change.state,
             change.run,
             change.detail,
+            change.spec,
             id
         ])?;
         Ok(changed == 1)

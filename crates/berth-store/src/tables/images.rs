@@ -21,6 +21,12 @@ pub struct Image {
     pub size: i64,
     /// Nanoseconds since 1970.
     pub created_at: i64,
+    /// Whether every account may use it.
+    pub shared: bool,
+    /// Where it came from: `pulled`, `loaded`, `committed`.
+    pub origin: String,
+    /// When it was last used for a container, nanoseconds since 1970; 0 for never.
+    pub used_at: i64,
 }
 
 /// A name of an image, `repository:tag`.
@@ -32,7 +38,7 @@ pub struct ImageName {
     pub image_id: i64,
 }
 
-const COLUMNS: &str = "id, account_id, digest, config, layers, size, created_at";
+const COLUMNS: &str = "id, account_id, digest, config, layers, size, created_at, shared, origin, used_at";
 
 fn image(row: &Row<'_>) -> rusqlite::Result<Image> {
     Ok(Image {
@@ -43,6 +49,9 @@ fn image(row: &Row<'_>) -> rusqlite::Result<Image> {
         layers: row.get(4)?,
         size: row.get(5)?,
         created_at: row.get(6)?,
+        shared: row.get(7)?,
+        origin: row.get(8)?,
+        used_at: row.get(9)?,
     })
 }
 
@@ -52,12 +61,12 @@ impl Tx<'_> {
     /// # Errors
     /// The database's own.
     pub fn image_add(&self, new: &Image) -> Result<i64, Error> {
-        let sql = "INSERT INTO images (account_id, digest, config, layers, size, created_at)
-                   VALUES ($1, $2, $3, $4, $5, $6)
+        let sql = "INSERT INTO images (account_id, digest, config, layers, size, created_at, origin)
+                   VALUES ($1, $2, $3, $4, $5, $6, $7)
                    ON CONFLICT (account_id, digest) DO UPDATE SET layers = excluded.layers
                    RETURNING id";
         Ok(self.connection.prepare_cached(sql)?.query_row(
-            params![new.account_id, new.digest, new.config, new.layers, new.size, new.created_at],
+            params![new.account_id, new.digest, new.config, new.layers, new.size, new.created_at, new.origin],
             |row| row.get(0),
         )?)
     }
@@ -125,6 +134,76 @@ impl Tx<'_> {
         let mut statement = self.connection.prepare_cached(sql)?;
         let rows = statement.query_map([account], |row| Ok(ImageName { name: row.get(0)?, image_id: row.get(1)? }))?;
         Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The image with this name that another account shares with all.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn image_shared_by_name(&self, name: &str) -> Result<Option<Image>, Error> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM images WHERE shared <> 0 AND id IN
+             (SELECT image_id FROM image_names WHERE name = $1) ORDER BY id LIMIT 1"
+        );
+        Ok(self.connection.prepare_cached(&sql)?.query_row([name], image).optional()?)
+    }
+
+    /// Images of all accounts that others may use.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn images_shared(&self) -> Result<Vec<Image>, Error> {
+        let sql = format!("SELECT {COLUMNS} FROM images WHERE shared <> 0 ORDER BY id");
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        Ok(statement.query_map([], image)?.collect::<Result<_, _>>()?)
+    }
+
+    /// Images of all accounts.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn images_of_all(&self) -> Result<Vec<Image>, Error> {
+        let sql = format!("SELECT {COLUMNS} FROM images ORDER BY id");
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        Ok(statement.query_map([], image)?.collect::<Result<_, _>>()?)
+    }
+
+    /// The names of one image.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn names_of_image(&self, id: i64) -> Result<Vec<String>, Error> {
+        let sql = "SELECT name FROM image_names WHERE image_id = $1 ORDER BY name";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        Ok(statement.query_map([id], |row| row.get(0))?.collect::<Result<_, _>>()?)
+    }
+
+    /// Lets all accounts use it, or its own only.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn image_share(&self, id: i64, shared: bool) -> Result<(), Error> {
+        let sql = "UPDATE images SET shared = $1 WHERE id = $2";
+        self.connection.prepare_cached(sql)?.execute(params![shared, id])?;
+        Ok(())
+    }
+
+    /// Takes note that it was used.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn image_used(&self, id: i64, now: i64) -> Result<(), Error> {
+        self.connection.prepare_cached("UPDATE images SET used_at = $1 WHERE id = $2")?.execute(params![now, id])?;
+        Ok(())
+    }
+
+    /// Bytes of all the account's images, each for itself.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn image_bytes(&self, account: i64) -> Result<i64, Error> {
+        let sql = "SELECT COALESCE(SUM(size), 0) FROM images WHERE account_id = $1";
+        Ok(self.connection.prepare_cached(sql)?.query_row([account], |row| row.get(0))?)
     }
 
     /// Removes an image with its names.

@@ -64,6 +64,33 @@ impl Tx<'_> {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
+    /// The account's name.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn account_name(&self, id: i64) -> Result<Option<String>, Error> {
+        let sql = "SELECT name FROM accounts WHERE id = $1";
+        Ok(self.connection.prepare_cached(sql)?.query_row([id], |row| row.get(0)).optional()?)
+    }
+
+    /// Bytes of images that the account may have; `None` is the default's.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn account_image_quota(&self, id: i64) -> Result<Option<i64>, Error> {
+        let sql = "SELECT image_quota FROM accounts WHERE id = $1";
+        Ok(self.connection.prepare_cached(sql)?.query_row([id], |row| row.get(0)).optional()?.flatten())
+    }
+
+    /// Sets that, by the account's name; whether there is such an account.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn account_set_image_quota(&self, name: &str, bytes: Option<i64>) -> Result<bool, Error> {
+        let sql = "UPDATE accounts SET image_quota = $1 WHERE name = $2";
+        Ok(self.connection.prepare_cached(sql)?.execute(params![bytes, name])? == 1)
+    }
+
     /// Adds a token by its hash.
     ///
     /// # Errors

@@ -5,12 +5,12 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use berth_api::wire::{Container, LogEntry, Port};
-use berth_client::{Client, Error};
+use berth_api::wire::{Container, ContainerCreate, LogEntry, Port};
+use berth_client::{Client, Error, LogQuery};
 use futures_util::{Stream, StreamExt};
 
 use super::options::{Create, Run};
-use super::output;
+use super::{output, registries, sessions};
 
 type Outcome = Result<ExitCode, String>;
 
@@ -77,6 +77,12 @@ pub(crate) struct Logs {
     /// Not older than this: RFC 3339, seconds since 1970, or a while ago (10m, 2h)
     #[arg(long)]
     since: Option<String>,
+    /// Older than this, as --since
+    #[arg(long)]
+    until: Option<String>,
+    /// Only lines in which this regular expression is found
+    #[arg(long, short)]
+    grep: Option<String>,
     /// Only so many lines from the end
     #[arg(long, short = 'n', alias = "lines")]
     tail: Option<usize>,
@@ -147,28 +153,40 @@ pub(super) async fn wait(client: &Client, id: &str) -> Result<String, Error> {
 }
 
 pub(super) async fn create(client: &Client, create: Create) -> Outcome {
-    let auto_remove = create.rm;
+    let (auto_remove, pull) = (create.rm, create.pull.clone());
     let mut request = create.request(false)?;
     request.auto_remove = auto_remove;
-    println!("{}", client.container_create(&request).await.map_err(said)?.id);
+    println!("{}", make(client, &request, &pull).await?.id);
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) async fn run(client: &Client, run: Run) -> Outcome {
-    let remove = run.create.rm;
+    let (remove, pull) = (run.create.rm, run.create.pull.clone());
+    let (tty, interactive) = (run.create.tty, run.create.interactive);
+    if tty && interactive && !run.detach && !std::io::stdin().is_terminal() {
+        return Err("standard input is no terminal: leave -t away".into());
+    }
     let mut request = run.create.request(true)?;
     request.auto_remove = remove && run.detach;
-    let made = client.container_create(&request).await.map_err(|error| match error.code() {
-        Some("not_found") => format!("{error}; `berth load` imports images from archives, `berth images` lists them"),
-        _ => error.to_string(),
-    })?;
+    let made = make(client, &request, &pull).await?;
     if run.detach {
         println!("{}", made.id);
         return Ok(ExitCode::SUCCESS);
     }
+    if (tty || interactive)
+        && let Ok(session) = client.container_attach(&made.id).await
+    {
+        let Some(ended) = sessions::talk(session, tty, interactive).await.map_err(said)? else {
+            // Let go of: it goes on.
+            return Ok(ExitCode::SUCCESS);
+        };
+        if remove {
+            client.container_remove(&made.id, true).await.map_err(said)?;
+        }
+        return Ok(sessions::code(ended));
+    }
     let ended = async {
-        let log = client.container_logs(&made.id, true, None, None).await.map_err(said)?;
-        print_log(log, false, false).await?;
+        follow_log(client, &made.id, &LogQuery { follow: true, ..LogQuery::default() }, false, false).await?;
         client.container_wait(&made.id).await.map_err(said)
     };
     let mut interrupts = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())
@@ -197,6 +215,23 @@ pub(super) async fn run(client: &Client, run: Run) -> Outcome {
     Ok(ExitCode::from(u8::try_from(ended.exit_code.unwrap_or(0)).unwrap_or(1)))
 }
 
+/// Makes a container, and fetches its image before, as far as that is wanted.
+async fn make(client: &Client, request: &ContainerCreate, pull: &str) -> Result<Container, String> {
+    if pull == "always" {
+        registries::fetch(client, &request.image, None, false).await?;
+    }
+    match client.container_create(request).await {
+        Err(error) if pull == "missing" && error.code() == Some("not_found") => {
+            eprintln!("Image {} is not here: it is fetched", request.image);
+            registries::fetch(client, &request.image, None, false).await.map_err(|fetching| {
+                format!("{error}, and it could not be fetched: {fetching}; `berth load` imports images from archives")
+            })?;
+            client.container_create(request).await.map_err(said)
+        }
+        other => other.map_err(said),
+    }
+}
+
 fn ports(all: &[Port]) -> String {
     let one = |p: &Port| {
         let host = p.host_ip.clone().unwrap_or_else(|| "0.0.0.0".into());
@@ -207,8 +242,13 @@ fn ports(all: &[Port]) -> String {
 }
 
 fn status(c: &Container) -> String {
+    let health = c.health.as_ref().map(|h| format!(" ({})", h.status)).unwrap_or_default();
     match (c.state.as_str(), &c.started_at, &c.finished_at) {
-        ("running", Some(at), _) => format!("Up {}", output::age(at)),
+        ("running", Some(at), _) => format!("Up {}{health}", output::age(at)),
+        ("paused", Some(at), _) => format!("Up {} (paused)", output::age(at)),
+        ("exited", _, Some(at)) if c.next_start.is_some() => {
+            format!("Restarting ({}) {} ago", c.exit_code.unwrap_or(0), output::age(at))
+        }
         ("exited", _, Some(at)) => {
             let why = if c.oom_killed { ", out of memory" } else { "" };
             format!("Exited ({}{why}) {} ago", c.exit_code.unwrap_or(0), output::age(at))
@@ -224,7 +264,7 @@ fn shortened(words: &[String]) -> String {
 
 pub(super) async fn ps(client: &Client, ps: &Ps) -> Outcome {
     let mut all = client.containers().await.map_err(said)?;
-    all.retain(|c| ps.all || c.state == "running");
+    all.retain(|c| ps.all || matches!(c.state.as_str(), "running" | "paused") || c.next_start.is_some());
     all.reverse();
     if ps.quiet {
         all.iter().for_each(|c| println!("{}", c.id));
@@ -244,25 +284,92 @@ pub(super) async fn ps(client: &Client, ps: &Ps) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Where the printing of a log stands.
+struct Printed {
+    line_start: bool,
+    /// Time of the last entry, and how many of that time there were.
+    last: Option<(String, usize)>,
+}
+
+/// How long a follower waits for a server that has gone.
+const SERVER_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Prints a log; a follower goes on over restarts of the server, where it stood.
+async fn follow_log(client: &Client, id: &str, query: &LogQuery, timestamps: bool, json: bool) -> Result<(), String> {
+    let mut printed = Printed { line_start: true, last: None };
+    let mut query = query.clone();
+    let mut gone_since: Option<std::time::Instant> = None;
+    loop {
+        let seen = printed.last.clone();
+        let broken = match client.container_logs(id, &query).await {
+            Ok(log) => {
+                gone_since = None;
+                match print_log(log, &mut printed, seen, timestamps, json).await? {
+                    None if !query.follow => return Ok(()),
+                    // A server that goes ends its streams in order, too.
+                    None => match client.container(id).await {
+                        Ok(c) if !matches!(c.state.as_str(), "running" | "paused") && c.next_start.is_none() => {
+                            return Ok(());
+                        }
+                        Err(error @ Error::Refused(_)) => return Err(error.to_string()),
+                        Ok(_) => None,
+                        Err(error) => Some(error),
+                    },
+                    broken => broken,
+                }
+            }
+            Err(error @ (Error::Refused(_) | Error::Answer(_))) => return Err(error.to_string()),
+            Err(error) => Some(error),
+        };
+        if !query.follow || (printed.last.is_none() && gone_since.is_none() && broken.is_some()) {
+            return broken.map_or(Ok(()), |e| Err(e.to_string()));
+        }
+        let since = *gone_since.get_or_insert_with(std::time::Instant::now);
+        if since.elapsed() > SERVER_PATIENCE {
+            return Err(broken.map_or_else(|| "the server does not answer".into(), |e| e.to_string()));
+        }
+        if let Some((at, _)) = &printed.last {
+            query.since = Some(at.clone());
+            query.tail = None;
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}
+
+/// Prints entries until the end; the error that broke them off. Those in `seen` (a time and how many of it) are passed over.
 async fn print_log(
     log: impl Stream<Item = Result<LogEntry, Error>>,
+    printed: &mut Printed,
+    seen: Option<(String, usize)>,
     timestamps: bool,
     json: bool,
-) -> Result<(), String> {
+) -> Result<Option<Error>, String> {
     let mut log = std::pin::pin!(log);
-    let mut line_start = true;
+    let mut known = seen.as_ref().map_or(0, |(_, count)| *count);
     while let Some(entry) = log.next().await {
-        let entry = entry.map_err(said)?;
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) => return Ok(Some(error)),
+        };
+        if known > 0 && seen.as_ref().is_some_and(|(at, _)| *at == entry.time) {
+            known -= 1;
+            continue;
+        }
+        printed.last = match printed.last.take() {
+            Some((at, count)) if at == entry.time => Some((at, count + 1)),
+            _ => Some((entry.time.clone(), 1)),
+        };
         if json {
             println!("{}", serde_json::to_string(&entry).map_err(|e| e.to_string())?);
             continue;
         }
+        let line_start = printed.line_start;
         let mut line = if timestamps && line_start { format!("{} ", entry.time).into_bytes() } else { Vec::new() };
         line.extend_from_slice(entry.bytes.as_deref().unwrap_or(entry.text.as_bytes()));
         if !entry.partial {
             line.push(b'\n');
         }
-        line_start = !entry.partial;
+        printed.line_start = !entry.partial;
         // Bytes as they are: the output may be an archive on its way into a file.
         let written = if entry.stream == "stderr" {
             std::io::stderr().write_all(&line)
@@ -272,7 +379,7 @@ async fn print_log(
         };
         written.map_err(|e| format!("write: {e}"))?;
     }
-    Ok(())
+    Ok(None)
 }
 
 /// `10m` as seconds since 1970; other texts as they are.
@@ -295,9 +402,14 @@ fn since(text: &str) -> String {
 }
 
 pub(super) async fn logs(client: &Client, logs: &Logs) -> Outcome {
-    let since = logs.since.as_deref().map(since);
-    let log = client.container_logs(&logs.id, logs.follow, since, logs.tail).await.map_err(said)?;
-    print_log(log, logs.timestamps, logs.json).await?;
+    let query = LogQuery {
+        follow: logs.follow,
+        since: logs.since.as_deref().map(since),
+        until: logs.until.as_deref().map(since),
+        tail: logs.tail,
+        grep: logs.grep.clone(),
+    };
+    follow_log(client, &logs.id, &query, logs.timestamps, logs.json).await?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -4,12 +4,14 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use berth_api::wire::{DiskPart, Image, PruneAsked};
 use berth_client::Client;
 use indicatif::{ProgressBar, ProgressStyle};
 use reqwest::Body;
 use tokio::io::AsyncRead;
 use tokio_util::io::ReaderStream;
 
+use super::files::write_body;
 use super::output;
 
 type Outcome = Result<ExitCode, String>;
@@ -67,6 +69,147 @@ pub(crate) struct Remove {
     images: Vec<String>,
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct Save {
+    /// Write to a file instead of standard output
+    #[arg(long, short)]
+    output: Option<PathBuf>,
+    /// Images, by name or digest
+    #[arg(required = true)]
+    images: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Tag {
+    /// Image, by name or digest
+    image: String,
+    /// The name that it gets as well
+    name: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct History {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Image
+    image: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Search {
+    /// Only with this label, KEY or KEY=value
+    #[arg(long, short)]
+    label: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// A part of a name
+    #[arg(default_value = "")]
+    word: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Prune {
+    /// Images with names as well, as long as no container was made from them
+    #[arg(long, short)]
+    all: bool,
+    /// Only those not used for so many hours
+    #[arg(long, value_name = "HOURS", default_value_t = 0)]
+    unused_for: u64,
+    /// Volumes that no container mounts as well
+    #[arg(long)]
+    volumes: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Disk {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn save(client: &Client, save: &Save) -> Outcome {
+    let response = client.image_save(&save.images).await.map_err(|e| e.to_string())?;
+    write_body(response, save.output.as_deref()).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn tag(client: &Client, tag: &Tag) -> Outcome {
+    client.image_tag(&tag.image, &tag.name).await.map_err(|e| e.to_string())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn history(client: &Client, history: &History) -> Outcome {
+    let all = client.image_history(&history.image).await.map_err(|e| e.to_string())?;
+    if history.json {
+        output::json(&all)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let rows: Vec<_> = all
+        .iter()
+        .rev()
+        .map(|entry| {
+            let text = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
+            let made: String = text("created_by").chars().take(60).collect();
+            vec![
+                output::age(&text("created")) + " ago",
+                made,
+                output::bytes(entry["size"].as_u64().unwrap_or(0)),
+                text("comment"),
+            ]
+        })
+        .collect();
+    output::table(&["CREATED", "CREATED BY", "SIZE", "COMMENT"], &rows);
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn search(client: &Client, search: &Search) -> Outcome {
+    let all = client.image_search(&search.word, search.label.as_deref()).await.map_err(|e| e.to_string())?;
+    if search.json {
+        output::json(&all)?
+    } else {
+        show(&all)
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn prune(client: &Client, prune: &Prune) -> Outcome {
+    let asked = PruneAsked { all: prune.all, unused_for: prune.unused_for * 3600 };
+    let pruned = client.image_prune(&asked).await.map_err(|e| e.to_string())?;
+    pruned.removed.iter().for_each(|name| println!("{name}"));
+    if prune.volumes {
+        client
+            .volume_prune()
+            .await
+            .map_err(|e| e.to_string())?
+            .removed
+            .iter()
+            .for_each(|name| println!("volume {name}"));
+    }
+    println!("{} freed", output::bytes(pruned.freed));
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn disk(client: &Client, disk: &Disk) -> Outcome {
+    let found = client.disk().await.map_err(|e| e.to_string())?;
+    if disk.json {
+        output::json(&found)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let row = |name: &str, part: &DiskPart| {
+        let (size, free) = (output::bytes(part.size), output::bytes(part.reclaimable));
+        vec![name.to_owned(), part.count.to_string(), part.active.to_string(), size, free]
+    };
+    let rows = [row("Images", &found.images), row("Containers", &found.containers), row("Volumes", &found.volumes)];
+    output::table(&["TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"], &rows);
+    if let Some(quota) = found.image_quota {
+        println!("Images may take {}", output::bytes(quota));
+    }
+    println!("Free on the disk: {}", output::bytes(found.free));
+    Ok(ExitCode::SUCCESS)
+}
+
 pub(super) async fn list(client: &Client, list: &List) -> Outcome {
     let all = client.images().await.map_err(|e| e.to_string())?;
     if list.json {
@@ -74,18 +217,23 @@ pub(super) async fn list(client: &Client, list: &List) -> Outcome {
     } else if list.quiet {
         all.iter().for_each(|i| println!("{}", i.digest));
     } else {
-        let mut rows = Vec::new();
-        for image in all.iter().rev() {
-            let names = if image.names.is_empty() { vec!["<none>".to_owned()] } else { image.names.clone() };
-            for name in names {
-                let digest = image.digest.trim_start_matches("sha256:").chars().take(12).collect();
-                let ago = format!("{} ago", output::age(&image.imported_at));
-                rows.push(vec![name, digest, ago, output::bytes(image.size)]);
-            }
-        }
-        output::table(&["NAME", "DIGEST", "IMPORTED", "SIZE"], &rows);
+        show(&all);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn show(all: &[Image]) {
+    let mut rows = Vec::new();
+    for image in all.iter().rev() {
+        let names = if image.names.is_empty() { vec!["<none>".to_owned()] } else { image.names.clone() };
+        for name in names {
+            let digest = image.digest.trim_start_matches("sha256:").chars().take(12).collect();
+            let ago = format!("{} ago", output::age(&image.imported_at));
+            let origin = if image.official { "official".to_owned() } else { image.origin.clone() };
+            rows.push(vec![name, digest, ago, origin, output::bytes(image.size)]);
+        }
+    }
+    output::table(&["NAME", "DIGEST", "IMPORTED", "ORIGIN", "SIZE"], &rows);
 }
 
 /// A bar of `length` bytes (a spinner if it is not known) on a terminal, nothing elsewhere.

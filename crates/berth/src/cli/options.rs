@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use berth_api::wire::{ContainerCreate, ContainerMount, Port};
+use berth_api::wire::{ContainerCreate, ContainerMount, HealthCheck, Port};
 
 /// What a container is to be.
 #[derive(Debug, clap::Args)]
@@ -46,7 +46,7 @@ pub(crate) struct Create {
     /// bridge, host or none
     #[arg(long, alias = "net")]
     network: Option<String>,
-    /// Mount a folder or file of the host: /host:/container[:ro]
+    /// Mount a volume or a folder of the host: NAME:/container[:ro] or /host:/container[:ro]
     #[arg(long, short, value_parser = volume)]
     volume: Vec<ContainerMount>,
     /// Mount memory: /container[:size=64m]
@@ -67,11 +67,62 @@ pub(crate) struct Create {
     /// Seconds between the stop signal and the kill
     #[arg(long)]
     stop_timeout: Option<u64>,
+    /// Signal that asks it to stop, number
+    #[arg(long)]
+    stop_signal: Option<i32>,
+    /// Keep standard input open
+    #[arg(long, short)]
+    pub(super) interactive: bool,
+    /// Give it a terminal
+    #[arg(long, short)]
+    pub(super) tty: bool,
+    /// Start it again by itself: no, on-failure[:N], always or unless-stopped
+    #[arg(long)]
+    restart: Option<String>,
+    /// What may come in a second, such as 10mbit
+    #[arg(long, value_parser = rate)]
+    ingress: Option<u64>,
+    /// What may go out a second, such as 10mbit
+    #[arg(long, value_parser = rate)]
+    egress: Option<u64>,
+    /// Both directions
+    #[arg(long, value_parser = rate, conflicts_with_all = ["ingress", "egress"])]
+    bandwidth: Option<u64>,
+    /// Health check: a command line, for /bin/sh in the container
+    #[arg(long, value_name = "LINE")]
+    health_cmd: Option<String>,
+    /// Health check: PORT/path that GET is answered on
+    #[arg(long, value_name = "PORT/PATH", conflicts_with = "health_cmd")]
+    health_http: Option<String>,
+    /// Health check: a port that accepts connections
+    #[arg(long, value_name = "PORT", conflicts_with_all = ["health_cmd", "health_http"])]
+    health_tcp: Option<u16>,
+    /// Seconds between two checks
+    #[arg(long, value_name = "SECONDS")]
+    health_interval: Option<f64>,
+    /// Seconds that a check may take
+    #[arg(long, value_name = "SECONDS")]
+    health_timeout: Option<f64>,
+    /// Failures in a row until it is unhealthy
+    #[arg(long, value_name = "N")]
+    health_retries: Option<u32>,
+    /// Seconds after the start in which failures don't count
+    #[arg(long, value_name = "SECONDS")]
+    health_start_period: Option<f64>,
+    /// Start it anew when it is unhealthy
+    #[arg(long)]
+    health_restart: bool,
+    /// No health check, although the image has one
+    #[arg(long)]
+    no_healthcheck: bool,
+    /// When to fetch the image: always, missing or never
+    #[arg(long, default_value = "missing", value_parser = ["always", "missing", "never"])]
+    pub(super) pull: String,
     /// Remove it when it has ended
     #[arg(long)]
     pub(super) rm: bool,
     /// Image
-    image: String,
+    pub(super) image: String,
     /// Command and arguments, instead of the image's
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<String>,
@@ -106,11 +157,26 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
     }
 }
 
-fn cpus(text: &str) -> Result<f64, String> {
+pub(super) fn cpus(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|n: &f64| n.is_finite()).ok_or_else(|| format!("{text:?} is not a number of CPUs"))
 }
 
-fn port(text: &str) -> Result<Port, String> {
+/// `10mbit`, `1.5gbit`, or bits per second.
+pub(super) fn rate(text: &str) -> Result<u64, String> {
+    let lower = text.trim().to_ascii_lowercase();
+    let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match &lower[digits.len()..] {
+        "" | "bit" | "bps" => 1e0,
+        "k" | "kbit" | "kbps" => 1e3,
+        "m" | "mbit" | "mbps" => 1e6,
+        "g" | "gbit" | "gbps" => 1e9,
+        other => return Err(format!("{other:?} is not bit, kbit, mbit or gbit")),
+    };
+    let number: f64 = digits.parse().map_err(|_| format!("{text:?} is no rate"))?;
+    if number.is_finite() && number > 0.0 { Ok((number * factor) as u64) } else { Err(format!("{text:?} is no rate")) }
+}
+
+pub(super) fn port(text: &str) -> Result<Port, String> {
     let wrong = || format!("{text:?} is not [IP:]HOST:CONTAINER[/tcp|/udp]");
     let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     let parts: Vec<&str> = ports.split(':').collect();
@@ -140,15 +206,15 @@ fn volume(text: &str) -> Result<ContainerMount, String> {
     let (source, target, read_only) = match parts.as_slice() {
         [source, target] => (source, target, false),
         [source, target, mode @ ("ro" | "rw")] => (source, target, *mode == "ro"),
-        _ => return Err(format!("{text:?} is not /host:/container[:ro]")),
+        _ => return Err(format!("{text:?} is not NAME:/container[:ro] or /host:/container[:ro]")),
     };
-    Ok(ContainerMount {
-        kind: "bind".into(),
-        target: (*target).into(),
-        source: Some((*source).into()),
-        size: None,
-        read_only,
-    })
+    // As Docker tells them apart: a path has a slash, or begins with a dot.
+    let kind = if source.contains('/') || source.starts_with('.') { "bind" } else { "volume" };
+    let source = match kind {
+        "bind" => std::path::absolute(source).map_err(|e| format!("{source}: {e}"))?.to_string_lossy().into_owned(),
+        _ => (*source).to_owned(),
+    };
+    Ok(ContainerMount { kind: kind.into(), target: (*target).into(), source: Some(source), size: None, read_only })
 }
 
 fn tmpfs(text: &str) -> Result<ContainerMount, String> {
@@ -163,6 +229,19 @@ fn tmpfs(text: &str) -> Result<ContainerMount, String> {
 
 impl Create {
     pub(super) fn request(self, start: bool) -> Result<ContainerCreate, String> {
+        let health_command =
+            self.health_cmd.as_ref().map(|line| vec!["/bin/sh".to_owned(), "-c".to_owned(), line.clone()]);
+        let has_check = health_command.is_some() || self.health_http.is_some() || self.health_tcp.is_some();
+        let health = has_check.then(|| HealthCheck {
+            command: health_command,
+            http: self.health_http.clone(),
+            tcp: self.health_tcp,
+            interval: self.health_interval,
+            timeout: self.health_timeout,
+            retries: self.health_retries,
+            start_period: self.health_start_period,
+            restart: self.health_restart,
+        });
         let mut env = Vec::new();
         for path in &self.env_file {
             let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
@@ -203,7 +282,14 @@ impl Create {
             network: self.network,
             ports: self.publish,
             labels,
-            stop_signal: None,
+            stdin: self.interactive,
+            terminal: self.tty,
+            ingress: self.ingress.or(self.bandwidth),
+            egress: self.egress.or(self.bandwidth),
+            restart: self.restart,
+            health,
+            no_health: self.no_healthcheck,
+            stop_signal: self.stop_signal,
             stop_timeout: self.stop_timeout,
             auto_remove: false,
             start,
@@ -230,7 +316,13 @@ mod tests {
         assert!(port("a:b").is_err() && port("1:2:3:4").is_err() && port("1:0").is_err());
         assert_eq!(port("0:80").expect("any").host_port, None);
         assert!(super::cpus("nan").is_err());
-        assert!(volume("/a:/b:ro").is_ok_and(|v| v.read_only) && volume("/a").is_err());
+        assert!(volume("/a:/b:ro").is_ok_and(|v| v.read_only && v.kind == "bind") && volume("/a").is_err());
+        assert!(volume("data:/b").is_ok_and(|v| v.kind == "volume" && v.source.as_deref() == Some("data")));
+        assert_eq!(
+            (super::rate("10mbit"), super::rate("1.5G"), super::rate("100000")),
+            (Ok(10_000_000), Ok(1_500_000_000), Ok(100_000))
+        );
+        assert!(super::rate("x").is_err() && super::rate("5parsec").is_err() && super::rate("-1").is_err());
         assert_eq!(tmpfs("/x:size=1k").expect("tmpfs").size, Some(1024));
     }
 }

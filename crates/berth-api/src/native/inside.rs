@@ -1,0 +1,436 @@
+//! Inside a container: processes and files.
+
+use std::io::{self, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use berth_core::Core;
+use berth_engine::{Files, LogStream, Said, Session, Told};
+use futures_util::{Sink, SinkExt, StreamExt};
+use serde::Deserialize;
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio_util::io::ReaderStream;
+use utoipa::IntoParams;
+
+use super::auth::{Auth, Params, Segment};
+use super::containers::read_json;
+use super::error::Error;
+use super::streams::{reader, written_by};
+use super::wire::{ExecCreate, ExecResult, FileStat, channel};
+use crate::kit::small_body;
+use crate::{Api, Draining};
+
+/// Most bytes of each stream that an answer holds.
+const MOST_OUTPUT: usize = 1 << 20;
+
+/// Runs a process in it, and answers with what it said when it has ended; at once if it is detached.
+#[utoipa::path(post, path = "/v1/containers/{id}/exec", request_body = ExecCreate, tag = "inside",
+    params(("id" = String, Path)), responses((status = 200, body = ExecResult), (status = 409, body = super::wire::Problem)))]
+pub(super) async fn exec(
+    State(core): State<Core>,
+    Auth(caller): Auth,
+    Segment(id): Segment<String>,
+    request: Request,
+) -> Result<Json<ExecResult>, Error> {
+    let asked: ExecCreate = read_json(&small_body(request.into_body()).await?)?;
+    if asked.terminal || asked.stdin {
+        return Err(Error::invalid("a terminal or input need a session: GET with a WebSocket upgrade"));
+    }
+    let detach = asked.detach;
+    let mut session = core.container_exec(&caller, &id, asked.into()).await?;
+    let mut result = ExecResult::default();
+    if detach {
+        return Ok(Json(result));
+    }
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    while let Some(said) = session.output.recv().await {
+        match said {
+            Said::Output(stream, bytes) => {
+                let into = if stream == LogStream::Stdout { &mut out } else { &mut err };
+                let room = MOST_OUTPUT.saturating_sub(into.len());
+                result.truncated |= bytes.len() > room;
+                into.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            }
+            Said::Ended(code) => {
+                result.exit_code = Some(code);
+                break;
+            }
+        }
+    }
+    result.stdout = String::from_utf8_lossy(&out).into_owned();
+    result.stderr = String::from_utf8_lossy(&err).into_owned();
+    Ok(Json(result))
+}
+
+type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
+
+fn upgrade(upgrade: Upgrade) -> Result<WebSocketUpgrade, Error> {
+    upgrade.map_err(|e| Error::invalid(format!("a WebSocket is needed here: {}", e.body_text())))
+}
+
+/// A session with a process that is run in it (WebSocket). The client's first message is text: an `ExecCreate`. From then on
+/// binary messages go both ways; the first byte is the channel: 0 input, 1 output, 2 errors, 3 status (JSON, the last one),
+/// 4 terminal's size (JSON), 255 end of a channel.
+#[utoipa::path(get, path = "/v1/containers/{id}/exec", tag = "inside",
+    params(("id" = String, Path)), responses((status = 101), (status = 404, body = super::wire::Problem)))]
+pub(super) async fn exec_session(
+    State(api): State<Api>,
+    Auth(caller): Auth,
+    Segment(id): Segment<String>,
+    socket: Upgrade,
+) -> Result<Response, Error> {
+    let socket = upgrade(socket)?;
+    api.core.container(&caller, &id).await?;
+    Ok(socket.on_upgrade(move |mut socket| async move {
+        let asked = match socket.recv().await {
+            Some(Ok(Message::Text(text))) => read_json::<ExecCreate>(text.as_bytes()),
+            Some(Ok(_)) => Err(Error::invalid("the first message is text: what is to be run, as JSON")),
+            _ => return,
+        };
+        let session = match asked {
+            Ok(asked) => api.core.container_exec(&caller, &id, asked.into()).await.map_err(Error::from),
+            Err(error) => Err(error),
+        };
+        match session {
+            Ok(session) => converse(socket, session, &api.draining, None).await,
+            Err(error) => refuse(socket, error).await,
+        }
+    }))
+}
+
+/// A session with its own process (WebSocket); messages as those of `exec`, without the first one.
+#[utoipa::path(get, path = "/v1/containers/{id}/attach", tag = "inside",
+    params(("id" = String, Path)), responses((status = 101), (status = 404, body = super::wire::Problem)))]
+pub(super) async fn attach(
+    State(api): State<Api>,
+    Auth(caller): Auth,
+    Segment(id): Segment<String>,
+    socket: Upgrade,
+) -> Result<Response, Error> {
+    let socket = upgrade(socket)?;
+    let found = api.core.container(&caller, &id).await?;
+    let session = api.core.container_attach(&caller, &id).await?;
+    Ok(socket.on_upgrade(move |socket| async move {
+        let core = api.core.clone();
+        let ended = async move {
+            let exit = core.container_wait(&caller, found.uid.as_str()).await;
+            exit.ok().flatten().map_or(255, |e| e.code)
+        };
+        converse(socket, session, &api.draining, Some(Box::pin(ended))).await;
+    }))
+}
+
+/// The last words of a session.
+async fn end(socket: &mut (impl Sink<Message> + Unpin), value: &serde_json::Value) {
+    let message = [&[channel::STATUS], value.to_string().as_bytes()].concat();
+    let _ = socket.send(Message::Binary(message.into())).await;
+    let _ = socket.send(Message::Close(None)).await;
+}
+
+async fn refuse(mut socket: WebSocket, error: Error) {
+    end(&mut socket, &serde_json::json!({ "error": error.problem() })).await;
+}
+
+type Ending = std::pin::Pin<Box<dyn Future<Output = i32> + Send>>;
+
+/// Passes on both ways until the process has ended or the client has gone. `ending` gives the exit code of one that ends
+/// without saying so.
+async fn converse(socket: WebSocket, session: Session, draining: &Draining, ending: Option<Ending>) {
+    let (mut to_client, mut from_client) = socket.split();
+    let Session { mut output, input } = session;
+    let inward = async {
+        while let Some(Ok(message)) = from_client.next().await {
+            match told(message) {
+                // A process that takes nothing more is no reason to end: it may still have something to say.
+                Some(told) => drop(input.send(told).await),
+                None => continue,
+            }
+        }
+    };
+    let outward = async {
+        while let Some(said) = output.recv().await {
+            match said {
+                Said::Output(stream, bytes) => {
+                    let number = if stream == LogStream::Stdout { channel::STDOUT } else { channel::STDERR };
+                    let message = [&[number], bytes.as_slice()].concat();
+                    if to_client.send(Message::Binary(message.into())).await.is_err() {
+                        return;
+                    }
+                }
+                Said::Ended(code) => return end(&mut to_client, &serde_json::json!({ "exit_code": code })).await,
+            }
+        }
+        let code = match ending {
+            Some(ending) => ending.await,
+            None => 255,
+        };
+        end(&mut to_client, &serde_json::json!({ "exit_code": code })).await;
+    };
+    tokio::select! {
+        () = inward => {}
+        () = outward => {}
+        () = draining.begun() => {}
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Size {
+    width: u16,
+    height: u16,
+}
+
+/// What a client's message tells the process; `None` for what is not understood or is not for it.
+fn told(message: Message) -> Option<Told> {
+    let Message::Binary(bytes) = message else { return None };
+    match (*bytes.first()?, &bytes[1..]) {
+        (channel::STDIN, data) => Some(Told::Input(data.to_vec())),
+        (channel::RESIZE, json) => {
+            let size: Size = serde_json::from_slice(json).ok()?;
+            Some(Told::Resize { rows: size.height, columns: size.width })
+        }
+        (channel::CLOSE, [channel::STDIN]) => Some(Told::EndOfInput),
+        _ => None,
+    }
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PathParams {
+    /// Absolute path in the container.
+    path: String,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ArchiveParams {
+    /// Absolute path in the container.
+    path: String,
+    /// What a link at the end of the path leads to, instead of the link.
+    #[serde(default)]
+    follow: bool,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ExtractParams {
+    /// Absolute path of a folder in the container.
+    path: String,
+    /// Whether things belong to whom the archive says (default), or to root.
+    #[serde(default)]
+    keep_owner: Option<bool>,
+}
+
+fn checked(path: &str) -> Result<PathBuf, Error> {
+    if path.is_empty() || path.contains('\0') || path.len() > 4096 {
+        return Err(Error::invalid(format!("{path:?} is no path")));
+    }
+    Ok(Path::new("/").join(path))
+}
+
+/// What the file system of a container said.
+fn file_error(error: &io::Error, path: &Path) -> Error {
+    let status = match error.kind() {
+        io::ErrorKind::NotFound => (StatusCode::NOT_FOUND, "not_found"),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => (StatusCode::SERVICE_UNAVAILABLE, "no_room"),
+        io::ErrorKind::ReadOnlyFilesystem => (StatusCode::CONFLICT, "wrong_state"),
+        _ => (StatusCode::BAD_REQUEST, "invalid"),
+    };
+    Error::new(status.0, status.1, format!("{}: {error}", path.display()))
+}
+
+async fn blocking<T: Send + 'static>(
+    path: &Path,
+    work: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
+) -> Result<T, Error> {
+    let at = path.to_owned();
+    let done = tokio::task::spawn_blocking(move || work(&at).map_err(|e| file_error(&e, &at))).await;
+    done.unwrap_or_else(|_| Err(Error::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "internal error")))
+}
+
+/// What is at a path of a container; a link is shown itself.
+#[utoipa::path(get, path = "/v1/containers/{id}/files/stat", tag = "inside",
+    params(("id" = String, Path), PathParams), responses((status = 200, body = FileStat)))]
+pub(super) async fn stat(
+    State(core): State<Core>,
+    Auth(caller): Auth,
+    Segment(id): Segment<String>,
+    Params(params): Params<PathParams>,
+) -> Result<Json<FileStat>, Error> {
+    let path = checked(&params.path)?;
+    let files = core.container_files(&caller, &id, false).await?;
+    Ok(Json(blocking(&path, move |path| files.stat(path)).await?.into()))
+}
+
+/// `bytes=5-9`, `bytes=5-` or `bytes=-5` of a file of this length: first byte and how many. `None` where the whole is meant.
+fn range(headers: &HeaderMap, length: u64) -> Result<Option<(u64, u64)>, Error> {
+    let Some(text) = headers.get(header::RANGE).and_then(|v| v.to_str().ok()) else { return Ok(None) };
+    // What is not understood (several ranges, other units) is answered by the whole (RFC 9110, 14.2).
+    let Some((first, last)) = text.strip_prefix("bytes=").and_then(|r| r.split_once('-')) else { return Ok(None) };
+    let number = |text: &str| text.trim().parse::<u64>().ok();
+    let (first, last) = match (number(first), number(last)) {
+        (Some(first), Some(last)) if first <= last => (first, last.min(length.saturating_sub(1))),
+        (Some(first), None) if last.trim().is_empty() => (first, length.saturating_sub(1)),
+        (None, Some(count)) if first.trim().is_empty() && count > 0 => {
+            (length.saturating_sub(count), length.saturating_sub(1))
+        }
+        _ => return Ok(None),
+    };
+    if first >= length {
+        let detail = format!("the file has {length} bytes");
+        return Err(Error::new(StatusCode::RANGE_NOT_SATISFIABLE, "range", detail));
+    }
+    Ok(Some((first, last - first + 1)))
+}
+
+/// The content of a file. Ranges are served.
+#[utoipa::path(get, path = "/v1/containers/{id}/files", tag = "inside",
+    params(("id" = String, Path), PathParams, ("Range" = Option<String>, Header, description = "`bytes=FIRST-LAST`")),
+    responses((status = 200, content_type = "application/octet-stream", body = Vec<u8>), (status = 206), (status = 404, body = super::wire::Problem)))]
+pub(super) async fn download(
+    State(core): State<Core>,
+    Auth(caller): Auth,
+    Segment(id): Segment<String>,
+    Params(params): Params<PathParams>,
+    headers: HeaderMap,
+) -> Result<Response, Error> {
+    let path = checked(&params.path)?;
+    let files = core.container_files(&caller, &id, false).await?;
+    let (file, meta) = blocking(&path, move |path| {
+        let file = files.open(path)?;
+        let meta = file.metadata()?;
+        Ok((file, meta))
+    })
+    .await?;
+    let modified = meta.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok()).unwrap_or_default();
+    let tag = format!("\"{:x}-{:x}\"", modified.as_nanos(), meta.len());
+    // A range of a file that has changed since is no part of what the client has.
+    let same = headers.get(header::IF_RANGE).is_none_or(|v| v.as_bytes() == tag.as_bytes());
+    let part = if same { range(&headers, meta.len())? } else { None };
+    let (first, count) = part.unwrap_or((0, meta.len()));
+    let mut file = tokio::fs::File::from_std(file);
+    file.seek(SeekFrom::Start(first)).await.map_err(|e| file_error(&e, &path))?;
+    let body = Body::from_stream(ReaderStream::with_capacity(file.take(count), 256 * 1024));
+    let mut response = body.into_response();
+    let answer = response.headers_mut();
+    answer.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    answer.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    answer.insert(header::CONTENT_LENGTH, count.into());
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
+        answer.insert(header::ETAG, tag);
+    }
+    if part.is_some() {
+        let shown = format!("bytes {first}-{}/{}", first + count - 1, meta.len());
+        if let Ok(shown) = HeaderValue::from_str(&shown) {
+            answer.insert(header::CONTENT_RANGE, shown);
+        }
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    }
+    Ok(response)
+}
+
+fn tar(body: Body) -> Response {
+    ([(header::CONTENT_TYPE, "application/x-tar")], body).into_response()
+}
+
+/// What is at a path, as a tar whose entries begin with its name.
+#[utoipa::path(get, path = "/v1/containers/{id}/archive", tag = "inside",
+    params(("id" = String, Path), ArchiveParams),
+    responses((status = 200, content_type = "application/x-tar", body = Vec<u8>), (status = 404, body = super::wire::Problem)))]
+pub(super) async fn archive(
+    State(core): State<Core>,
+    Auth(caller): Auth,
+    Segment(id): Segment<String>,
+    Params(params): Params<ArchiveParams>,
+) -> Result<Response, Error> {
+    let path = checked(&params.path)?;
+    let follow = params.follow;
+    let files = core.container_files(&caller, &id, false).await?;
+    // Looked at before the answer begins: afterwards an error can only break it off.
+    let (files, _) = blocking(&path, move |path| {
+        let stat = files.stat(path)?;
+        Ok((files, stat))
+    })
+    .await?;
+    let name = path.file_name().map(PathBuf::from).unwrap_or_default();
+    Ok(tar(written_by(move |out| files.pack(&path, &name, follow, out))))
+}
+
+/// Unpacks a tar (plain, gzip or zstd) below a folder.
+#[utoipa::path(put, path = "/v1/containers/{id}/archive", tag = "inside",
+    params(("id" = String, Path), ExtractParams), request_body(content_type = "application/x-tar", content = Vec<u8>),
+    responses((status = 204), (status = 404, body = super::wire::Problem)))]
+pub(super) async fn extract(
+    State(core): State<Core>,
+    Auth(caller): Auth,
+    Segment(id): Segment<String>,
+    Params(params): Params<ExtractParams>,
+    request: Request,
+) -> Result<StatusCode, Error> {
+    let path = checked(&params.path)?;
+    let keep_owner = params.keep_owner.unwrap_or(true);
+    let files: Box<dyn Files> = core.container_files(&caller, &id, true).await?;
+    let mut input = reader(request);
+    blocking(&path, move |path| files.unpack(path, &mut input, keep_owner)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Its whole file system as a tar.
+#[utoipa::path(get, path = "/v1/containers/{id}/export", tag = "inside", params(("id" = String, Path)),
+    responses((status = 200, content_type = "application/x-tar", body = Vec<u8>)))]
+pub(super) async fn export(
+    State(core): State<Core>,
+    Auth(caller): Auth,
+    Segment(id): Segment<String>,
+) -> Result<Response, Error> {
+    let write = core.container_export(&caller, &id).await?;
+    Ok(tar(written_by(write)))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::extract::ws::Message;
+    use axum::http::HeaderMap;
+    use berth_engine::Told;
+
+    use super::{range, told};
+
+    #[test]
+    fn ranges_are_read_as_rfc_9110_has_them() {
+        let of = |text: &str, length| {
+            let mut headers = HeaderMap::new();
+            headers.insert("range", text.parse().expect("value"));
+            range(&headers, length)
+        };
+        assert_eq!(of("bytes=0-4", 10).ok(), Some(Some((0, 5))));
+        assert_eq!(of("bytes=5-", 10).ok(), Some(Some((5, 5))));
+        assert_eq!(of("bytes=-3", 10).ok(), Some(Some((7, 3))));
+        assert_eq!(of("bytes=0-99", 10).ok(), Some(Some((0, 10))));
+        assert_eq!(of("bytes=-99", 10).ok(), Some(Some((0, 10))));
+        for whole in ["bytes=5-2", "bytes=a-b", "bytes=0-1,3-4", "lines=1-2", "bytes=-0"] {
+            assert_eq!(of(whole, 10).ok(), Some(None), "{whole}");
+        }
+        assert!(of("bytes=10-", 10).is_err() && of("bytes=0-0", 0).is_err());
+    }
+
+    #[test]
+    fn messages_are_understood_or_passed_over() {
+        let of = |bytes: &[u8]| told(Message::Binary(bytes.to_vec().into()));
+        assert_eq!(of(b"\0abc"), Some(Told::Input(b"abc".to_vec())));
+        assert_eq!(of(b"\x04{\"Width\":80,\"Height\":24}"), Some(Told::Resize { rows: 24, columns: 80 }));
+        assert_eq!(of(&[255, 0]), Some(Told::EndOfInput));
+        for other in [&b""[..], b"\x04x", b"\x07", &[255, 1]] {
+            assert_eq!(of(other), None);
+        }
+        assert_eq!(told(Message::Text("x".into())), None);
+    }
+}

@@ -1,0 +1,672 @@
+//! Containers.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use berth_core::{ContainerState, Error as CoreError, HealthTest, NewContainer, RestartPolicy};
+use berth_engine::{Mount, MountSource, NetworkMode, PortAsked, PortProtocol};
+use berth_runtime::log::format_time;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// A port of a container.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Port {
+    /// Port inside the container; the host's if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_port: Option<u16>,
+    /// Port on the host; one of the configured range is chosen if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_port: Option<u16>,
+    /// With it, the first free port from `host_port` to this one is chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_port_last: Option<u16>,
+    /// The one address of the host; all if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_ip: Option<String>,
+    /// `tcp` or `udp`.
+    #[serde(default = "tcp")]
+    pub protocol: String,
+}
+
+fn tcp() -> String {
+    "tcp".into()
+}
+
+/// A mount inside a container.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ContainerMount {
+    /// `bind`, `volume` or `tmpfs`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Absolute path inside.
+    pub target: String,
+    /// Absolute path on the host (`bind`), or the volume's name (`volume`; made if it is not there).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// Bytes (`tmpfs`); 64 MiB if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// Read-only.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+/// A container to be made. Everything absent comes from the image or the settings.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ContainerCreate {
+    /// Unique in the account; made up if absent.
+    pub name: Option<String>,
+    /// Name or digest of the image.
+    pub image: String,
+    /// Instead of the image's arguments.
+    pub command: Option<Vec<String>>,
+    /// Instead of the image's entry point; clears its arguments too.
+    pub entrypoint: Option<Vec<String>>,
+    /// `KEY=value`, over the image's.
+    pub env: Vec<String>,
+    /// Working directory.
+    pub working_dir: Option<String>,
+    /// `name` or `uid`, either with `:group`.
+    pub user: Option<String>,
+    /// Host name inside.
+    pub hostname: Option<String>,
+    /// CPUs, with fractions.
+    pub cpus: Option<f64>,
+    /// Bytes of memory.
+    pub memory: Option<u64>,
+    /// Bytes of swap beyond memory; none if absent.
+    pub swap: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+    /// Bytes of `/dev/shm`.
+    pub shm_size: Option<u64>,
+    /// Root read-only.
+    pub read_only: bool,
+    /// Set-user-id programs have an effect.
+    pub new_privileges: bool,
+    /// Mounts.
+    pub mounts: Vec<ContainerMount>,
+    /// `bridge` (default), `host` (administrators only) or `none`.
+    pub network: Option<String>,
+    /// Ports to publish.
+    pub ports: Vec<Port>,
+    /// Free labels.
+    pub labels: BTreeMap<String, String>,
+    /// Signal that asks it to stop: number.
+    pub stop_signal: Option<i32>,
+    /// Seconds between that and the kill.
+    pub stop_timeout: Option<u64>,
+    /// Removed when it has ended.
+    pub auto_remove: bool,
+    /// Standard input can be written to by those who attach.
+    pub stdin: bool,
+    /// It has a terminal.
+    pub terminal: bool,
+    /// Bits per second that may come in, 100000 to 10000000000; no bound if absent.
+    pub ingress: Option<u64>,
+    /// Bits per second that may go out.
+    pub egress: Option<u64>,
+    /// `no` (default), `on-failure`, `on-failure:N`, `always` or `unless-stopped`.
+    pub restart: Option<String>,
+    /// How it is asked whether it is well; the image's own way if absent.
+    pub health: Option<HealthCheck>,
+    /// No health check, although the image has one.
+    pub no_health: bool,
+    /// Started at once.
+    pub start: bool,
+}
+
+/// A health check. One of `command`, `http` and `tcp` says how.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct HealthCheck {
+    /// A command in the container that ends with 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<Vec<String>>,
+    /// Port and path, `8080/healthz`: GET is answered by a status from 200 to 399.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<String>,
+    /// A port that accepts connections.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp: Option<u16>,
+    /// Seconds between two checks; 30 if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub interval: Option<f64>,
+    /// Seconds that one may take; 30 if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<f64>,
+    /// Failures in a row until it counts as unhealthy; 3 if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retries: Option<u32>,
+    /// Seconds after the start in which failures don't count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_period: Option<f64>,
+    /// An unhealthy container is started anew.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub restart: bool,
+}
+
+impl TryFrom<HealthCheck> for berth_core::HealthCheck {
+    type Error = CoreError;
+
+    fn try_from(h: HealthCheck) -> Result<Self, CoreError> {
+        let test = match (h.command, h.http, h.tcp) {
+            (Some(command), None, None) => HealthTest::Exec(command),
+            (None, Some(http), None) => {
+                let (port, path) = http.split_once('/').unwrap_or((&http, ""));
+                let port = port.trim_start_matches(':').parse();
+                let port = port.map_err(|_| invalid("health", format!("http {http:?} is not PORT/path")))?;
+                HealthTest::Http { port, path: format!("/{path}") }
+            }
+            (None, None, Some(port)) => HealthTest::Tcp { port },
+            _ => return Err(invalid("health", "one of command, http and tcp is needed")),
+        };
+        let seconds = |value: Option<f64>, otherwise: Duration| match value {
+            None => Ok(otherwise),
+            Some(s) if (0.0..=1e6).contains(&s) => Ok(Duration::from_secs_f64(s)),
+            Some(s) => Err(invalid("health", format!("{s} is no number of seconds"))),
+        };
+        let check = Self::new(test);
+        Ok(Self {
+            interval: seconds(h.interval, check.interval)?,
+            timeout: seconds(h.timeout, check.timeout)?,
+            start_period: seconds(h.start_period, check.start_period)?,
+            retries: h.retries.unwrap_or(check.retries),
+            restart: h.restart,
+            test: check.test,
+        })
+    }
+}
+
+impl From<berth_core::HealthCheck> for HealthCheck {
+    fn from(h: berth_core::HealthCheck) -> Self {
+        let (command, http, tcp) = match h.test {
+            HealthTest::Exec(command) => (Some(command), None, None),
+            HealthTest::Http { port, path } => (None, Some(format!("{port}{path}")), None),
+            HealthTest::Tcp { port } => (None, None, Some(port)),
+        };
+        Self {
+            command,
+            http,
+            tcp,
+            interval: Some(h.interval.as_secs_f64()),
+            timeout: Some(h.timeout.as_secs_f64()),
+            retries: Some(h.retries),
+            start_period: Some(h.start_period.as_secs_f64()),
+            restart: h.restart,
+        }
+    }
+}
+
+/// What a container's health checks have shown.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Health {
+    /// `starting`, `healthy` or `unhealthy`.
+    pub status: String,
+    /// Failures in a row.
+    pub failures: u32,
+    /// What the last check that failed said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<String>,
+    /// Since when.
+    pub since: String,
+}
+
+/// Changes of a container. What is absent stays; `null` takes a bound away.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ContainerUpdate {
+    /// CPUs, with fractions.
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<Option<f64>>,
+    /// Bytes of memory.
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Option<u64>>,
+    /// Bytes of swap beyond memory.
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub swap: Option<Option<u64>>,
+    /// Processes and threads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pids: Option<u64>,
+    /// Bits per second in.
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<Option<u64>>,
+    /// Bits per second out.
+    #[serde(deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Option<u64>>,
+    /// Restart policy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restart: Option<String>,
+}
+
+/// A field that is there, even if it is null.
+fn given<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(input: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(input).map(Some)
+}
+
+impl TryFrom<ContainerUpdate> for berth_core::ContainerUpdate {
+    type Error = CoreError;
+
+    fn try_from(u: ContainerUpdate) -> Result<Self, CoreError> {
+        Ok(Self {
+            cpu_milli: u.cpus.map(cpu_milli).transpose()?,
+            memory: u.memory,
+            swap: u.swap,
+            pids: u.pids,
+            ingress: u.ingress,
+            egress: u.egress,
+            restart: u.restart.as_deref().map(restart_policy).transpose()?,
+        })
+    }
+}
+
+fn restart_policy(text: &str) -> Result<RestartPolicy, CoreError> {
+    text.parse().map_err(|e: String| invalid("restart", e))
+}
+
+fn cpu_milli(cpus: Option<f64>) -> Result<Option<u64>, CoreError> {
+    match cpus {
+        None => Ok(None),
+        Some(cpus) if cpus.is_finite() && (0.01..=4096.0).contains(&cpus) => Ok(Some((cpus * 1000.0).round() as u64)),
+        Some(cpus) => Err(invalid("cpus", format!("{cpus} is not between 0.01 and 4096"))),
+    }
+}
+
+/// The ports that a container is to have.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PortList {
+    /// All of them; those that it has already are kept.
+    pub ports: Vec<Port>,
+}
+
+impl TryFrom<PortList> for Vec<PortAsked> {
+    type Error = CoreError;
+
+    fn try_from(list: PortList) -> Result<Self, CoreError> {
+        list.ports.into_iter().map(port).collect()
+    }
+}
+
+/// Bytes and packets over a container's whole life. Bytes are those of IP packets with their headers.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Traffic {
+    /// Bytes in.
+    pub rx_bytes: u64,
+    /// Packets in.
+    pub rx_packets: u64,
+    /// Bytes out.
+    pub tx_bytes: u64,
+    /// Packets out.
+    pub tx_packets: u64,
+}
+
+impl From<berth_engine::Traffic> for Traffic {
+    fn from(t: berth_engine::Traffic) -> Self {
+        Self { rx_bytes: t.rx_bytes, rx_packets: t.rx_packets, tx_bytes: t.tx_bytes, tx_packets: t.tx_packets }
+    }
+}
+
+/// A container.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Container {
+    /// Textual id.
+    pub id: String,
+    /// Number, never used again.
+    pub number: i64,
+    /// Name.
+    pub name: String,
+    /// Image as it was named.
+    pub image: String,
+    /// Digest of the image.
+    pub image_digest: String,
+    /// `created`, `running`, `paused` or `exited`.
+    pub state: String,
+    /// Command and arguments.
+    pub command: Vec<String>,
+    /// `KEY=value`.
+    pub env: Vec<String>,
+    /// Working directory.
+    pub working_dir: String,
+    /// User.
+    pub user: String,
+    /// Host name inside.
+    pub hostname: String,
+    /// `bridge`, `host` or `none`.
+    pub network: String,
+    /// Own address on the bridge.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// Published ports.
+    pub ports: Vec<Port>,
+    /// Mounts.
+    pub mounts: Vec<ContainerMount>,
+    /// CPUs it may use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<f64>,
+    /// Bytes of memory it may use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// Processes and threads it may have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pids: Option<u64>,
+    /// Root read-only.
+    pub read_only: bool,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Bits per second that may come in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<u64>,
+    /// Bits per second that may go out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<u64>,
+    /// Standard input can be written to by those who attach.
+    #[serde(default)]
+    pub stdin: bool,
+    /// It has a terminal.
+    #[serde(default)]
+    pub terminal: bool,
+    /// Restart policy.
+    pub restart: String,
+    /// How often it was started again by itself since somebody started it.
+    pub restarts: u32,
+    /// When that will be next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_start: Option<String>,
+    /// How it is asked whether it is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
+    /// What the checks of this run have shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
+    /// First process in the host's pid namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
+    /// How often it was started.
+    pub runs: i64,
+    /// When it was made.
+    pub created_at: String,
+    /// Start of the newest run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<String>,
+    /// End of the newest run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<String>,
+    /// Exit code of the newest run; 128 + signal where a signal ended it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// Whether the kernel killed it, or one of its processes, for want of memory.
+    pub oom_killed: bool,
+    /// Why the newest start failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+fn protocol(p: PortProtocol) -> String {
+    p.to_string()
+}
+
+impl From<berth_core::Container> for Container {
+    fn from(c: berth_core::Container) -> Self {
+        let ports = if c.ports.is_empty() && c.state == ContainerState::Created {
+            Vec::new()
+        } else {
+            c.ports
+                .iter()
+                .map(|p| Port {
+                    container_port: Some(p.container_port),
+                    host_port: Some(p.host_port),
+                    host_port_last: None,
+                    host_ip: p.host_ip.map(|ip| ip.to_string()),
+                    protocol: protocol(p.protocol),
+                })
+                .collect()
+        };
+        let mounts = c
+            .spec
+            .mounts
+            .iter()
+            .map(|m| {
+                let (kind, source, size) = match &m.source {
+                    MountSource::Bind { source } => ("bind", Some(source.display().to_string()), None),
+                    MountSource::Tmpfs { size } => ("tmpfs", None, Some(*size)),
+                    MountSource::Volume { name, .. } => ("volume", Some(name.clone()), None),
+                    MountSource::Program => ("program", None, None),
+                };
+                let target = m.target.display().to_string();
+                ContainerMount { kind: kind.into(), target, source, size, read_only: m.read_only }
+            })
+            .collect();
+        let network = match c.spec.network {
+            NetworkMode::Bridge => "bridge",
+            NetworkMode::Host => "host",
+            NetworkMode::None => "none",
+        };
+        Self {
+            id: c.uid.to_string(),
+            number: c.id,
+            name: c.name,
+            image: c.image,
+            image_digest: c.image_digest,
+            state: c.state.word().into(),
+            command: c.spec.args,
+            env: c.spec.env,
+            working_dir: c.spec.working_dir,
+            user: c.spec.user,
+            hostname: c.spec.hostname,
+            network: network.into(),
+            address: c.address.map(|a| a.to_string()),
+            ports,
+            mounts,
+            cpus: c.spec.cpu_milli.map(|m| m as f64 / 1000.0),
+            memory: c.spec.memory,
+            pids: c.spec.pids,
+            read_only: c.spec.read_only,
+            labels: c.labels,
+            ingress: c.spec.rates.ingress,
+            egress: c.spec.rates.egress,
+            stdin: c.spec.stdin,
+            terminal: c.spec.terminal,
+            restart: c.restart.to_string(),
+            restarts: c.restarts,
+            next_start: c.next_start.map(format_time),
+            health_check: c.health_check.map(HealthCheck::from),
+            health: c.health.map(|h| Health {
+                status: h.status.word().into(),
+                failures: h.failures,
+                last_failure: h.last_failure,
+                since: format_time(h.since),
+            }),
+            pid: c.pid,
+            runs: c.runs,
+            created_at: format_time(c.created_at),
+            started_at: c.started_at.map(format_time),
+            finished_at: c.exit.as_ref().map(|e| format_time(e.finished_at)),
+            exit_code: c.exit.as_ref().map(|e| e.code),
+            oom_killed: c.exit.as_ref().is_some_and(|e| e.oom_killed),
+            error: c.error,
+        }
+    }
+}
+
+pub(super) fn invalid(field: &'static str, message: impl Into<String>) -> CoreError {
+    CoreError::Invalid { field, message: message.into() }
+}
+
+impl TryFrom<ContainerCreate> for NewContainer {
+    type Error = CoreError;
+
+    fn try_from(c: ContainerCreate) -> Result<Self, CoreError> {
+        if c.image.is_empty() {
+            return Err(invalid("image", "an image is needed"));
+        }
+        let cpu_milli = cpu_milli(c.cpus)?;
+        let health = match (c.health, c.no_health) {
+            (Some(_), true) => return Err(invalid("health", "either a health check or none")),
+            (Some(check), false) => Some(Some(check.try_into()?)),
+            (None, true) => Some(None),
+            (None, false) => None,
+        };
+        let network = match c.network.as_deref() {
+            None | Some("" | "bridge") => NetworkMode::Bridge,
+            Some("host") => NetworkMode::Host,
+            Some("none") => NetworkMode::None,
+            Some(other) => return Err(invalid("network", format!("{other:?} is not bridge, host or none"))),
+        };
+        let mut mounts = Vec::new();
+        for m in c.mounts {
+            let source = match (m.kind.as_str(), m.source) {
+                ("bind", Some(source)) => MountSource::Bind { source: source.into() },
+                ("bind", None) => return Err(invalid("mounts", "a bind mount needs a source")),
+                ("volume", Some(name)) => MountSource::Volume { name, source: std::path::PathBuf::new() },
+                ("volume", None) => return Err(invalid("mounts", "a volume is mounted by its name, in source")),
+                ("tmpfs", _) => MountSource::Tmpfs { size: m.size.unwrap_or(64 << 20) },
+                (other, _) => return Err(invalid("mounts", format!("{other:?} is not bind, volume or tmpfs"))),
+            };
+            mounts.push(Mount { target: m.target.into(), source, read_only: m.read_only });
+        }
+        let ports = c.ports.into_iter().map(port).collect::<Result<_, _>>()?;
+        Ok(Self {
+            name: c.name,
+            image: c.image,
+            command: c.command,
+            entrypoint: c.entrypoint,
+            env: c.env,
+            working_dir: c.working_dir,
+            user: c.user,
+            hostname: c.hostname,
+            cpu_milli,
+            memory: c.memory,
+            swap: c.swap,
+            pids: c.pids,
+            shm_size: c.shm_size,
+            read_only: c.read_only,
+            new_privileges: c.new_privileges,
+            mounts,
+            network,
+            ports,
+            labels: c.labels,
+            stop_signal: c.stop_signal,
+            stop_timeout_s: c.stop_timeout,
+            auto_remove: c.auto_remove,
+            stdin: c.stdin,
+            terminal: c.terminal,
+            ingress: c.ingress,
+            egress: c.egress,
+            restart: c.restart.as_deref().map(restart_policy).transpose()?.unwrap_or_default(),
+            health,
+            key: None,
+        })
+    }
+}
+
+pub(super) fn port(p: Port) -> Result<PortAsked, CoreError> {
+    let protocol = match p.protocol.as_str() {
+        "tcp" => PortProtocol::Tcp,
+        "udp" => PortProtocol::Udp,
+        other => return Err(invalid("ports", format!("{other:?} is not tcp or udp"))),
+    };
+    let host_ip = match p.host_ip.as_deref() {
+        None | Some("" | "0.0.0.0") => None,
+        Some(text) => Some(text.parse().map_err(|_| invalid("ports", format!("{text:?} is not an IPv4 address")))?),
+    };
+    if p.container_port.is_none() && p.host_port.is_none() {
+        return Err(invalid("ports", "a port needs container_port or host_port"));
+    }
+    let host_ports = match (p.host_port, p.host_port_last) {
+        (None | Some(0), None) => (0, 0),
+        (Some(first), last) => (first, last.unwrap_or(first)),
+        (None, Some(_)) => return Err(invalid("ports", "host_port_last needs host_port")),
+    };
+    Ok(PortAsked { protocol, host_ip, host_ports, container_port: p.container_port })
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Ended {
+    /// Exit code; absent if it was never started.
+    pub exit_code: Option<i32>,
+    /// Whether the kernel killed it for want of memory.
+    pub oom_killed: bool,
+    /// When.
+    pub finished_at: Option<String>,
+}
+
+/// A piece of a container's output.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct LogEntry {
+    /// When it was written.
+    pub time: String,
+    /// `stdout` or `stderr`.
+    pub stream: String,
+    /// The text; bytes that are not UTF-8 are replaced.
+    pub text: String,
+    /// The bytes themselves, where they are not UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<Vec<u8>>,
+    /// The line goes on in the next entry of the stream.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
+}
+
+/// What a container uses.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Stats {
+    /// The container.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// When this was read.
+    pub time: String,
+    /// CPU time of the run, nanoseconds.
+    pub cpu_ns: u64,
+    /// CPU between two readings, percent of one CPU.
+    pub cpu_percent: f64,
+    /// Bytes of memory without droppable page cache.
+    pub memory: u64,
+    /// Its limit; the host's memory if it has none.
+    pub memory_limit: u64,
+    /// Percent of the limit.
+    pub memory_percent: f64,
+    /// Processes and threads.
+    pub pids: u64,
+    /// Bytes read from block devices.
+    pub block_read: u64,
+    /// Bytes written to block devices.
+    pub block_write: u64,
+    /// Bytes in, over its whole life; of IP packets with their headers.
+    pub rx_bytes: u64,
+    /// Packets in.
+    pub rx_packets: u64,
+    /// Bytes out.
+    pub tx_bytes: u64,
+    /// Packets out.
+    pub tx_packets: u64,
+}
+
+impl From<berth_core::Usage> for Stats {
+    fn from(u: berth_core::Usage) -> Self {
+        let s = u.stats;
+        Self {
+            id: u.uid.to_string(),
+            name: u.name,
+            time: format_time(s.at),
+            cpu_ns: s.cpu_ns,
+            cpu_percent: u.cpu_percent,
+            memory: s.memory,
+            memory_limit: s.memory_limit,
+            memory_percent: u.memory_percent,
+            pids: s.pids,
+            block_read: s.block_read,
+            block_write: s.block_write,
+            rx_bytes: s.traffic.rx_bytes,
+            rx_packets: s.traffic.rx_packets,
+            tx_bytes: s.traffic.tx_bytes,
+            tx_packets: s.traffic.tx_packets,
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! A session with a process in a container, over a WebSocket.
+
+use berth_api::wire::{ExecCreate, Problem, channel};
+use futures_util::{SinkExt, StreamExt};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::header::AUTHORIZATION;
+use tokio_tungstenite::tungstenite::{self, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+
+use crate::{Error, Result};
+
+type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+
+/// What a process says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    /// On standard output, or its terminal.
+    Stdout(Vec<u8>),
+    /// On standard error.
+    Stderr(Vec<u8>),
+    /// It has ended with this exit code.
+    Ended(i32),
+}
+
+/// A session.
+#[derive(Debug)]
+pub struct Session(Socket);
+
+fn broken(error: &tungstenite::Error) -> Error {
+    Error::Connection(error.to_string())
+}
+
+impl Session {
+    pub(crate) async fn open(base: &str, path: &str, token: &str) -> Result<Self> {
+        let Some(rest) = base.strip_prefix("http://") else {
+            return Err(Error::Connection(format!("sessions need an http:// address, not {base}")));
+        };
+        let mut request = format!("ws://{rest}{path}").into_client_request().map_err(|e| broken(&e))?;
+        let bearer =
+            format!("Bearer {token}").parse().map_err(|_| Error::Connection("the token is no token".into()))?;
+        request.headers_mut().insert(AUTHORIZATION, bearer);
+        match tokio_tungstenite::connect_async(request).await {
+            Ok((socket, _)) => Ok(Self(socket)),
+            Err(tungstenite::Error::Http(answer)) => {
+                let body = answer.body().clone().unwrap_or_default();
+                Err(match serde_json::from_slice::<Problem>(&body) {
+                    Ok(problem) => Error::Refused(problem),
+                    Err(_) => Error::Answer(format!("{}", answer.status())),
+                })
+            }
+            Err(error) => Err(broken(&error)),
+        }
+    }
+
+    pub(crate) async fn begin(&mut self, exec: &ExecCreate) -> Result<()> {
+        let text = serde_json::to_string(exec).map_err(|e| Error::Answer(e.to_string()))?;
+        self.0.send(Message::text(text)).await.map_err(|e| broken(&e))
+    }
+
+    async fn send(&mut self, number: u8, bytes: &[u8]) -> Result<()> {
+        let message = [&[number], bytes].concat();
+        self.0.send(Message::binary(message)).await.map_err(|e| broken(&e))
+    }
+
+    /// Sends input.
+    ///
+    /// # Errors
+    /// The connection broke; so for every call.
+    pub async fn input(&mut self, bytes: &[u8]) -> Result<()> {
+        self.send(channel::STDIN, bytes).await
+    }
+
+    /// Says that there is no more input.
+    pub async fn end_of_input(&mut self) -> Result<()> {
+        self.send(channel::CLOSE, &[channel::STDIN]).await
+    }
+
+    /// Tells the terminal's size.
+    pub async fn resize(&mut self, rows: u16, columns: u16) -> Result<()> {
+        let size = serde_json::json!({ "Width": columns, "Height": rows }).to_string();
+        self.send(channel::RESIZE, size.as_bytes()).await
+    }
+
+    /// What the process says next. An end of the connection without an end of the process is an error.
+    pub async fn next(&mut self) -> Result<Heard> {
+        loop {
+            let message = match self.0.next().await {
+                Some(Ok(message)) => message,
+                Some(Err(error)) => return Err(broken(&error)),
+                None => return Err(Error::Connection("the server has gone; the process may go on".into())),
+            };
+            let Message::Binary(bytes) = message else { continue };
+            match (bytes.first(), bytes.get(1..).unwrap_or_default()) {
+                (Some(&channel::STDOUT), data) => return Ok(Heard::Stdout(data.to_vec())),
+                (Some(&channel::STDERR), data) => return Ok(Heard::Stderr(data.to_vec())),
+                (Some(&channel::STATUS), json) => {
+                    let status: serde_json::Value =
+                        serde_json::from_slice(json).map_err(|e| Error::Answer(e.to_string()))?;
+                    if let Ok(problem) = serde_json::from_value::<Problem>(status["error"].clone()) {
+                        return Err(Error::Refused(problem));
+                    }
+                    let code = status["exit_code"].as_i64().and_then(|c| i32::try_from(c).ok());
+                    return Ok(Heard::Ended(code.unwrap_or(255)));
+                }
+                _ => {}
+            }
+        }
+    }
+}

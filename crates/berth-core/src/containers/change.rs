@@ -1,0 +1,204 @@
+//! Changes of a container that exists, most of them while it runs.
+
+use berth_engine::{NetworkMode, PortAsked, Resources};
+use berth_store::ContainerChange;
+
+use super::{Container, Spec, json};
+use crate::core::Core;
+use crate::error::Error;
+use crate::policies::RestartPolicy;
+use crate::tokens::Caller;
+
+/// What is to be changed; `None` leaves a value as it is, `Some(None)` takes a bound away.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ContainerUpdate {
+    /// CPUs in thousandths.
+    pub cpu_milli: Option<Option<u64>>,
+    /// Bytes.
+    pub memory: Option<Option<u64>>,
+    /// Bytes of swap beyond memory.
+    pub swap: Option<Option<u64>>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+    /// Bits per second in.
+    pub ingress: Option<Option<u64>>,
+    /// Bits per second out.
+    pub egress: Option<Option<u64>>,
+    /// When it is started again by itself.
+    pub restart: Option<RestartPolicy>,
+}
+
+/// 0.1 Mbit/s to 10 Gbit/s.
+const RATES: std::ops::RangeInclusive<u64> = 100_000..=10_000_000_000;
+
+/// Values that every container's bounds must have, at its making and later.
+pub(crate) fn check_resources(to: &Resources, network: NetworkMode) -> Result<(), Error> {
+    for (field, value, least) in
+        [("memory", to.memory, 4 << 20), ("pids", to.pids, 1), ("cpus", to.cpu_milli, 10), ("swap", to.swap, 0)]
+    {
+        if value.is_some_and(|v| v < least || v > i64::MAX as u64) {
+            let shown = if field == "cpus" { "0.01".into() } else { least.to_string() };
+            return Err(Error::invalid(field, format!("{shown} at least, and no more than 2^63-1")));
+        }
+    }
+    // The kernel's own bound of process numbers.
+    if to.pids.is_some_and(|p| p > 4 << 20) {
+        return Err(Error::invalid("pids", "at most 4194304"));
+    }
+    for (field, rate) in [("ingress", to.rates.ingress), ("egress", to.rates.egress)] {
+        if rate.is_some_and(|r| !RATES.contains(&r)) {
+            return Err(Error::invalid(field, "100000 (0.1 Mbit/s) to 10000000000 (10 Gbit/s) bits per second"));
+        }
+        if rate.is_some() && network != NetworkMode::Bridge {
+            return Err(Error::invalid(field, "only a container on the bridge has bandwidth of its own to be bounded"));
+        }
+    }
+    Ok(())
+}
+
+/// Completes ports and checks them.
+pub(crate) fn check_ports(ports: &mut [PortAsked], network: NetworkMode, any: (u16, u16)) -> Result<(), Error> {
+    if !ports.is_empty() && network != NetworkMode::Bridge {
+        return Err(Error::invalid("ports", "only a container on the bridge has ports of its own to publish"));
+    }
+    for port in ports {
+        if port.host_ports == (0, 0) {
+            port.host_ports = any;
+        }
+        if port.host_ports.0 == 0 || port.host_ports.0 > port.host_ports.1 || port.container_port == Some(0) {
+            return Err(Error::invalid("ports", "ports are 1 to 65535, ranges go upwards"));
+        }
+    }
+    Ok(())
+}
+
+impl Core {
+    /// Changes bounds and policy, at once if it runs. All of it or nothing.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for values that can't be, or that the kernel refuses (less memory than is used).
+    pub async fn container_update(
+        &self,
+        caller: &Caller,
+        reference: &str,
+        update: ContainerUpdate,
+    ) -> Result<Container, Error> {
+        let found = self.container(caller, reference).await?;
+        let lock = self.lock(found.id);
+        let _busy = lock.lock().await;
+        let found = self.container(caller, found.uid.as_str()).await?;
+        let before = found.stored();
+        let mut after = before.clone();
+        let mut to = before.unit.resources();
+        to.cpu_milli = update.cpu_milli.unwrap_or(to.cpu_milli);
+        to.memory = update.memory.unwrap_or(to.memory);
+        to.swap = update.swap.unwrap_or(to.swap);
+        to.pids = update.pids.or(to.pids);
+        to.rates.ingress = update.ingress.unwrap_or(to.rates.ingress);
+        to.rates.egress = update.egress.unwrap_or(to.rates.egress);
+        check_resources(&to, after.unit.network)?;
+        after.unit.set_resources(to);
+        after.restart = update.restart.unwrap_or(after.restart);
+        if after.auto_remove && after.restart != RestartPolicy::No {
+            return Err(Error::invalid(
+                "restart",
+                "a container that is removed when it has ended can't be started again",
+            ));
+        }
+        self.change_spec(&found, &before, after, async |core, spec| {
+            match core.inner.engine.update(&found.uid, spec.unit.resources()).await {
+                // Made when it is started.
+                Err(berth_engine::EngineError::NoSuchUnit(_)) => Ok(()),
+                other => Ok(other?),
+            }
+        })
+        .await?;
+        self.container(caller, found.uid.as_str()).await
+    }
+
+    /// Has exactly these ports published, at once if it runs. Those that it has already are kept.
+    ///
+    /// # Errors
+    /// That a port is taken; nothing is changed then.
+    pub async fn container_ports(
+        &self,
+        caller: &Caller,
+        reference: &str,
+        ports: Vec<PortAsked>,
+    ) -> Result<Container, Error> {
+        let found = self.container(caller, reference).await?;
+        let lock = self.lock(found.id);
+        let _busy = lock.lock().await;
+        let found = self.container(caller, found.uid.as_str()).await?;
+        let before = found.stored();
+        let mut after = before.clone();
+        after.unit.ports = ports;
+        check_ports(&mut after.unit.ports, after.unit.network, self.inner.settings.port_range)?;
+        let mut changed = found.clone();
+        self.change_spec(&found, &before, after, async |core, spec| {
+            match core.inner.engine.set_ports(&found.uid, &spec.unit.ports).await {
+                Err(berth_engine::EngineError::NoSuchUnit(_)) => Ok(()),
+                Ok(placement) => {
+                    changed.ports = placement.ports;
+                    Ok(())
+                }
+                Err(error) => Err(error.into()),
+            }
+        })
+        .await?;
+        self.record(changed, Some("container.ports")).await?;
+        self.container(caller, found.uid.as_str()).await
+    }
+
+    /// Written down, done, and written back if it could not be done.
+    async fn change_spec(
+        &self,
+        target: &Container,
+        before: &Spec,
+        after: Spec,
+        act: impl AsyncFnOnce(&Self, &Spec) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.write_spec(target.id, &after).await?;
+        let done = act(self, &after).await;
+        if done.is_err() {
+            self.write_spec(target.id, before).await?;
+        }
+        done
+    }
+
+    async fn write_spec(&self, id: i64, spec: &Spec) -> Result<(), Error> {
+        let spec = Some(json(spec)?);
+        self.write(move |tx| {
+            tx.container_change(id, &ContainerChange { spec, ..ContainerChange::default() })?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Stops its processes where they are.
+    ///
+    /// # Errors
+    /// [`Error::WrongState`] if it does not run.
+    pub async fn container_pause(&self, caller: &Caller, reference: &str) -> Result<Container, Error> {
+        self.set_paused(caller, reference, true).await
+    }
+
+    /// Lets them go on.
+    ///
+    /// # Errors
+    /// [`Error::WrongState`] if it does not run.
+    pub async fn container_resume(&self, caller: &Caller, reference: &str) -> Result<Container, Error> {
+        self.set_paused(caller, reference, false).await
+    }
+
+    async fn set_paused(&self, caller: &Caller, reference: &str, paused: bool) -> Result<Container, Error> {
+        let found = self.container(caller, reference).await?;
+        let lock = self.lock(found.id);
+        let _busy = lock.lock().await;
+        let engine = &self.inner.engine;
+        if paused { engine.pause(&found.uid).await } else { engine.resume(&found.uid).await }?;
+        let mut found = self.container(caller, found.uid.as_str()).await?;
+        found.observe(&engine.observe(&found.uid).await?.state);
+        self.record(found, Some(if paused { "container.paused" } else { "container.resumed" })).await
+    }
+}

@@ -1,0 +1,252 @@
+//! Asking containers whether they are well.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use berth_engine::{EngineError, ExecAsked, NetworkMode, Said, State, Told};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::{Container, container};
+use crate::core::Core;
+use crate::error::Error;
+use crate::now;
+use crate::policies::{HealthCheck, HealthState, HealthStatus, HealthTest};
+
+/// Most bytes of a check's output that are kept.
+const KEPT: usize = 4096;
+/// Between two checks as long as failures don't count: readiness should be seen soon.
+const AT_FIRST: Duration = Duration::from_secs(1);
+
+impl Core {
+    /// Watches over the health of a run, once, if it has a check.
+    pub(crate) fn watch_health(&self, target: &Container) {
+        let Some(check) = target.health_check.clone() else { return };
+        let (id, run) = (target.id, target.runs);
+        let mut watched = self.inner.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        if watched.get(&id) == Some(&run) {
+            return;
+        }
+        watched.insert(id, run);
+        drop(watched);
+        let (weak, target) = (Arc::downgrade(&self.inner), target.clone());
+        tokio::spawn(async move {
+            let begun = Instant::now();
+            let mut seen = Seen::default();
+            loop {
+                let early = begun.elapsed() < check.start_period && !seen.succeeded;
+                let first = seen.checks == 0 || early;
+                let pause = if first { check.interval.min(AT_FIRST) } else { check.interval };
+                tokio::time::sleep(pause).await;
+                let Some(inner) = weak.upgrade() else { return };
+                let core = Self { inner };
+                match core.check_once(&target, &check, &mut seen, begun).await {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(error) => {
+                        tracing::warn!(container = %target.uid, error = error.chain(), "a health check went wrong");
+                    }
+                }
+            }
+            if let Some(inner) = weak.upgrade() {
+                let mut watched = inner.watched.lock().unwrap_or_else(PoisonError::into_inner);
+                if watched.get(&id) == Some(&run) {
+                    watched.remove(&id);
+                }
+            }
+        });
+    }
+
+    /// One check, and what follows from it. Whether the run goes on.
+    async fn check_once(
+        &self,
+        target: &Container,
+        check: &HealthCheck,
+        seen: &mut Seen,
+        begun: Instant,
+    ) -> Result<bool, Error> {
+        let observed = self.inner.engine.observe(&target.uid).await?;
+        match observed.state {
+            // Nothing answers while it is paused, and nothing should.
+            State::Running { paused: true, .. } => return Ok(true),
+            State::Running { .. } if observed.run as i64 == target.runs => {}
+            _ => return Ok(false),
+        }
+        let result = self.probe(target, check).await;
+        let status = seen.take(result, check, begun.elapsed());
+        let Some(status) = status else { return Ok(true) };
+        let state =
+            HealthState { status, failures: seen.failures, last_failure: seen.last_failure.clone(), since: now() };
+        let lock = self.lock(target.id);
+        let busy = lock.lock().await;
+        let id = target.id;
+        let Some(row) = self.read(move |tx| Ok(tx.container(id)?)).await? else { return Ok(false) };
+        let mut current = container(row)?;
+        if current.runs != target.runs {
+            return Ok(false);
+        }
+        current.health = Some(state);
+        let event = match status {
+            HealthStatus::Starting => None,
+            HealthStatus::Healthy => Some("container.healthy"),
+            HealthStatus::Unhealthy => Some("container.unhealthy"),
+        };
+        let current = self.record(current, event).await?;
+        if status == HealthStatus::Unhealthy && check.restart {
+            tracing::info!(container = %current.uid, "an unhealthy container is started anew");
+            let mut stopped = current.clone();
+            self.inner.engine.stop(&current.uid, current.stop_signal, current.stop_timeout).await?;
+            stopped.observe(&self.inner.engine.observe(&current.uid).await?.state);
+            stopped.restarts += 1;
+            stopped = self.record(stopped, Some("container.exited")).await?;
+            self.start_again(stopped).await?;
+            drop(busy);
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    async fn probe(&self, target: &Container, check: &HealthCheck) -> Result<(), String> {
+        let late = || format!("no answer within {:?}", check.timeout);
+        match &check.test {
+            HealthTest::Exec(args) => self.probe_by_command(target, args, check.timeout).await,
+            HealthTest::Tcp { port } => {
+                let connected = tokio::time::timeout(check.timeout, TcpStream::connect(address(target, *port))).await;
+                connected.map_err(|_| late())?.map(drop).map_err(|e| format!("connect to port {port}: {e}"))
+            }
+            HealthTest::Http { port, path } => {
+                let asked = tokio::time::timeout(check.timeout, status_of(address(target, *port), path)).await;
+                match asked.map_err(|_| late())?.map_err(|e| format!("GET {path} on port {port}: {e}"))? {
+                    200..=399 => Ok(()),
+                    status => Err(format!("GET {path} on port {port}: status {status}")),
+                }
+            }
+        }
+    }
+
+    async fn probe_by_command(&self, target: &Container, args: &[String], limit: Duration) -> Result<(), String> {
+        let asked = ExecAsked { args: args.to_vec(), ..ExecAsked::default() };
+        let mut session = match self.inner.engine.exec(&target.uid, &asked).await {
+            Ok(session) => session,
+            Err(error @ EngineError::Start(_)) => return Err(error.to_string()),
+            Err(error) => return Err(format!("the check could not be run: {error}")),
+        };
+        let mut output = Vec::new();
+        let heard = async {
+            while let Some(said) = session.output.recv().await {
+                match said {
+                    Said::Output(_, bytes) => {
+                        let room = KEPT.saturating_sub(output.len());
+                        output.extend_from_slice(&bytes[..bytes.len().min(room)]);
+                    }
+                    Said::Ended(code) => return code,
+                }
+            }
+            255
+        };
+        let ended = tokio::time::timeout(limit, heard).await;
+        if ended.is_err() {
+            let _ = session.input.send(Told::Signal(9)).await;
+        }
+        let said = String::from_utf8_lossy(&output);
+        let said = said.trim();
+        let said = if said.is_empty() { String::new() } else { format!(": {said}") };
+        match ended {
+            Ok(0) => Ok(()),
+            Ok(code) => Err(format!("exit code {code}{said}")),
+            Err(_) => Err(format!("no end within {limit:?}{said}")),
+        }
+    }
+}
+
+/// What the checks of one run have shown so far.
+#[derive(Debug, Default)]
+struct Seen {
+    checks: u64,
+    succeeded: bool,
+    failures: u32,
+    last_failure: Option<String>,
+    status: Option<HealthStatus>,
+}
+
+impl Seen {
+    /// Takes note of one check; the status, if it has changed.
+    fn take(&mut self, result: Result<(), String>, check: &HealthCheck, since_start: Duration) -> Option<HealthStatus> {
+        self.checks += 1;
+        let before = self.status;
+        match result {
+            Ok(()) => {
+                self.succeeded = true;
+                self.failures = 0;
+                self.status = Some(HealthStatus::Healthy);
+            }
+            Err(why) => {
+                self.last_failure = Some(why);
+                if self.succeeded || since_start >= check.start_period {
+                    self.failures += 1;
+                }
+                if self.failures >= check.retries {
+                    self.status = Some(HealthStatus::Unhealthy);
+                } else if self.status.is_none() {
+                    self.status = Some(HealthStatus::Starting);
+                }
+            }
+        }
+        (self.status != before).then_some(self.status)?
+    }
+}
+
+fn address(target: &Container, port: u16) -> SocketAddr {
+    let own = target.address.filter(|_| target.spec.network == NetworkMode::Bridge);
+    SocketAddr::new(IpAddr::V4(own.unwrap_or(Ipv4Addr::LOCALHOST)), port)
+}
+
+/// The status that a server answers with. As much of HTTP as that needs.
+async fn status_of(address: SocketAddr, path: &str) -> std::io::Result<u16> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: berth-health\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await?;
+    let mut head = Vec::new();
+    let mut buffer = [0; 512];
+    while head.len() < 12 {
+        match stream.read(&mut buffer).await? {
+            0 => break,
+            read => head.extend_from_slice(&buffer[..read]),
+        }
+    }
+    let head = String::from_utf8_lossy(&head);
+    let status = head.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5)).and_then(|s| s.parse().ok());
+    status.ok_or_else(|| std::io::Error::other("what answers is not HTTP"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::Seen;
+    use crate::policies::{HealthCheck, HealthStatus, HealthTest};
+
+    #[test]
+    fn failures_count_after_the_start_period_and_in_a_row() {
+        let mut check = HealthCheck::new(HealthTest::Tcp { port: 80 });
+        check.retries = 2;
+        check.start_period = Duration::from_secs(5);
+        let mut seen = Seen::default();
+        let (early, late) = (Duration::from_secs(1), Duration::from_secs(6));
+        let bad = || Err("down".to_owned());
+        assert_eq!(seen.take(bad(), &check, early), Some(HealthStatus::Starting));
+        for _ in 0..10 {
+            assert_eq!(seen.take(bad(), &check, early), None);
+        }
+        assert_eq!(seen.take(bad(), &check, late), None);
+        assert_eq!(seen.take(Ok(()), &check, late), Some(HealthStatus::Healthy));
+        assert_eq!(seen.take(bad(), &check, late), None);
+        assert_eq!(seen.take(bad(), &check, late), Some(HealthStatus::Unhealthy));
+        assert_eq!(seen.take(bad(), &check, late), None);
+        assert_eq!(seen.take(Ok(()), &check, late), Some(HealthStatus::Healthy));
+        assert_eq!(seen.failures, 0);
+    }
+}

@@ -1,0 +1,135 @@
+//! Starting again by itself.
+
+use std::time::Duration;
+
+use berth_engine::State;
+use berth_store::ContainerChange;
+
+use super::{Container, ContainerState, container};
+use crate::core::Core;
+use crate::error::Error;
+use crate::now;
+use crate::policies::{RestartPolicy, pause_after};
+
+impl Core {
+    /// Plans the next start of a container that was just seen to have ended, if its policy wants one. Whether it does.
+    pub(crate) async fn plan_restart(&self, ended: &mut Container) -> Result<bool, Error> {
+        let Some(exit) = &ended.exit else { return Ok(false) };
+        if !ended.restart.applies(exit.code, ended.restarts) {
+            return Ok(false);
+        }
+        let ran = ended.started_at.map_or(0, |at| (exit.finished_at - at).max(0));
+        let longest = Duration::from_millis(self.inner.settings.restart_pause_max_ms);
+        let pause = pause_after(ended.pause, Duration::from_nanos(ran as u64), longest);
+        ended.pause = pause;
+        ended.next_start = Some(now() + pause.as_nanos() as i64);
+        Ok(true)
+    }
+
+    /// Does the planned start when its time has come, unless something else happens to the container before.
+    pub(crate) fn restart_in_time(&self, planned: &Container) {
+        let Some(at) = planned.next_start else { return };
+        let (weak, id) = (std::sync::Arc::downgrade(&self.inner), planned.id);
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_nanos((at - now()).max(0) as u64)).await;
+            let Some(inner) = weak.upgrade() else { return };
+            let core = Self { inner };
+            if let Err(error) = core.restart_if_due(id, at).await {
+                tracing::warn!(container = id, error = error.chain(), "a container could not be started again");
+            }
+        });
+    }
+
+    async fn restart_if_due(&self, id: i64, at: i64) -> Result<(), Error> {
+        let lock = self.lock(id);
+        let _busy = lock.lock().await;
+        let Some(row) = self.read(move |tx| Ok(tx.container(id)?)).await? else { return Ok(()) };
+        let wanted = row.wanted == "running";
+        let mut target = container(row)?;
+        if !wanted || target.next_start != Some(at) || target.state != ContainerState::Exited {
+            return Ok(());
+        }
+        target.next_start = None;
+        target.restarts += 1;
+        self.start_again(target).await
+    }
+
+    /// One more run, with the lock held. A start that fails is an end like any other.
+    pub(crate) async fn start_again(&self, mut target: Container) -> Result<(), Error> {
+        let observed = self.inner.engine.observe(&target.uid).await?;
+        if matches!(observed.state, State::Running { .. }) {
+            return Ok(());
+        }
+        target.runs = target.runs.max(observed.run as i64) + 1;
+        let (id, run) = (target.id, target.runs);
+        self.write(move |tx| {
+            let change = ContainerChange { wanted: Some("running"), run: Some(run), ..ContainerChange::default() };
+            Ok(tx.container_change(id, &change)?)
+        })
+        .await?;
+        let again = target.clone();
+        let result = match self.inner.engine.create(&target.spec).await {
+            Ok(placement) => {
+                target.address = placement.address;
+                target.ports = placement.ports;
+                self.run(target).await
+            }
+            Err(error) => Err(error.into()),
+        };
+        let Err(error) = result else { return Ok(()) };
+        tracing::info!(container = %again.uid, error = error.chain(), "a container could not be started again");
+        // It failed to run: wanted all the same, later.
+        self.want(id, "running").await?;
+        let Some(row) = self.read(move |tx| Ok(tx.container(id)?)).await? else { return Ok(()) };
+        let mut failed = container(row)?;
+        failed.restarts = again.restarts;
+        failed.exit.get_or_insert(berth_engine::Exit {
+            code: 127,
+            signal: None,
+            oom_killed: false,
+            finished_at: now(),
+        });
+        failed.state = ContainerState::Exited;
+        if self.plan_restart(&mut failed).await? {
+            failed = self.record(failed, None).await?;
+            self.restart_in_time(&failed);
+        } else {
+            self.want(id, "stopped").await?;
+            self.record(failed, None).await?;
+        }
+        Ok(())
+    }
+
+    /// At the start of the server: what should run and does not. `rebooted` if the host was started since.
+    pub(crate) async fn resume_after_start(
+        &self,
+        found: &mut Container,
+        wanted: &str,
+        rebooted: bool,
+    ) -> Result<(), Error> {
+        if found.state != ContainerState::Exited {
+            return Ok(());
+        }
+        if wanted != "running" && !(rebooted && found.restart == RestartPolicy::Always) {
+            return Ok(());
+        }
+        if wanted != "running" {
+            self.want(found.id, "running").await?;
+            found.exit.get_or_insert(berth_engine::Exit {
+                code: 0,
+                signal: None,
+                oom_killed: false,
+                finished_at: now(),
+            });
+        }
+        if self.plan_restart(found).await? {
+            // The pause is for what fails again and again, not for what a server or a host took down.
+            if rebooted {
+                found.next_start = Some(now());
+            }
+            *found = self.record(found.clone(), None).await?;
+            self.restart_in_time(found);
+        }
+        Ok(())
+    }
+}

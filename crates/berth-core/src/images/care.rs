@@ -1,0 +1,324 @@
+//! Looking after images: names, who may use them, how much disk they take, and which go.
+
+use std::collections::{BTreeMap, HashSet};
+
+use berth_image::Digest;
+
+use super::{Image, Origin, find, full_name, image};
+use crate::core::Core;
+use crate::error::Error;
+use crate::now;
+use crate::tokens::{Caller, Role};
+
+/// What a prune takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Prune {
+    /// Images that have names as well, if no container was made from them.
+    pub all: bool,
+    /// Only those not used for so many seconds.
+    pub unused_for_s: u64,
+}
+
+/// What a prune took.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Names, or the digests of images that had none.
+    pub images: Vec<String>,
+    /// Bytes of disk freed.
+    pub freed: u64,
+}
+
+/// How an account uses the disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DiskUse {
+    /// Images.
+    pub images: DiskPart,
+    /// What containers wrote.
+    pub containers: DiskPart,
+    /// Volumes.
+    pub volumes: DiskPart,
+    /// Bytes that the account's images may take; no bound if `None`.
+    pub image_quota: Option<u64>,
+    /// Bytes free on the disk, beyond the reserve.
+    pub free: u64,
+}
+
+/// One kind of use.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DiskPart {
+    /// How many there are.
+    pub count: u64,
+    /// How many are in use.
+    pub active: u64,
+    /// Bytes; what several share counts once.
+    pub size: u64,
+    /// Bytes that a prune would free.
+    pub reclaimable: u64,
+}
+
+impl Core {
+    /// Gives an image one more name.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Invalid`] for the name.
+    pub async fn image_tag(&self, caller: &Caller, reference: &str, name: &str) -> Result<Image, Error> {
+        let (account, reference, name) = (caller.account, reference.to_owned(), full_name(name)?);
+        if name.contains('@') {
+            return Err(Error::invalid("name", "a name with a digest is given by pulling only"));
+        }
+        let (found, event) = self
+            .write(move |tx| {
+                let mut row = find(tx, account, &reference)?;
+                if row.account_id != account {
+                    // Another's that is shared: a name of one's own is an image of one's own, with the same layers.
+                    row.account_id = account;
+                    row.id = tx.image_add(&row)?;
+                }
+                tx.image_name(account, &name, row.id)?;
+                let detail = serde_json::json!({ "name": name }).to_string();
+                let event = tx.event_add(now(), account, "image.tagged", &row.digest, &detail)?;
+                let names = tx.names_of_image(row.id)?;
+                Ok((image(row, names)?, event))
+            })
+            .await?;
+        self.tell(vec![event]);
+        Ok(found)
+    }
+
+    /// Lets every account use an image (an official one), or its own only. For administrators.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`], [`Error::NotFound`].
+    pub async fn image_share(&self, caller: &Caller, reference: &str, shared: bool) -> Result<Image, Error> {
+        if caller.role != Role::Admin {
+            return Err(Error::Forbidden("an image is made official by administrators".into()));
+        }
+        let (account, reference) = (caller.account, reference.to_owned());
+        self.write(move |tx| {
+            let mut row = find(tx, account, &reference)?;
+            tx.image_share(row.id, shared)?;
+            row.shared = shared;
+            let names = tx.names_of_image(row.id)?;
+            image(row, names)
+        })
+        .await
+    }
+
+    /// Images that the account may use, its own and the official ones, whose names hold `word` (all if it is empty) and
+    /// that have these labels.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub async fn image_search(
+        &self,
+        caller: &Caller,
+        word: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<Vec<Image>, Error> {
+        let (account, word, labels) = (caller.account, word.to_lowercase(), labels.clone());
+        self.read(move |tx| {
+            let mut rows = tx.images(account, 0, u32::MAX)?;
+            let own: HashSet<String> = rows.iter().map(|r| r.digest.clone()).collect();
+            rows.extend(
+                tx.images_shared()?.into_iter().filter(|r| r.account_id != account && !own.contains(&r.digest)),
+            );
+            let mut found = Vec::new();
+            for row in rows {
+                let names = tx.names_of_image(row.id)?;
+                let named = word.is_empty() || names.iter().any(|n| n.to_lowercase().contains(&word));
+                let image = image(row, names)?;
+                let have = &image.config.config.labels;
+                if named && labels.iter().all(|(k, v)| have.get(k).is_some_and(|h| v.is_empty() || h == v)) {
+                    found.push(image);
+                }
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// How an image came about, as its configuration has it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn image_history(&self, caller: &Caller, reference: &str) -> Result<Vec<serde_json::Value>, Error> {
+        let (account, reference) = (caller.account, reference.to_owned());
+        let row = self.read(move |tx| find(tx, account, &reference)).await?;
+        let config: serde_json::Value = serde_json::from_str(&row.config).map_err(|e| Error::Bug(e.to_string()))?;
+        let mut history = config["history"].as_array().cloned().unwrap_or_default();
+        // Entries that made a layer get its size.
+        let layers: Vec<Digest> =
+            serde_json::from_value(config["rootfs"]["diff_ids"].clone()).map_err(|e| Error::Bug(e.to_string()))?;
+        let mut layers = layers.iter();
+        for entry in &mut history {
+            if entry["empty_layer"] != true
+                && let Some(digest) = layers.next()
+            {
+                entry["size"] = self.inner.images.layer(digest).map_or(0, |l| l.size).into();
+                entry["layer"] = digest.to_string().into();
+            }
+        }
+        Ok(history)
+    }
+
+    /// Whether one more image of this size fits the account's quota.
+    pub(crate) async fn check_quota(&self, account: i64, more: u64) -> Result<(), Error> {
+        let (used, own) = self.read(move |tx| Ok((tx.image_bytes(account)?, tx.account_image_quota(account)?))).await?;
+        let Some(quota) = self.quota_of(own) else { return Ok(()) };
+        let used = u64::try_from(used).unwrap_or(0);
+        if used.saturating_add(more) <= quota {
+            return Ok(());
+        }
+        Err(Error::NoRoom(format!(
+            "the account's images may take {quota} bytes: {used} are taken, and this one needs {more}"
+        )))
+    }
+
+    fn quota_of(&self, own: Option<i64>) -> Option<u64> {
+        let default = self.inner.settings.image_quota_mib << 20;
+        own.map(|q| q as u64).or((default > 0).then_some(default))
+    }
+
+    /// Sets how many bytes an account's images may take; `None` for the settings' default. For administrators.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`], [`Error::NotFound`].
+    pub async fn account_image_quota(&self, caller: &Caller, name: &str, bytes: Option<u64>) -> Result<(), Error> {
+        if caller.role != Role::Admin {
+            return Err(Error::Forbidden("quotas are set by administrators".into()));
+        }
+        let (wanted, bytes) = (name.to_owned(), bytes.and_then(|b| i64::try_from(b).ok()));
+        if self.write(move |tx| Ok(tx.account_set_image_quota(&wanted, bytes)?)).await? {
+            Ok(())
+        } else {
+            Err(Error::NotFound { what: "account", name: name.to_owned() })
+        }
+    }
+
+    /// Removes images that no container was made from: those without names, or `all`.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub async fn image_prune(&self, caller: &Caller, prune: Prune) -> Result<Pruned, Error> {
+        let account = caller.account;
+        let before = now() - i64::try_from(prune.unused_for_s).unwrap_or(i64::MAX / 2_000_000_000) * 1_000_000_000;
+        let (images, event) = self
+            .write(move |tx| {
+                let used = used_digests(tx)?;
+                let mut removed = Vec::new();
+                for row in tx.images(account, 0, u32::MAX)? {
+                    let names = tx.names_of_image(row.id)?;
+                    let old = row.used_at.max(row.created_at) <= before;
+                    if used.contains(&row.digest) || row.shared || !old || !(prune.all || names.is_empty()) {
+                        continue;
+                    }
+                    tx.image_remove(row.id)?;
+                    if names.is_empty() { removed.push(row.digest) } else { removed.extend(names) }
+                }
+                let detail = serde_json::json!({ "images": removed }).to_string();
+                let event = (!removed.is_empty())
+                    .then(|| tx.event_add(now(), account, "image.pruned", "", &detail))
+                    .transpose()?;
+                Ok((removed, event))
+            })
+            .await?;
+        self.tell(event.into_iter().collect());
+        let freed = self.collect_layers().await?;
+        Ok(Pruned { images, freed })
+    }
+
+    /// How the account uses the disk.
+    ///
+    /// # Errors
+    /// The database's or the engine's own.
+    pub async fn disk_use(&self, caller: &Caller) -> Result<DiskUse, Error> {
+        let account = caller.account;
+        let (rows, used, quota) = self
+            .read(move |tx| Ok((tx.images(account, 0, u32::MAX)?, used_digests(tx)?, tx.account_image_quota(account)?)))
+            .await?;
+        let mut part = DiskPart { count: rows.len() as u64, ..DiskPart::default() };
+        let (mut all, mut needed) = (HashSet::new(), HashSet::new());
+        for row in rows {
+            let layers: Vec<Digest> = serde_json::from_str(&row.layers).map_err(|e| Error::Bug(e.to_string()))?;
+            all.extend(layers.iter().copied());
+            if used.contains(&row.digest) {
+                part.active += 1;
+                needed.extend(layers);
+            }
+        }
+        let size = |digests: &mut dyn Iterator<Item = &Digest>| -> u64 {
+            digests.filter_map(|d| self.inner.images.layer(d)).map(|l| l.size).sum()
+        };
+        part.size = size(&mut all.iter());
+        part.reclaimable = size(&mut all.difference(&needed));
+        let containers = self.containers(caller, None, 0, 1_000_000).await?.items;
+        let ids: Vec<_> = containers.iter().map(|c| c.uid.clone()).collect();
+        let mut written = DiskPart { count: ids.len() as u64, ..DiskPart::default() };
+        for (id, bytes) in self.inner.engine.disk(&ids).await? {
+            written.size += bytes;
+            if containers.iter().any(|c| c.uid == id && c.state.is_live()) {
+                written.active += 1;
+            } else {
+                written.reclaimable += bytes;
+            }
+        }
+        let mut volumes = DiskPart::default();
+        for volume in self.volumes(caller).await? {
+            let size = self.volume(caller, &volume.name).await?.size.unwrap_or(0);
+            volumes.count += 1;
+            volumes.size += size;
+            if volume.used_by.is_empty() { volumes.reclaimable += size } else { volumes.active += 1 }
+        }
+        Ok(DiskUse {
+            images: part,
+            containers: written,
+            volumes,
+            image_quota: self.quota_of(quota),
+            free: self.inner.images.room().unwrap_or(0),
+        })
+    }
+
+    /// When the disk is fuller than the high mark: removes pulled images that no container uses, the longest unused first,
+    /// until it is below the low one. What can't be pulled again is never removed by itself.
+    pub(crate) async fn free_disk_by_watermark(&self) -> Result<(), Error> {
+        let settings = &self.inner.settings;
+        let folder = self.inner.images.layers_folder();
+        let used_percent = move || disk_percent(&folder);
+        if settings.disk_high_percent == 0 || used_percent() < settings.disk_high_percent {
+            return Ok(());
+        }
+        let (mut candidates, used) = self.read(|tx| Ok((tx.images_of_all()?, used_digests(tx)?))).await?;
+        candidates.retain(|row| row.origin == Origin::Pulled.word() && !row.shared && !used.contains(&row.digest));
+        candidates.sort_by_key(|row| row.used_at.max(row.created_at));
+        for row in candidates {
+            if used_percent() < settings.disk_low_percent {
+                break;
+            }
+            tracing::info!(image = row.digest, "the disk is nearly full: an image that nothing uses is removed");
+            let id = row.id;
+            let event = self
+                .write(move |tx| {
+                    // Somebody may have made a container from it since.
+                    if used_digests(tx)?.contains(&row.digest) {
+                        return Ok(None);
+                    }
+                    tx.image_remove(id)?;
+                    Ok(Some(tx.event_add(now(), row.account_id, "image.collected", &row.digest, "{}")?))
+                })
+                .await?;
+            self.tell(event.into_iter().collect());
+            self.collect_layers().await?;
+        }
+        Ok(())
+    }
+}
+
+fn used_digests(tx: &berth_store::Tx<'_>) -> Result<HashSet<String>, Error> {
+    let filter = berth_store::ContainerFilter { limit: u32::MAX, ..berth_store::ContainerFilter::default() };
+    Ok(tx.containers(&filter)?.into_iter().map(|c| c.image_digest).collect())
+}
+
+/// How full the disk is, percent, the reserve of root left out.
+fn disk_percent(folder: &std::path::Path) -> u8 {
+    berth_image::disk_percent(folder).unwrap_or(0)
+}

@@ -1,0 +1,749 @@
+//! Images from and to registries (OCI distribution specification). What travels is decided here; how, below [`Registry`].
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use berth_image::{Budget, Digest, import_config, import_layer};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::core::Core;
+use crate::error::Error;
+use crate::images::{Image, Origin, full_name};
+use crate::tokens::Caller;
+use crate::{now, random_hex};
+
+/// Longest manifest or configuration, bytes; the specification's own bound.
+const LONGEST_JSON: u64 = 4 << 20;
+/// Layers of one image that travel at a time.
+const LAYERS_AT_ONCE: usize = 4;
+/// How often a layer whose content turned out wrong is asked for.
+const ATTEMPTS: u32 = 3;
+/// Between two words about the progress of a layer.
+const PROGRESS_PERIOD: Duration = Duration::from_millis(100);
+
+/// Where an image is, or goes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ImageReference {
+    /// Host, with its port if it is not the scheme's own; `docker.io` for Docker Hub.
+    pub registry: String,
+    /// `library/nginx`.
+    pub repository: String,
+    /// Tag, or a digest.
+    pub reference: String,
+}
+
+impl fmt::Display for ImageReference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let separator = if self.reference.contains(':') { '@' } else { ':' };
+        write!(f, "{}/{}{separator}{}", self.registry, self.repository, self.reference)
+    }
+}
+
+impl ImageReference {
+    /// Reads a name as Docker does: `nginx` is `docker.io/library/nginx:latest`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn read(name: &str) -> Result<Self, Error> {
+        let full = full_name(name)?;
+        let (path, reference) = match full.split_once('@') {
+            Some((path, digest)) => (path.to_owned(), digest.to_owned()),
+            None => full.rsplit_once(':').map(|(p, t)| (p.to_owned(), t.to_owned())).unwrap_or_default(),
+        };
+        let is_host = |part: &str| part.contains('.') || part.contains(':') || part == "localhost";
+        let (registry, repository) = match path.split_once('/') {
+            Some((host, rest)) if is_host(host) => (host.to_owned(), rest.to_owned()),
+            _ => ("docker.io".to_owned(), path),
+        };
+        let hub = matches!(registry.as_str(), "docker.io" | "index.docker.io" | "registry-1.docker.io");
+        let registry = if hub { "docker.io".to_owned() } else { registry };
+        let repository = if hub && !repository.contains('/') { format!("library/{repository}") } else { repository };
+        Ok(Self { registry, repository, reference })
+    }
+}
+
+/// A user's name and password at a registry.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    /// User's name.
+    pub username: String,
+    /// Password or token.
+    pub password: String,
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login").field("username", &self.username).finish_non_exhaustive()
+    }
+}
+
+/// Why a registry did not do what it was asked. Texts are for clients.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RegistryError {
+    /// It has no such thing.
+    #[error("{0}")]
+    NotFound(String),
+    /// The login is missing, wrong, or may not.
+    #[error("{0}")]
+    Denied(String),
+    /// It can't be reached, or breaks off again and again.
+    #[error("{0}")]
+    Unreachable(String),
+    /// What it sends is not what it should be.
+    #[error("{0}")]
+    Wrong(String),
+}
+
+/// A blob on its way in.
+#[async_trait]
+pub trait Blob: Send {
+    /// The next bytes; `None` at the end, when the digest of all was right. Connections that break are taken up again where
+    /// they stood.
+    async fn next(&mut self) -> Result<Option<Vec<u8>>, RegistryError>;
+}
+
+/// Said of bytes that have gone out.
+pub type Sent<'a> = &'a (dyn Fn(u64) + Send + Sync);
+
+/// What speaks to registries.
+#[async_trait]
+pub trait Registry: Send + Sync {
+    /// A manifest's bytes and media type. `reference` instead of the image's own, if it is given.
+    async fn manifest(
+        &self,
+        image: &ImageReference,
+        reference: Option<&str>,
+        login: Option<&Login>,
+    ) -> Result<(Vec<u8>, String), RegistryError>;
+
+    /// A blob.
+    async fn blob(
+        &self,
+        image: &ImageReference,
+        digest: &Digest,
+        size: u64,
+        login: Option<&Login>,
+    ) -> Result<Box<dyn Blob>, RegistryError>;
+
+    /// Puts a blob there, unless it is there already. Whether it had to be sent.
+    async fn push_blob(
+        &self,
+        image: &ImageReference,
+        digest: &Digest,
+        file: &Path,
+        login: Option<&Login>,
+        sent: Sent<'_>,
+    ) -> Result<bool, RegistryError>;
+
+    /// Puts a manifest there, under the image's own reference.
+    async fn push_manifest(
+        &self,
+        image: &ImageReference,
+        manifest: &[u8],
+        media_type: &str,
+        login: Option<&Login>,
+    ) -> Result<(), RegistryError>;
+
+    /// Whether the login is good.
+    async fn check(&self, registry: &str, login: &Login) -> Result<(), RegistryError>;
+}
+
+/// How a layer (or the configuration) is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// Digest of the blob.
+    pub digest: String,
+    /// What is done with it.
+    pub status: ProgressStatus,
+    /// Bytes that have travelled.
+    pub current: u64,
+    /// Bytes in all; 0 if that is not known.
+    pub total: u64,
+}
+
+/// What is done with a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProgressStatus {
+    /// It is on its way in.
+    Downloading,
+    /// It was wrong, and is asked for once more.
+    Retrying,
+    /// It is being packed.
+    Compressing,
+    /// It is on its way out.
+    Uploading,
+    /// It is there.
+    Done,
+    /// It was there already.
+    Exists,
+}
+
+impl ProgressStatus {
+    /// As it is shown.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Downloading => "downloading",
+            Self::Retrying => "retrying",
+            Self::Compressing => "compressing",
+            Self::Uploading => "uploading",
+            Self::Done => "done",
+            Self::Exists => "exists",
+        }
+    }
+}
+
+/// Where progress is told; nobody need listen.
+pub type Progresses = mpsc::Sender<Progress>;
+
+/// A login without its secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownLogin {
+    /// Host and port.
+    pub registry: String,
+    /// User's name.
+    pub username: String,
+    /// Nanoseconds since 1970.
+    pub created_at: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Descriptor {
+    #[serde(default)]
+    media_type: String,
+    digest: Digest,
+    #[serde(default)]
+    size: u64,
+    #[serde(default)]
+    platform: Option<PlatformField>,
+}
+
+#[derive(Deserialize)]
+struct PlatformField {
+    architecture: String,
+    os: String,
+    #[serde(default)]
+    variant: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct AnyManifest {
+    #[serde(default)]
+    schema_version: u32,
+    #[serde(default)]
+    manifests: Option<Vec<Descriptor>>,
+    #[serde(default)]
+    config: Option<Descriptor>,
+    #[serde(default)]
+    layers: Option<Vec<Descriptor>>,
+}
+
+/// `linux/arm64/v8` in its parts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Platform {
+    os: String,
+    architecture: String,
+    variant: Option<String>,
+}
+
+impl Platform {
+    fn read(text: Option<&str>) -> Result<Self, Error> {
+        let Some(text) = text.filter(|t| !t.is_empty()) else {
+            return Ok(Self { os: "linux".into(), architecture: berth_image::architecture().into(), variant: None });
+        };
+        let parts: Vec<&str> = text.split('/').collect();
+        match parts.as_slice() {
+            [os, architecture, rest @ ..] if rest.len() < 2 && !os.is_empty() && !architecture.is_empty() => Ok(Self {
+                os: (*os).into(),
+                architecture: (*architecture).into(),
+                variant: rest.first().map(|v| (*v).to_owned()),
+            }),
+            _ => Err(Error::invalid("platform", format!("{text:?} is not os/architecture, such as linux/amd64"))),
+        }
+    }
+
+    fn fits(&self, offered: &PlatformField) -> bool {
+        offered.os == self.os
+            && offered.architecture == self.architecture
+            && self.variant.as_ref().is_none_or(|v| offered.variant.as_ref() == Some(v))
+    }
+}
+
+/// Bytes that come in by a channel, for a thread that blocks.
+struct Incoming {
+    chunks: mpsc::Receiver<Result<Vec<u8>, RegistryError>>,
+    rest: io::Cursor<Vec<u8>>,
+}
+
+impl Read for Incoming {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let read = self.rest.read(buffer)?;
+            if read > 0 || buffer.is_empty() {
+                return Ok(read);
+            }
+            match self.chunks.blocking_recv() {
+                None => return Ok(0),
+                Some(Ok(chunk)) => self.rest = io::Cursor::new(chunk),
+                Some(Err(error)) => return Err(io::Error::other(error)),
+            }
+        }
+    }
+}
+
+fn wrong(text: impl Into<String>) -> Error {
+    Error::Registry(RegistryError::Wrong(text.into()))
+}
+
+impl Core {
+    /// The login that was given, or the one that is kept for the registry.
+    async fn login_for(&self, caller: &Caller, registry: &str, given: Option<Login>) -> Result<Option<Login>, Error> {
+        if given.is_some() {
+            return Ok(given);
+        }
+        let account = caller.account;
+        let all = self.read(move |tx| Ok(tx.registry_logins(account)?)).await?;
+        let Some(kept) = all.into_iter().find(|l| l.registry == registry) else { return Ok(None) };
+        let password = self.inner.secrets.open_sealed(&about(account, registry), &kept.secret)?;
+        Ok(Some(Login { username: kept.username, password }))
+    }
+
+    /// Checks a login and keeps it, encrypted.
+    ///
+    /// # Errors
+    /// That the registry refuses it, or can't be reached.
+    pub async fn registry_login(&self, caller: &Caller, registry: &str, login: Login) -> Result<(), Error> {
+        let registry = registry_name(registry)?;
+        if login.username.is_empty() || login.username.contains(':') {
+            return Err(Error::invalid("username", "a name without ':' is needed"));
+        }
+        self.inner.registry.check(&registry, &login).await?;
+        let row = berth_store::RegistryLogin {
+            account_id: caller.account,
+            secret: self.inner.secrets.seal(&about(caller.account, &registry), &login.password)?,
+            registry,
+            username: login.username,
+            created_at: now(),
+        };
+        self.write(move |tx| Ok(tx.registry_login_put(&row)?)).await
+    }
+
+    /// The account's logins.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub async fn registry_logins(&self, caller: &Caller) -> Result<Vec<KnownLogin>, Error> {
+        let account = caller.account;
+        let all = self.read(move |tx| Ok(tx.registry_logins(account)?)).await?;
+        let known = |l: berth_store::RegistryLogin| KnownLogin {
+            registry: l.registry,
+            username: l.username,
+            created_at: l.created_at,
+        };
+        Ok(all.into_iter().map(known).collect())
+    }
+
+    /// Forgets a login.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn registry_logout(&self, caller: &Caller, registry: &str) -> Result<(), Error> {
+        let (account, registry) = (caller.account, registry_name(registry)?);
+        let name = registry.clone();
+        if self.write(move |tx| Ok(tx.registry_login_remove(account, &name)?)).await? {
+            Ok(())
+        } else {
+            Err(Error::NotFound { what: "login", name: registry })
+        }
+    }
+
+    /// Fetches an image. It is fetched to its end even if nobody waits for it any more.
+    ///
+    /// # Errors
+    /// What the registry said, or that there is no room for it.
+    pub async fn image_pull(
+        &self,
+        caller: &Caller,
+        name: &str,
+        platform: Option<&str>,
+        login: Option<Login>,
+        progress: Progresses,
+    ) -> Result<Image, Error> {
+        let reference = ImageReference::read(name)?;
+        let (full, platform) = (full_name(name)?, Platform::read(platform)?);
+        let login = self.login_for(caller, &reference.registry, login).await?;
+        let (core, caller) = (self.clone(), *caller);
+        let work = tokio::spawn(async move {
+            // One of a kind at a time: the next finds what the first has fetched.
+            let turn = core.inner.pulls.turn(&reference);
+            let _turn = turn.lock().await;
+            core.pull(&caller, &reference, full, &platform, login.as_ref(), &progress).await
+        });
+        work.await.map_err(|e| Error::Bug(e.to_string()))?
+    }
+
+    async fn pull(
+        &self,
+        caller: &Caller,
+        image: &ImageReference,
+        name: String,
+        platform: &Platform,
+        login: Option<&Login>,
+        progress: &Progresses,
+    ) -> Result<Image, Error> {
+        let manifest = self.find_manifest(image, platform, login).await?;
+        let (Some(config), Some(layers)) = (manifest.config, manifest.layers) else {
+            return Err(wrong(format!("{image} is no image: its manifest has no configuration or no layers")));
+        };
+        let raw = self.small_blob(image, &config, login).await?;
+        let read: berth_image::ImageConfig =
+            serde_json::from_slice(&raw).map_err(|e| wrong(format!("the configuration of {image}: {e}")))?;
+        if read.rootfs.diff_ids.len() != layers.len() {
+            let have = read.rootfs.diff_ids.len();
+            return Err(wrong(format!("{image} has {} layers, its configuration tells of {have}", layers.len())));
+        }
+        let diff_ids = read.rootfs.diff_ids;
+        let images = self.inner.images.clone();
+        // From here on nobody collects what comes in.
+        let pin = images.pin(diff_ids.iter().copied());
+        let turns = Arc::new(Semaphore::new(LAYERS_AT_ONCE));
+        let mut tasks = tokio::task::JoinSet::new();
+        for (layer, diff_id) in layers.into_iter().zip(diff_ids) {
+            let (core, image, login) = (self.clone(), image.clone(), login.cloned());
+            let (turns, progress) = (turns.clone(), progress.clone());
+            tasks.spawn(async move {
+                let _turn = turns.acquire().await;
+                core.pull_layer(&image, &layer, diff_id, login.as_ref(), &progress).await
+            });
+        }
+        let mut result = Ok(());
+        while let Some(done) = tasks.join_next().await {
+            if let Err(error) = done.map_err(|e| Error::Bug(e.to_string())).and_then(|r| r)
+                && result.is_ok()
+            {
+                result = Err(error);
+                tasks.abort_all();
+            }
+        }
+        let kept = match result {
+            Ok(()) => {
+                let images = self.inner.images.clone();
+                let made = tokio::task::spawn_blocking(move || import_config(&images, raw, Vec::new()));
+                let imported = made.await.map_err(|e| Error::Bug(e.to_string()))??;
+                self.image_keep(caller, imported, vec![name], Origin::Pulled).await
+            }
+            Err(error) => Err(error),
+        };
+        drop(pin);
+        if kept.is_err() {
+            self.collect_layers_soon();
+        }
+        kept
+    }
+
+    /// The manifest for the platform, through an index if there is one.
+    async fn find_manifest(
+        &self,
+        image: &ImageReference,
+        platform: &Platform,
+        login: Option<&Login>,
+    ) -> Result<AnyManifest, Error> {
+        let mut expected = image.reference.parse::<Digest>().ok();
+        let mut reference: Option<String> = None;
+        for _ in 0..4 {
+            let (bytes, _) = self.inner.registry.manifest(image, reference.as_deref(), login).await?;
+            if let Some(expected) = expected.filter(|e| *e != Digest::of(&bytes)) {
+                return Err(wrong(format!("{image}: manifest {expected} has the content {}", Digest::of(&bytes))));
+            }
+            let manifest: AnyManifest =
+                serde_json::from_slice(&bytes).map_err(|e| wrong(format!("the manifest of {image}: {e}")))?;
+            if manifest.schema_version == 1 {
+                return Err(wrong(format!("{image} has a manifest of schema 1, which is too old to be verified")));
+            }
+            let Some(manifests) = &manifest.manifests else { return Ok(manifest) };
+            let fitting = manifests.iter().find(|d| d.platform.as_ref().is_some_and(|p| platform.fits(p)));
+            // An index of one that does not say what it is for.
+            let fitting = fitting.or_else(|| match manifests.as_slice() {
+                [only] if only.platform.is_none() => Some(only),
+                _ => None,
+            });
+            let Some(fitting) = fitting else {
+                let offered: Vec<String> = manifests
+                    .iter()
+                    .filter_map(|d| d.platform.as_ref())
+                    .filter(|p| p.os != "unknown")
+                    .map(|p| format!("{}/{}", p.os, p.architecture))
+                    .collect();
+                let wanted = format!("{}/{}", platform.os, platform.architecture);
+                let text = format!("{image} is not there for {wanted}, but for {}", offered.join(", "));
+                return Err(Error::Registry(RegistryError::NotFound(text)));
+            };
+            reference = Some(fitting.digest.to_string());
+            expected = Some(fitting.digest);
+        }
+        Err(wrong(format!("{image}: indexes are nested too deep")))
+    }
+
+    async fn small_blob(
+        &self,
+        image: &ImageReference,
+        descriptor: &Descriptor,
+        login: Option<&Login>,
+    ) -> Result<Vec<u8>, Error> {
+        if descriptor.size > LONGEST_JSON {
+            return Err(wrong(format!("the configuration of {image} is longer than {LONGEST_JSON} bytes")));
+        }
+        let mut blob = self.inner.registry.blob(image, &descriptor.digest, descriptor.size, login).await?;
+        let mut bytes = Vec::new();
+        while let Some(chunk) = blob.next().await? {
+            bytes.extend_from_slice(&chunk);
+            if bytes.len() as u64 > LONGEST_JSON {
+                return Err(wrong(format!("the configuration of {image} is longer than {LONGEST_JSON} bytes")));
+            }
+        }
+        Ok(bytes)
+    }
+
+    async fn pull_layer(
+        &self,
+        image: &ImageReference,
+        layer: &Descriptor,
+        diff_id: Digest,
+        login: Option<&Login>,
+        progress: &Progresses,
+    ) -> Result<(), Error> {
+        let tell = |status, current| {
+            let told = Progress { digest: layer.digest.to_string(), status, current, total: layer.size };
+            // A listener who is slow misses a word, nothing else.
+            let _ = progress.try_send(told);
+        };
+        if layer.media_type.contains("foreign") {
+            return Err(wrong(format!("layer {} of {image} is not for Linux", layer.digest)));
+        }
+        if self.inner.images.layer(&diff_id).is_some() {
+            tell(ProgressStatus::Exists, layer.size);
+            return Ok(());
+        }
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let error = match self.pull_once(image, layer, diff_id, login, &tell).await {
+                Ok(()) => {
+                    tell(ProgressStatus::Done, layer.size);
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            // Content that is wrong may be right from another mirror, or another time. The disk's troubles stay.
+            let again = matches!(&error, Error::Invalid { .. } | Error::Registry(RegistryError::Wrong(_)));
+            if !again || attempt >= ATTEMPTS {
+                return Err(match error {
+                    Error::Invalid { message, .. } => wrong(format!("layer {} of {image}: {message}", layer.digest)),
+                    other => other,
+                });
+            }
+            tell(ProgressStatus::Retrying, 0);
+        }
+    }
+
+    async fn pull_once(
+        &self,
+        image: &ImageReference,
+        layer: &Descriptor,
+        diff_id: Digest,
+        login: Option<&Login>,
+        tell: &(impl Fn(ProgressStatus, u64) + Sync),
+    ) -> Result<(), Error> {
+        let mut blob = self.inner.registry.blob(image, &layer.digest, layer.size, login).await?;
+        let (chunks, incoming) = mpsc::channel(32);
+        let images = self.inner.images.clone();
+        let unpacking = tokio::task::spawn_blocking(move || {
+            let input = Incoming { chunks: incoming, rest: io::Cursor::default() };
+            import_layer(&images, input, diff_id, &mut Budget::default()).map(drop)
+        });
+        let mut told = Instant::now();
+        let mut current = 0;
+        let mut failed = None;
+        loop {
+            match blob.next().await {
+                Ok(Some(chunk)) => {
+                    current += chunk.len() as u64;
+                    if told.elapsed() > PROGRESS_PERIOD {
+                        told = Instant::now();
+                        tell(ProgressStatus::Downloading, current);
+                    }
+                    if chunks.send(Ok(chunk)).await.is_err() {
+                        // Unpacking has ended early; it says why.
+                        break;
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    let _ = chunks.send(Err(error.clone())).await;
+                    failed = Some(error);
+                    break;
+                }
+            }
+        }
+        drop(chunks);
+        let unpacked = unpacking.await.map_err(|e| Error::Bug(e.to_string()))?;
+        match failed {
+            Some(error) => Err(error.into()),
+            None => Ok(unpacked?),
+        }
+    }
+
+    /// Sends an image to a registry, under the name that it has here.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or what the registry said.
+    pub async fn image_push(
+        &self,
+        caller: &Caller,
+        name: &str,
+        login: Option<Login>,
+        progress: Progresses,
+    ) -> Result<Digest, Error> {
+        let reference = ImageReference::read(name)?;
+        if reference.reference.contains(':') {
+            return Err(Error::invalid("image", "an image is sent under a tag, not under a digest"));
+        }
+        let login = self.login_for(caller, &reference.registry, login).await?;
+        let outgoing = Arc::new(self.image_outgoing(caller, name).await?);
+        let turns = Arc::new(Semaphore::new(2));
+        let mut tasks = tokio::task::JoinSet::new();
+        for (index, layer) in outgoing.layers.iter().cloned().enumerate() {
+            let (core, reference, login) = (self.clone(), reference.clone(), login.clone());
+            let (turns, progress, kept) = (turns.clone(), progress.clone(), outgoing.clone());
+            tasks.spawn(async move {
+                let _turn = turns.acquire().await;
+                let pushed = core.push_layer(&reference, layer, login.as_ref(), &progress).await;
+                drop(kept);
+                pushed.map(|(digest, size)| (index, digest, size))
+            });
+        }
+        let mut layers = Vec::new();
+        while let Some(done) = tasks.join_next().await {
+            layers.push(done.map_err(|e| Error::Bug(e.to_string()))??);
+        }
+        layers.sort_by_key(|(index, ..)| *index);
+        let file = self.work_file("config");
+        std::fs::write(&file.0, &outgoing.config).map_err(|e| Error::Bug(format!("write a configuration: {e}")))?;
+        self.inner.registry.push_blob(&reference, &outgoing.id, &file.0, login.as_ref(), &|_| {}).await?;
+        let media_type = "application/vnd.oci.image.manifest.v1+json";
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": media_type,
+            "config": {
+                "mediaType": "application/vnd.oci.image.config.v1+json",
+                "digest": outgoing.id.to_string(),
+                "size": outgoing.config.len(),
+            },
+            "layers": layers.iter().map(|(_, digest, size)| json!({
+                "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
+                "digest": digest.to_string(),
+                "size": size,
+            })).collect::<Vec<_>>(),
+        });
+        let manifest = serde_json::to_vec(&manifest).map_err(|e| Error::Bug(e.to_string()))?;
+        self.inner.registry.push_manifest(&reference, &manifest, media_type, login.as_ref()).await?;
+        Ok(Digest::of(&manifest))
+    }
+
+    pub(crate) fn work_file(&self, what: &str) -> crate::apps::Temporary {
+        crate::apps::Temporary(self.inner.images.work_folder().join(format!("{what}-{}", random_hex(8))))
+    }
+
+    async fn push_layer(
+        &self,
+        image: &ImageReference,
+        layer: berth_image::OutgoingLayer,
+        login: Option<&Login>,
+        progress: &Progresses,
+    ) -> Result<(Digest, u64), Error> {
+        let file = self.work_file("push");
+        let (images, path, packed) = (self.inner.images.clone(), file.0.clone(), layer.clone());
+        let tell = |digest: &Digest, status, current, total| {
+            let _ = progress.try_send(Progress { digest: digest.to_string(), status, current, total });
+        };
+        tell(&layer.digest, ProgressStatus::Compressing, 0, layer.size);
+        let compressing = tokio::task::spawn_blocking(move || images.compress_layer(&packed, &path));
+        let (digest, size) = compressing.await.map_err(|e| Error::Bug(e.to_string()))??;
+        let told = Mutex::new(Instant::now());
+        let sent = |bytes: u64| {
+            let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.elapsed() > PROGRESS_PERIOD {
+                *told = Instant::now();
+                tell(&layer.digest, ProgressStatus::Uploading, bytes, size);
+            }
+        };
+        let was_sent = self.inner.registry.push_blob(image, &digest, &file.0, login, &sent).await?;
+        tell(&layer.digest, if was_sent { ProgressStatus::Done } else { ProgressStatus::Exists }, size, size);
+        Ok((digest, size))
+    }
+}
+
+fn about(account: i64, registry: &str) -> String {
+    format!("login of account {account} at {registry}")
+}
+
+fn registry_name(text: &str) -> Result<String, Error> {
+    let name = text.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/');
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']');
+    if name.is_empty() || name.len() > 255 || !name.chars().all(good) {
+        return Err(Error::invalid("registry", format!("{text:?} is not a host, with a port if need be")));
+    }
+    Ok(if name == "index.docker.io" { "docker.io".into() } else { name.to_ascii_lowercase() })
+}
+
+/// Who fetches what.
+#[derive(Default)]
+pub(crate) struct Pulls(Mutex<HashMap<ImageReference, std::sync::Weak<tokio::sync::Mutex<()>>>>);
+
+impl Pulls {
+    fn turn(&self, image: &ImageReference) -> Arc<tokio::sync::Mutex<()>> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, turn| turn.strong_count() > 0);
+        if let Some(turn) = all.get(image).and_then(std::sync::Weak::upgrade) {
+            return turn;
+        }
+        let turn = Arc::new(tokio::sync::Mutex::new(()));
+        all.insert(image.clone(), Arc::downgrade(&turn));
+        turn
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ImageReference, Platform, registry_name};
+
+    #[test]
+    fn names_lead_to_registries_as_dockers_do() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let by_digest = format!("ghcr.io/a/b@{digest}");
+        for (name, shown) in [
+            ("nginx", "docker.io/library/nginx:latest"),
+            ("a/b:v1", "docker.io/a/b:v1"),
+            ("docker.io/nginx", "docker.io/library/nginx:latest"),
+            ("localhost/x", "localhost/x:latest"),
+            ("127.0.0.1:5000/a/b/c:2", "127.0.0.1:5000/a/b/c:2"),
+            (by_digest.as_str(), by_digest.as_str()),
+        ] {
+            assert_eq!(ImageReference::read(name).map(|r| r.to_string()).ok().as_deref(), Some(shown));
+        }
+        assert!(ImageReference::read("a b").is_err() && ImageReference::read("x@sha256:12").is_err());
+        assert_eq!(registry_name("https://Host:5000/").ok().as_deref(), Some("host:5000"));
+        assert!(registry_name("a/b").is_err());
+        assert!(Platform::read(Some("linux")).is_err());
+        let arm = Platform::read(Some("linux/arm/v7")).expect("platform");
+        assert_eq!((arm.architecture.as_str(), arm.variant.as_deref()), ("arm", Some("v7")));
+    }
+}

@@ -1,0 +1,260 @@
+//! Sessions with processes in containers: descriptors on one side, channels on the other.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use berth_engine::{EngineError, LogStream, Said, Session, Told};
+use berth_runtime::log::Stream;
+use berth_runtime::{Attached, Exec, ExecReport, MOST_INPUT, resize};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+
+/// Pieces that wait for a listener who is slow; then the process waits.
+const AHEAD: usize = 8;
+const CHUNK: usize = 64 * 1024;
+
+fn watched<T: AsRawFd>(fd: T) -> Result<AsyncFd<T>, EngineError> {
+    // SAFETY: a plain system call on an open descriptor.
+    unsafe {
+        let flags = libc::fcntl(fd.as_raw_fd(), libc::F_GETFL);
+        libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK);
+    }
+    // SAFETY: types handed over here own their descriptor and give the same one for as long as they live.
+    let registered =
+        unsafe { AsyncFd::register_with_interest(fd, tokio::io::Interest::READABLE | tokio::io::Interest::WRITABLE) };
+    registered.map_err(|e| EngineError::Failed(format!("watch a process: {e}")))
+}
+
+fn read(fd: i32, buffer: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: a buffer with its length.
+    let read = unsafe { libc::read(fd, buffer.as_mut_ptr().cast(), buffer.len()) };
+    if read < 0 { Err(io::Error::last_os_error()) } else { Ok(read as usize) }
+}
+
+fn write(fd: i32, bytes: &[u8]) -> io::Result<usize> {
+    // SAFETY: bytes with their length.
+    let written = unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
+    if written < 0 { Err(io::Error::last_os_error()) } else { Ok(written as usize) }
+}
+
+/// Passes on what comes out of `fd` until its end.
+async fn pump_out(fd: Arc<AsyncFd<OwnedFd>>, stream: LogStream, said: mpsc::Sender<Said>) {
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        let Ok(mut ready) = fd.readable().await else { return };
+        match ready.try_io(|fd| read(fd.as_raw_fd(), &mut buffer)) {
+            // Not ready after all.
+            Err(_) => {}
+            Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            // A terminal that nobody has open any more says EIO.
+            Ok(Ok(0) | Err(_)) => return,
+            Ok(Ok(length)) => {
+                if said.send(Said::Output(stream, buffer[..length].to_vec())).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn write_all(fd: &AsyncFd<OwnedFd>, bytes: &[u8]) -> io::Result<()> {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let mut ready = fd.writable().await?;
+        match ready.try_io(|fd| write(fd.as_raw_fd(), rest)) {
+            Err(_) => {}
+            Ok(Ok(written)) => rest = &rest[written..],
+            Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(Err(error)) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// What a listener who has the process's terminal or pipes tells it.
+async fn pump_in(
+    mut told: mpsc::Receiver<Told>,
+    mut input: Option<Arc<AsyncFd<OwnedFd>>>,
+    terminal: bool,
+    process: berth_runtime::Process,
+) {
+    while let Some(told) = told.recv().await {
+        match told {
+            Told::Input(bytes) => {
+                if let Some(fd) = &input
+                    && write_all(fd, &bytes).await.is_err()
+                    && !terminal
+                {
+                    input = None;
+                }
+            }
+            Told::EndOfInput => match &input {
+                // What Ctrl-D is on a terminal.
+                Some(fd) if terminal => drop(write_all(fd, &[4]).await),
+                _ => input = None,
+            },
+            Told::Resize { rows, columns } => {
+                if let Some(fd) = input.as_ref().filter(|_| terminal) {
+                    let _ = resize(fd.get_ref().as_fd(), rows, columns);
+                }
+            }
+            Told::Signal(signal) => {
+                if let Some(alive) = process.open() {
+                    let _ = alive.signal(signal);
+                }
+            }
+        }
+    }
+}
+
+/// The session of a process that was just begun.
+pub(crate) fn of_exec(exec: Exec) -> Result<Session, EngineError> {
+    let (said, output) = mpsc::channel(AHEAD);
+    let (input, told) = mpsc::channel(AHEAD);
+    let report = watched(exec.report)?;
+    let mut pumps = Vec::new();
+    let is_terminal = exec.terminal.is_some();
+    let into = match exec.terminal {
+        Some(master) => {
+            let master = Arc::new(watched(master)?);
+            pumps.push(tokio::spawn(pump_out(master.clone(), LogStream::Stdout, said.clone())));
+            Some(master)
+        }
+        None => {
+            for (fd, stream) in [(exec.stdout, LogStream::Stdout), (exec.stderr, LogStream::Stderr)] {
+                if let Some(fd) = fd {
+                    pumps.push(tokio::spawn(pump_out(Arc::new(watched(fd)?), stream, said.clone())));
+                }
+            }
+            exec.stdin.map(watched).transpose()?.map(Arc::new)
+        }
+    };
+    let inward = tokio::spawn(pump_in(told, into, is_terminal, exec.process));
+    tokio::spawn(async move {
+        let code = tokio::select! {
+            code = ended(&report) => code,
+            () = said.closed() => {
+                // Nobody listens any more: the terminal, or the pipes, close with the pumps.
+                inward.abort();
+                pumps.iter().for_each(tokio::task::JoinHandle::abort);
+                return;
+            }
+        };
+        // All that it wrote comes first. A process that it left behind may hold the pipes open: that is not waited for.
+        let rest = async {
+            for pump in &mut pumps {
+                let _ = pump.await;
+            }
+        };
+        let _ = tokio::time::timeout(std::time::Duration::from_millis(500), rest).await;
+        pumps.iter().for_each(tokio::task::JoinHandle::abort);
+        let _ = said.send(Said::Ended(code)).await;
+        inward.abort();
+    });
+    Ok(Session { output, input })
+}
+
+async fn ended(report: &AsyncFd<OwnedFd>) -> i32 {
+    loop {
+        let Ok(mut ready) = report.readable().await else { return 255 };
+        match ready.try_io(|fd| ExecReport::receive(fd.get_ref(), libc::MSG_DONTWAIT)) {
+            Err(_) => {}
+            Ok(Ok(Some((ExecReport::Ended(code), _)))) => return code,
+            Ok(Ok(Some(_))) => {}
+            // Its attendant was killed; the process went with it.
+            Ok(Ok(None) | Err(_)) => return 255,
+        }
+    }
+}
+
+/// The session with a container's own process.
+pub(crate) fn of_container(folder: &Path) -> Result<Session, EngineError> {
+    let attached = Attached::to(folder).map_err(|e| EngineError::Failed(format!("attach: {e}")))?;
+    let attached = Arc::new(watched(attached)?);
+    let (said, output) = mpsc::channel(AHEAD);
+    let (input, mut told) = mpsc::channel(AHEAD);
+    let hears = attached.clone();
+    let outward = tokio::spawn(async move {
+        loop {
+            let Ok(mut ready) = hears.readable().await else { return };
+            match ready.try_io(|fd| fd.get_ref().output()) {
+                Err(_) => {}
+                Ok(Ok(Some((stream, bytes)))) => {
+                    let stream = if stream == Stream::Stderr { LogStream::Stderr } else { LogStream::Stdout };
+                    if said.send(Said::Output(stream, bytes)).await.is_err() {
+                        return;
+                    }
+                }
+                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(Ok(None) | Err(_)) => return,
+            }
+        }
+    });
+    tokio::spawn(async move {
+        while let Some(told) = told.recv().await {
+            let done = match told {
+                Told::Input(bytes) => {
+                    let mut result = Ok(());
+                    for piece in bytes.chunks(MOST_INPUT) {
+                        result = tell(&attached, |a| a.input(piece)).await;
+                    }
+                    result
+                }
+                Told::EndOfInput => tell(&attached, Attached::end).await,
+                Told::Resize { rows, columns } => tell(&attached, |a| a.resize(rows, columns)).await,
+                Told::Signal(_) => Ok(()),
+            };
+            if done.is_err() {
+                return;
+            }
+        }
+        // Nobody talks any more, and so nobody listens.
+        outward.abort();
+    });
+    Ok(Session { output, input })
+}
+
+async fn tell(to: &AsyncFd<Attached>, what: impl Fn(&Attached) -> io::Result<()>) -> io::Result<()> {
+    loop {
+        let mut ready = to.writable().await?;
+        if let Ok(result) = ready.try_io(|fd| what(fd.get_ref())) {
+            return result;
+        }
+    }
+}
+
+/// The session with a container that has neither input nor terminal: its output from now on.
+pub(crate) fn of_log(mut log: crate::output::Output, unit: Arc<crate::unit::Unit>) -> Session {
+    let (said, output) = mpsc::channel(AHEAD);
+    let (input, mut told) = mpsc::channel(AHEAD);
+    tokio::spawn(async move {
+        let mut last = false;
+        loop {
+            match berth_engine::LogReader::next(&mut log).await {
+                Ok(Some(mut line)) => {
+                    if line.ends {
+                        line.text.push(b'\n');
+                    }
+                    if said.send(Said::Output(line.stream, line.text)).await.is_err() {
+                        return;
+                    }
+                }
+                // What was written before the end is read once more.
+                Ok(None) if last => return,
+                Ok(None) => {
+                    last = unit.known().live.is_none();
+                    tokio::select! {
+                        () = tokio::time::sleep(std::time::Duration::from_millis(50)) => {}
+                        () = said.closed() => return,
+                    }
+                }
+                Err(_) => return,
+            }
+        }
+    });
+    // Nobody there to tell anything.
+    tokio::spawn(async move { while told.recv().await.is_some() {} });
+    Session { output, input }
+}

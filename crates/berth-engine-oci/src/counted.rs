@@ -1,0 +1,114 @@
+//! Traffic over a container's whole life: what its ended runs add up to, kept on disk, and what its present run has.
+//!
+//! The last counters of a run are read by its shim, which has the network to the end; where the shim was killed the server
+//! reads them, which keeps the namespace too. Where both went at once, the last sample stands in for them.
+
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use berth_engine::Traffic;
+use berth_runtime::write_json;
+use serde::{Deserialize, Serialize};
+
+use crate::unit::read_json;
+
+const FILE: &str = "traffic.json";
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+struct Kept {
+    /// All runs up to `run`.
+    ended: Traffic,
+    run: u64,
+    /// The last sample of run `sampled`.
+    sample: Traffic,
+    sampled: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Counted(Mutex<Kept>);
+
+fn plus(a: Traffic, b: Traffic) -> Traffic {
+    Traffic {
+        rx_bytes: a.rx_bytes + b.rx_bytes,
+        rx_packets: a.rx_packets + b.rx_packets,
+        tx_bytes: a.tx_bytes + b.tx_bytes,
+        tx_packets: a.tx_packets + b.tx_packets,
+    }
+}
+
+pub(crate) fn of_run(counted: berth_runtime::Traffic) -> Traffic {
+    let berth_runtime::Traffic { rx_bytes, rx_packets, tx_bytes, tx_packets } = counted;
+    Traffic { rx_bytes, rx_packets, tx_bytes, tx_packets }
+}
+
+impl Counted {
+    pub(crate) fn load(folder: &Path) -> Self {
+        Self(Mutex::new(read_json(&folder.join(FILE)).ok().flatten().unwrap_or_default()))
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of what a run that goes on has; on disk if it is new.
+    pub(crate) fn sample(&self, folder: &Path, run: u64, now: Traffic) {
+        let mut kept = self.kept();
+        if kept.run < run && (kept.sampled != run || kept.sample != now) {
+            kept.sample = now;
+            kept.sampled = run;
+            save(folder, &kept);
+        }
+    }
+
+    /// Adds a run that has ended, once. `last` is what was read at its end, if it was.
+    pub(crate) fn end(&self, folder: &Path, run: u64, last: Option<Traffic>) {
+        let mut kept = self.kept();
+        if kept.run >= run {
+            return;
+        }
+        let sample = if kept.sampled == run { kept.sample } else { Traffic::default() };
+        kept.ended = plus(kept.ended, last.unwrap_or(sample));
+        kept.run = run;
+        save(folder, &kept);
+    }
+
+    /// The whole life, with what the present run has now.
+    pub(crate) fn total(&self, now: Option<Traffic>) -> Traffic {
+        let kept = self.kept();
+        let waiting = if kept.sampled > kept.run { kept.sample } else { Traffic::default() };
+        plus(kept.ended, now.unwrap_or(waiting))
+    }
+}
+
+fn save(folder: &Path, kept: &Kept) {
+    if let Err(error) = write_json(&folder.join(FILE), kept) {
+        tracing::warn!(folder = %folder.display(), %error, "traffic could not be noted");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use berth_engine::Traffic;
+
+    use super::Counted;
+
+    #[test]
+    fn every_run_counts_once_over_restarts() {
+        let folder = std::env::temp_dir().join(format!("berth-counted-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("folder");
+        let bytes = |rx_bytes| Traffic { rx_bytes, ..Traffic::default() };
+        let counted = Counted::load(&folder);
+        counted.sample(&folder, 1, bytes(5));
+        assert_eq!(counted.total(Some(bytes(7))), bytes(7));
+        counted.end(&folder, 1, Some(bytes(10)));
+        counted.end(&folder, 1, Some(bytes(10)));
+        let counted = Counted::load(&folder);
+        assert_eq!(counted.total(None), bytes(10));
+        counted.sample(&folder, 2, bytes(3));
+        let counted = Counted::load(&folder);
+        assert_eq!(counted.total(None), bytes(13), "the last sample stands in");
+        counted.end(&folder, 2, None);
+        assert_eq!(Counted::load(&folder).total(None), bytes(13));
+        std::fs::remove_dir_all(folder).expect("clean");
+    }
+}

@@ -1,0 +1,125 @@
+//! What is done to a container while it runs.
+
+use std::sync::Arc;
+
+use berth_engine::{EngineError, ExecAsked, Placement, PortAsked, Resources, State, UnitSpec};
+use berth_net::{Network, link_stats};
+use berth_runtime::{ExecSpec, Limits};
+
+use crate::counted::of_run;
+use crate::engine::{Inner, OciEngine};
+use crate::instance::failed;
+use crate::lifecycle::{of_link, rates_of};
+use crate::unit::{Fixed, Unit};
+
+/// A process as it is asked for, in the container as it is.
+pub(crate) fn exec_spec(unit: &UnitSpec, asked: &ExecAsked) -> ExecSpec {
+    let mut env = unit.env.clone();
+    if asked.terminal && !env.iter().any(|v| v.starts_with("TERM=")) {
+        env.push("TERM=xterm".into());
+    }
+    for variable in &asked.env {
+        let key = variable.split('=').next();
+        env.retain(|have| have.split('=').next() != key);
+        env.push(variable.clone());
+    }
+    ExecSpec {
+        args: asked.args.clone(),
+        env,
+        cwd: asked.working_dir.clone().unwrap_or_else(|| unit.working_dir.clone()).into(),
+        user: asked.user.clone().unwrap_or_else(|| unit.user.clone()),
+        terminal: asked.terminal && !asked.detached,
+        stdin: asked.stdin,
+        detached: asked.detached,
+    }
+}
+
+impl OciEngine {
+    pub(crate) async fn freeze(&self, unit: &Arc<Unit>, frozen: bool) -> Result<(), EngineError> {
+        if unit.known().live.is_none() {
+            return Err(EngineError::NotRunning(unit.id().clone()));
+        }
+        let target = unit.clone();
+        self.blocking(move |inner| {
+            inner.cgroup(target.id()).freeze(frozen).map_err(|e| EngineError::Failed(e.to_string()))
+        })
+        .await?;
+        if let State::Running { paused, .. } = &mut unit.known().observed.state {
+            *paused = frozen;
+        }
+        self.inner.nudge(unit.id());
+        Ok(())
+    }
+
+    /// Before an end: a paused process can't die.
+    pub(crate) async fn thaw(&self, unit: &Arc<Unit>) -> Result<(), EngineError> {
+        let paused = matches!(unit.known().observed.state, State::Running { paused: true, .. });
+        if !paused {
+            return Ok(());
+        }
+        match self.freeze(unit, false).await {
+            Err(EngineError::NotRunning(_)) => Ok(()),
+            other => other,
+        }
+    }
+}
+
+impl Inner {
+    pub(crate) fn update(&self, unit: &Unit, to: Resources) -> Result<(), EngineError> {
+        let before = unit.fixed();
+        let mut fixed = Fixed::clone(&before);
+        fixed.spec.set_resources(to);
+        let live = unit.known().live.clone();
+        if let Some(live) = &live {
+            let limits = Limits { cpu_milli: to.cpu_milli, memory: to.memory, swap: to.swap, pids: to.pids };
+            // What the kernel refuses (less memory than is used) must not be written down.
+            self.cgroup(unit.id()).update(&limits).map_err(|e| EngineError::Start(e.to_string()))?;
+            if before.spec.rates != to.rates
+                && let (Some(netns), Some(index)) = (&live.netns, live.link)
+            {
+                Network::limit(netns, index, rates_of(to.rates)).map_err(|e| EngineError::Failed(e.to_string()))?;
+            }
+        }
+        unit.refix(fixed).map_err(failed(format!("note the bounds of {}", unit.id())))
+    }
+
+    pub(crate) fn set_ports(&self, unit: &Unit, asked: Vec<PortAsked>) -> Result<Placement, EngineError> {
+        let before = unit.fixed();
+        let change = self.places().change(unit.id(), &asked)?;
+        let undo = |error: String| {
+            self.places().undo(unit.id(), &change);
+            EngineError::Failed(error)
+        };
+        let mut fixed = Fixed::clone(&before);
+        fixed.spec.ports = asked;
+        fixed.placement.ports = change.ports.clone();
+        let runs = unit.known().live.is_some();
+        if runs {
+            self.network.publish(&unit.published_as(&change.added)).map_err(|e| undo(e.to_string()))?;
+        }
+        let placement = fixed.placement.clone();
+        unit.refix(fixed).map_err(|e| undo(format!("note the ports of {}: {e}", unit.id())))?;
+        if runs && let Err(error) = self.network.unpublish(&unit.published_as(&change.removed)) {
+            tracing::warn!(container = %unit.id(), %error, "ports that were taken back are still published");
+        }
+        self.places().settle(unit.id(), &change);
+        Ok(placement)
+    }
+
+    /// Notes what runs have counted so far.
+    pub(crate) fn sample_traffic(&self) {
+        let units: Vec<_> = self.units().values().cloned().collect();
+        let Ok(links) = link_stats() else { return };
+        for unit in units {
+            let (live, run) = {
+                let known = unit.known();
+                (known.live.clone(), known.observed.run)
+            };
+            let Some(live) = live else { continue };
+            let link = live.link.and_then(|index| links.get(&index)).map(of_link);
+            if let Some(now) = link.or_else(|| self.traffic_now(&unit, &live).filter(|_| live.link.is_none())) {
+                unit.counted.sample(&unit.folder, run, of_run(now));
+            }
+        }
+    }
+}

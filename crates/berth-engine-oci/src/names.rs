@@ -1,0 +1,278 @@
+//! Name service for containers, on the bridge's own address: containers of one tenant find each other by name, everything
+//! else is asked of the host's own name servers (RFC 1035).
+//!
+//! While the server is away nothing answers here, and resolvers go on to the next name server of `resolv.conf`.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use berth_net::Subnet;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
+
+/// Time that a name server of the host may take.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Questions under way at a time; what is beyond is not answered, and asked again.
+const AT_ONCE: usize = 512;
+/// Seconds that an answer about a container may be kept.
+const KEPT: u32 = 5;
+
+/// Who is called how.
+#[derive(Debug, Default)]
+pub(crate) struct Names(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    addresses: HashMap<(u32, String), Ipv4Addr>,
+    tenants: HashMap<Ipv4Addr, u32>,
+}
+
+impl Names {
+    pub(crate) fn add(&self, tenant: u32, names: &[String], address: Ipv4Addr) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.tenants.insert(address, tenant);
+        for name in names {
+            known.addresses.insert((tenant, name.to_ascii_lowercase()), address);
+        }
+    }
+
+    pub(crate) fn remove(&self, tenant: u32, names: &[String], address: Ipv4Addr) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.tenants.remove(&address);
+        for name in names {
+            let key = (tenant, name.to_ascii_lowercase());
+            if known.addresses.get(&key) == Some(&address) {
+                known.addresses.remove(&key);
+            }
+        }
+    }
+
+    fn find(&self, asker: Ipv4Addr, name: &str) -> Option<Ipv4Addr> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let tenant = *known.tenants.get(&asker)?;
+        known.addresses.get(&(tenant, name.to_owned())).copied()
+    }
+}
+
+/// The one question of a query: name, type, and where it ends. `None` for anything else.
+fn question(query: &[u8]) -> Option<(String, u16, usize)> {
+    let is_query = query.get(2)? & 0xf8 == 0;
+    if !is_query || query.get(4..6)? != [0, 1] {
+        return None;
+    }
+    let mut name = String::new();
+    let mut at = 12;
+    loop {
+        let length = usize::from(*query.get(at)?);
+        at += 1;
+        if length == 0 {
+            break;
+        }
+        // Names of a question are not compressed.
+        if length > 63 || name.len() > 255 {
+            return None;
+        }
+        if !name.is_empty() {
+            name.push('.');
+        }
+        name.push_str(std::str::from_utf8(query.get(at..at + length)?).ok()?);
+        at += length;
+    }
+    let kind = u16::from_be_bytes(query.get(at..at + 2)?.try_into().ok()?);
+    let class = u16::from_be_bytes(query.get(at + 2..at + 4)?.try_into().ok()?);
+    (class == 1).then(|| (name.to_ascii_lowercase(), kind, at + 4))
+}
+
+/// The answer to a question about a container; without an address, that there is none of that type.
+fn answer(query: &[u8], end: usize, address: Option<Ipv4Addr>) -> Vec<u8> {
+    // The same id; a response, authoritative, recursion as desired and available, no error.
+    let mut out =
+        vec![query[0], query[1], 0x84 | (query[2] & 1), 0x80, 0, 1, 0, u8::from(address.is_some()), 0, 0, 0, 0];
+    out.extend_from_slice(&query[12..end]);
+    if let Some(address) = address {
+        out.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1]);
+        out.extend_from_slice(&KEPT.to_be_bytes());
+        out.extend_from_slice(&[0, 4]);
+        out.extend_from_slice(&address.octets());
+    }
+    out
+}
+
+/// What is known here; `None` if others must be asked.
+fn known(names: &Names, asker: Ipv4Addr, query: &[u8]) -> Option<Vec<u8>> {
+    const A: u16 = 1;
+    let (name, kind, end) = question(query)?;
+    let address = names.find(asker, &name)?;
+    Some(answer(query, end, (kind == A).then_some(address)))
+}
+
+/// "The name server failed."
+fn failure(query: &[u8]) -> Vec<u8> {
+    let mut out = query.to_vec();
+    if out.len() >= 12 {
+        out[2] |= 0x80;
+        out[3] = 0x82;
+    }
+    out
+}
+
+/// The host's own name servers, those on its loopback included.
+fn servers(fallback: &[String]) -> Vec<SocketAddr> {
+    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let mut all: Vec<IpAddr> =
+        text.lines().filter_map(|l| l.trim().strip_prefix("nameserver")?.trim().parse().ok()).collect();
+    if all.is_empty() {
+        all = fallback.iter().filter_map(|s| s.parse().ok()).collect();
+    }
+    all.into_iter().map(|ip| SocketAddr::new(ip, 53)).collect()
+}
+
+async fn ask_others(query: &[u8], fallback: &[String]) -> Option<Vec<u8>> {
+    for server in servers(fallback) {
+        let own: SocketAddr = match server {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            SocketAddr::V6(_) => (std::net::Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        let asked = async {
+            let socket = UdpSocket::bind(own).await?;
+            socket.connect(server).await?;
+            socket.send(query).await?;
+            let mut buffer = vec![0; 65_535];
+            loop {
+                let length = socket.recv(&mut buffer).await?;
+                if buffer.get(..2) == query.get(..2) {
+                    buffer.truncate(length);
+                    return Ok::<_, std::io::Error>(buffer);
+                }
+            }
+        };
+        if let Ok(Ok(answer)) = tokio::time::timeout(PATIENCE, asked).await {
+            return Some(answer);
+        }
+    }
+    None
+}
+
+/// Answers on `gateway` for as long as `names` is in use elsewhere. Whether it could be listened there.
+pub(crate) async fn serve(names: &Arc<Names>, subnet: Subnet, fallback: &[String]) -> std::io::Result<()> {
+    let udp = Arc::new(UdpSocket::bind((subnet.gateway, 53)).await?);
+    let tcp = TcpListener::bind((subnet.gateway, 53)).await?;
+    let turns = Arc::new(Semaphore::new(AT_ONCE));
+    let inside = move |from: SocketAddr| match from.ip() {
+        // The host may ask as well, for those who look into it.
+        IpAddr::V4(ip) if subnet.contains(ip) => Some(ip),
+        _ => None,
+    };
+    let (weak, others, places) = (Arc::downgrade(names), fallback.to_vec(), turns.clone());
+    tokio::spawn(async move {
+        let mut buffer = vec![0; 4096];
+        loop {
+            let Ok((length, from)) = udp.recv_from(&mut buffer).await else { continue };
+            let Some(names) = weak.upgrade() else { return };
+            let Some(asker) = inside(from).filter(|_| length >= 12) else { continue };
+            let query = buffer[..length].to_vec();
+            if let Some(answer) = known(&names, asker, &query) {
+                let _ = udp.send_to(&answer, from).await;
+                continue;
+            }
+            let Ok(place) = places.clone().try_acquire_owned() else { continue };
+            let (udp, others) = (udp.clone(), others.clone());
+            tokio::spawn(async move {
+                let answer = ask_others(&query, &others).await.unwrap_or_else(|| failure(&query));
+                let _ = udp.send_to(&answer, from).await;
+                drop(place);
+            });
+        }
+    });
+    let (weak, others) = (Arc::downgrade(names), fallback.to_vec());
+    tokio::spawn(async move {
+        loop {
+            let Ok((stream, from)) = tcp.accept().await else {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            let Some(names) = weak.upgrade() else { return };
+            let (Some(asker), Ok(place)) = (inside(from), turns.clone().try_acquire_owned()) else { continue };
+            let others = others.clone();
+            tokio::spawn(async move {
+                let _ = tokio::time::timeout(PATIENCE * 4, converse(stream, asker, &names, &others)).await;
+                drop(place);
+            });
+        }
+    });
+    Ok(())
+}
+
+async fn converse(mut stream: TcpStream, asker: Ipv4Addr, names: &Names, others: &[String]) -> std::io::Result<()> {
+    loop {
+        let length = stream.read_u16().await?;
+        let mut query = vec![0; length.into()];
+        stream.read_exact(&mut query).await?;
+        let answer = match known(names, asker, &query) {
+            Some(answer) => answer,
+            None => ask_by_tcp(&query, others).await.unwrap_or_else(|| failure(&query)),
+        };
+        stream.write_u16(u16::try_from(answer.len()).unwrap_or(u16::MAX)).await?;
+        stream.write_all(&answer).await?;
+    }
+}
+
+async fn ask_by_tcp(query: &[u8], others: &[String]) -> Option<Vec<u8>> {
+    for server in servers(others) {
+        let asked = async {
+            let mut stream = TcpStream::connect(server).await?;
+            stream.write_u16(u16::try_from(query.len()).unwrap_or(u16::MAX)).await?;
+            stream.write_all(query).await?;
+            let length = stream.read_u16().await?;
+            let mut answer = vec![0; length.into()];
+            stream.read_exact(&mut answer).await?;
+            Ok::<_, std::io::Error>(answer)
+        };
+        if let Ok(Ok(answer)) = tokio::time::timeout(PATIENCE, asked).await {
+            return Some(answer);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::{Names, known, question};
+
+    fn query(name: &str, kind: u16) -> Vec<u8> {
+        let mut out = vec![7, 8, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        for part in name.split('.') {
+            out.push(part.len() as u8);
+            out.extend(part.bytes());
+        }
+        out.push(0);
+        out.extend(kind.to_be_bytes());
+        out.extend([0, 1]);
+        out
+    }
+
+    #[test]
+    fn tenants_find_their_own_and_nobody_elses() {
+        let names = Names::default();
+        let (web, db, other) = (Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::new(10, 0, 0, 3), Ipv4Addr::new(10, 0, 0, 4));
+        names.add(1, &["web".into()], web);
+        names.add(1, &["DB".into()], db);
+        names.add(2, &["web".into()], other);
+        let found = known(&names, db, &query("Web", 1)).expect("its own tenant's");
+        assert!(found.ends_with(&[10, 0, 0, 2]) && found[..4] == [7, 8, 0x85, 0x80] && found[7] == 1);
+        assert!(known(&names, other, &query("web", 1)).expect("its own").ends_with(&[10, 0, 0, 4]));
+        assert_eq!(known(&names, other, &query("db", 1)), None, "another tenant's");
+        assert_eq!(known(&names, Ipv4Addr::new(10, 9, 9, 9), &query("web", 1)), None);
+        assert_eq!(known(&names, web, &query("db", 28)).expect("no such type")[7], 0);
+        names.remove(1, &["DB".into()], db);
+        assert_eq!(known(&names, web, &query("db", 1)), None);
+        for length in 0..query("db", 1).len() {
+            assert_eq!(question(&query("db", 1)[..length]), None);
+        }
+    }
+}

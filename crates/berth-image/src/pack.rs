@@ -1,0 +1,501 @@
+//! A tree into a tar (POSIX pax): owner, mode, times to the nanosecond, extended attributes, hard links, devices.
+//!
+//! Walked by descriptors: nothing of the tree, however it changes meanwhile, leads out of it. A device is never opened, and
+//! what the kernel shows of itself (`/proc`, `/sys` …) is an empty folder.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use berth_runtime::openat2_in_root;
+use tar::{EntryType, Header};
+
+/// File systems that show the kernel's own state.
+const KERNEL: [i64; 11] = [
+    0x9fa0,                // proc
+    0x6265_6572,           // sysfs
+    0x27_e0eb,             // cgroup
+    0x6367_7270,           // cgroup2
+    0x1cd1,                // devpts
+    0x1980_0202,           // mqueue
+    0x6462_6720,           // debugfs
+    0x7472_6163,           // tracefs
+    0x7363_6673,           // securityfs
+    0xcafe_4a11u32 as i64, // bpf
+    0x6165_676c,           // pstore
+];
+
+/// Whether this is a file system that shows the kernel's own state.
+pub(crate) fn is_kernels(fd: BorrowedFd<'_>) -> bool {
+    // SAFETY: an open descriptor; the buffer is written by the call.
+    unsafe {
+        let mut stats: libc::statfs = std::mem::zeroed();
+        libc::fstatfs(fd.as_raw_fd(), &raw mut stats) == 0 && KERNEL.contains(&stats.f_type)
+    }
+}
+
+/// Writes entries of a tar.
+pub(crate) struct Packer<'a> {
+    out: &'a mut dyn Write,
+    /// First names of files with several, by device and inode.
+    links: HashMap<(u64, u64), PathBuf>,
+    /// Whether this is an overlay's upper folder, to become a layer.
+    overlay: bool,
+    /// Paths that are left out, with what is below.
+    without: HashSet<PathBuf>,
+    buffer: Vec<u8>,
+}
+
+/// One entry's attributes.
+pub(crate) struct Entry<'a> {
+    pub(crate) name: &'a Path,
+    pub(crate) kind: EntryType,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) size: u64,
+    pub(crate) mtime: (i64, i64),
+    pub(crate) link: Option<&'a Path>,
+    pub(crate) device: (u32, u32),
+    pub(crate) xattrs: Vec<(String, Vec<u8>)>,
+}
+
+fn record(out: &mut Vec<u8>, key: &str, value: &[u8]) {
+    // The length counts itself.
+    let rest = key.len() + value.len() + 3;
+    let mut length = rest + 1;
+    while rest + length.to_string().len() != length {
+        length = rest + length.to_string().len();
+    }
+    out.extend_from_slice(format!("{length} {key}=").as_bytes());
+    out.extend_from_slice(value);
+    out.push(b'\n');
+}
+
+/// Writes the header of an entry, after an extended one where the plain one has no room.
+pub(crate) fn write_header(out: &mut dyn Write, entry: &Entry<'_>) -> io::Result<()> {
+    let mut extended = Vec::new();
+    let mut header = Header::new_ustar();
+    header.set_entry_type(entry.kind);
+    header.set_mode(entry.mode & 0o7777);
+    header.set_uid(entry.uid.into());
+    header.set_gid(entry.gid.into());
+    header.set_size(entry.size);
+    if let Ok(seconds) = u64::try_from(entry.mtime.0) {
+        header.set_mtime(seconds);
+    }
+    if entry.mtime.1 != 0 || entry.mtime.0 < 0 {
+        record(&mut extended, "mtime", format!("{}.{:09}", entry.mtime.0, entry.mtime.1).as_bytes());
+    }
+    let name = entry.name.as_os_str().as_bytes();
+    let field = |extended: &mut Vec<u8>, to: &mut [u8], key: &str, value: &[u8]| {
+        let plain = value.len() <= to.len() && value.is_ascii();
+        let shown = &value[..value.len().min(to.len())];
+        to[..shown.len()].copy_from_slice(shown);
+        if !plain {
+            record(extended, key, value);
+        }
+    };
+    if let Some(ustar) = header.as_ustar_mut() {
+        field(&mut extended, &mut ustar.name, "path", name);
+        if let Some(link) = entry.link {
+            field(&mut extended, &mut ustar.linkname, "linkpath", link.as_os_str().as_bytes());
+        }
+    }
+    if matches!(entry.kind, EntryType::Char | EntryType::Block) {
+        header.set_device_major(entry.device.0)?;
+        header.set_device_minor(entry.device.1)?;
+    }
+    for (key, value) in &entry.xattrs {
+        record(&mut extended, &format!("SCHILY.xattr.{key}"), value);
+    }
+    header.set_cksum();
+    if !extended.is_empty() {
+        let mut before = Header::new_ustar();
+        before.set_entry_type(EntryType::XHeader);
+        before.set_mode(0o644);
+        before.set_size(extended.len() as u64);
+        before.set_path("PaxHeader").map_err(io::Error::other)?;
+        before.set_cksum();
+        out.write_all(before.as_bytes())?;
+        out.write_all(&extended)?;
+        pad(out, extended.len() as u64)?;
+    }
+    out.write_all(header.as_bytes())
+}
+
+/// Fills up to whole blocks.
+pub(crate) fn pad(out: &mut dyn Write, length: u64) -> io::Result<()> {
+    let rest = (512 - length % 512) % 512;
+    out.write_all(&[0; 512][..rest as usize])
+}
+
+/// Ends the tar.
+pub(crate) fn write_end(out: &mut dyn Write) -> io::Result<()> {
+    out.write_all(&[0; 1024])
+}
+
+fn open_path(folder: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
+    let name = CString::new(name.as_bytes())?;
+    let flags = libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    // SAFETY: an open folder and a name that outlives the call; the descriptor is owned at once.
+    unsafe {
+        match libc::openat(folder.as_raw_fd(), name.as_ptr(), flags) {
+            fd if fd >= 0 => Ok(OwnedFd::from_raw_fd(fd)),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+/// The very file that an `O_PATH` descriptor means.
+fn reopen(fd: &OwnedFd, directory: bool) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let flags = libc::O_NONBLOCK | if directory { libc::O_DIRECTORY } else { 0 };
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    match File::options().read(true).custom_flags(flags | libc::O_NOATIME).open(&path) {
+        // Only the owner may leave no trace of reading.
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+            File::options().read(true).custom_flags(flags).open(&path)
+        }
+        other => other,
+    }
+}
+
+fn read_link(fd: &OwnedFd) -> io::Result<PathBuf> {
+    let mut buffer = vec![0u8; 4096];
+    // SAFETY: an O_PATH descriptor of a link, an empty constant path, a buffer with its length.
+    let length = unsafe { libc::readlinkat(fd.as_raw_fd(), c"".as_ptr(), buffer.as_mut_ptr().cast(), buffer.len()) };
+    if length < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    buffer.truncate(length as usize);
+    Ok(OsString::from_vec(buffer).into())
+}
+
+fn xattrs(fd: &OwnedFd) -> Vec<(String, Vec<u8>)> {
+    let Ok(path) = CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd())) else { return Vec::new() };
+    let mut names = vec![0u8; 64 * 1024];
+    // SAFETY: a path and a buffer with its length.
+    let length = unsafe { libc::listxattr(path.as_ptr(), names.as_mut_ptr().cast(), names.len()) };
+    let Ok(length) = usize::try_from(length) else { return Vec::new() };
+    let mut all = Vec::new();
+    for name in names[..length].split(|b| *b == 0).filter(|n| !n.is_empty()) {
+        // What a file carries with it; the rest is this host's own (overlayfs' orders, SELinux' labels).
+        let kept =
+            name.starts_with(b"user.") || name == b"security.capability" || name.starts_with(b"system.posix_acl");
+        let (Ok(key), Ok(c_key)) = (String::from_utf8(name.to_vec()), CString::new(name)) else { continue };
+        if kept && let Some(value) = xattr(&path, &c_key) {
+            all.push((key, value));
+        }
+    }
+    all.sort();
+    all
+}
+
+fn xattr(path: &CString, key: &CString) -> Option<Vec<u8>> {
+    let mut value = vec![0u8; 64 * 1024];
+    // SAFETY: strings and a buffer with its length.
+    let length = unsafe { libc::getxattr(path.as_ptr(), key.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    value.truncate(usize::try_from(length).ok()?);
+    Some(value)
+}
+
+fn is_opaque(fd: &OwnedFd) -> bool {
+    CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+        .ok()
+        .and_then(|path| xattr(&path, &c"trusted.overlay.opaque".to_owned()))
+        .is_some_and(|value| value == b"y")
+}
+
+impl<'a> Packer<'a> {
+    /// Of a tree as it is seen.
+    pub(crate) fn new(out: &'a mut dyn Write) -> Self {
+        Self { out, links: HashMap::new(), overlay: false, without: HashSet::new(), buffer: vec![0; 256 * 1024] }
+    }
+
+    /// Of an overlay's upper folder, as a layer; `without` are paths in it that no program of the container made.
+    pub(crate) fn of_overlay(out: &'a mut dyn Write, without: HashSet<PathBuf>) -> Self {
+        Self { overlay: true, without, ..Self::new(out) }
+    }
+
+    /// The thing at `fd` (an `O_PATH` descriptor) as `name`, with what is below it.
+    pub(crate) fn add(&mut self, fd: &OwnedFd, name: &Path) -> io::Result<()> {
+        self.entry(fd, name, Path::new(""), None)
+    }
+
+    /// `inner` is the path below the tree's root; `parent` the device of the folder it is in.
+    fn entry(&mut self, fd: &OwnedFd, name: &Path, inner: &Path, parent: Option<u64>) -> io::Result<()> {
+        if self.without.contains(inner) {
+            return Ok(());
+        }
+        let meta = own_metadata(fd)?;
+        let kind = meta.file_type();
+        let mut entry = Entry {
+            name,
+            kind: EntryType::Regular,
+            mode: meta.mode(),
+            uid: meta.uid(),
+            gid: meta.gid(),
+            size: 0,
+            mtime: (meta.mtime(), meta.mtime_nsec()),
+            link: None,
+            device: (0, 0),
+            xattrs: Vec::new(),
+        };
+        if kind.is_dir() {
+            return self.folder(fd, entry, inner, parent, meta.dev());
+        }
+        if self.overlay && kind.is_char_device() && meta.rdev() == 0 {
+            let hidden = [b".wh.", name.file_name().unwrap_or_default().as_bytes()].concat();
+            let hidden = name.with_file_name(OsStr::from_bytes(&hidden));
+            return write_header(
+                self.out,
+                &Entry { name: &hidden, mode: 0, xattrs: Vec::new(), mtime: (0, 0), ..entry },
+            );
+        }
+        if meta.nlink() > 1 && !kind.is_dir() {
+            if let Some(first) = self.links.get(&(meta.dev(), meta.ino())) {
+                let first = first.clone();
+                entry.kind = EntryType::Link;
+                entry.link = Some(&first);
+                return write_header(self.out, &entry);
+            }
+            self.links.insert((meta.dev(), meta.ino()), name.to_owned());
+        }
+        if kind.is_symlink() {
+            let target = read_link(fd)?;
+            entry.kind = EntryType::Symlink;
+            entry.link = Some(&target);
+            return write_header(self.out, &entry);
+        }
+        if kind.is_file() {
+            if is_kernels(fd.as_fd()) {
+                return Ok(());
+            }
+            let mut file = reopen(fd, false)?;
+            entry.size = meta.len();
+            entry.xattrs = xattrs(fd);
+            write_header(self.out, &entry)?;
+            return self.content(&mut file, entry.size);
+        }
+        entry.device = (libc::major(meta.rdev()), libc::minor(meta.rdev()));
+        entry.kind = if kind.is_char_device() {
+            EntryType::Char
+        } else if kind.is_block_device() {
+            EntryType::Block
+        } else if kind.is_fifo() {
+            EntryType::Fifo
+        } else {
+            // A socket is of no use without the process behind it.
+            return Ok(());
+        };
+        write_header(self.out, &entry)
+    }
+
+    /// Exactly `size` bytes: a file that grows meanwhile is cut, one that shrinks is filled up.
+    fn content(&mut self, file: &mut File, size: u64) -> io::Result<()> {
+        let mut left = size;
+        while left > 0 {
+            let wanted = usize::try_from(left).map_or(self.buffer.len(), |l| l.min(self.buffer.len()));
+            match file.read(&mut self.buffer[..wanted]) {
+                Ok(0) => {
+                    self.buffer[..wanted].fill(0);
+                    self.out.write_all(&self.buffer[..wanted])?;
+                    left -= wanted as u64;
+                }
+                Ok(read) => {
+                    self.out.write_all(&self.buffer[..read])?;
+                    left -= read as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        pad(self.out, size)
+    }
+
+    fn folder(
+        &mut self,
+        fd: &OwnedFd,
+        mut entry: Entry<'_>,
+        inner: &Path,
+        parent: Option<u64>,
+        device: u64,
+    ) -> io::Result<()> {
+        entry.kind = EntryType::Directory;
+        let mut name = entry.name.as_os_str().to_owned();
+        if name.is_empty() {
+            name.push(".");
+        }
+        name.push("/");
+        let shown = PathBuf::from(&name);
+        let kernels = parent != Some(device) && is_kernels(fd.as_fd());
+        entry.xattrs = if kernels { Vec::new() } else { xattrs(fd) };
+        write_header(self.out, &Entry { name: &shown, ..entry })?;
+        if self.overlay && is_opaque(fd) {
+            let opaque = shown.join(".wh..wh..opq");
+            let nobody =
+                Entry { name: &opaque, kind: EntryType::Regular, mode: 0, mtime: (0, 0), xattrs: Vec::new(), ..entry };
+            write_header(self.out, &nobody)?;
+        }
+        if kernels {
+            return Ok(());
+        }
+        let opened: OwnedFd = reopen(fd, true)?.into();
+        let mut names = Vec::new();
+        for found in fs::read_dir(format!("/proc/self/fd/{}", opened.as_raw_fd()))? {
+            names.push(found?.file_name());
+        }
+        names.sort();
+        for child in names {
+            let below = match open_path(opened.as_fd(), &child) {
+                Ok(below) => below,
+                // Gone since it was listed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            match self.entry(&below, &entry.name.join(&child), &inner.join(&child), Some(device)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What an `O_PATH` descriptor itself is, a link included.
+fn own_metadata(fd: &OwnedFd) -> io::Result<fs::Metadata> {
+    // A copy that closes on its own; fstat(2) is allowed on such descriptors.
+    File::from(fd.try_clone()?).metadata()
+}
+
+/// What is at a path of a tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stat {
+    /// The last part of its name.
+    pub name: String,
+    /// `file`, `folder`, `link` or `other`.
+    pub kind: &'static str,
+    /// Bytes.
+    pub size: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Nanoseconds since 1970.
+    pub mtime: i64,
+    /// Where a link leads.
+    pub target: Option<String>,
+}
+
+/// Finds `path` in the tree at `root`; links on the way are followed inside, one at the end only if `follow`.
+pub(crate) fn locate(root: BorrowedFd<'_>, path: &Path, follow: bool) -> io::Result<OwnedFd> {
+    let flags = libc::O_PATH | if follow { 0 } else { libc::O_NOFOLLOW };
+    openat2_in_root(root, path, flags, 0, true)
+}
+
+/// What is at `path`, the link itself if it is one.
+///
+/// # Errors
+/// That there is nothing.
+pub fn stat(root: BorrowedFd<'_>, path: &Path) -> io::Result<Stat> {
+    let fd = locate(root, path, false)?;
+    let meta = own_metadata(&fd)?;
+    let kind = meta.file_type();
+    let target = kind.is_symlink().then(|| read_link(&fd)).transpose()?;
+    Ok(Stat {
+        name: path.file_name().map_or_else(|| "/".into(), |n| n.to_string_lossy().into_owned()),
+        kind: match kind {
+            k if k.is_dir() => "folder",
+            k if k.is_file() => "file",
+            k if k.is_symlink() => "link",
+            _ => "other",
+        },
+        size: if kind.is_file() { meta.len() } else { 0 },
+        mode: meta.mode() & 0o7777,
+        uid: meta.uid(),
+        gid: meta.gid(),
+        mtime: meta.mtime() * 1_000_000_000 + meta.mtime_nsec(),
+        target: target.map(|t| t.display().to_string()),
+    })
+}
+
+/// Opens the regular file at `path`, links followed inside the tree.
+///
+/// # Errors
+/// That there is nothing, or something else than a file (`InvalidInput`).
+pub fn open_file(root: BorrowedFd<'_>, path: &Path) -> io::Result<File> {
+    let fd = locate(root, path, true)?;
+    let meta = own_metadata(&fd)?;
+    if !meta.is_file() || is_kernels(fd.as_fd()) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    reopen(&fd, false)
+}
+
+/// Writes what is at `path` as a tar whose entries begin with its own name (`.` for a folder's content). A link at the end
+/// is followed only where `follow`.
+///
+/// # Errors
+/// What reading or writing said.
+pub fn pack_path(root: BorrowedFd<'_>, path: &Path, name: &Path, follow: bool, out: &mut dyn Write) -> io::Result<()> {
+    let fd = locate(root, path, follow)?;
+    Packer::new(out).add(&fd, name)?;
+    write_end(out)
+}
+
+/// Writes an overlay's upper folder as a layer's tar.
+///
+/// # Errors
+/// What reading or writing said.
+pub fn pack_difference(upper: &Path, without: HashSet<PathBuf>, out: &mut dyn Write) -> io::Result<()> {
+    let root: OwnedFd = File::open(upper)?.into();
+    let fd = locate(root.as_fd(), Path::new("."), true)?;
+    Packer::of_overlay(out, without).add(&fd, Path::new(""))?;
+    write_end(out)
+}
+
+/// Bytes on disk of a folder and all that is below; what vanishes meanwhile is left out.
+pub fn disk_usage(folder: &Path) -> u64 {
+    let mut waiting = vec![folder.to_owned()];
+    let mut seen = HashSet::new();
+    let mut sum = 0;
+    while let Some(next) = waiting.pop() {
+        for entry in fs::read_dir(&next).into_iter().flatten().flatten() {
+            let Ok(meta) = entry.metadata() else { continue };
+            if meta.is_dir() {
+                waiting.push(entry.path());
+            }
+            // A file with several names is on disk once.
+            if meta.nlink() < 2 || meta.is_dir() || seen.insert((meta.dev(), meta.ino())) {
+                sum += meta.blocks() * 512;
+            }
+        }
+    }
+    sum
+}
+
+/// How full the disk that a folder is on is, percent, as `df` counts it.
+///
+/// # Errors
+/// What statvfs(2) said.
+pub fn disk_percent(folder: &Path) -> io::Result<u8> {
+    let path = CString::new(folder.as_os_str().as_bytes())?;
+    // SAFETY: the path outlives the call; `stats` is written by it.
+    let stats = unsafe {
+        let mut stats: libc::statvfs = std::mem::zeroed();
+        if libc::statvfs(path.as_ptr(), &raw mut stats) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        stats
+    };
+    let used = stats.f_blocks - stats.f_bfree;
+    Ok((used * 100).div_ceil((used + stats.f_bavail).max(1)) as u8)
+}

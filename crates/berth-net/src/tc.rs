@@ -1,0 +1,76 @@
+//! Rate limits: one token bucket (tc-tbf(8)) at a link's root, over rtnetlink.
+
+use crate::netlink::{Error, Message, NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, Socket};
+
+const RTM_NEWQDISC: u16 = 36;
+const RTM_DELQDISC: u16 = 37;
+const TCA_KIND: u16 = 1;
+const TCA_OPTIONS: u16 = 2;
+const TCA_TBF_PARMS: u16 = 1;
+const TCA_TBF_RATE64: u16 = 4;
+const TCA_TBF_BURST: u16 = 6;
+const ROOT: u32 = 0xffff_ffff;
+
+fn tcmsg(index: u32) -> [u8; 20] {
+    let mut header = [0; 20];
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    header[12..16].copy_from_slice(&ROOT.to_ne_bytes());
+    header
+}
+
+/// Bytes that may go at once: 5 ms of the rate, so that timers need not be exact, but a quarter of a second at most of a
+/// slow one, and two packets at least.
+fn burst(rate: u64) -> u64 {
+    (rate / 200).max((rate / 4).min(16 * 1024)).clamp(3028, 64 << 20)
+}
+
+/// Bytes that wait beyond the burst before packets are dropped: 200 ms, and room for a few packets.
+fn queue(rate: u64) -> u64 {
+    (rate / 5).clamp(32 * 1024, 64 << 20)
+}
+
+/// Bounds what goes out by link `index`, to `bits` per second; `None` lifts the bound. Live: a changed rate holds from the
+/// next packet on.
+pub(crate) fn limit(socket: &mut Socket, index: u32, bits: Option<u64>) -> Result<(), Error> {
+    let Some(bits) = bits else {
+        let delete = Message::new(format!("lift the rate of link {index}"), RTM_DELQDISC, NLM_F_ACK, &tcmsg(index));
+        return match socket.send(vec![delete]) {
+            // There was none.
+            Err(error) if matches!(error.errno(), Some(libc::ENOENT | libc::EINVAL)) => Ok(()),
+            other => other,
+        };
+    };
+    let rate = (bits / 8).max(1);
+    let (burst, queue) = (burst(rate), queue(rate));
+    // struct tc_tbf_qopt: two struct tc_ratespec, limit, buffer, mtu. A linklayer (1 is Ethernet) saves the rate table.
+    let mut options = [0u8; 36];
+    options[1] = 1;
+    options[8..12].copy_from_slice(&u32::try_from(rate).unwrap_or(u32::MAX).to_ne_bytes());
+    options[24..28].copy_from_slice(&((burst + queue) as u32).to_ne_bytes());
+    let mut message = Message::new(
+        format!("set the rate of link {index} to {bits} bit/s"),
+        RTM_NEWQDISC,
+        NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE,
+        &tcmsg(index),
+    )
+    .text(TCA_KIND, "tbf");
+    message = message.nest(TCA_OPTIONS, |m| {
+        let m = m.bytes(TCA_TBF_PARMS, &options).u32(TCA_TBF_BURST, burst as u32);
+        if rate > u64::from(u32::MAX) { m.bytes(TCA_TBF_RATE64, &rate.to_ne_bytes()) } else { m }
+    });
+    socket.send(vec![message])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{burst, queue};
+
+    #[test]
+    fn bursts_are_short_and_hold_packets() {
+        assert_eq!(burst(12_500), 3125, "0.1 Mbit/s: a quarter of a second");
+        assert_eq!(burst(1_250_000), 16_384);
+        assert_eq!(burst(1_250_000_000), 6_250_000, "10 Gbit/s: 5 ms");
+        assert_eq!(burst(1), 3028);
+        assert_eq!((queue(12_500), queue(1_250_000_000)), (32_768, 64 << 20));
+    }
+}

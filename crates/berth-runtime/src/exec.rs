@@ -1,0 +1,226 @@
+//! A further process in a container that runs. A small process of its own, forked from the zygote, puts it there, waits for
+//! it, and tells how it ended; the container's shim has no part in it.
+//!
+//! ```text
+//! server --(SEQPACKET: folder; report, spec, stdio)--> zygote --fork--> attendant --clone3--> process in the container
+//!    ^                                                                     |                        | terminal's master
+//!    +---- "terminal" (with the master), "started", "ended" or "failed" --+ <----------------------+
+//! ```
+
+use std::convert::Infallible;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::bundle::Bundle;
+use crate::cgroup::{Cgroup, Hierarchies};
+use crate::init::{self, Program};
+use crate::process::{PidFd, Process};
+use crate::shim::files;
+use crate::sys::{self, Failure, Named, check, openat2_in_root};
+use crate::{socket, terminal, users};
+
+/// A process to be run in a container. Capabilities, filters and limits are the container's.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecSpec {
+    /// Command and arguments, not empty.
+    pub args: Vec<String>,
+    /// `KEY=value`, complete.
+    pub env: Vec<String>,
+    /// Working directory; empty is `/`.
+    pub cwd: PathBuf,
+    /// As in [`Bundle::user`].
+    pub user: String,
+    /// Whether it has a terminal of its own.
+    pub terminal: bool,
+    /// Whether its standard input comes from the caller; otherwise there is nothing to read.
+    pub stdin: bool,
+    /// Whether nobody hears it: no input, no output.
+    pub detached: bool,
+}
+
+/// What the attendant tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExecReport {
+    /// The terminal's master comes with this.
+    Terminal,
+    /// It runs.
+    Started(Process),
+    /// It could not be run; the text names the step.
+    Failed(String),
+    /// It has ended, with this exit code (128 + the signal's number where a signal ended it).
+    Ended(i32),
+}
+
+impl ExecReport {
+    pub(crate) fn send(&self, to: &OwnedFd, fds: &[i32]) {
+        let text = serde_json::to_vec(self).unwrap_or_default();
+        // Nobody hears it if the server has gone: the process runs on all the same.
+        let _ = socket::send(to.as_fd(), &text, fds, 0);
+    }
+
+    /// The next report; `None` when the attendant is gone. Does not block if `flags` has MSG_DONTWAIT.
+    ///
+    /// # Errors
+    /// What recvmsg(2) said, or that it is not understood.
+    pub fn receive(from: &OwnedFd, flags: i32) -> io::Result<Option<(Self, Option<OwnedFd>)>> {
+        let mut buffer = vec![0; 16 * 1024];
+        let (length, fds) = socket::receive(from.as_fd(), &mut buffer, flags)?;
+        if length == 0 {
+            return Ok(None);
+        }
+        Ok(Some((serde_json::from_slice(&buffer[..length])?, fds.into_iter().next())))
+    }
+}
+
+/// A file in memory that holds the spec: it may be longer than a message.
+pub(crate) fn spec_file(spec: &ExecSpec) -> io::Result<File> {
+    // SAFETY: a constant name; the descriptor is owned at once.
+    let mut file = unsafe {
+        let fd = check(libc::memfd_create(c"berth-exec".as_ptr(), libc::MFD_CLOEXEC).into())?;
+        File::from_raw_fd(fd as i32)
+    };
+    file.write_all(&serde_json::to_vec(spec)?)?;
+    file.rewind()?;
+    Ok(file)
+}
+
+/// The attendant. `fds`: report, spec, and three for standard input, output and error unless there is a terminal.
+pub(crate) fn run(folder: &Path, mut fds: Vec<OwnedFd>) -> ! {
+    crate::shim::detach(c"berth-exec");
+    let _ = std::env::set_current_dir("/");
+    if fds.len() >= 2 {
+        let report = fds.remove(0);
+        let spec = File::from(fds.remove(0));
+        match begin(folder, spec, fds, &report) {
+            Ok((pid, process)) => {
+                ExecReport::Started(process).send(&report, &[]);
+                ExecReport::Ended(wait(pid)).send(&report, &[]);
+            }
+            Err(failure) => ExecReport::Failed(failure.to_string()).send(&report, &[]),
+        }
+    }
+    // SAFETY: ends this process; it shares nothing that would have to be flushed.
+    unsafe { libc::_exit(0) }
+}
+
+fn wait(pid: i32) -> i32 {
+    let mut status = 0;
+    loop {
+        // SAFETY: plain system call on this process's own child.
+        match check(unsafe { libc::waitpid(pid, &raw mut status, 0) }.into()) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return 255,
+            Ok(_) if libc::WIFSIGNALED(status) => return 128 + libc::WTERMSIG(status),
+            Ok(_) => return libc::WEXITSTATUS(status),
+        }
+    }
+}
+
+fn begin(folder: &Path, mut spec: File, stdio: Vec<OwnedFd>, report: &OwnedFd) -> Result<(i32, Process), Failure> {
+    let mut text = Vec::new();
+    let spec: ExecSpec = spec
+        .read_to_end(&mut text)
+        .and_then(|_| Ok(serde_json::from_slice(&text)?))
+        .named(|| "read what is to be run".into())?;
+    let bundle = Bundle::load(folder).named(|| format!("read the bundle in {}", folder.display()))?;
+    let gone = || Failure { what: "enter the container".into(), source: io::Error::from_raw_os_error(libc::ESRCH) };
+    let init = Process::load(&folder.join(files::INIT)).and_then(|p| p.open()).ok_or_else(gone)?;
+    let hierarchies = Hierarchies::detect().named(|| "find the cgroups".into())?;
+    let cgroup = Cgroup::new(hierarchies, &bundle.cgroup_parent, &bundle.id);
+    // From before it can be seen inside until it has become the program: nobody there may look into it (CVE-2019-5736).
+    // SAFETY: plain system calls on this single-threaded process.
+    unsafe {
+        libc::prctl(libc::PR_SET_DUMPABLE, 0);
+        check(libc::setns(init.as_raw_fd(), libc::CLONE_NEWPID).into())
+            .named(|| "enter the container's processes".into())?;
+    }
+    let pipe = || sys::pipe().named(|| "make pipes".into());
+    let ((joined_read, joined_write), (failed_read, failed_write)) = (pipe()?, pipe()?);
+    let birth_place = cgroup.birth_place()?;
+    // SAFETY: the attendant is single-threaded.
+    let cloned = unsafe { sys::clone3(0, birth_place.as_ref().map(std::os::fd::AsFd::as_fd)) };
+    let (pid, pidfd) = cloned.named(|| "clone a process".into())?;
+    if pidfd.is_none() {
+        drop((joined_write, failed_read, birth_place));
+        let mut failed = File::from(failed_write);
+        let Err(failure) = enter(&bundle, &spec, &init, stdio, joined_read, report, failed.as_raw_fd());
+        let _ = failed.write_all(failure.to_string().as_bytes());
+        // SAFETY: ends this process at once.
+        unsafe { libc::_exit(127) }
+    }
+    drop((stdio, joined_read, failed_write));
+    let result = cgroup.join(pid).and_then(|()| {
+        File::from(joined_write).write_all(&[1]).named(|| "let the process go on".into())?;
+        let mut failed = String::new();
+        File::from(failed_read).read_to_string(&mut failed).named(|| "hear from the process".into())?;
+        if failed.is_empty() { Ok(()) } else { Err(Failure::from_text(&failed)) }
+    });
+    let named = result.and_then(|()| Process::of(pid).named(|| "name the process".into()));
+    if named.is_err() {
+        // SAFETY: plain system calls on this process's own child.
+        unsafe {
+            libc::kill(pid, libc::SIGKILL);
+            libc::waitpid(pid, std::ptr::null_mut(), 0);
+        }
+    }
+    named.map(|process| (pid, process))
+}
+
+/// In the child: becomes the program, or says why not.
+fn enter(
+    bundle: &Bundle,
+    spec: &ExecSpec,
+    container: &PidFd,
+    stdio: Vec<OwnedFd>,
+    joined: OwnedFd,
+    report: &OwnedFd,
+    failed: i32,
+) -> Result<Infallible, Failure> {
+    let _ = fs::write("/proc/self/oom_score_adj", "0");
+    File::from(joined).read_exact(&mut [0]).named(|| "wait for the cgroups".into())?;
+    let spaces =
+        libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWNET | libc::CLONE_NEWCGROUP;
+    // SAFETY: plain system calls on this single-threaded process.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        check(libc::setsid().into()).named(|| "setsid".into())?;
+        libc::umask(0o022);
+        check(libc::setns(container.as_raw_fd(), spaces).into()).named(|| "enter the container".into())?;
+    }
+    // Entering a mount namespace leads to its root: the container's.
+    let root: OwnedFd = fs::File::open("/").named(|| "open the container's root".into())?.into();
+    if spec.terminal {
+        let (master, slave) = terminal::open(root.as_fd()).named(|| "make a terminal".into())?;
+        terminal::adopt(&slave).named(|| "take the terminal".into())?;
+        ExecReport::Terminal.send(report, &[master.as_raw_fd()]);
+    } else {
+        for (number, fd) in stdio.iter().enumerate() {
+            // SAFETY: duplicates onto 0, 1, 2, which are this process's own.
+            check(unsafe { libc::dup2(fd.as_raw_fd(), number as i32) }.into())
+                .named(|| format!("set descriptor {number}"))?;
+        }
+    }
+    drop(stdio);
+    // Nothing of the host's is open from here on (CVE-2024-21626).
+    sys::close_all_but(&[root.as_raw_fd(), failed]);
+
+    let identity = users::resolve(&spec.user).named(|| format!("look up user {:?}", spec.user))?;
+    let cwd = if spec.cwd.as_os_str().is_empty() { Path::new("/") } else { &spec.cwd };
+    let what = || format!("enter working directory {}", cwd.display());
+    let place = openat2_in_root(root.as_fd(), cwd, libc::O_PATH | libc::O_DIRECTORY, 0, true).named(what)?;
+    // SAFETY: an open folder, and this process's own terminal.
+    unsafe {
+        check(libc::fchdir(place.as_raw_fd()).into()).named(what)?;
+        if spec.terminal {
+            libc::fchown(0, identity.uid, u32::MAX);
+        }
+    }
+    drop((place, root));
+    let program = Program { args: &spec.args, env: &spec.env, identity: &identity };
+    init::become_program(bundle, &program, failed)
+}

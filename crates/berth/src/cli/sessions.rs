@@ -1,0 +1,169 @@
+//! Sessions: `exec`, `attach`, `run -it`.
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+
+use berth_api::wire::ExecCreate;
+use berth_client::{Client, Error, Heard, Session};
+use tokio::io::AsyncReadExt;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::terminal::{self, Raw};
+
+type Outcome = Result<ExitCode, String>;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Exec {
+    /// Keep standard input open
+    #[arg(long, short)]
+    interactive: bool,
+    /// Give it a terminal
+    #[arg(long, short)]
+    tty: bool,
+    /// Leave it to itself
+    #[arg(long, short)]
+    detach: bool,
+    /// Environment variable KEY=value, or KEY from here
+    #[arg(long, short)]
+    env: Vec<String>,
+    /// Working directory
+    #[arg(long, short)]
+    workdir: Option<String>,
+    /// User, as name or uid, with :group
+    #[arg(long, short)]
+    user: Option<String>,
+    /// Container
+    id: String,
+    /// Command and arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Attach {
+    /// Don't pass standard input on
+    #[arg(long)]
+    no_stdin: bool,
+    /// Container
+    id: String,
+}
+
+/// What shells say of a program that could not be run.
+fn refused(error: &Error) -> ExitCode {
+    let text = error.to_string();
+    if text.contains("Permission denied") {
+        return ExitCode::from(126);
+    }
+    if text.contains("no such program") || text.contains("No such file") {
+        ExitCode::from(127)
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+pub(super) fn code(code: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}
+
+pub(super) fn variables(given: &[String]) -> Vec<String> {
+    let resolve = |v: &String| match v.contains('=') {
+        true => Some(v.clone()),
+        false => std::env::var(v).ok().map(|value| format!("{v}={value}")),
+    };
+    given.iter().filter_map(resolve).collect()
+}
+
+pub(super) async fn exec(client: &Client, exec: &Exec) -> Outcome {
+    if exec.tty && exec.interactive && !std::io::stdin().is_terminal() {
+        return Err("standard input is no terminal: leave -t away".into());
+    }
+    let asked = ExecCreate {
+        command: exec.command.clone(),
+        env: variables(&exec.env),
+        working_dir: exec.workdir.clone(),
+        user: exec.user.clone(),
+        terminal: exec.tty,
+        stdin: exec.interactive,
+        detach: exec.detach,
+    };
+    let failed = |error: Error| {
+        eprintln!("berth: {error}");
+        refused(&error)
+    };
+    if exec.detach {
+        let simple = ExecCreate { terminal: false, stdin: false, ..asked };
+        return Ok(client.container_exec(&exec.id, &simple).await.map_or_else(failed, |_| ExitCode::SUCCESS));
+    }
+    let session = match client.container_exec_session(&exec.id, &asked).await {
+        Ok(session) => session,
+        Err(error) => return Ok(failed(error)),
+    };
+    match talk(session, exec.tty, exec.interactive).await {
+        Ok(Some(ended)) => Ok(code(ended)),
+        Ok(None) => Ok(ExitCode::SUCCESS),
+        Err(error) => Ok(failed(error)),
+    }
+}
+
+pub(super) async fn attach(client: &Client, attach: &Attach) -> Outcome {
+    let found = client.container(&attach.id).await.map_err(|e| e.to_string())?;
+    let session = client.container_attach(&attach.id).await.map_err(|e| e.to_string())?;
+    let listens = (found.stdin || found.terminal) && !attach.no_stdin;
+    match talk(session, found.terminal, listens).await.map_err(|e| e.to_string())? {
+        Some(ended) => Ok(code(ended)),
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Ctrl-P Ctrl-Q lets go of a container's terminal, which goes on.
+const LET_GO: [u8; 2] = [16, 17];
+
+/// Passes on both ways until the process has ended; its exit code, or `None` if it was let go of.
+pub(super) async fn talk(mut session: Session, tty: bool, input: bool) -> Result<Option<i32>, Error> {
+    let raw = if tty && input { Raw::enter() } else { None };
+    let lost = |e: std::io::Error| Error::Connection(format!("watch for signals: {e}"));
+    let mut resized = signal(SignalKind::window_change()).map_err(lost)?;
+    if tty && let Some((rows, columns)) = terminal::size() {
+        session.resize(rows, columns).await?;
+    }
+    let mut stdin = tokio::io::stdin();
+    let mut listens = input;
+    let mut buffer = vec![0; 16 * 1024];
+    let mut last = 0;
+    let out = |bytes: &[u8]| {
+        let mut out = std::io::stdout();
+        let _ = out.write_all(bytes).and_then(|()| out.flush());
+    };
+    let result = loop {
+        tokio::select! {
+            heard = session.next() => match heard {
+                Ok(Heard::Stdout(bytes)) => out(&bytes),
+                Ok(Heard::Stderr(bytes)) => drop(std::io::stderr().write_all(&bytes)),
+                Ok(Heard::Ended(code)) => break Ok(Some(code)),
+                Err(error) => break Err(error),
+            },
+            read = stdin.read(&mut buffer), if listens => match read {
+                Ok(0) | Err(_) => {
+                    listens = false;
+                    session.end_of_input().await?;
+                }
+                Ok(length) => {
+                    let bytes = &buffer[..length];
+                    let let_go = |pair: &[u8]| pair == LET_GO;
+                    if raw.is_some() && (bytes.windows(2).any(let_go) || (last == LET_GO[0] && bytes[0] == LET_GO[1])) {
+                        break Ok(None);
+                    }
+                    last = bytes[length - 1];
+                    session.input(bytes).await?;
+                }
+            },
+            _ = resized.recv(), if tty => {
+                if let Some((rows, columns)) = terminal::size() {
+                    session.resize(rows, columns).await?;
+                }
+            }
+        }
+    };
+    drop(raw);
+    result
+}
