@@ -184,7 +184,7 @@ impl OciEngine {
             let path = folder.join(name);
             fs::create_dir_all(&path).map_err(failed(format!("make {}", path.display())))?;
         }
-        let instance = Instance::load_or_choose(folder, options.subnet)?;
+        let (instance, choosing) = Instance::load_or_choose(folder, options.subnet)?;
         let hierarchies = Hierarchies::detect().map_err(failed("find the cgroups"))?;
         if options.favor_dynamic_modifications
             && let Err(error) = Hierarchies::favor_dynamic_modifications()
@@ -215,6 +215,7 @@ impl OciEngine {
         });
         let engine = Self { inner };
         engine.take_over()?;
+        drop(choosing);
         let inner = engine.inner.clone();
         tokio::task::spawn_blocking(move || {
             inner.refill_netns();

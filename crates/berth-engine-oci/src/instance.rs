@@ -24,11 +24,17 @@ pub(crate) fn failed(what: impl std::fmt::Display) -> impl FnOnce(io::Error) -> 
 }
 
 impl Instance {
-    pub(crate) fn load_or_choose(folder: &Path, subnet: Option<(Ipv4Addr, u8)>) -> Result<Self, EngineError> {
+    /// Gives the lock as well that keeps another server from choosing the same subnet, until the bridge is up.
+    pub(crate) fn load_or_choose(
+        folder: &Path,
+        subnet: Option<(Ipv4Addr, u8)>,
+    ) -> Result<(Self, Option<fs::File>), EngineError> {
         let path = folder.join("instance.json");
         if let Some(known) = Self::load(folder)? {
-            return Ok(known);
+            return Ok((known, None));
         }
+        let lock = fs::File::create("/run/berth-subnet.lock").map_err(failed("open /run/berth-subnet.lock"))?;
+        lock.lock().map_err(failed("lock /run/berth-subnet.lock"))?;
         let mut random = [0; 3];
         io::Read::read_exact(&mut fs::File::open("/dev/urandom").map_err(failed("open /dev/urandom"))?, &mut random)
             .map_err(failed("read /dev/urandom"))?;
@@ -49,7 +55,7 @@ impl Instance {
         let temporary = folder.join("instance.tmp");
         fs::write(&temporary, text).map_err(failed("write instance.json"))?;
         fs::rename(&temporary, &path).map_err(failed("write instance.json"))?;
-        Ok(instance)
+        Ok((instance, Some(lock)))
     }
 
     fn load(folder: &Path) -> Result<Option<Self>, EngineError> {

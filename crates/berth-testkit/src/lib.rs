@@ -2,8 +2,10 @@
 
 mod files;
 mod leftovers;
+mod registry;
 mod server;
 
 pub use files::{FileServer, zip_of};
 pub use leftovers::leftovers;
+pub use registry::{Mischief, Proxy, TestRegistry, has_program};
 pub use server::{Answer, Server, image, is_root};
