@@ -7,7 +7,7 @@ IMAGES := $(TARGET_DIR)/test-images
 LISTEN ?= 127.0.0.1:8080
 DATA ?= $(CURDIR)/data
 
-.PHONY: build run test check bench images deps clean
+.PHONY: build run test check bench images tools deps clean
 
 build: deps
 	cargo build --release --locked -p berth
@@ -19,7 +19,7 @@ run: build
 	@if [ "$$(id -u)" != 0 ]; then echo "make run: berth needs root (namespaces, cgroups, network): run it with sudo" >&2; exit 1; fi
 	BERTH_GREETING=1 BERTH_LOG=$${BERTH_LOG:-warn} dist/berth serve --listen $(LISTEN) --data-dir $(DATA)
 
-test: deps images
+test: deps images tools
 	cargo test --workspace --locked --no-fail-fast
 
 check: deps
@@ -41,6 +41,17 @@ $(IMAGES)/%.tar: tests/images/mkroot.sh
 		echo "test image $*: needs Debian's apt-get and dpkg-deb; the tests that use it are skipped"; \
 	else \
 		CACHE=$(CURDIR)/$(IMAGES)/cache sh tests/images/mkroot.sh $* $@; \
+	fi
+
+# What tests compare with: a registry, other tools for images, another runtime. Without them those tests are skipped.
+tools:
+	@missing=; for pair in docker-registry:docker-registry htpasswd:apache2-utils skopeo:skopeo umoci:umoci runc:runc python3:python3-minimal; do \
+		PATH=$$PATH:/usr/sbin command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends $$missing; \
+		else echo "not installed, tests that need it are skipped:$$missing"; fi; \
 	fi
 
 deps:

@@ -1,0 +1,535 @@
+//! Containers that change while they run, end and come back: bounds, ports, bandwidth, counters, policies, health, logs.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use berth_testkit::{Server, image, is_root};
+use serde_json::{Value, json};
+
+async fn server(name: &str, settings: &str) -> Option<Server> {
+    let rootfs = image("busybox").filter(|_| is_root())?;
+    let server = Server::start(env!("CARGO_BIN_EXE_berth"), name, settings).await;
+    server.import(&rootfs, "busybox", &[]);
+    Some(server)
+}
+
+async fn run(server: &Server, mut asked: Value) -> Value {
+    let defaults = json!({"image": "busybox", "start": true, "command": ["sleep", "1000"]});
+    for (key, value) in defaults.as_object().expect("object") {
+        asked.as_object_mut().expect("object").entry(key).or_insert(value.clone());
+    }
+    let answer = server.request("POST", "/v1/containers", asked.to_string()).await;
+    assert_eq!(answer.status, 201, "{}", answer.text);
+    answer.json()
+}
+
+async fn show(server: &Server, id: &str) -> Value {
+    server.request("GET", &format!("/v1/containers/{id}"), "").await.json()
+}
+
+async fn traffic(server: &Server, id: &str) -> (u64, u64, u64, u64) {
+    let t = server.request("GET", &format!("/v1/containers/{id}/traffic"), "").await.json();
+    let field = |name: &str| t[name].as_u64().expect("a number");
+    (field("rx_bytes"), field("rx_packets"), field("tx_bytes"), field("tx_packets"))
+}
+
+fn done(server: &Server, args: &[&str]) -> String {
+    let (code, out, error) = server.cli(args);
+    assert_eq!(code, 0, "{args:?}: {error}");
+    out
+}
+
+async fn until(what: &str, limit: Duration, mut so: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !so().await {
+        assert!(begun.elapsed() < limit, "not within {limit:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn address(container: &Value) -> Ipv4Addr {
+    container["address"].as_str().and_then(|a| a.parse().ok()).expect("an address")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bounds_and_ports_change_while_it_runs_and_last() {
+    let Some(mut server) = server("update", "").await else { return };
+    let httpd = "mkdir /w; echo page > /w/index.html; exec httpd -f -p 80 -h /w";
+    let made = run(
+        &server,
+        json!({"name": "a", "memory": 64 << 20, "cpus": 1.0, "pids": 100, "command": ["sh", "-c", httpd]}),
+    )
+    .await;
+    let bounds = || {
+        let script = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/cpu/cpu.cfs_quota_us /sys/fs/cgroup/pids/pids.max 2>/dev/null \
+            || cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max /sys/fs/cgroup/pids.max";
+        done(&server, &["exec", "a", "sh", "-c", script])
+    };
+    assert!(bounds().starts_with("67108864\n100000"), "{}", bounds());
+    done(&server, &["update", "-m", "128m", "--cpus", "0.5", "--pids-limit", "77", "--restart", "always", "a"]);
+    assert!(bounds().starts_with("134217728\n50000") && bounds().contains("77"), "{}", bounds());
+    done(&server, &["update", "--cpus", "none", "a"]);
+    let shown = show(&server, "a").await;
+    assert_eq!(
+        (&shown["cpus"], &shown["memory"], &shown["restart"]),
+        (&Value::Null, &json!(134_217_728), &json!("always"))
+    );
+    for wrong in [
+        json!({"memory": 1}),
+        json!({"ingress": 5}),
+        json!({"restart": "maybe"}),
+        json!({"cpus": "x"}),
+        json!({"nonsense": 1}),
+    ] {
+        let answer = server.request("PATCH", "/v1/containers/a", wrong.to_string()).await;
+        assert_eq!(answer.status, 400, "{wrong}: {}", answer.text);
+    }
+    // Ports come and go; those that stay are not touched.
+    let reach = |port: u16| {
+        let mut stream =
+            TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), Duration::from_secs(1)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        text.ends_with("page\n").then_some(())
+    };
+    let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()).expect("port").port();
+    let (one, two) = (free(), free());
+    done(&server, &["port", "--add", &format!("{one}:80"), "a"]);
+    until("the port answers", Duration::from_secs(5), async || reach(one).is_some()).await;
+    done(&server, &["port", "--add", &format!("{two}:80"), "a"]);
+    assert!(reach(one).is_some() && reach(two).is_some());
+    let taken = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("bind");
+    let used = taken.local_addr().expect("address").port();
+    assert!(server.cli(&["port", "--add", &format!("{used}:80"), "a"]).2.contains("in use"));
+    assert!(reach(two).is_some(), "a refused change changes nothing");
+    done(&server, &["port", "--remove", &one.to_string(), "a"]);
+    assert!(reach(one).is_none() && reach(two).is_some());
+    assert!(TcpListener::bind((Ipv4Addr::UNSPECIFIED, one)).is_ok(), "given back");
+    // All of it holds over a crash of the server and a restart of the container.
+    server.kill();
+    server.up().await;
+    assert!(reach(two).is_some());
+    done(&server, &["restart", "-t", "0", "a"]);
+    until("the port answers again", Duration::from_secs(5), async || reach(two).is_some()).await;
+    let script = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max";
+    assert_eq!(done(&server, &["exec", "a", "sh", "-c", script]), "134217728\n");
+    assert_eq!(show(&server, "a").await["address"], made["address"]);
+
+    // Paused: nothing moves, also over a crash; stopping and removing work.
+    run(&server, json!({"name": "p", "command": ["sh", "-c", "while true; do date +%s%N; sleep 0.02; done"]})).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    done(&server, &["pause", "p"]);
+    let lines = || done(&server, &["logs", "p"]).lines().count();
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    let before = lines();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(lines(), before);
+    assert!(done(&server, &["ps"]).contains("(paused)"));
+    server.kill();
+    server.up().await;
+    assert_eq!(show(&server, "p").await["state"], "paused");
+    server.cli(&["unpause", "p"]);
+    until("it goes on", Duration::from_secs(5), async || done(&server, &["logs", "p"]).lines().count() > before).await;
+    done(&server, &["pause", "p"]);
+    done(&server, &["stop", "-t", "1", "p"]);
+    done(&server, &["start", "p"]);
+    done(&server, &["pause", "p"]);
+    done(&server, &["rm", "-f", "p"]);
+    server.finish().await;
+}
+
+/// Datagrams of one size, all sent.
+fn send(to: SocketAddr, count: u64, size: usize) {
+    let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
+    let payload = vec![7; size];
+    for n in 0..count {
+        socket.send_to(&payload, to).expect("send");
+        if n % 50 == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn traffic_is_counted_to_the_byte_over_every_restart() {
+    let Some(python) = image("python") else { return };
+    let Some(mut server) = server("traffic", "").await else { return };
+    server.import(&python, "python", &[]);
+    let bound = async |server: &Server, id: &str, times: usize| {
+        until("it listens", Duration::from_secs(10), async || done(server, &["logs", id]).lines().count() >= times)
+            .await;
+    };
+    // 20 bytes of IP header and 8 of UDP's; a few packets of ARP and answers come on top.
+    let (count, size) = (2000u64, 1000usize);
+    let exact = count * (size as u64 + 28);
+    let near =
+        |counted: u64, expected: u64| counted >= expected && (counted - expected) as f64 <= expected as f64 * 0.001;
+    // Swallows what comes: an answer for each would be an ICMP packet.
+    let sink = |port: u16| {
+        let script = format!(
+            "import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\ns.bind(('', {port}))\nprint('bound', flush=True)\nwhile True: s.recv(2000)"
+        );
+        json!(["python3", "-c", script])
+    };
+    let made = run(&server, json!({"name": "a", "image": "python", "command": sink(9)})).await;
+    let to = SocketAddr::from((address(&made), 9));
+    let (mut expected, mut runs) = (0, 0);
+    for step in ["first", "restart of the container", "crash of the server", "crash of the shim and of the server"] {
+        match step {
+            "restart of the container" => drop(done(&server, &["restart", "-t", "0", "a"])),
+            "crash of the server" => {
+                server.kill();
+                server.up().await;
+            }
+            "crash of the shim and of the server" => {
+                let path = server.data.join(format!("engine/units/{}/shim.json", made["id"].as_str().expect("id")));
+                let shim: Value = serde_json::from_str(&fs::read_to_string(path).expect("shim")).expect("json");
+                // SAFETY: a plain signal to a process that this test's own server started.
+                unsafe { libc::kill(shim["pid"].as_i64().expect("pid") as i32, libc::SIGKILL) };
+                until("its end is seen", Duration::from_secs(5), async || {
+                    show(&server, "a").await["state"] == "exited"
+                })
+                .await;
+                server.kill();
+                server.up().await;
+                done(&server, &["start", "a"]);
+            }
+            _ => {}
+        }
+        runs += usize::from(step != "crash of the server");
+        bound(&server, "a", runs).await;
+        send(to, count, size);
+        expected += exact;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let (rx, packets, tx, _) = traffic(&server, "a").await;
+        assert!(near(rx, expected), "{step}: {rx} for {expected}");
+        assert!(packets >= expected / (size as u64 + 28), "{step}: {packets} packets");
+        assert!(tx < expected / 100, "{step}: {tx}");
+    }
+    done(&server, &["stop", "-t", "0", "a"]);
+    assert!(near(traffic(&server, "a").await.0, expected), "a stopped one keeps its counters");
+
+    // In the host's network: by its sockets.
+    let port = UdpSocket::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("port").port();
+    run(&server, json!({"name": "h", "image": "python", "network": "host", "command": sink(port)})).await;
+    bound(&server, "h", 1).await;
+    send(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), count, size);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let (rx, packets, ..) = traffic(&server, "h").await;
+    assert!(near(rx, exact) && packets >= count, "{rx} for {exact}, {packets} packets");
+    server.kill();
+    server.up().await;
+    assert!(near(traffic(&server, "h").await.0, exact));
+    done(&server, &["stop", "-t", "0", "h"]);
+    assert!(near(traffic(&server, "h").await.0, exact), "{:?}", traffic(&server, "h").await);
+    server.finish().await;
+}
+
+/// Once it listens.
+fn connect(to: SocketAddr) -> TcpStream {
+    for _ in 0..100 {
+        if let Ok(stream) = TcpStream::connect(to) {
+            return stream;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("{to} does not listen");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bandwidth_is_bounded_in_each_direction_and_changes_live() {
+    let Some(server) = server("bandwidth", "").await else { return };
+    let source = "while true; do nc -l -p 7 < /dev/zero; done & while true; do nc -l -p 9 > /dev/null; done";
+    let made = run(
+        &server,
+        json!({"name": "a", "ingress": 20_000_000, "egress": 10_000_000, "command": ["sh", "-c", source]}),
+    )
+    .await;
+    let ip = address(&made);
+    /// Bits per second by the container's own counters, over this long.
+    async fn rate(server: &Server, into: bool, time: Duration) -> f64 {
+        let read = async || {
+            let (rx, _, tx, _) = traffic(server, "a").await;
+            (if into { rx } else { tx }, Instant::now())
+        };
+        // What the bucket had saved up goes first.
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        let (before, at) = read().await;
+        tokio::time::sleep(time).await;
+        let (after, end) = read().await;
+        (after - before) as f64 * 8.0 / (end - at).as_secs_f64()
+    }
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (ended, reads) = (stop.clone(), std::time::Duration::from_millis(200));
+    let pull = std::thread::spawn(move || {
+        let mut stream = connect((ip, 7).into());
+        stream.set_read_timeout(Some(reads)).expect("timeout");
+        let mut buffer = vec![0; 64 * 1024];
+        while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+            let _ = stream.read(&mut buffer);
+        }
+    });
+    let within = |rate: f64, of: f64| (0.85..1.06).contains(&(rate / of));
+    let time = Duration::from_millis(1500);
+    let out = rate(&server, false, time).await;
+    assert!(within(out, 10e6), "out {out}");
+    done(&server, &["update", "--egress", "40mbit", "a"]);
+    let out = rate(&server, false, time).await;
+    assert!(within(out, 40e6), "out {out}");
+    done(&server, &["update", "--egress", "none", "a"]);
+    let out = rate(&server, false, Duration::from_millis(500)).await;
+    assert!(out > 200e6, "without a bound {out}");
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    pull.join().expect("pull");
+
+    let ended = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let over = ended.clone();
+    let push = std::thread::spawn(move || {
+        let mut stream = connect((ip, 9).into());
+        stream.set_write_timeout(Some(reads)).expect("timeout");
+        let buffer = vec![0; 64 * 1024];
+        while !over.load(std::sync::atomic::Ordering::Relaxed) {
+            let _ = stream.write(&buffer);
+        }
+    });
+    let into = rate(&server, true, time).await;
+    assert!(within(into, 20e6), "in {into}");
+    ended.store(true, std::sync::atomic::Ordering::Relaxed);
+    push.join().expect("push");
+    // A container in the host's network has no bandwidth of its own.
+    let answer = server
+        .request(
+            "POST",
+            "/v1/containers",
+            json!({"image": "busybox", "network": "host", "egress": 1_000_000}).to_string(),
+        )
+        .await;
+    assert_eq!(answer.status, 400, "{}", answer.text);
+    server.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_bring_containers_back_and_stop_when_told() {
+    let Some(mut server) = server("restart", "[core]\nrestart_pause_max_ms = 400\n").await else { return };
+    // on-failure:2: three runs in all.
+    run(&server, json!({"name": "f", "restart": "on-failure:2", "command": ["sh", "-c", "echo once; exit 3"]})).await;
+    until("it gave up", Duration::from_secs(10), async || {
+        let shown = show(&server, "f").await;
+        shown["runs"] == 3 && shown["state"] == "exited" && shown["next_start"].is_null()
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let shown = show(&server, "f").await;
+    assert_eq!((&shown["runs"], &shown["restarts"], &shown["exit_code"]), (&json!(3), &json!(2), &json!(3)));
+    // The pauses: 100 ms, then 200.
+    let log = done(&server, &["logs", "--json", "f"]);
+    let time = |line: &str| {
+        serde_json::from_str::<Value>(line).expect("json")["time"].as_str().and_then(berth_runtime::log::parse_time)
+    };
+    let times: Vec<i64> = log.lines().filter_map(time).collect();
+    let pauses: Vec<i64> = times.windows(2).map(|w| (w[1] - w[0]) / 1_000_000).collect();
+    assert!(pauses.len() == 2 && (95..400).contains(&pauses[0]) && (195..600).contains(&pauses[1]), "{pauses:?}");
+    // A success is no failure.
+    run(&server, json!({"name": "s", "restart": "on-failure", "command": ["true"]})).await;
+    // always, and a stop that holds.
+    run(&server, json!({"name": "w", "restart": "always", "command": ["sh", "-c", "sleep 0.05; exit 0"]})).await;
+    until("it came back a few times", Duration::from_secs(10), async || {
+        show(&server, "w").await["runs"].as_i64() > Some(3)
+    })
+    .await;
+    done(&server, &["stop", "w"]);
+    let runs = show(&server, "w").await["runs"].clone();
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    let shown = show(&server, "w").await;
+    assert_eq!((&shown["runs"], shown["state"].as_str(), &shown["next_start"]), (&runs, Some("exited"), &Value::Null));
+    assert_eq!(show(&server, "s").await["runs"], 1);
+    // Killed from outside, it comes back; one that is removed while it waits does not.
+    let made = run(&server, json!({"name": "k", "restart": "unless-stopped"})).await;
+    // SAFETY: a plain signal to a process that this test's own server started.
+    unsafe { libc::kill(made["pid"].as_i64().expect("pid") as i32, libc::SIGKILL) };
+    until("it came back", Duration::from_secs(5), async || {
+        let shown = show(&server, "k").await;
+        shown["runs"] == 2 && shown["state"] == "running"
+    })
+    .await;
+    run(&server, json!({"name": "gone", "restart": "always", "command": ["sh", "-c", "exit 1"]})).await;
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    done(&server, &["rm", "-f", "gone"]);
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert!(!done(&server, &["ps", "-a"]).contains("gone"));
+    // The server is away when one ends: the next server starts it again. A planned start is not forgotten either.
+    let pid = show(&server, "k").await["pid"].as_i64().expect("pid") as i32;
+    server.kill();
+    // SAFETY: as above.
+    unsafe { libc::kill(pid, libc::SIGKILL) };
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    server.up().await;
+    until("the next server started it", Duration::from_secs(5), async || {
+        let shown = show(&server, "k").await;
+        shown["runs"] == 3 && shown["state"] == "running"
+    })
+    .await;
+    assert_eq!(show(&server, "w").await["state"], "exited", "what was stopped stays so");
+    // After a restart of the host, which looks like another boot and no processes: `always` comes back although stopped.
+    let pid = show(&server, "k").await["pid"].as_i64().expect("pid") as i32;
+    server.kill();
+    // SAFETY: as above.
+    unsafe { libc::kill(pid, libc::SIGKILL) };
+    forget_boot(&server);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    server.up().await;
+    until("back after a reboot", Duration::from_secs(5), async || {
+        show(&server, "k").await["runs"] == 4 && show(&server, "w").await["runs"].as_i64() > runs.as_i64()
+    })
+    .await;
+    let answer = server
+        .request(
+            "POST",
+            "/v1/containers",
+            json!({"image": "busybox", "restart": "always", "auto_remove": true}).to_string(),
+        )
+        .await;
+    assert_eq!(answer.status, 400, "{}", answer.text);
+    server.finish().await;
+}
+
+/// As if the records were of another boot of the host.
+fn forget_boot(server: &Server) {
+    let script = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute(\"update server set value = 'another' where key = 'boot'\"); c.commit()";
+    let status = std::process::Command::new("python3").args(["-c", script]).arg(server.data.join("berth.db")).status();
+    assert!(status.is_ok_and(|s| s.success()), "python3");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_asked_told_and_acted_on() {
+    let Some(mut server) = server("health", "").await else { return };
+    let status = async |server: &Server, id: &str| {
+        show(server, id).await["health"]["status"].as_str().unwrap_or_default().to_owned()
+    };
+    let check = |kind: &str, value: Value| {
+        let mut check = json!({"interval": 0.1, "timeout": 1, "retries": 2});
+        check[kind] = value;
+        check
+    };
+    let httpd = "mkdir /w; sleep 0.5; echo page > /w/index.html; exec httpd -f -p 80 -h /w";
+    run(&server, json!({"name": "h", "command": ["sh", "-c", httpd], "health": {"http": "80/index.html", "interval": 0.1, "start_period": 10, "retries": 1}})).await;
+    run(&server, json!({"name": "t", "command": ["sh", "-c", "nc -l -p 5 > /dev/null; sleep 1000"], "health": check("tcp", json!(6))})).await;
+    run(&server, json!({"name": "e", "health": check("command", json!(["sh", "-c", "echo looked; test ! -e /sick"]))}))
+        .await;
+    until("h is healthy", Duration::from_secs(10), async || status(&server, "h").await == "healthy").await;
+    until("t is unhealthy", Duration::from_secs(10), async || status(&server, "t").await == "unhealthy").await;
+    until("e is healthy", Duration::from_secs(10), async || status(&server, "e").await == "healthy").await;
+    assert!(show(&server, "t").await["health"]["last_failure"].as_str().is_some_and(|t| t.contains("port 6")));
+    done(&server, &["exec", "e", "touch", "/sick"]);
+    until("e is unhealthy", Duration::from_secs(10), async || status(&server, "e").await == "unhealthy").await;
+    assert!(
+        show(&server, "e").await["health"]["last_failure"].as_str().is_some_and(|t| t.contains("exit code 1: looked"))
+    );
+    // The next server goes on watching.
+    server.kill();
+    server.up().await;
+    done(&server, &["exec", "e", "rm", "/sick"]);
+    until("e is healthy again", Duration::from_secs(10), async || status(&server, "e").await == "healthy").await;
+    let events = server.client().events().await.expect("events");
+    assert!(
+        events.iter().any(|e| e.kind == "container.unhealthy") && events.iter().any(|e| e.kind == "container.healthy")
+    );
+    assert!(done(&server, &["ps"]).contains("(healthy)"));
+    // A check that hangs is a failure, and is killed.
+    run(
+        &server,
+        json!({"name": "slow", "health": {"command": ["sleep", "77"], "interval": 0.1, "timeout": 0.3, "retries": 1}}),
+    )
+    .await;
+    until("slow is unhealthy", Duration::from_secs(10), async || status(&server, "slow").await == "unhealthy").await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let left = done(&server, &["exec", "slow", "sh", "-c", "ps | grep -c '[s]leep 77' || true"]);
+    assert!(left.trim().parse::<u32>().is_ok_and(|n| n <= 2), "{left}");
+    // Started anew when it is unhealthy.
+    let mut again = check("command", json!(["sh", "-c", "test ! -e /tmp/sick"]));
+    again["restart"] = json!(true);
+    run(
+        &server,
+        json!({"name": "r", "health": again, "stop_timeout": 0, "mounts": [{"type": "tmpfs", "target": "/tmp"}]}),
+    )
+    .await;
+    until("r is healthy", Duration::from_secs(10), async || status(&server, "r").await == "healthy").await;
+    done(&server, &["exec", "r", "touch", "/tmp/sick"]);
+    until("r was started anew and is well", Duration::from_secs(10), async || {
+        show(&server, "r").await["runs"] == 2 && status(&server, "r").await == "healthy"
+    })
+    .await;
+    // The image's own check is taken over, unless there is to be none.
+    run(&server, json!({"name": "base"})).await;
+    let config = json!({"Cmd": ["sleep", "1000"], "Healthcheck": {"Test": ["CMD-SHELL", "exit 1"], "Interval": 100_000_000, "Retries": 1}});
+    let rootfs = fs::read(image("busybox").expect("image")).expect("read");
+    let answer = server
+        .request("POST", &format!("/v1/images/rootfs?name=checked&config={}", encoded(&config.to_string())), rootfs)
+        .await;
+    assert_eq!(answer.status, 201, "{}", answer.text);
+    run(&server, json!({"name": "own", "image": "checked"})).await;
+    run(&server, json!({"name": "none", "image": "checked", "no_health": true})).await;
+    until("the image's check counts", Duration::from_secs(10), async || status(&server, "own").await == "unhealthy")
+        .await;
+    assert!(show(&server, "none").await["health"].is_null());
+    server.finish().await;
+}
+
+fn encoded(text: &str) -> String {
+    text.bytes().map(|b| format!("%{b:02X}")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_are_searched_bounded_and_followed_over_a_restart_of_the_server() {
+    let Some(mut server) = server("grep", "[engine]\nlog_max_size = 20000\nlog_max_files = 50\n").await else { return };
+    let script = "for i in $(seq 1 300); do echo line $i; echo err $i >&2; done; echo 结束 $(seq 1 9000 | tr '\\n' ' ') needle; sleep 0.2; echo last";
+    run(&server, json!({"name": "a", "command": ["sh", "-c", script]})).await;
+    done(&server, &["wait", "a"]);
+    let (_, out, error) = server.cli(&["logs", "--grep", "line 29[0-9]$", "a"]);
+    assert_eq!((out.lines().count(), error.as_str()), (10, ""));
+    assert_eq!(server.cli(&["logs", "--grep", "^err", "-n", "2", "a"]).2, "err 299\nerr 300\n");
+    let long = done(&server, &["logs", "--grep", "needle", "a"]);
+    assert!(
+        long.starts_with("结束 1 2") && long.ends_with(" needle\n") && long.lines().count() == 1,
+        "whole although it is long"
+    );
+    assert!(server.cli(&["logs", "--grep", "(", "a"]).2.contains("grep"));
+    let first = serde_json::from_str::<Value>(
+        done(&server, &["logs", "--json", "-n", "1", "a"]).lines().next().expect("a line"),
+    )
+    .expect("json");
+    let at = first["time"].as_str().expect("time");
+    assert_eq!(done(&server, &["logs", "--since", at, "a"]), "last\n");
+    let (_, out, error) = server.cli(&["logs", "--until", at, "a"]);
+    assert!(!out.contains("last") && out.contains("line 300") && error.contains("err 300"));
+
+    // A follower misses and repeats nothing while files rotate and the server is killed.
+    let count =
+        "i=0; while [ $i -lt 1500 ]; do i=$((i+1)); echo number $i; [ $((i % 10)) = 0 ] && sleep 0.01; done; sleep 0.5";
+    run(&server, json!({"name": "b", "command": ["sh", "-c", count]})).await;
+    let program = env!("CARGO_BIN_EXE_berth");
+    let follower = std::process::Command::new(program)
+        .env("BERTH_DATA_DIR", &server.data)
+        .args(["logs", "-f", "b"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("follower");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    server.kill();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    server.up().await;
+    let output = tokio::task::spawn_blocking(move || follower.wait_with_output()).await.expect("task").expect("output");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let expected: String = (1..=1500).map(|n| format!("number {n}\n")).collect();
+    assert!(
+        text == expected,
+        "{} lines, {:?}",
+        text.lines().count(),
+        text.lines().zip(expected.lines()).find(|(a, b)| a != b)
+    );
+    server.finish().await;
+}

@@ -1,0 +1,491 @@
+//! What is done with containers every day: processes and files inside, images made of them, volumes, names, changes.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use berth_api::wire::ExecCreate;
+use berth_client::Heard;
+use berth_testkit::{Server, image, is_root};
+use serde_json::{Value, json};
+
+async fn server(name: &str, settings: &str) -> Option<Server> {
+    let rootfs = image("busybox").filter(|_| is_root())?;
+    let server = Server::start(env!("CARGO_BIN_EXE_berth"), name, settings).await;
+    server.import(&rootfs, "busybox", &["FROM_IMAGE=1"]);
+    Some(server)
+}
+
+async fn run(server: &Server, asked: Value) -> Value {
+    run_as(server, &server.token(), asked).await
+}
+
+async fn run_as(server: &Server, token: &str, mut asked: Value) -> Value {
+    let defaults = json!({"image": "busybox", "start": true, "command": ["sleep", "1000"]});
+    for (key, value) in defaults.as_object().expect("object") {
+        asked.as_object_mut().expect("object").entry(key).or_insert(value.clone());
+    }
+    let answer = server.request_as(Some(token), "POST", "/v1/containers", asked.to_string()).await;
+    assert_eq!(answer.status, 201, "{}", answer.text);
+    answer.json()
+}
+
+/// Output of a command in a container, and its exit code.
+fn exec(server: &Server, id: &str, script: &str) -> (String, i32) {
+    let (code, out, error) = server.cli(&["exec", id, "sh", "-c", script]);
+    (out + &error, code)
+}
+
+fn done(server: &Server, args: &[&str]) -> String {
+    let (code, out, error) = server.cli(args);
+    assert_eq!(code, 0, "{args:?}: {error}");
+    out
+}
+
+fn folder(name: &str) -> PathBuf {
+    let path = std::env::temp_dir().join(format!("berth-{name}-files-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&path);
+    fs::create_dir_all(&path).expect("folder");
+    path
+}
+
+/// Asks until it is so, for a while.
+async fn until(what: &str, limit: Duration, mut so: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !so().await {
+        assert!(begun.elapsed() < limit, "not within {limit:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn words(session: &mut berth_client::Session, wanted: &str) -> String {
+    let mut text = String::new();
+    let heard = async {
+        while !text.contains(wanted) {
+            match session.next().await.expect("a word") {
+                Heard::Stdout(bytes) | Heard::Stderr(bytes) => text += &String::from_utf8_lossy(&bytes),
+                Heard::Ended(code) => panic!("ended with {code} after {text:?}, without {wanted:?}"),
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), heard).await.unwrap_or_else(|_| panic!("no {wanted:?}"));
+    text
+}
+
+async fn ended(session: &mut berth_client::Session) -> (String, i32) {
+    let mut text = String::new();
+    loop {
+        match session.next().await.expect("a word") {
+            Heard::Stdout(bytes) | Heard::Stderr(bytes) => text += &String::from_utf8_lossy(&bytes),
+            Heard::Ended(code) => return (text, code),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_are_run_inside_with_the_containers_own_bounds() {
+    let Some(server) = server("exec", "").await else { return };
+    let client = server.client();
+    let made =
+        run(&server, json!({"name": "a", "user": "1000:1000", "working_dir": "/tmp", "env": ["OWN=2"], "pids": 50}))
+            .await;
+    let pid = made["pid"].as_i64().expect("pid");
+    let (text, code) = exec(
+        &server,
+        "a",
+        "id -u; pwd; echo $OWN$FROM_IMAGE; grep -E 'CapEff|NoNewPrivs|Seccomp:' /proc/self/status; exit 9",
+    );
+    assert_eq!(code, 9);
+    assert!(text.starts_with("1000\n/tmp\n21\n") && text.contains("CapEff:\t0000000000000000"), "{text}");
+    assert!(text.contains("NoNewPrivs:\t1") && text.contains("Seccomp:\t2"), "{text}");
+    let (_, out, _) = server.cli(&[
+        "exec",
+        "-u",
+        "root",
+        "-w",
+        "/etc",
+        "-e",
+        "OWN=3",
+        "a",
+        "sh",
+        "-c",
+        "id -u; pwd; echo $OWN; ls /proc/self/fd; tr '\\0' ' ' < /proc/1/cmdline",
+    ]);
+    assert!(
+        out.starts_with("0\n/etc\n3\n0\n1\n2\n3\n") && out.ends_with("sleep 1000 "),
+        "no descriptor of the host's: {out}"
+    );
+    // In every group of the container, and in its namespaces.
+    let own = |which: &str| fs::read_link(format!("/proc/{pid}/ns/{which}")).expect("namespace").display().to_string();
+    let (text, _) = exec(
+        &server,
+        "a",
+        "for n in mnt net pid ipc uts cgroup; do readlink /proc/self/ns/$n; done; cat /proc/self/cgroup",
+    );
+    for which in ["mnt", "net", "pid", "ipc", "uts", "cgroup"] {
+        assert!(text.contains(&own(which)), "{which}: {text}");
+    }
+    assert!(text.lines().filter(|l| l.contains("memory") || l.contains("pids")).all(|l| l.ends_with(":/")), "{text}");
+    assert_eq!(server.cli(&["exec", "a", "nosuch"]).0, 127);
+    assert_eq!(server.cli(&["exec", "a", "/etc/hosts"]).0, 126);
+    assert!(server.cli(&["exec", "-u", "nobody9", "a", "id"]).2.contains("nobody9"));
+    assert!(server.cli(&["exec", "-w", "/none", "a", "id"]).2.contains("/none"));
+
+    // Input, both streams, a killed one, one that is left to itself.
+    let cat = ExecCreate { command: vec!["cat".into()], stdin: true, ..ExecCreate::default() };
+    let mut session = client.container_exec_session("a", &cat).await.expect("session");
+    let big = "0123456789abcdef".repeat(20_000);
+    session.input(big.as_bytes()).await.expect("input");
+    session.end_of_input().await.expect("end");
+    let (text, code) = ended(&mut session).await;
+    assert_eq!((text.len(), code), (big.len(), 0));
+    let result = client
+        .container_exec(
+            "a",
+            &ExecCreate {
+                command: ["sh", "-c", "echo o; echo e >&2; kill -9 $$"].map(str::to_owned).to_vec(),
+                ..ExecCreate::default()
+            },
+        )
+        .await
+        .expect("exec");
+    assert_eq!((result.stdout.as_str(), result.stderr.as_str(), result.exit_code), ("o\n", "e\n", Some(137)));
+    done(&server, &["exec", "-d", "a", "sh", "-c", "sleep 0.2; touch /tmp/left"]);
+    until("a detached process works on", Duration::from_secs(5), async || exec(&server, "a", "ls /tmp/left").1 == 0)
+        .await;
+
+    // A terminal: size, resize, signals by keys.
+    let shell = ExecCreate { command: vec!["sh".into()], terminal: true, stdin: true, ..ExecCreate::default() };
+    let mut session = client.container_exec_session("a", &shell).await.expect("session");
+    session.resize(40, 132).await.expect("resize");
+    session.input(b"stty size; tty; echo $TERM\n").await.expect("input");
+    let text = words(&mut session, "xterm\r\n").await;
+    assert!(text.contains("40 132") && text.contains("/dev/pts/"), "{text}");
+    session.input(b"sleep 100\n").await.expect("input");
+    words(&mut session, "sleep 100").await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    session.input(&[3]).await.expect("ctrl-c");
+    session.input(b"echo back-$?\nexit 5\n").await.expect("input");
+    words(&mut session, "back-130").await;
+    assert_eq!(ended(&mut session).await.1, 5);
+
+    // A thousand of them leave neither processes nor memory with the shim.
+    let shim: i64 = {
+        let text = fs::read_to_string(
+            server.data.join(format!("engine/units/{}/shim.json", made["id"].as_str().expect("id"))),
+        );
+        serde_json::from_str::<Value>(&text.expect("shim.json")).expect("json")["pid"].as_i64().expect("pid")
+    };
+    let resident = || {
+        let status = fs::read_to_string(format!("/proc/{shim}/status")).expect("shim");
+        status
+            .lines()
+            .find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok())
+            .expect("VmRSS")
+    };
+    let before = resident();
+    let mut ran = 0;
+    for _ in 0..40 {
+        let many = (0..25).map(|_| {
+            let client = client.clone();
+            tokio::spawn(async move {
+                client.container_exec("a", &ExecCreate { command: vec!["true".into()], ..ExecCreate::default() }).await
+            })
+        });
+        for started in many.collect::<Vec<_>>() {
+            let result = started.await.expect("task");
+            ran += u32::from(result.is_ok_and(|r| r.exit_code == Some(0)));
+        }
+    }
+    assert_eq!(ran, 1000);
+    assert!(resident() <= before + 64, "the shim grew from {before} to {} kB", resident());
+    let zombies = || {
+        let all = fs::read_dir("/proc").expect("proc").flatten();
+        all.filter(|e| fs::read_to_string(e.path().join("stat")).is_ok_and(|s| s.contains("(berth-exec) Z"))).count()
+    };
+    until("no zombies are left", Duration::from_secs(5), async || zombies() == 0).await;
+    let (text, _) = exec(&server, "a", "ps | wc -l");
+    assert!(text.trim().parse::<u32>().is_ok_and(|n| n < 8), "{text}");
+
+    // Not in one that does not run.
+    done(&server, &["pause", "a"]);
+    assert!(server.cli(&["exec", "a", "true"]).2.contains("paused"));
+    done(&server, &["unpause", "a"]);
+    done(&server, &["stop", "-t", "0", "a"]);
+    assert!(server.cli(&["exec", "a", "true"]).2.contains("not running"));
+    server.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_attaches_hears_and_is_heard_over_restarts_of_the_server() {
+    let Some(mut server) = server("attach", "").await else { return };
+    let client = server.client();
+    let echo = "echo begun; while read line; do echo got-$line; done; echo over; exit 4";
+    run(&server, json!({"name": "a", "stdin": true, "command": ["sh", "-c", echo]})).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let mut one = client.container_attach("a").await.expect("attach");
+    words(&mut one, "begun").await;
+    let mut two = client.container_attach("a").await.expect("attach again");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    one.input(b"x\n").await.expect("input");
+    words(&mut one, "got-x").await;
+    words(&mut two, "got-x").await;
+    drop(one);
+    server.kill();
+    assert!(two.next().await.is_err(), "the connection ends with the server");
+    server.up().await;
+    let mut three = server.client().container_attach("a").await.expect("attach to the next server");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    three.input(b"y\n").await.expect("input");
+    words(&mut three, "got-y").await;
+    three.end_of_input().await.expect("end");
+    let (text, code) = ended(&mut three).await;
+    assert!(text.contains("over") && code == 4, "{text} {code}");
+    assert_eq!(done(&server, &["logs", "a"]), "begun\ngot-x\ngot-y\nover\n");
+
+    // A terminal of its own, and an answer that waits for the first who comes.
+    run(&server, json!({"name": "t", "terminal": true, "stdin": true, "command": ["sh", "-c", "echo early; tty; cat > /dev/null; exit 6"]})).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let mut session = server.client().container_attach("t").await.expect("attach");
+    let text = words(&mut session, "/dev/pts/0").await;
+    assert!(text.contains("early\r\n"), "{text:?}");
+    session.input(&[4]).await.expect("ctrl-d");
+    assert_eq!(ended(&mut session).await.1, 6);
+
+    // A great deal of output arrives whole at a listener who is in no hurry.
+    run(&server, json!({"name": "loud", "stdin": true, "command": ["sh", "-c", "read x; seq 1 200000; read x"]})).await;
+    let mut session = server.client().container_attach("loud").await.expect("attach");
+    session.input(b"\n").await.expect("input");
+    let mut text = String::new();
+    while !text.ends_with("\n200000\n") {
+        match session.next().await.expect("a word") {
+            Heard::Stdout(bytes) => text += &String::from_utf8_lossy(&bytes),
+            other => panic!("{other:?}"),
+        }
+        if text.len() % 7 == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    assert_eq!(text.lines().count(), 200_000);
+    // Without input or terminal there is the output.
+    run(&server, json!({"name": "plain", "command": ["sh", "-c", "sleep 0.3; echo said; sleep 0.3; exit 3"]})).await;
+    let mut session = server.client().container_attach("plain").await.expect("attach");
+    assert_eq!(ended(&mut session).await, ("said\n".to_owned(), 3));
+    let (code, out, error) = server.cli(&["run", "--rm", "-i", "busybox", "sh", "-c", "cat; exit 2"]);
+    assert_eq!((code, out.as_str()), (2, ""), "{error}");
+    server.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_in_a_container_leads_a_copy_out_of_it() {
+    let Some(server) = server("copy", "").await else { return };
+    let files = folder("copy");
+    run(&server, json!({"name": "a"})).await;
+    let secret = files.join("secret");
+    fs::write(&secret, "of the host").expect("write");
+    let script = format!(
+        "mkdir -p /d/sub; echo in > /d/f; ln -s {0} /d/abs; ln -s ../../../../../../../../{0} /d/rel; ln -s / /d/root; ln -s /proc/self/root /d/magic; \
+         ln -s /proc/1/root{0} /d/proc; mkfifo /d/fifo; mknod /d/dev c 10 130; mkdir /e; ln -s /etc /e/link",
+        secret.display()
+    );
+    assert_eq!(exec(&server, "a", &script), (String::new(), 0));
+    for path in [
+        "/d/abs",
+        "/d/rel",
+        "/d/magic/etc/hostname",
+        "/d/proc",
+        "/../../../etc/shadow-",
+        "/d/root/../../etc/shadow-",
+        "/d/fifo",
+        "/d/dev",
+        "/proc/kcore",
+        "/d",
+    ] {
+        let answer = server.request("GET", &format!("/v1/containers/a/files?path={path}"), "").await;
+        assert!(matches!(answer.status, 400 | 404), "{path}: {} {}", answer.status, answer.text);
+    }
+    let answer = server.request("GET", "/v1/containers/a/files?path=/d/root/d/f", "").await;
+    assert_eq!((answer.status, answer.text.as_str()), (200, "in\n"));
+    let hostname = server.request("GET", "/v1/containers/a/files?path=/e/link/hostname", "").await;
+    assert_eq!(hostname.text.trim().len(), 12, "links lead to the container's own files");
+    // Written through links: into the container's root, not the host's.
+    let bait = files.join("bait");
+    fs::create_dir(&bait).expect("folder");
+    assert_eq!(exec(&server, "a", &format!("ln -s {} /d/out", bait.display())).1, 0);
+    let note = files.join("note");
+    fs::write(&note, "note").expect("write");
+    let note = note.to_str().expect("path");
+    assert_ne!(server.cli(&["cp", note, "a:/d/out/x"]).0, 0, "the link leads nowhere inside");
+    done(&server, &["cp", note, "a:/e/link/x"]);
+    assert!(!std::path::Path::new("/etc/x").exists() && fs::read_dir(&bait).expect("list").next().is_none());
+    assert_eq!(exec(&server, "a", "cat /etc/x").0, "note");
+    // An archive whose entries climb.
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_size(1);
+    header.set_mode(0o644);
+    let name = b"../../../tmp/berth-climbed";
+    header.as_mut_bytes()[..name.len()].copy_from_slice(name);
+    header.set_cksum();
+    tar.append(&header, &b"x"[..]).expect("append");
+    let climbing = tar.into_inner().expect("tar");
+    let answer = server.request("PUT", "/v1/containers/a/archive?path=/d", climbing).await;
+    assert_eq!(answer.status, 400, "{}", answer.text);
+    assert!(!std::path::Path::new("/tmp/berth-climbed").exists());
+
+    // Races: a folder that is swapped for a link again and again while it is read and written.
+    done(
+        &server,
+        &[
+            "exec",
+            "-d",
+            "a",
+            "sh",
+            "-c",
+            &format!(
+                "mkdir -p /r/real; cp /d/f /r/real/secret; while true; do ln -s {} /r/swap; rm /r/swap; mkdir /r/swap; cp /d/f /r/swap/secret; rm -r /r/swap; done",
+                files.display()
+            ),
+        ],
+    );
+    for round in 0..60 {
+        let answer = server.request("GET", "/v1/containers/a/files?path=/r/swap/secret", "").await;
+        assert!(!answer.text.contains("of the host"), "{}", answer.text);
+        let answer = server.request("GET", "/v1/containers/a/archive?path=/r", "").await;
+        assert!(!answer.text.contains("of the host"));
+        let _ = server.cli(&["cp", note, &format!("a:/r/swap/n{round}")]);
+    }
+    assert_eq!(fs::read_dir(&files).expect("list").count(), 3, "nothing was written beside");
+
+    // What comes out is what is there: links, modes, times, owners; stopped ones too, with their volumes.
+    done(&server, &["stop", "-t", "0", "a"]);
+    let out = files.join("out");
+    done(&server, &["cp", "-a", "a:/e", out.to_str().expect("path")]);
+    assert_eq!(fs::read_link(out.join("link")).expect("link"), PathBuf::from("/etc"));
+    done(&server, &["cp", note, "a:/stopped"]);
+    done(&server, &["start", "a"]);
+    assert_eq!(exec(&server, "a", "cat /stopped; stat -c %u:%g /stopped").0, "note0:0\n");
+    // A large file in pieces.
+    assert_eq!(exec(&server, "a", "seq 1 100000 > /big").1, 0);
+    let whole = server.request("GET", "/v1/containers/a/files?path=/big", "").await.text;
+    let url = server.url("/v1/containers/a/files?path=/big");
+    let part = reqwest::Client::new()
+        .get(url)
+        .bearer_auth(server.token())
+        .header("range", "bytes=1000-1999")
+        .send()
+        .await
+        .expect("get");
+    assert_eq!(part.status(), 206);
+    assert_eq!(part.text().await.expect("text"), whole[1000..2000]);
+    assert_eq!(whole.lines().count(), 100_000);
+    server.finish().await;
+    fs::remove_dir_all(files).expect("clean");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn volumes_outlive_containers_and_belong_to_their_account() {
+    let Some(server) = server("volumes", "").await else { return };
+    let files = folder("volumes");
+    let mount = json!([{"type": "volume", "source": "data", "target": "/etc"}]);
+    // A new volume begins with what the image has there.
+    run(&server, json!({"name": "a", "mounts": mount})).await;
+    assert_eq!(exec(&server, "a", "ls /etc | grep -c . ; echo kept > /etc/mine").1, 0);
+    done(&server, &["rm", "-f", "a"]);
+    run(
+        &server,
+        json!({"name": "b", "mounts": [{"type": "volume", "source": "data", "target": "/v", "read_only": true}]}),
+    )
+    .await;
+    assert_eq!(exec(&server, "b", "cat /v/mine; ls /v/passwd").0, "kept\n/v/passwd\n");
+    assert_ne!(exec(&server, "b", "touch /v/x").1, 0, "read-only");
+    assert!(server.cli(&["volume", "rm", "data"]).2.contains("mounted by b"));
+    let shown: Value = serde_json::from_str(&done(&server, &["volume", "inspect", "data"])).expect("json");
+    assert!(shown[0]["size"].as_u64().is_some_and(|s| s > 0) && shown[0]["used_by"] == json!(["b"]), "{shown}");
+    let backup = files.join("data.tar");
+    done(&server, &["volume", "backup", "-o", backup.to_str().expect("path"), "data"]);
+    done(&server, &["volume", "create", "copy"]);
+    done(&server, &["volume", "restore", "copy", backup.to_str().expect("path")]);
+    run(&server, json!({"name": "c", "mounts": [{"type": "volume", "source": "copy", "target": "/v"}]})).await;
+    assert_eq!(exec(&server, "c", "cat /v/mine").0, "kept\n");
+    // A stopped container's volume is copied from, too.
+    done(&server, &["stop", "-t", "0", "c"]);
+    done(&server, &["cp", "c:/v/mine", files.join("mine").to_str().expect("path")]);
+    assert_eq!(fs::read_to_string(files.join("mine")).expect("read"), "kept\n");
+    // Another account has its own.
+    let token = server.request("POST", "/v1/tokens", json!({"name": "t", "account": "other"}).to_string()).await.json()
+        ["token"]
+        .as_str()
+        .expect("token")
+        .to_owned();
+    let others = server.request_as(Some(&token), "GET", "/v1/volumes", "").await;
+    assert_eq!(others.json()["items"], json!([]));
+    assert_eq!(server.request_as(Some(&token), "GET", "/v1/volumes/data/archive", "").await.status, 404);
+    assert_eq!(server.request_as(Some(&token), "DELETE", "/v1/volumes/data", "").await.status, 404);
+    done(&server, &["rm", "-f", "b", "c"]);
+    assert_eq!(done(&server, &["volume", "prune"]), "data\ncopy\n");
+    assert_eq!(fs::read_dir(server.data.join("volumes")).expect("list").count(), 0);
+    server.finish().await;
+    fs::remove_dir_all(files).expect("clean");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_of_an_account_find_each_other_and_nobody_elses() {
+    let Some(server) = server("tenants", "").await else { return };
+    let answer = server.request("POST", "/v1/tokens", json!({"name": "t", "account": "other"}).to_string()).await;
+    let other = answer.json()["token"].as_str().expect("token").to_owned();
+    let shared = server.request("POST", "/v1/images/share?image=busybox&official=true", "").await;
+    assert_eq!(shared.status, 200, "{}", shared.text);
+    let httpd = "mkdir /w; echo page > /w/index.html; exec httpd -f -p 80 -h /w";
+    let web =
+        run(&server, json!({"name": "web", "command": ["sh", "-c", httpd], "ports": [{"container_port": 80}]})).await;
+    run(&server, json!({"name": "near"})).await;
+    let far = run_as(&server, &other, json!({"name": "web", "command": ["sh", "-c", httpd]})).await;
+    let stranger = run_as(&server, &other, json!({"name": "stranger"})).await;
+    let of = |c: &Value| c["address"].as_str().and_then(|a| a.parse::<Ipv4Addr>().ok()).expect("address");
+    let fetch = |ip: &str, port: u16| format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 2 {ip} {port} | tail -n 1");
+    let near = |script: &str| exec(&server, "near", script).0;
+    let away = |script: String| {
+        let (server, other, id) = (&server, other.clone(), stranger["id"].as_str().expect("id").to_owned());
+        async move {
+            let body = json!({"command": ["sh", "-c", script]}).to_string();
+            server.request_as(Some(&other), "POST", &format!("/v1/containers/{id}/exec"), body).await.json()["stdout"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned()
+        }
+    };
+    until("httpd answers", Duration::from_secs(5), async || near(&fetch(&of(&web).to_string(), 80)) == "page\n").await;
+    // By name, in each account its own.
+    let found = near("nslookup web 2>&1");
+    assert!(found.contains(&of(&web).to_string()) && !found.contains(&of(&far).to_string()), "{found}");
+    let found = away("nslookup web 2>&1".into()).await;
+    assert!(found.contains(&of(&far).to_string()) && !found.contains(&of(&web).to_string()), "{found}");
+    // By address: one's own account's, nobody else's; not even with a forged address, nor by the host as a router.
+    assert_eq!(away(fetch(&of(&far).to_string(), 80)).await, "page\n");
+    assert_eq!(away(fetch(&of(&web).to_string(), 80)).await, "");
+    assert!(!near(&fetch(&of(&far).to_string(), 80)).contains("page"));
+    assert!(!near(&format!("ping -c 1 -W 1 {}", of(&far))).contains("1 packets received"));
+    let gateway = Ipv4Addr::from(u32::from(of(&web)) & 0xffff_0000 | 1);
+    // A published port is everybody's.
+    let port = web["ports"][0]["host_port"].as_u64().expect("port") as u16;
+    assert_eq!(away(fetch(&gateway.to_string(), port)).await, "page\n");
+    // Its own files and processes are an account's own.
+    for path in ["exec", "commit", "pause"] {
+        let answer = server
+            .request_as(
+                Some(&other),
+                "POST",
+                &format!("/v1/containers/{}/{path}", web["id"].as_str().expect("id")),
+                "{\"command\":[\"id\"]}",
+            )
+            .await;
+        assert!(matches!(answer.status, 400 | 404), "{path}: {}", answer.text);
+    }
+    for id in [&far, &stranger] {
+        let path = format!("/v1/containers/{}?force=true", id["id"].as_str().expect("id"));
+        assert_eq!(server.request_as(Some(&other), "DELETE", &path, "").await.status, 204);
+    }
+    server.finish().await;
+}
