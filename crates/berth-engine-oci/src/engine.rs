@@ -44,6 +44,8 @@ pub struct Options {
     /// Starts under way at a time; the rest wait in line. The kernel's rtnl lock is the ceiling: more in flight make each
     /// start slower and none more of them a second.
     pub starts_at_once: usize,
+    /// Another OCI runtime's program instead of the built-in one: an absolute path.
+    pub runtime: Option<PathBuf>,
     /// Whether the cgroup hierarchy is remounted with `favordynmods` (faster starts).
     pub favor_dynamic_modifications: bool,
 }
@@ -58,6 +60,7 @@ impl Options {
             dns: vec!["223.5.5.5".into(), "1.1.1.1".into()],
             log: LogLimits::default(),
             starts_at_once: 6,
+            runtime: None,
             favor_dynamic_modifications: true,
         }
     }

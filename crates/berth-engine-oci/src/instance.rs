@@ -96,6 +96,6 @@ pub fn uninstall(folder: &Path) -> Result<(), EngineError> {
             .remove()
             .map_err(|e| EngineError::Failed(e.to_string()))?;
     }
-    Cgroup::remove_parent(&hierarchies, &instance.cgroup_parent());
+    Cgroup::remove_parent(&instance.cgroup_parent());
     Ok(())
 }

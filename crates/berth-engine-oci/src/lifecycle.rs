@@ -282,6 +282,7 @@ impl Inner {
             log: self.options.log,
             stdin: spec.stdin,
             terminal: spec.terminal,
+            runtime: self.options.runtime.clone(),
         })
     }
 

@@ -46,6 +46,9 @@ pub struct Bundle {
     /// Whether it has a terminal.
     #[serde(default)]
     pub terminal: bool,
+    /// Absolute path of another OCI runtime's program; the built-in one if `None`.
+    #[serde(default)]
+    pub runtime: Option<PathBuf>,
 }
 
 /// Where a namespace comes from.

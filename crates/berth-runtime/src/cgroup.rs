@@ -328,6 +328,14 @@ impl Cgroup {
         self.folders().chain(counting).try_for_each(|folder| write(&folder.join("cgroup.procs"), pid.to_string()))
     }
 
+    /// Puts a process into the group that counts its traffic, if there is one beside those of version 1.
+    pub(crate) fn join_counting(&self, pid: i32) -> Result<(), Failure> {
+        match self.unified().filter(|folder| self.hierarchies.version() == 1 && folder.exists()) {
+            Some(folder) => write(&folder.join("cgroup.procs"), pid.to_string()),
+            None => Ok(()),
+        }
+    }
+
     /// Sets all bounds anew, live.
     ///
     /// # Errors
@@ -499,8 +507,12 @@ impl Cgroup {
     }
 
     /// Removes the group `parent` itself, when the server is uninstalled; it must be empty.
-    pub fn remove_parent(hierarchies: &Hierarchies, parent: &str) {
-        for at in hierarchies.places() {
+    ///
+    /// In every hierarchy of this machine: other runtimes use more of them than the built-in one.
+    pub fn remove_parent(parent: &str) {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        for line in mounts.lines().filter(|l| l.contains(" - cgroup")) {
+            let at = Path::new(line.split(' ').nth(4).unwrap_or_default());
             let _ = fs::remove_dir(at.join(parent));
         }
     }

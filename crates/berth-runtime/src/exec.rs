@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::bundle::Bundle;
 use crate::cgroup::{Cgroup, Hierarchies};
 use crate::init::{self, Program};
+use crate::oci::Other;
 use crate::process::{PidFd, Process};
 use crate::shim::files;
 use crate::sys::{self, Failure, Named, check, openat2_in_root};
@@ -132,6 +133,14 @@ fn begin(folder: &Path, mut spec: File, stdio: Vec<OwnedFd>, report: &OwnedFd) -
     let init = Process::load(&folder.join(files::INIT)).and_then(|p| p.open()).ok_or_else(gone)?;
     let hierarchies = Hierarchies::detect().named(|| "find the cgroups".into())?;
     let cgroup = Cgroup::new(hierarchies, &bundle.cgroup_parent, &bundle.id);
+    if let Some(other) = Other::of(folder, &bundle) {
+        let root = crate::oci::root_of(Process::load(&folder.join(files::INIT)).ok_or_else(gone)?.pid)?;
+        let made = other.exec(&spec, stdio, &root)?;
+        if let Some(master) = &made.terminal {
+            ExecReport::Terminal.send(report, &[master.as_raw_fd()]);
+        }
+        return Process::of(made.pid).named(|| "name the process".into()).map(|process| (made.pid, process));
+    }
     // From before it can be seen inside until it has become the program: nobody there may look into it (CVE-2019-5736).
     // SAFETY: plain system calls on this single-threaded process.
     unsafe {

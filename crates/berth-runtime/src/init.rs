@@ -122,9 +122,7 @@ fn prepare(
 pub(crate) fn become_program(bundle: &Bundle, program: &Program<'_>, report: i32) -> Result<Infallible, Failure> {
     let identity = program.identity;
     let mut variables = program.env.to_vec();
-    for (key, value) in
-        [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", identity.home.as_str())]
-    {
+    for (key, value) in [("PATH", users::PATH), ("HOME", identity.home.as_str())] {
         if !variables.iter().any(|v| v.split('=').next() == Some(key)) {
             variables.push(format!("{key}={value}"));
         }

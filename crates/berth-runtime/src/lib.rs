@@ -20,6 +20,7 @@ mod hub;
 mod init;
 pub mod log;
 mod mounts;
+mod oci;
 mod process;
 mod remove;
 mod seccomp;

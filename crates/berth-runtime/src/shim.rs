@@ -12,6 +12,7 @@ use crate::cgroup::{Cgroup, Hierarchies};
 use crate::hub::Hub;
 use crate::init::{self, Inherited};
 use crate::log::{self, Stream, Writer};
+use crate::oci::Other;
 use crate::process::Process;
 use crate::socket;
 use crate::sys::{self, Failure, Named, check};
@@ -109,6 +110,7 @@ struct Running {
     cgroup: Cgroup,
     /// Kept until the counters of the last moment are read.
     netns: Option<OwnedFd>,
+    bundle: Bundle,
 }
 
 fn start(folder: &Path, netns: Option<OwnedFd>) -> Result<Running, Failure> {
@@ -134,7 +136,7 @@ fn start(folder: &Path, netns: Option<OwnedFd>) -> Result<Running, Failure> {
         write_json(&folder.join(files::INIT), &init).map(|()| init).named(|| "note the container".into())
     });
     match init {
-        Ok(init) => Ok(Running { init, pidfd, output, hub, log, cgroup, netns }),
+        Ok(init) => Ok(Running { init, pidfd, output, hub, log, cgroup, netns, bundle }),
         Err(failure) => {
             // A child that was not waited for keeps its number, so this is still the one.
             // SAFETY: plain system calls on this process's own child.
@@ -182,6 +184,33 @@ fn spawn(
     let (err_read, err_write) = sys::pipe().named(what)?;
     let (joined_read, joined_write) = sys::pipe().named(what)?;
     let (report_read, report_write) = sys::pipe().named(what)?;
+    if let Some(other) = Other::of(folder, bundle) {
+        drop((joined_read, joined_write, report_read, report_write, console));
+        let made = other.create([input, out_write, err_write], netns)?;
+        let begun = || -> Result<Spawned, Failure> {
+            // The counting group of a container in the host's network is none of the runtime's.
+            cgroup.join_counting(made.pid)?;
+            other.start()?;
+            let out = || "listen for who attaches".to_owned();
+            let (output, hub) = match made.terminal {
+                Some(master) => {
+                    let master = File::from(master);
+                    let input = master.try_clone().named(out)?;
+                    ([Some(master), None], Some(Hub::open(folder, Some(input), true).named(out)?))
+                }
+                None => {
+                    let hub = bundle.stdin.then(|| Hub::open(folder, input_write, false)).transpose().named(out)?;
+                    ([Some(File::from(out_read)), Some(File::from(err_read))], hub)
+                }
+            };
+            Ok(Spawned { pid: made.pid, pidfd: made.pidfd, output, hub })
+        };
+        let begun = begun();
+        if begun.is_err() {
+            other.delete();
+        }
+        return begun;
+    }
     let birth_place = cgroup.birth_place()?;
     let flags = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     // SAFETY: the shim is single-threaded.
@@ -311,7 +340,7 @@ impl Running {
                     if let Some(hub) = self.hub.take() {
                         hub.close();
                     }
-                    finish(folder, &self.cgroup, status, self.netns.as_ref());
+                    finish(folder, &self.bundle, &self.cgroup, status, self.netns.as_ref());
                     return;
                 }
             }
@@ -326,7 +355,7 @@ fn traffic(netns: &OwnedFd) -> Option<Traffic> {
     Traffic::of_interface(&fs::read_to_string("/proc/self/net/dev").ok()?, "eth0")
 }
 
-fn finish(folder: &Path, cgroup: &Cgroup, status: i32, netns: Option<&OwnedFd>) {
+fn finish(folder: &Path, bundle: &Bundle, cgroup: &Cgroup, status: i32, netns: Option<&OwnedFd>) {
     let signal = libc::WIFSIGNALED(status).then(|| libc::WTERMSIG(status));
     let code = signal.map_or_else(|| libc::WEXITSTATUS(status), |signal| 128 + signal);
     let traffic = match netns {
@@ -335,5 +364,8 @@ fn finish(folder: &Path, cgroup: &Cgroup, status: i32, netns: Option<&OwnedFd>) 
     };
     let status = ExitStatus { code, signal, oom_kills: cgroup.oom_kills(), finished_at: log::now_ns(), traffic };
     let _ = write_json(&folder.join(files::STATUS), &status);
+    if let Some(other) = Other::of(folder, bundle) {
+        other.delete();
+    }
     let _ = cgroup.remove();
 }

@@ -88,21 +88,30 @@ fn address(folder: &OwnedFd, name: &str) -> io::Result<(libc::sockaddr_un, u32)>
     Ok((address, (size_of::<libc::sa_family_t>() + path.len() + 1) as u32))
 }
 
-fn socket(extra: i32) -> io::Result<OwnedFd> {
-    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC | extra;
+fn socket(kind: i32) -> io::Result<OwnedFd> {
+    let kind = kind | libc::SOCK_CLOEXEC;
     // SAFETY: plain system call; the descriptor is owned at once.
     unsafe { Ok(OwnedFd::from_raw_fd(check(libc::socket(libc::AF_UNIX, kind, 0).into())? as i32)) }
 }
 
 /// A listening socket `name` in `folder`, in place of an older one.
 pub(crate) fn listen(folder: &Path, name: &str) -> io::Result<OwnedFd> {
+    listen_as(folder, name, libc::SOCK_SEQPACKET | libc::SOCK_NONBLOCK)
+}
+
+/// The same for a stream of bytes, which waits for whoever connects.
+pub(crate) fn listen_stream(folder: &Path, name: &str) -> io::Result<OwnedFd> {
+    listen_as(folder, name, libc::SOCK_STREAM)
+}
+
+fn listen_as(folder: &Path, name: &str, kind: i32) -> io::Result<OwnedFd> {
     match std::fs::remove_file(folder.join(name)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let folder: OwnedFd = std::fs::File::open(folder)?.into();
     let (address, length) = address(&folder, name)?;
-    let listener = socket(libc::SOCK_NONBLOCK)?;
+    let listener = socket(kind)?;
     // SAFETY: an address on the stack with its length.
     unsafe {
         check(libc::bind(listener.as_raw_fd(), (&raw const address).cast(), length).into())?;
@@ -125,7 +134,7 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> Option<OwnedFd> {
 pub(crate) fn connect(folder: &Path, name: &str) -> io::Result<OwnedFd> {
     let folder: OwnedFd = std::fs::File::open(folder)?.into();
     let (address, length) = address(&folder, name)?;
-    let connection = socket(0)?;
+    let connection = socket(libc::SOCK_SEQPACKET)?;
     // SAFETY: an address on the stack with its length.
     check(unsafe { libc::connect(connection.as_raw_fd(), (&raw const address).cast(), length) }.into())?;
     Ok(connection)

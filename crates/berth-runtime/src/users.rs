@@ -1,8 +1,12 @@
 //! `USER` of an image, looked up in the container's own `/etc/passwd` and `/etc/group`.
 
 use std::io::Read;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::{fs, io};
+
+use crate::sys::openat2_in_root;
 
 /// Who a process runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,15 +17,27 @@ pub(crate) struct Identity {
     pub(crate) home: String,
 }
 
+/// Where programs are looked for unless the container says otherwise.
+pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// Resolves `user` (`name`, `uid`, either with `:group` or `:gid`; empty is root). To be called inside the container's
 /// root: the files are read by their absolute names.
 pub(crate) fn resolve(user: &str) -> io::Result<Identity> {
+    resolve_by(user, |path| fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path))
+}
+
+/// The same from outside, with the container's root.
+pub(crate) fn resolve_at(user: &str, root: BorrowedFd<'_>) -> io::Result<Identity> {
+    let flags = libc::O_RDONLY | libc::O_NONBLOCK;
+    resolve_by(user, |path| openat2_in_root(root, Path::new(path), flags, 0, true).map(fs::File::from))
+}
+
+fn resolve_by(user: &str, open: impl Fn(&str) -> io::Result<fs::File>) -> io::Result<Identity> {
     // The image may have a pipe or a link to a device in their place.
     let read = |path| {
         let mut bytes = Vec::new();
-        let file = fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
         if let Ok(file) =
-            file.and_then(|f| if f.metadata()?.is_file() { Ok(f) } else { Err(io::ErrorKind::Other.into()) })
+            open(path).and_then(|f| if f.metadata()?.is_file() { Ok(f) } else { Err(io::ErrorKind::Other.into()) })
         {
             let _ = file.take(1 << 20).read_to_end(&mut bytes);
         }

@@ -49,6 +49,8 @@ pub(crate) struct Engine {
     pub(crate) log_max_files: u32,
     /// Container starts under way at a time.
     pub(crate) starts_at_once: usize,
+    /// `runc`, `crun` or another OCI runtime's program, by name or path; empty: the built-in one.
+    pub(crate) runtime: String,
     /// Whether the cgroup hierarchy is remounted with `favordynmods`, for faster starts.
     pub(crate) favor_dynamic_modifications: bool,
 }
@@ -90,6 +92,7 @@ impl Default for Engine {
             log_max_size: options.log.max_size,
             log_max_files: options.log.max_files,
             starts_at_once: options.starts_at_once,
+            runtime: String::new(),
             favor_dynamic_modifications: options.favor_dynamic_modifications,
         }
     }
@@ -126,6 +129,24 @@ impl Settings {
 }
 
 impl Engine {
+    /// The program of another runtime, found.
+    pub(crate) fn runtime_program(&self) -> Result<Option<PathBuf>, String> {
+        if self.runtime.is_empty() {
+            return Ok(None);
+        }
+        let path = Path::new(&self.runtime);
+        if path.is_absolute() {
+            return path
+                .exists()
+                .then(|| Some(path.to_owned()))
+                .ok_or_else(|| format!("engine.runtime {} is not there", self.runtime));
+        }
+        let folders = std::env::var_os("PATH").unwrap_or_default();
+        let folders = std::env::split_paths(&folders).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
+        let found = folders.map(|f| f.join(path)).find(|p| p.is_file());
+        found.map(Some).ok_or_else(|| format!("engine.runtime {:?} is no program in $PATH", self.runtime))
+    }
+
     pub(crate) fn parsed_subnet(&self) -> Result<Option<(Ipv4Addr, u8)>, String> {
         if self.subnet.is_empty() {
             return Ok(None);

@@ -263,7 +263,7 @@ async fn whoever_attaches_hears_and_is_heard_over_restarts_of_the_server() {
             Heard::Stdout(bytes) => text += &String::from_utf8_lossy(&bytes),
             other => panic!("{other:?}"),
         }
-        if text.len() % 7 == 0 {
+        if text.len().is_multiple_of(7) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }

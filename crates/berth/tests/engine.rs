@@ -15,17 +15,44 @@ fn words(text: &str) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_embedded_engine_holds_to_the_contract() {
+    hold_to_the_contract("own", None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_engine_holds_to_the_contract_with_other_runtimes() {
+    for name in ["runc", "crun"] {
+        let places = ["/usr/bin", "/usr/sbin"].map(|folder| PathBuf::from(folder).join(name));
+        let Some(program) = places.into_iter().find(|p| p.exists()) else {
+            println!("skipped: {name} is not installed");
+            continue;
+        };
+        if name == "crun" && hybrid_cgroups() {
+            println!("skipped: crun refuses hosts whose cgroups are of both versions");
+            continue;
+        }
+        hold_to_the_contract(name, Some(program)).await;
+    }
+}
+
+fn hybrid_cgroups() -> bool {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+    mounts.contains(" - cgroup cgroup ")
+}
+
+async fn hold_to_the_contract(name: &str, runtime: Option<PathBuf>) {
     let Some(rootfs) = image("busybox").filter(|_| is_root()) else { return };
-    let data = std::env::temp_dir().join(format!("berth-contract-{}", std::process::id()));
+    let data = std::env::temp_dir().join(format!("berth-contract-{name}-{}", std::process::id()));
     let _ = fs::remove_dir_all(&data);
     let store = Store::open(&data.join("images"), 0).expect("store");
     let imported =
         import_rootfs(&store, Cursor::new(fs::read(rootfs).expect("image")), Config::default(), Budget::default())
             .expect("import");
-    let options = Options::new(data.join("engine"), PathBuf::from(env!("CARGO_BIN_EXE_berth")));
+    let mut options = Options::new(data.join("engine"), PathBuf::from(env!("CARGO_BIN_EXE_berth")));
+    options.runtime = runtime;
     let engine = OciEngine::open(options, store).expect("engine");
     let free = |port: u16| std::net::TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, port)).is_ok();
-    let port = (31_000..32_000).find(|port| free(*port) && free(port + 1)).expect("two free ports");
+    let first = if name == "own" { 31_000 } else { 31_500 };
+    let port = (first..first + 500).find(|port| free(*port) && free(port + 1)).expect("two free ports");
     let material = Material {
         layers: imported.layers.iter().map(ToString::to_string).collect(),
         service: words("trap 'exit 0' TERM; while true; do sleep 1 & wait; done"),

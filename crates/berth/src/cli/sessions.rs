@@ -54,7 +54,7 @@ fn refused(error: &Error) -> ExitCode {
     if text.contains("Permission denied") {
         return ExitCode::from(126);
     }
-    if text.contains("no such program") || text.contains("No such file") {
+    if ["no such program", "No such file", "executable file not found"].iter().any(|t| text.contains(t)) {
         ExitCode::from(127)
     } else {
         ExitCode::FAILURE
