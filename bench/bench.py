@@ -24,13 +24,13 @@ COMMAND = ["sleep", "600"]
 class Berth:
     name = "berth"
 
-    def __init__(self, program, image, folder):
+    def __init__(self, program, image, folder, settings=None):
         self.data = os.path.join(folder, "berth")
         self.port = 18099
         log = open(os.path.join(folder, "berth.log"), "w")
         environment = dict(os.environ, BERTH_LOG="warn")
         self.server = subprocess.Popen(
-            [program, "--data-dir", self.data, "serve", "--listen", f"127.0.0.1:{self.port}"],
+            [program, "--data-dir", self.data, "serve", "--listen", f"127.0.0.1:{self.port}"] + (["--config", settings] if settings else []),
             stdout=log, stderr=log, env=environment)
         for _ in range(500):
             try:
@@ -380,4 +380,5 @@ def main():
         open(arguments.out, "w").write(text)
 
 
-main()
+if __name__ == "__main__":
+    main()

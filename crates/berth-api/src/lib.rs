@@ -28,6 +28,13 @@ pub(crate) struct Api {
     pub(crate) core: Core,
     pub(crate) meters: Arc<Meters>,
     pub(crate) draining: Draining,
+    pub(crate) places: native::Places,
+}
+
+impl axum::extract::FromRef<Api> for native::Places {
+    fn from_ref(api: &Api) -> Self {
+        api.places.clone()
+    }
 }
 
 impl axum::extract::FromRef<Api> for Core {
@@ -39,7 +46,7 @@ impl axum::extract::FromRef<Api> for Core {
 /// Everything that is served.
 pub fn router(core: Core, draining: Draining) -> Router {
     let meters = Arc::new(Meters::default());
-    let api = Api { core, meters: meters.clone(), draining };
+    let api = Api { core, meters: meters.clone(), draining, places: native::Places::default() };
     let doorman = |dialect: &'static str, broken: fn(kit::Breakdown) -> Response| Doorman {
         dialect,
         broken,

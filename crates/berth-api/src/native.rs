@@ -22,6 +22,7 @@ use axum::routing::{delete, get, post, put};
 use crate::Api;
 
 pub use docs::openapi;
+pub(crate) use streams::Places;
 
 pub(crate) fn router() -> Router<Api> {
     Router::new()

@@ -12,7 +12,7 @@ use reqwest::{Body, Method, RequestBuilder, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub use session::{Heard, Session};
+pub use session::{Heard, Session, SessionInput, SessionOutput};
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]

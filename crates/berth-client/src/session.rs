@@ -1,6 +1,7 @@
 //! A session with a process in a container, over a WebSocket.
 
 use berth_api::wire::{ExecCreate, Problem, channel};
+use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -25,7 +26,19 @@ pub enum Heard {
 
 /// A session.
 #[derive(Debug)]
-pub struct Session(Socket);
+pub struct Session {
+    to: SessionInput,
+    from: SessionOutput,
+}
+
+/// The half of a session that speaks to the process.
+#[derive(Debug)]
+pub struct SessionInput(SplitSink<Socket, Message>);
+
+/// The half of a session that hears the process. Whoever waits to send must go on to hear: a process that is not heard
+/// takes no input either.
+#[derive(Debug)]
+pub struct SessionOutput(SplitStream<Socket>);
 
 fn broken(error: &tungstenite::Error) -> Error {
     Error::Connection(error.to_string())
@@ -41,7 +54,10 @@ impl Session {
             format!("Bearer {token}").parse().map_err(|_| Error::Connection("the token is no token".into()))?;
         request.headers_mut().insert(AUTHORIZATION, bearer);
         match tokio_tungstenite::connect_async(request).await {
-            Ok((socket, _)) => Ok(Self(socket)),
+            Ok((socket, _)) => {
+                let (to, from) = socket.split();
+                Ok(Self { to: SessionInput(to), from: SessionOutput(from) })
+            }
             Err(tungstenite::Error::Http(answer)) => {
                 let body = answer.body().clone().unwrap_or_default();
                 Err(match serde_json::from_slice::<Problem>(&body) {
@@ -55,9 +71,39 @@ impl Session {
 
     pub(crate) async fn begin(&mut self, exec: &ExecCreate) -> Result<()> {
         let text = serde_json::to_string(exec).map_err(|e| Error::Answer(e.to_string()))?;
-        self.0.send(Message::text(text)).await.map_err(|e| broken(&e))
+        self.to.0.send(Message::text(text)).await.map_err(|e| broken(&e))
     }
 
+    /// Both halves, for tasks of their own.
+    pub fn split(self) -> (SessionInput, SessionOutput) {
+        (self.to, self.from)
+    }
+
+    /// Sends input.
+    ///
+    /// # Errors
+    /// The connection broke; so for every call.
+    pub async fn input(&mut self, bytes: &[u8]) -> Result<()> {
+        self.to.input(bytes).await
+    }
+
+    /// Says that there is no more input.
+    pub async fn end_of_input(&mut self) -> Result<()> {
+        self.to.end_of_input().await
+    }
+
+    /// Tells the terminal's size.
+    pub async fn resize(&mut self, rows: u16, columns: u16) -> Result<()> {
+        self.to.resize(rows, columns).await
+    }
+
+    /// What the process says next. An end of the connection without an end of the process is an error.
+    pub async fn next(&mut self) -> Result<Heard> {
+        self.from.next().await
+    }
+}
+
+impl SessionInput {
     async fn send(&mut self, number: u8, bytes: &[u8]) -> Result<()> {
         let message = [&[number], bytes].concat();
         self.0.send(Message::binary(message)).await.map_err(|e| broken(&e))
@@ -81,7 +127,9 @@ impl Session {
         let size = serde_json::json!({ "Width": columns, "Height": rows }).to_string();
         self.send(channel::RESIZE, size.as_bytes()).await
     }
+}
 
+impl SessionOutput {
     /// What the process says next. An end of the connection without an end of the process is an error.
     pub async fn next(&mut self) -> Result<Heard> {
         loop {

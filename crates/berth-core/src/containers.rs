@@ -114,6 +114,8 @@ pub(crate) struct Detail {
     pub(crate) restarts: u32,
     pub(crate) pause_ms: u64,
     pub(crate) next_start: Option<i64>,
+    /// It is paused only while it is read.
+    pub(crate) reading: bool,
 }
 
 /// A container's state.
@@ -204,6 +206,7 @@ pub struct Container {
     /// What the checks of this run have shown.
     pub health: Option<HealthState>,
     pub(crate) pause: Duration,
+    pub(crate) reading: bool,
     pub(crate) stop_signal: i32,
     pub(crate) stop_timeout: Duration,
     pub(crate) auto_remove: bool,
@@ -263,6 +266,7 @@ pub(crate) fn container(row: berth_store::Container) -> Result<Container, Error>
         health_check: spec.health,
         health: detail.health,
         pause: Duration::from_millis(detail.pause_ms),
+        reading: detail.reading,
         stop_signal: spec.stop_signal,
         stop_timeout: Duration::from_secs(spec.stop_timeout_s),
         auto_remove: spec.auto_remove,
@@ -285,6 +289,7 @@ impl Container {
             restarts: self.restarts,
             pause_ms: self.pause.as_millis() as u64,
             next_start: self.next_start,
+            reading: self.reading,
         }
     }
 

@@ -23,6 +23,7 @@ pub(crate) struct Inner {
     pub(crate) fetch: Arc<dyn Fetch>,
     pub(crate) registry: Arc<dyn Registry>,
     pub(crate) pulls: Pulls,
+    pub(crate) pulls_at_once: Semaphore,
     pub(crate) settings: Settings,
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) builds: Arc<Semaphore>,
@@ -46,6 +47,10 @@ pub struct Paths {
     pub volumes: PathBuf,
     /// The key that secrets are encrypted with; made if it is not there.
     pub secret_key: PathBuf,
+}
+
+fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 /// Everything berth does. Cheap to clone.
@@ -81,6 +86,7 @@ impl Core {
             fetch,
             registry,
             pulls: Pulls::default(),
+            pulls_at_once: Semaphore::new(16),
             imports: Semaphore::new(16),
             revocations: 0.into(),
             builds: Arc::new(Semaphore::new(settings.builds_at_once.max(1))),
@@ -95,6 +101,7 @@ impl Core {
         };
         let core = Self { inner: Arc::new(inner) };
         core.forget_unanswered().await?;
+        core.sweep_volumes().await?;
         crate::reconcile::begin(&core).await?;
         Ok(core)
     }
@@ -103,15 +110,15 @@ impl Core {
         self.write(|tx| tx.idempotency_forget(0, true).map(drop).map_err(Error::from)).await
     }
 
-    /// Whether the host was started since the last server of these records; takes note of this boot.
-    pub(crate) async fn note_boot(&self) -> Result<bool, Error> {
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
-        self.write(move |tx| {
-            let last = tx.server_value("boot")?;
-            tx.server_value_set("boot", &boot)?;
-            Ok(last.is_some_and(|last| last != boot))
-        })
-        .await
+    /// Whether the host was started since the last server of these records.
+    pub(crate) async fn was_rebooted(&self) -> Result<bool, Error> {
+        let last = self.read(|tx| Ok(tx.server_value("boot")?)).await?;
+        Ok(last.is_some_and(|last| last != boot_id()))
+    }
+
+    /// Takes note of this boot.
+    pub(crate) async fn note_boot(&self) -> Result<(), Error> {
+        self.write(|tx| Ok(tx.server_value_set("boot", &boot_id())?)).await
     }
 
     /// The settings in force.

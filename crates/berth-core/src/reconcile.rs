@@ -11,6 +11,7 @@ use crate::containers::{Container, ContainerState, container};
 use crate::core::Core;
 use crate::error::Error;
 use crate::now;
+use crate::policies::RestartPolicy;
 
 /// Everything is looked at so often even if nobody nudges.
 const ROUND: Duration = Duration::from_secs(60);
@@ -19,8 +20,10 @@ const DAY_NS: i64 = 86_400_000_000_000;
 /// Brings records and engine together once, then goes on in the background.
 pub(crate) async fn begin(core: &Core) -> Result<(), Error> {
     let mut changes = core.inner.engine.changes();
-    let rebooted = core.note_boot().await?;
+    let rebooted = core.was_rebooted().await?;
     round(core, Some(Beginning { rebooted })).await?;
+    // Only now: a server that is killed before has its successor do all of it.
+    core.note_boot().await?;
     let weak = std::sync::Arc::downgrade(&core.inner);
     tokio::spawn(async move {
         let mut rounds = tokio::time::interval(ROUND);
@@ -54,15 +57,30 @@ struct Beginning {
 }
 
 /// What was changed in the records when the last server died, and perhaps not in the engine.
-async fn bring_up_to_date(core: &Core, known: &Container) -> Result<(), Error> {
+async fn bring_up_to_date(core: &Core, known: &Container) -> Result<Container, Error> {
     let engine = &core.inner.engine;
     let done = async {
+        if known.reading {
+            // It was paused to be read when the server died.
+            match engine.resume(&known.uid).await {
+                Ok(()) | Err(berth_engine::EngineError::NotRunning(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
         engine.update(&known.uid, known.spec.resources()).await?;
-        engine.set_ports(&known.uid, &known.spec.ports).await.map(drop)
+        engine.set_ports(&known.uid, &known.spec.ports).await
     };
     match done.await {
-        Ok(()) | Err(berth_engine::EngineError::NoSuchUnit(_)) => Ok(()),
-        Err(error) => Err(error.into()),
+        Ok(placement) if placement.ports != known.ports || known.reading => {
+            let known = Container { ports: placement.ports, reading: false, ..known.clone() };
+            core.record(known, None).await
+        }
+        Ok(_) | Err(berth_engine::EngineError::NoSuchUnit(_)) => Ok(known.clone()),
+        Err(error) => {
+            // Refused then as it is now; the container itself is not to suffer.
+            tracing::warn!(container = %known.uid, %error, "a change that a crash interrupted could not be made");
+            Ok(known.clone())
+        }
     }
 }
 
@@ -122,19 +140,27 @@ async fn settle(core: &Core, id: i64, start: Option<Beginning>, wait: bool) -> R
     };
     let Some(row) = core.read(move |tx| Ok(tx.container(id)?)).await? else { return Ok(()) };
     let wanted = row.wanted.clone();
-    let before = container(row)?;
+    let mut before = container(row)?;
     if wanted == "removed" {
         return core.erase(&before).await;
     }
     let observed = core.inner.engine.observe(&before.uid).await?;
     if start.is_some() {
-        bring_up_to_date(core, &before).await?;
+        before = bring_up_to_date(core, &before).await?;
     }
     if start.is_some() && wanted == "running" && (observed.run as i64) < before.runs {
         // Acknowledged, or about to be, when the server died: it is done now.
-        let placement = core.inner.engine.create(&before.spec).await?;
-        let placed = Container { address: placement.address, ports: placement.ports, ..before };
-        if let Err(error) = core.run(placed).await {
+        if before.restart != RestartPolicy::No {
+            return core.start_again(before).await;
+        }
+        let placement = core.inner.engine.create(&before.spec).await;
+        let done = match placement {
+            Ok(placement) => {
+                core.run(Container { address: placement.address, ports: placement.ports, ..before }).await.map(drop)
+            }
+            Err(error) => core.want(id, "stopped").await.and(Err(error.into())),
+        };
+        if let Err(error) = done {
             tracing::warn!(error = error.chain(), "a container that was being started could not be");
         }
         return Ok(());
@@ -159,7 +185,9 @@ async fn settle(core: &Core, id: i64, start: Option<Beginning>, wait: bool) -> R
         };
         after = core.record(after, event).await?;
     }
-    if again {
+    // A start that was planned and did not come about (a full disk, a busy moment) is tried again.
+    let overdue = start.is_none() && after.next_start.is_some_and(|at| at < now() - 1_000_000_000);
+    if again || (overdue && wanted == "running" && after.state == ContainerState::Exited) {
         core.restart_in_time(&after);
     }
     if after.state.is_live() {

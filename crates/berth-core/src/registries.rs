@@ -385,6 +385,8 @@ impl Core {
             // One of a kind at a time: the next finds what the first has fetched.
             let turn = core.inner.pulls.turn(&reference);
             let _turn = turn.lock().await;
+            // Each layer that comes in holds a thread for as long as the registry takes.
+            let _place = core.inner.pulls_at_once.acquire().await;
             core.pull(&caller, &reference, full, &platform, login.as_ref(), &progress).await
         });
         work.await.map_err(|e| Error::Bug(e.to_string()))?

@@ -75,6 +75,21 @@ impl Core {
         self.inner.paths.volumes.join(folder)
     }
 
+    /// Removes folders that no volume has: a server was killed in the middle of making or removing one.
+    pub(crate) async fn sweep_volumes(&self) -> Result<(), Error> {
+        let known: Vec<String> =
+            self.read(|tx| Ok(tx.volumes(None)?.into_iter().map(|row| row.folder).collect())).await?;
+        for entry in fs::read_dir(&self.inner.paths.volumes).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !known.contains(&name)
+                && let Err(error) = berth_image::remove_tree(&entry.path())
+            {
+                tracing::warn!(folder = %entry.path().display(), %error, "a folder that is no volume's is still there");
+            }
+        }
+        Ok(())
+    }
+
     /// Makes a volume; one of that name that is there already is given as it is.
     ///
     /// # Errors
@@ -205,7 +220,7 @@ impl Core {
         })
     }
 
-    /// Unpacks a tar into the volume, over what is there.
+    /// Unpacks a tar into the volume, over what is there. Returns what does it, for a thread that may block.
     ///
     /// # Errors
     /// [`Error::NotFound`], or what is wrong with the tar.
@@ -213,14 +228,13 @@ impl Core {
         &self,
         caller: &Caller,
         name: &str,
-        tar: impl Read + Send + 'static,
-    ) -> Result<(), Error> {
+        tar: Box<dyn Read + Send>,
+    ) -> Result<impl FnOnce() -> Result<(), Error> + Send + use<>, Error> {
         let path = self.volume_path(&self.find_volume(caller, name).await?.folder);
-        let unpacking = tokio::task::spawn_blocking(move || -> Result<(), Error> {
+        Ok(move || {
             let root = fs::File::open(&path).map_err(|e| Error::Bug(format!("open a volume: {e}")))?.into();
             Ok(unpack_within(root, Path::new(""), tar, true, Budget::default())?)
-        });
-        unpacking.await.map_err(|e| Error::Bug(e.to_string()))?
+        })
     }
 
     /// Finds the folders of volumes that are to be mounted, and makes volumes that are not there yet.

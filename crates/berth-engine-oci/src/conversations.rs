@@ -9,11 +9,13 @@ use berth_engine::{EngineError, LogStream, Said, Session, Told};
 use berth_runtime::log::Stream;
 use berth_runtime::{Attached, Exec, ExecReport, MOST_INPUT, resize};
 use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// Pieces that wait for a listener who is slow; then the process waits.
 const AHEAD: usize = 8;
 const CHUNK: usize = 64 * 1024;
+/// How long after a process's end its output may be silent until it counts as over.
+const AFTERWARDS: std::time::Duration = std::time::Duration::from_millis(500);
 
 fn watched<T: AsRawFd>(fd: T) -> Result<AsyncFd<T>, EngineError> {
     // SAFETY: a plain system call on an open descriptor.
@@ -40,10 +42,27 @@ fn write(fd: i32, bytes: &[u8]) -> io::Result<usize> {
 }
 
 /// Passes on what comes out of `fd` until its end.
-async fn pump_out(fd: Arc<AsyncFd<OwnedFd>>, stream: LogStream, said: mpsc::Sender<Said>) {
+///
+/// A process that was left behind may hold it open: once the one that is waited for has `ended`, the pump goes when nothing
+/// has come for a while. Time spent waiting for the listener does not count.
+async fn pump_out(
+    fd: Arc<AsyncFd<OwnedFd>>,
+    stream: LogStream,
+    said: mpsc::Sender<Said>,
+    mut ended: watch::Receiver<bool>,
+) {
     let mut buffer = vec![0; CHUNK];
     loop {
-        let Ok(mut ready) = fd.readable().await else { return };
+        let over = async {
+            let _ = ended.wait_for(|e| *e).await;
+            tokio::time::sleep(AFTERWARDS).await;
+        };
+        let ready = tokio::select! {
+            biased;
+            ready = fd.readable() => ready,
+            () = over => return,
+        };
+        let Ok(mut ready) = ready else { return };
         match ready.try_io(|fd| read(fd.as_raw_fd(), &mut buffer)) {
             // Not ready after all.
             Err(_) => {}
@@ -101,8 +120,10 @@ async fn pump_in(
                 }
             }
             Told::Signal(signal) => {
-                if let Some(alive) = process.open() {
-                    let _ = alive.signal(signal);
+                // It began a session of its own, and so a group: what it has started goes with it.
+                if process.open().is_some() {
+                    // SAFETY: a plain signal; the process lives, so the group is its own.
+                    unsafe { libc::kill(-process.pid, signal) };
                 }
             }
         }
@@ -113,19 +134,25 @@ async fn pump_in(
 pub(crate) fn of_exec(exec: Exec) -> Result<Session, EngineError> {
     let (said, output) = mpsc::channel(AHEAD);
     let (input, told) = mpsc::channel(AHEAD);
+    let (over, watched_end) = watch::channel(false);
     let report = watched(exec.report)?;
     let mut pumps = Vec::new();
     let is_terminal = exec.terminal.is_some();
     let into = match exec.terminal {
         Some(master) => {
             let master = Arc::new(watched(master)?);
-            pumps.push(tokio::spawn(pump_out(master.clone(), LogStream::Stdout, said.clone())));
+            pumps.push(tokio::spawn(pump_out(master.clone(), LogStream::Stdout, said.clone(), watched_end.clone())));
             Some(master)
         }
         None => {
             for (fd, stream) in [(exec.stdout, LogStream::Stdout), (exec.stderr, LogStream::Stderr)] {
                 if let Some(fd) = fd {
-                    pumps.push(tokio::spawn(pump_out(Arc::new(watched(fd)?), stream, said.clone())));
+                    pumps.push(tokio::spawn(pump_out(
+                        Arc::new(watched(fd)?),
+                        stream,
+                        said.clone(),
+                        watched_end.clone(),
+                    )));
                 }
             }
             exec.stdin.map(watched).transpose()?.map(Arc::new)
@@ -142,14 +169,11 @@ pub(crate) fn of_exec(exec: Exec) -> Result<Session, EngineError> {
                 return;
             }
         };
-        // All that it wrote comes first. A process that it left behind may hold the pipes open: that is not waited for.
-        let rest = async {
-            for pump in &mut pumps {
-                let _ = pump.await;
-            }
-        };
-        let _ = tokio::time::timeout(std::time::Duration::from_millis(500), rest).await;
-        pumps.iter().for_each(tokio::task::JoinHandle::abort);
+        // All that it wrote comes first.
+        let _ = over.send(true);
+        for pump in &mut pumps {
+            let _ = pump.await;
+        }
         let _ = said.send(Said::Ended(code)).await;
         inward.abort();
     });
@@ -175,8 +199,8 @@ pub(crate) fn of_container(folder: &Path) -> Result<Session, EngineError> {
     let attached = Arc::new(watched(attached)?);
     let (said, output) = mpsc::channel(AHEAD);
     let (input, mut told) = mpsc::channel(AHEAD);
-    let hears = attached.clone();
-    let outward = tokio::spawn(async move {
+    let (hears, listener) = (attached.clone(), said.clone());
+    let mut outward = tokio::spawn(async move {
         loop {
             let Ok(mut ready) = hears.readable().await else { return };
             match ready.try_io(|fd| fd.get_ref().output()) {
@@ -193,24 +217,35 @@ pub(crate) fn of_container(folder: &Path) -> Result<Session, EngineError> {
         }
     });
     tokio::spawn(async move {
-        while let Some(told) = told.recv().await {
-            let done = match told {
-                Told::Input(bytes) => {
-                    let mut result = Ok(());
-                    for piece in bytes.chunks(MOST_INPUT) {
-                        result = tell(&attached, |a| a.input(piece)).await;
+        let talk = async {
+            while let Some(told) = told.recv().await {
+                let done = match told {
+                    Told::Input(bytes) => {
+                        let mut result = Ok(());
+                        for piece in bytes.chunks(MOST_INPUT) {
+                            result = tell(&attached, |a| a.input(piece)).await;
+                        }
+                        result
                     }
-                    result
+                    Told::EndOfInput => tell(&attached, Attached::end).await,
+                    Told::Resize { rows, columns } => tell(&attached, |a| a.resize(rows, columns)).await,
+                    Told::Signal(_) => Ok(()),
+                };
+                if done.is_err() {
+                    return;
                 }
-                Told::EndOfInput => tell(&attached, Attached::end).await,
-                Told::Resize { rows, columns } => tell(&attached, |a| a.resize(rows, columns)).await,
-                Told::Signal(_) => Ok(()),
-            };
-            if done.is_err() {
-                return;
             }
+        };
+        tokio::select! {
+            () = async {
+                talk.await;
+                // Nothing more to be told; what it still says is heard.
+                std::future::pending().await
+            } => {}
+            // A program that takes no input must not keep a connection that its client has left.
+            () = listener.closed() => {}
+            _ = &mut outward => {}
         }
-        // Nobody talks any more, and so nobody listens.
         outward.abort();
     });
     Ok(Session { output, input })

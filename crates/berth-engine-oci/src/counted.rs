@@ -73,8 +73,10 @@ impl Counted {
     }
 
     /// The whole life, with what the present run has now.
-    pub(crate) fn total(&self, now: Option<Traffic>) -> Traffic {
+    /// `now` is of run `run`; a run that has been added already is not added again.
+    pub(crate) fn total(&self, run: u64, now: Option<Traffic>) -> Traffic {
         let kept = self.kept();
+        let now = now.filter(|_| kept.run < run);
         let waiting = if kept.sampled > kept.run { kept.sample } else { Traffic::default() };
         plus(kept.ended, now.unwrap_or(waiting))
     }
@@ -99,16 +101,16 @@ mod tests {
         let bytes = |rx_bytes| Traffic { rx_bytes, ..Traffic::default() };
         let counted = Counted::load(&folder);
         counted.sample(&folder, 1, bytes(5));
-        assert_eq!(counted.total(Some(bytes(7))), bytes(7));
+        assert_eq!(counted.total(1, Some(bytes(7))), bytes(7));
         counted.end(&folder, 1, Some(bytes(10)));
         counted.end(&folder, 1, Some(bytes(10)));
         let counted = Counted::load(&folder);
-        assert_eq!(counted.total(None), bytes(10));
+        assert_eq!(counted.total(9, None), bytes(10));
         counted.sample(&folder, 2, bytes(3));
         let counted = Counted::load(&folder);
-        assert_eq!(counted.total(None), bytes(13), "the last sample stands in");
+        assert_eq!(counted.total(9, None), bytes(13), "the last sample stands in");
         counted.end(&folder, 2, None);
-        assert_eq!(Counted::load(&folder).total(None), bytes(13));
+        assert_eq!(Counted::load(&folder).total(9, None), bytes(13));
         std::fs::remove_dir_all(folder).expect("clean");
     }
 }

@@ -90,6 +90,7 @@ pub(crate) struct Inner {
     host_memory: u64,
     pub(crate) names: Arc<Names>,
     pub(crate) serves_names: std::sync::atomic::AtomicBool,
+    pub(crate) filling: Mutex<()>,
 }
 
 /// Containers on this machine.
@@ -200,11 +201,11 @@ impl OciEngine {
         let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let inner = Arc::new(Inner {
             network: instance.network(),
+            places: Mutex::new(Places::new(instance.network())),
             instance,
             hierarchies,
             images,
             zygote,
-            places: Mutex::default(),
             units: Mutex::default(),
             changes: broadcast::channel(4096).0,
             starts: Semaphore::new(options.starts_at_once.max(1)),
@@ -214,6 +215,7 @@ impl OciEngine {
             host_memory: host_memory().map_or(0, |(total, _)| total),
             names: Arc::default(),
             serves_names: false.into(),
+            filling: Mutex::default(),
             options,
         });
         let engine = Self { inner };
@@ -228,7 +230,20 @@ impl OciEngine {
             (engine.inner.clone(), engine.inner.network.subnet, engine.inner.options.dns.clone());
         tokio::spawn(async move {
             match crate::names::serve(&inner.names, subnet, &dns).await {
-                Ok(()) => inner.serves_names.store(true, std::sync::atomic::Ordering::Relaxed),
+                Ok(()) => {
+                    // A firewall of the host may be in between; then every lookup would wait for nothing.
+                    let probing = inner.clone();
+                    let reached = tokio::task::spawn_blocking(move || probing.reaches_names()).await;
+                    match reached {
+                        Ok(Ok(())) => inner.serves_names.store(true, std::sync::atomic::Ordering::Relaxed),
+                        Ok(Err(error)) => tracing::warn!(
+                            error,
+                            "containers can't reach the name service on {} (a firewall?): they don't find each other by name",
+                            subnet.gateway
+                        ),
+                        Err(_) => {}
+                    }
+                }
                 Err(error) => {
                     tracing::warn!(%error, "no name service on {}: containers don't find each other by name", subnet.gateway);
                 }
@@ -452,7 +467,10 @@ impl Engine for OciEngine {
         self.blocking(move |inner| {
             let links = link_stats().map_err(|e| EngineError::Failed(e.to_string()))?;
             let all = units.into_iter().filter_map(|unit| {
-                let live = unit.known().live.clone()?;
+                let (live, run) = {
+                    let known = unit.known();
+                    (known.live.clone()?, known.observed.run)
+                };
                 let usage = inner.cgroup(unit.id()).usage()?;
                 let link = live.link.and_then(|index| links.get(&index)).map(of_link);
                 let traffic = link.or_else(|| inner.traffic_now(&unit, &live)).map(of_run);
@@ -464,7 +482,7 @@ impl Engine for OciEngine {
                     pids: usage.pids,
                     block_read: usage.read_bytes,
                     block_write: usage.write_bytes,
-                    traffic: unit.counted.total(traffic),
+                    traffic: unit.counted.total(run, traffic),
                 };
                 Some((unit.id().clone(), stats))
             });
@@ -562,9 +580,12 @@ impl Engine for OciEngine {
             Ok(units
                 .into_iter()
                 .map(|unit| {
-                    let live = unit.known().live.clone();
+                    let (live, run) = {
+                        let known = unit.known();
+                        (known.live.clone(), known.observed.run)
+                    };
                     let now = live.and_then(|live| inner.traffic_now(&unit, &live)).map(of_run);
-                    (unit.id().clone(), unit.counted.total(now))
+                    (unit.id().clone(), unit.counted.total(run, now))
                 })
                 .collect())
         })

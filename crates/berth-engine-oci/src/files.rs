@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use berth_engine::{EngineError, FileStat, Files, State, UnitId};
 use berth_image::{Budget, open_file, pack_difference, pack_path, stat, unpack_within};
-use berth_runtime::{View, root_of};
+use berth_runtime::{Bundle, View, root_of};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::engine::OciEngine;
@@ -24,6 +24,8 @@ enum Root {
 
 struct Open {
     root: Root,
+    /// Without mounts.
+    bare: Bundle,
     unit: Arc<Unit>,
     /// Nothing else is done to the container meanwhile where it is written to without running.
     _busy: Option<OwnedMutexGuard<()>>,
@@ -73,6 +75,11 @@ impl Files for Open {
         })
     }
 
+    fn export(&self, out: &mut dyn Write) -> io::Result<()> {
+        let view = View::open(&self.bare, false).map_err(|e| io::Error::other(e.to_string()))?;
+        pack_path(view.as_fd(), Path::new("/"), Path::new(""), true, out)
+    }
+
     fn difference(&self, out: &mut dyn Write) -> io::Result<()> {
         // What was made to mount on, or mounted over, is not the container's.
         let fixed = self.unit.fixed();
@@ -93,16 +100,18 @@ impl OciEngine {
         let failed = move |error: String| EngineError::Failed(format!("open the files of {}: {error}", unit.id()));
         let unit = self.inner.unit(id)?;
         self.blocking(move |inner| {
+            let bundle = inner.bundle(&unit)?;
+            let bare = Bundle { mounts: Vec::new(), ..bundle.clone() };
             if let State::Running { .. } = observed.state
                 && let Some(init) = unit.init()
             {
                 let root = root_of(&init).map_err(|e| failed(e.to_string()))?;
-                return Ok(Box::new(Open { root: Root::Live(root), unit, _busy: None }) as Box<dyn Files>);
+                return Ok(Box::new(Open { root: Root::Live(root), bare, unit, _busy: None }) as Box<dyn Files>);
             }
-            let bundle = inner.bundle(&unit)?;
+            inner.network_files(&unit)?;
             let view = View::open(&bundle, write).map_err(|e| failed(e.to_string()))?;
             let busy = write.then_some(busy);
-            Ok(Box::new(Open { root: Root::Mounted(view), unit, _busy: busy }) as Box<dyn Files>)
+            Ok(Box::new(Open { root: Root::Mounted(view), bare, unit, _busy: busy }) as Box<dyn Files>)
         })
         .await
     }

@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use crate::counted::of_run;
 use crate::engine::{Inner, OciEngine, host_memory};
 use crate::instance::failed;
-use crate::unit::{Fixed, Live, RUN, Run, UNIT, Unit, exit_of};
+use crate::unit::{Fixed, Live, RUN, Run, UNIT, Unit, exit_of, read_json};
 
 /// How long a container may take to reach its program.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -197,7 +197,7 @@ impl Inner {
         unit.known().observed = Observed { state: State::Exited(exit_of(&status)), run: run.number };
     }
 
-    fn link_name(&self) -> String {
+    pub(crate) fn link_name(&self) -> String {
         let mut number = self.next_link.fetch_add(1, Ordering::Relaxed);
         let mut digits = Vec::new();
         while number > 0 {
@@ -214,6 +214,11 @@ impl Inner {
             let MountSource::Volume { name, source } = &mount.source else { continue };
             let mut entries = fs::read_dir(source).map_err(failed(format!("open volume {name}")))?;
             if entries.next().is_some() {
+                continue;
+            }
+            // One at a time: two first users of a volume must not fill it both.
+            let _turn = self.filling.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if fs::read_dir(source).is_ok_and(|mut entries| entries.next().is_some()) {
                 continue;
             }
             // The root alone: another volume's content is not the image's.
@@ -288,7 +293,7 @@ impl Inner {
 
     /// `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf`, made anew for every run but for what the container itself
     /// wrote into them since.
-    fn network_files(&self, unit: &Unit) -> Result<(), EngineError> {
+    pub(crate) fn network_files(&self, unit: &Unit) -> Result<(), EngineError> {
         let fixed = unit.fixed();
         let spec = &fixed.spec;
         let own = unit.fixed().placement.address.map(|a| format!("{a}\t{}\n", spec.hostname)).unwrap_or_default();
@@ -314,6 +319,13 @@ impl Inner {
         let id = unit.id();
         let aside = self.trash().join(format!("gone-{id}"));
         self.cgroup(id).remove().map_err(|e| EngineError::Failed(e.to_string()))?;
+        // Taken back at its end already; here it is made sure of, before address and ports are somebody else's.
+        let _ = self.network.unpublish(&unit.published());
+        if let Ok(Some(run)) = read_json::<Run>(&unit.folder.join(RUN))
+            && let Some(member) = unit.member(&run)
+        {
+            let _ = self.network.expel(&member);
+        }
         fs::rename(&unit.folder, &aside).map_err(failed(format!("set the folder of {id} aside")))?;
         self.units().remove(id);
         self.places().give_back(id, unit.fixed().placement.address);
@@ -373,7 +385,6 @@ impl OciEngine {
         };
         let paused = self.inner.cgroup(unit.id()).frozen();
         let state = State::Running { pid: Some(init.pid), started_at: run.started_at, paused };
-        let member = unit.member(&run);
         let fixed = unit.fixed();
         if let Some(address) = fixed.placement.address {
             self.inner.names.add(fixed.spec.tenant, &fixed.spec.names, address);
@@ -383,7 +394,7 @@ impl OciEngine {
             known.observed = Observed { state, run: run.number };
             // Its end may have come, but it is not over before the shim is: until then nothing else may begin.
             let init = init.open().map(Arc::new);
-            known.live = waiting.is_some().then_some(Live { init, link: run.link, member, netns, ended: watched });
+            known.live = waiting.is_some().then_some(Live { init, link: run.link, netns, ended: watched });
         }
         let (inner, unit) = (self.inner.clone(), unit.clone());
         tokio::spawn(async move {
@@ -407,8 +418,8 @@ impl Inner {
             tracing::error!(container = %id, %error, "ports of an ended container are still published");
         }
         let live = unit.known().live.clone();
-        if let Some(member) = live.as_ref().and_then(|l| l.member.as_ref())
-            && let Err(error) = self.network.expel(member)
+        if let Some(member) = unit.member(run)
+            && let Err(error) = self.network.expel(&member)
         {
             tracing::warn!(container = %id, %error, "a place on the bridge could not be taken back");
         }

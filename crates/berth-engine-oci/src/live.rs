@@ -65,6 +65,27 @@ impl OciEngine {
 }
 
 impl Inner {
+    /// Asks this server's name service from a place on the bridge, as a container would.
+    pub(crate) fn reaches_names(&self) -> Result<(), String> {
+        let said = |e: &dyn std::fmt::Display| e.to_string();
+        let netns = self.take_netns().map_err(|e| said(&e))?;
+        let subnet = self.network.subnet;
+        let address = self.places().address(subnet).map_err(|e| said(&e))?;
+        let link = self.link_name();
+        let member = berth_net::Member { link: link.clone(), address, tenant: 0 };
+        let asked = (|| {
+            self.network.attach(&netns, &link, address).map_err(|e| said(&e))?;
+            self.network.admit(std::slice::from_ref(&member)).map_err(|e| said(&e))?;
+            self.names.add(0, &["berth".into()], address);
+            let asked = berth_net::in_netns(&netns, || crate::names::ask(subnet.gateway, "berth"));
+            asked.map_err(|e| said(&e))?.map_err(|e| said(&e))
+        })();
+        self.names.remove(0, &["berth".into()], address);
+        let _ = self.network.expel(&member);
+        self.places().give_back_address(address);
+        asked
+    }
+
     pub(crate) fn update(&self, unit: &Unit, to: Resources) -> Result<(), EngineError> {
         let before = unit.fixed();
         let mut fixed = Fixed::clone(&before);
@@ -94,13 +115,24 @@ impl Inner {
         fixed.spec.ports = asked;
         fixed.placement.ports = change.ports.clone();
         let runs = unit.known().live.is_some();
+        let (added, removed) = (unit.published_as(&change.added), unit.published_as(&change.removed));
         if runs {
-            self.network.publish(&unit.published_as(&change.added)).map_err(|e| undo(e.to_string()))?;
+            // A port of the host may lead elsewhere from now on: it is taken back first.
+            let changed = self.network.unpublish(&removed).and_then(|()| self.network.publish(&added));
+            if let Err(error) = changed {
+                let _ = self.network.publish(&removed);
+                return Err(undo(error.to_string()));
+            }
         }
         let placement = fixed.placement.clone();
-        unit.refix(fixed).map_err(|e| undo(format!("note the ports of {}: {e}", unit.id())))?;
-        if runs && let Err(error) = self.network.unpublish(&unit.published_as(&change.removed)) {
-            tracing::warn!(container = %unit.id(), %error, "ports that were taken back are still published");
+        if let Err(error) = unit.refix(fixed) {
+            let _ = self.network.unpublish(&added);
+            let _ = self.network.publish(&removed);
+            return Err(undo(format!("note the ports of {}: {error}", unit.id())));
+        }
+        if runs && unit.known().live.is_none() {
+            // It has ended meanwhile, perhaps before these were published.
+            let _ = self.network.unpublish(&added);
         }
         self.places().settle(unit.id(), &change);
         Ok(placement)

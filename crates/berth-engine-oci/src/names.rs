@@ -11,12 +11,13 @@ use std::time::Duration;
 use berth_net::Subnet;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
 
 /// Time that a name server of the host may take.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Questions under way at a time; what is beyond is not answered, and asked again.
-const AT_ONCE: usize = 512;
+/// Questions of one container under way at a time; what is beyond is not answered, and asked again.
+const AT_ONCE: usize = 64;
+/// Connections of one container.
+const CONNECTIONS: usize = 8;
 /// Seconds that an answer about a container may be kept.
 const KEPT: u32 = 5;
 
@@ -156,17 +157,61 @@ async fn ask_others(query: &[u8], fallback: &[String]) -> Option<Vec<u8>> {
     None
 }
 
+/// How much each asker has under way.
+#[derive(Clone, Default)]
+struct Turns(Arc<Mutex<HashMap<Ipv4Addr, usize>>>);
+
+/// One of them.
+struct Turn(Turns, Ipv4Addr);
+
+impl Turns {
+    fn take(&self, asker: Ipv4Addr, most: usize) -> Option<Turn> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = all.entry(asker).or_default();
+        (*count < most).then(|| {
+            *count += 1;
+            Turn(self.clone(), asker)
+        })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut all = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = all.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.1);
+            }
+        }
+    }
+}
+
+/// Asks `server` for the address of `name`, as a resolver would; blocks for half a second at most.
+pub(crate) fn ask(server: Ipv4Addr, name: &str) -> std::io::Result<()> {
+    let mut query = vec![0xbe, 0x47, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, name.len() as u8];
+    query.extend(name.bytes());
+    query.extend([0, 0, 1, 0, 1]);
+    let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.set_read_timeout(Some(Duration::from_millis(500)))?;
+    socket.connect((server, 53))?;
+    socket.send(&query)?;
+    let mut answer = [0; 512];
+    let length = socket.recv(&mut answer)?;
+    if length > 12 && answer[..2] == query[..2] { Ok(()) } else { Err(std::io::ErrorKind::InvalidData.into()) }
+}
+
 /// Answers on `gateway` for as long as `names` is in use elsewhere. Whether it could be listened there.
 pub(crate) async fn serve(names: &Arc<Names>, subnet: Subnet, fallback: &[String]) -> std::io::Result<()> {
     let udp = Arc::new(UdpSocket::bind((subnet.gateway, 53)).await?);
     let tcp = TcpListener::bind((subnet.gateway, 53)).await?;
-    let turns = Arc::new(Semaphore::new(AT_ONCE));
+    let (turns, connections) = (Turns::default(), Turns::default());
     let inside = move |from: SocketAddr| match from.ip() {
         // The host may ask as well, for those who look into it.
         IpAddr::V4(ip) if subnet.contains(ip) => Some(ip),
         _ => None,
     };
-    let (weak, others, places) = (Arc::downgrade(names), fallback.to_vec(), turns.clone());
+    let (weak, others, places) = (Arc::downgrade(names), fallback.to_vec(), turns);
     tokio::spawn(async move {
         let mut buffer = vec![0; 4096];
         loop {
@@ -178,7 +223,7 @@ pub(crate) async fn serve(names: &Arc<Names>, subnet: Subnet, fallback: &[String
                 let _ = udp.send_to(&answer, from).await;
                 continue;
             }
-            let Ok(place) = places.clone().try_acquire_owned() else { continue };
+            let Some(place) = places.take(asker, AT_ONCE) else { continue };
             let (udp, others) = (udp.clone(), others.clone());
             tokio::spawn(async move {
                 let answer = ask_others(&query, &others).await.unwrap_or_else(|| failure(&query));
@@ -195,7 +240,8 @@ pub(crate) async fn serve(names: &Arc<Names>, subnet: Subnet, fallback: &[String
                 continue;
             };
             let Some(names) = weak.upgrade() else { return };
-            let (Some(asker), Ok(place)) = (inside(from), turns.clone().try_acquire_owned()) else { continue };
+            let Some(asker) = inside(from) else { continue };
+            let Some(place) = connections.take(asker, CONNECTIONS) else { continue };
             let others = others.clone();
             tokio::spawn(async move {
                 let _ = tokio::time::timeout(PATIENCE * 4, converse(stream, asker, &names, &others)).await;

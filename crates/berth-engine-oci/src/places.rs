@@ -9,10 +9,12 @@ use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use berth_engine::{EngineError, PortAsked, PortGiven, PortProtocol, UnitId};
-use berth_net::Subnet;
+use berth_net::{Network, Subnet};
 
 #[derive(Debug, Default)]
 pub(crate) struct Places {
+    /// Where ports are published; there may be others beside it.
+    network: Option<Network>,
     addresses: HashSet<Ipv4Addr>,
     next_address: u32,
     ports: HashMap<UnitId, Vec<(PortGiven, Option<OwnedFd>)>>,
@@ -53,6 +55,17 @@ fn bind(protocol: PortProtocol, address: SocketAddrV4) -> io::Result<OwnedFd> {
 }
 
 impl Places {
+    pub(crate) fn new(network: Network) -> Self {
+        Self { network: Some(network), ..Self::default() }
+    }
+
+    /// Whether a server that is down at the moment, whose containers go on, has the port: its sockets are gone, not its rules.
+    fn taken_elsewhere(&self, port: &PortGiven) -> bool {
+        // What it leads to does not matter.
+        let published = crate::unit::published(*port, Ipv4Addr::UNSPECIFIED);
+        self.network.as_ref().is_some_and(|n| n.taken_elsewhere(&published).unwrap_or(false))
+    }
+
     /// The next free address, round robin: one that was just given back is not used again at once (the kernel takes a
     /// while to forget a removed link).
     pub(crate) fn address(&mut self, subnet: Subnet) -> Result<Ipv4Addr, EngineError> {
@@ -102,6 +115,7 @@ impl Places {
                     continue;
                 }
                 match bind(ask.protocol, SocketAddrV4::new(ask.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED), host_port)) {
+                    Ok(_) if self.taken_elsewhere(&port) => {}
                     Ok(socket) => {
                         found = Some((port, Some(socket)));
                         break;
@@ -129,36 +143,63 @@ impl Places {
         Ok(given)
     }
 
-    /// Has the container have what is asked for: what fits is kept, the rest is given. What is no longer asked for stays held
-    /// until [`settle`](Self::settle).
+    /// Has the container have what is asked for: what fits is kept, the rest is given, and what is no longer asked for is given
+    /// up, its host ports first of all to the same container.
     pub(crate) fn change(&mut self, id: &UnitId, asked: &[PortAsked]) -> Result<Change, EngineError> {
         let has: Vec<PortGiven> = self.ports.get(id).into_iter().flatten().map(|(p, _)| *p).collect();
         let mut free = has.clone();
-        let mut ports: Vec<Option<PortGiven>> = Vec::new();
-        let mut missing = Vec::new();
-        for ask in asked {
-            let kept = free.iter().position(|p| p.answers(ask)).map(|index| free.remove(index));
-            if kept.is_none() {
-                missing.push(ask.clone());
+        let mut ports: Vec<Option<PortGiven>> =
+            asked.iter().map(|ask| free.iter().position(|p| p.answers(ask)).map(|index| free.remove(index))).collect();
+        // What is given up makes room for what is asked for; it is put back if that fails.
+        let mut own = self.ports.remove(id).unwrap_or_default();
+        let (given_up, kept): (Vec<_>, Vec<_>) = own.drain(..).partition(|(p, _)| free.contains(p));
+        self.ports.insert(id.clone(), kept);
+        let sockets_of: Vec<PortGiven> = given_up.iter().map(|(p, _)| *p).collect();
+        drop(given_up);
+        // Fixed ports first: a range must not take what another asks for by number.
+        let mut order: Vec<usize> = (0..asked.len()).filter(|n| ports[*n].is_none()).collect();
+        order.sort_by_key(|n| asked[*n].host_ports.1 - asked[*n].host_ports.0);
+        let missing: Vec<PortAsked> = order.iter().map(|n| asked[*n].clone()).collect();
+        let added = match self.give(&missing) {
+            Ok(added) => added,
+            Err(error) => {
+                self.hold(id, &sockets_of);
+                return Err(error);
             }
-            ports.push(kept);
+        };
+        for (index, (port, _)) in order.into_iter().zip(&added) {
+            ports[index] = Some(*port);
         }
-        let added = self.give(&missing)?;
-        let mut next = added.iter().map(|(p, _)| *p);
-        let ports = ports.into_iter().filter_map(|p| p.or_else(|| next.next())).collect();
-        let change = Change { ports, added: added.iter().map(|(p, _)| *p).collect(), removed: free };
+        let change = Change {
+            ports: ports.into_iter().flatten().collect(),
+            added: added.iter().map(|(p, _)| *p).collect(),
+            removed: free,
+        };
         self.ports.entry(id.clone()).or_default().extend(added);
         Ok(change)
     }
 
-    /// Gives up what a change took away.
-    pub(crate) fn settle(&mut self, id: &UnitId, change: &Change) {
-        self.ports.entry(id.clone()).or_default().retain(|(p, _)| !change.removed.contains(p));
+    fn hold(&mut self, id: &UnitId, ports: &[PortGiven]) {
+        for port in ports {
+            let at = SocketAddrV4::new(port.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED), port.host_port);
+            self.ports.entry(id.clone()).or_default().push((*port, bind(port.protocol, at).ok()));
+        }
     }
 
-    /// Gives up what a change added.
+    pub(crate) fn give_back_address(&mut self, address: Ipv4Addr) {
+        self.addresses.remove(&address);
+    }
+
+    /// Gives up what a change took away.
+    pub(crate) fn settle(&mut self, id: &UnitId, change: &Change) {
+        let gone = |p: &PortGiven| change.removed.contains(p) && !change.ports.contains(p);
+        self.ports.entry(id.clone()).or_default().retain(|(p, _)| !gone(p));
+    }
+
+    /// Gives up what a change added, and takes again what it gave up.
     pub(crate) fn undo(&mut self, id: &UnitId, change: &Change) {
         self.ports.entry(id.clone()).or_default().retain(|(p, _)| !change.added.contains(p));
+        self.hold(id, &change.removed);
     }
 
     /// Takes note of what a container was given in an earlier life of the server. A port that another program took

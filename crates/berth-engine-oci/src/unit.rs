@@ -61,7 +61,6 @@ pub(crate) struct Live {
     /// Its first process; `None` if that has ended and only the shim is still at work.
     pub(crate) init: Option<Arc<PidFd>>,
     pub(crate) link: Option<u32>,
-    pub(crate) member: Option<Member>,
     /// Keeps the counters for whoever reads them last, and a place to set bounds in.
     pub(crate) netns: Option<Arc<Netns>>,
     /// Turns true when the end has been taken note of.
@@ -128,19 +127,7 @@ impl Unit {
 
     pub(crate) fn published_as(&self, ports: &[PortGiven]) -> Vec<Published> {
         let Some(to) = self.fixed().placement.address else { return Vec::new() };
-        ports
-            .iter()
-            .map(|port| Published {
-                protocol: match port.protocol {
-                    PortProtocol::Tcp => Protocol::Tcp,
-                    PortProtocol::Udp => Protocol::Udp,
-                },
-                host: port.host_ip.filter(|ip| *ip != Ipv4Addr::UNSPECIFIED),
-                host_port: port.host_port,
-                to,
-                to_port: port.container_port,
-            })
-            .collect()
+        ports.iter().map(|port| published(*port, to)).collect()
     }
 
     /// Its place on the bridge, while it has one.
@@ -193,4 +180,18 @@ impl Unit {
 
 pub(crate) fn exit_of(status: &ExitStatus) -> Exit {
     Exit { code: status.code, signal: status.signal, oom_killed: status.oom_kills > 0, finished_at: status.finished_at }
+}
+
+/// A port as the rules have it.
+pub(crate) fn published(port: PortGiven, to: Ipv4Addr) -> Published {
+    Published {
+        protocol: match port.protocol {
+            PortProtocol::Tcp => Protocol::Tcp,
+            PortProtocol::Udp => Protocol::Udp,
+        },
+        host: port.host_ip.filter(|ip| *ip != Ipv4Addr::UNSPECIFIED),
+        host_port: port.host_port,
+        to,
+        to_port: port.container_port,
+    }
 }

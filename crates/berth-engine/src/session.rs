@@ -111,6 +111,12 @@ pub trait Files: Send + Sync {
     /// `NotADirectory` or `NotFound` for the path; `InvalidData` for the tar, with what is wrong.
     fn unpack(&self, path: &Path, tar: &mut dyn std::io::Read, keep_owner: bool) -> std::io::Result<()>;
 
+    /// Writes its whole file system as a tar, without what is mounted on it.
+    ///
+    /// # Errors
+    /// What reading or writing said.
+    fn export(&self, out: &mut dyn std::io::Write) -> std::io::Result<()>;
+
     /// Writes what differs from the image as a layer's tar.
     ///
     /// # Errors

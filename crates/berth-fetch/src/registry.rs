@@ -31,7 +31,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// A mirror that failed is not asked for so long.
 const REST: Duration = Duration::from_secs(60);
 /// Bytes of a blob that are sent in one request.
-const PORTION: usize = 8 << 20;
+const PORTION: usize = 4 << 20;
+/// Time that one such request may take.
+const PORTION_LIMIT: Duration = Duration::from_secs(300);
 /// A token is used no longer than this if the registry does not say how long it is good.
 const TOKEN_LIFE: Duration = Duration::from_secs(60);
 
@@ -72,12 +74,13 @@ impl Default for RegistriesSettings {
 pub struct HttpRegistry {
     settings: RegistriesSettings,
     resolver: Option<Arc<TokioResolver>>,
-    clients: Mutex<HashMap<Option<PathBuf>, Client>>,
+    clients: Mutex<HashMap<(Option<PathBuf>, bool), Client>>,
     tokens: Mutex<HashMap<TokenKey, (String, Instant)>>,
     resting: Mutex<HashMap<String, Instant>>,
 }
 
-type TokenKey = (String, String, Option<String>);
+/// Address, scope, and a digest of the whole login: who has another password has another key.
+type TokenKey = (String, String, Option<Digest>);
 
 impl std::fmt::Debug for HttpRegistry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -181,9 +184,11 @@ impl HttpRegistry {
         Duration::from_secs(self.settings.stall_s.max(1))
     }
 
-    fn client(&self, ca_file: Option<&Path>) -> Result<Client, RegistryError> {
+    /// For `uploads` a server may be silent while it is sent to.
+    fn client(&self, ca_file: Option<&Path>, uploads: bool) -> Result<Client, RegistryError> {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = clients.get(&ca_file.map(Path::to_owned)) {
+        let key = (ca_file.map(Path::to_owned), uploads);
+        if let Some(client) = clients.get(&key) {
             return Ok(client.clone());
         }
         let private = self.settings.private_addresses;
@@ -201,8 +206,8 @@ impl HttpRegistry {
             .dns_resolver(Arc::new(Guarded { resolver: self.resolver.clone(), private }))
             .redirect(policy)
             .connect_timeout(CONNECT_LIMIT)
-            .read_timeout(self.stall())
             .user_agent(concat!("berth/", env!("CARGO_PKG_VERSION")));
+        builder = if uploads { builder.timeout(PORTION_LIMIT) } else { builder.read_timeout(self.stall()) };
         if let Some(path) = ca_file {
             let unreadable = |why: String| wrong(format!("the certificate authority {}: {why}", path.display()));
             let pem = std::fs::read(path).map_err(|e| unreadable(e.to_string()))?;
@@ -210,16 +215,16 @@ impl HttpRegistry {
             builder = builder.tls_certs_merge(all);
         }
         let client = builder.build().map_err(|e| wrong(format!("no HTTP client: {}", reason(&e))))?;
-        clients.insert(ca_file.map(Path::to_owned), client.clone());
+        clients.insert(key, client.clone());
         Ok(client)
     }
 
-    fn own(&self, registry: &str) -> Result<Endpoint, RegistryError> {
+    fn own(&self, registry: &str, uploads: bool) -> Result<Endpoint, RegistryError> {
         let settings = self.settings.hosts.get(registry);
         let scheme = if settings.is_some_and(|s| s.plain_http) { "http" } else { "https" };
         let host = if registry == "docker.io" { "registry-1.docker.io" } else { registry };
         let base = Url::parse(&format!("{scheme}://{host}")).map_err(|e| wrong(format!("{registry}: {e}")))?;
-        let client = self.client(settings.and_then(|s| s.ca_file.as_deref()))?;
+        let client = self.client(settings.and_then(|s| s.ca_file.as_deref()), uploads)?;
         Ok(Endpoint { base, client, namespace: None })
     }
 
@@ -229,11 +234,11 @@ impl HttpRegistry {
         for settings in [self.settings.hosts.get(registry), self.settings.hosts.get("*")].into_iter().flatten() {
             for mirror in &settings.mirrors {
                 let base = Url::parse(mirror).map_err(|e| wrong(format!("mirror {mirror:?}: {e}")))?;
-                let client = self.client(settings.ca_file.as_deref())?;
+                let client = self.client(settings.ca_file.as_deref(), false)?;
                 all.push(Endpoint { base, client, namespace: Some(registry.to_owned()) });
             }
         }
-        all.push(self.own(registry)?);
+        all.push(self.own(registry, false)?);
         let now = Instant::now();
         let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
         resting.retain(|_, until| *until > now);
@@ -269,6 +274,12 @@ impl HttpRegistry {
         let Some(realm) = parameters.get("realm").filter(|_| scheme == "bearer") else { return Ok(None) };
         let mut url = Url::parse(realm).map_err(|e| wrong(format!("{}: realm {realm:?}: {e}", endpoint.base)))?;
         check_host(&url, self.settings.private_addresses).map_err(|e| wrong(e.0))?;
+        if login.is_some() && url.scheme() == "http" && endpoint.base.scheme() == "https" {
+            return Err(wrong(format!(
+                "{}: its tokens come from {realm}, which would get the password in clear",
+                endpoint.base
+            )));
+        }
         {
             let mut query = url.query_pairs_mut();
             if let Some(service) = parameters.get("service") {
@@ -315,17 +326,23 @@ impl HttpRegistry {
         build: impl Fn(&Client) -> reqwest::RequestBuilder,
     ) -> Result<Response, RegistryError> {
         let login = endpoint.login(permission.login);
-        let key = (endpoint.base.to_string(), permission.scope(), login.map(|l| l.username.clone()));
+        let key = (endpoint.base.to_string(), permission.scope(), login.map(digest_of));
         let mut pause = FIRST_PAUSE;
         let mut challenged = false;
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let mut request = build(&endpoint.client);
-            if let Some(token) = self.known_token(&key) {
-                request = request.header(header::AUTHORIZATION, token);
+            let unsound = |e: reqwest::Error| wrong(format!("{}: {}", endpoint.base, reason(&e)));
+            let mut request = build(&endpoint.client).build().map_err(unsound)?;
+            // Registries say where uploads go on; that must not be a way to the inside, nor get what is for the registry.
+            check_host(request.url(), self.settings.private_addresses).map_err(|e| wrong(e.0))?;
+            if let Some(token) = self.known_token(&key)
+                && same_origin(request.url(), &endpoint.base)
+                && let Ok(token) = header::HeaderValue::from_str(&token)
+            {
+                request.headers_mut().insert(header::AUTHORIZATION, token);
             }
-            let trouble = match request.send().await {
+            let trouble = match endpoint.client.execute(request).await {
                 Ok(answer) if answer.status() == StatusCode::UNAUTHORIZED && !challenged => {
                     challenged = true;
                     attempt -= 1;
@@ -346,7 +363,18 @@ impl HttpRegistry {
                     String::new()
                 }
                 Ok(answer) => return Ok(answer),
-                Err(error) => reason(&error),
+                Err(error) => {
+                    let why = reason(&error);
+                    let host = endpoint.base.host_str().unwrap_or_default();
+                    let port = endpoint.base.port().map(|p| format!(":{p}")).unwrap_or_default();
+                    // What HTTP looks like to a TLS client.
+                    if endpoint.base.scheme() == "https" && why.contains("InvalidContentType") {
+                        return Err(wrong(format!(
+                            "{host}{port} does not speak TLS; if that is meant: [registries.hosts.\"{host}{port}\"] plain_http = true"
+                        )));
+                    }
+                    why
+                }
             };
             if attempt >= attempts {
                 return Err(RegistryError::Unreachable(format!("{}: {trouble}", endpoint.base)));
@@ -360,6 +388,14 @@ impl HttpRegistry {
     fn patience(last: bool) -> u32 {
         if last { ATTEMPTS } else { 2 }
     }
+}
+
+fn digest_of(login: &Login) -> Digest {
+    Digest::of(format!("{}\0{}", login.username, login.password).as_bytes())
+}
+
+fn same_origin(a: &Url, b: &Url) -> bool {
+    a.scheme() == b.scheme() && a.host_str() == b.host_str() && a.port_or_known_default() == b.port_or_known_default()
 }
 
 fn basic(login: &Login) -> String {
@@ -586,7 +622,7 @@ impl Registry for Registries {
         login: Option<&Login>,
         sent: Sent<'_>,
     ) -> Result<bool, RegistryError> {
-        let endpoint = self.0.own(&image.registry)?;
+        let endpoint = self.0.own(&image.registry, true)?;
         let permission = Permission { repository: &image.repository, push: true, login };
         let what = || format!("send blob {digest} of {image}");
         let disk = |e: std::io::Error| wrong(format!("{}: {e}", what()));
@@ -633,10 +669,15 @@ impl Registry for Registries {
             let error = match answer.await {
                 Ok(answer) if answer.status() == StatusCode::ACCEPTED => {
                     location = Some(Self::location(&endpoint, &answer)?);
-                    offset = arrived(&answer).unwrap_or(end).min(size);
-                    failures = 0;
-                    sent(offset);
-                    continue;
+                    let stands = arrived(&answer).unwrap_or(end).min(size);
+                    if stands > offset {
+                        offset = stands;
+                        failures = 0;
+                        sent(offset);
+                        continue;
+                    }
+                    offset = stands;
+                    RegistryError::Wrong(format!("{}: nothing of a portion has arrived", what()))
                 }
                 Ok(answer) => {
                     let status = answer.status();
@@ -653,7 +694,11 @@ impl Registry for Registries {
             let asked = self.0.send(&endpoint, permission, 2, |c| c.get(at.clone())).await;
             match asked {
                 Ok(answer) if answer.status() == StatusCode::NO_CONTENT => {
-                    offset = arrived(&answer).unwrap_or(0).min(size);
+                    let stands = arrived(&answer).unwrap_or(0).min(size);
+                    if stands > offset {
+                        failures = 0;
+                    }
+                    offset = stands;
                     location = Self::location(&endpoint, &answer).ok().or(Some(at));
                 }
                 _ => location = None,
@@ -669,6 +714,11 @@ impl Registry for Registries {
             sent(size);
             return Ok(true);
         }
+        // An answer that was lost: the blob may be there all the same.
+        let answer = self.0.send(&endpoint, permission, ATTEMPTS, |c| c.head(there.clone())).await?;
+        if answer.status().is_success() {
+            return Ok(true);
+        }
         Err(refused(done.status(), complaint(done, &what()).await))
     }
 
@@ -679,7 +729,7 @@ impl Registry for Registries {
         media_type: &str,
         login: Option<&Login>,
     ) -> Result<(), RegistryError> {
-        let endpoint = self.0.own(&image.registry)?;
+        let endpoint = self.0.own(&image.registry, true)?;
         let permission = Permission { repository: &image.repository, push: true, login };
         let url = endpoint.url(&format!("{}/manifests/{}", image.repository, image.reference))?;
         let answer = self.0.send(&endpoint, permission, ATTEMPTS, |client| {
@@ -693,9 +743,9 @@ impl Registry for Registries {
     }
 
     async fn check(&self, registry: &str, login: &Login) -> Result<(), RegistryError> {
-        let endpoint = self.0.own(registry)?;
+        let endpoint = self.0.own(registry, false)?;
         // A token that an older password got proves nothing.
-        let key = (endpoint.base.to_string(), String::new(), Some(login.username.clone()));
+        let key = (endpoint.base.to_string(), String::new(), Some(digest_of(login)));
         self.0.tokens.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
         let url = endpoint.url("")?;
         let permission = Permission { repository: "", push: false, login: Some(login) };

@@ -124,10 +124,8 @@ impl<'a> LayerBuilder<'a> {
         let tree = work.join("fs");
         fs::create_dir_all(&tree).named(|| format!("make {}", tree.display()))?;
         let root = File::open(&tree).named(|| format!("open {}", tree.display()))?.into();
-        let recorder = Recorder::create(&work.join(split::FILE)).named(|| "note how the layer is packed".into())?;
         let mut builder = Self::within(root);
         builder.store = Some((store, work));
-        builder.recorder = Some(recorder);
         Ok(builder)
     }
 
@@ -147,6 +145,17 @@ impl<'a> LayerBuilder<'a> {
             buffer: vec![0; 256 * 1024],
             finished: false,
         }
+    }
+
+    /// From now on takes note of the tar that it is made from.
+    pub(crate) fn begin_record(&mut self) {
+        let at = self.store.as_ref().map(|(_, work)| work.join(split::FILE));
+        self.recorder = at.and_then(|at| Recorder::create(&at).ok());
+    }
+
+    /// The tar can't be given back from notes and tree.
+    pub(crate) fn end_record(&mut self) {
+        self.recorder = None;
     }
 
     /// Takes note of bytes of the archive that the tree does not hold. Where that fails the layer is kept without.
@@ -217,6 +226,10 @@ impl<'a> LayerBuilder<'a> {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) if matches!(error.raw_os_error(), Some(libc::EISDIR | libc::EPERM)) => {
+                if self.store.is_none() {
+                    // Volumes may be mounted below it, and somebody may go on filling it.
+                    return Err(bad(format!("{} is a folder and is not replaced", path.display())));
+                }
                 self.parent = None;
                 self.recorder = None;
                 let full = PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd()))
@@ -230,13 +243,14 @@ impl<'a> LayerBuilder<'a> {
     }
 
     fn set_meta(&self, parent: &OwnedFd, name: &CString, meta: &Meta, link: bool, path: &Path) -> Result<(), Error> {
+        if self.store.is_none() {
+            return self.set_meta_in_use(parent, name, meta, link, path);
+        }
         let what = || format!("set owner, mode and time of {}", path.display());
         // SAFETY: an open folder, a name and times that outlive the calls.
         unsafe {
-            if self.keep_owner {
-                let flags = libc::AT_SYMLINK_NOFOLLOW;
-                check(libc::fchownat(parent.as_raw_fd(), name.as_ptr(), meta.uid, meta.gid, flags)).named(what)?;
-            }
+            check(libc::fchownat(parent.as_raw_fd(), name.as_ptr(), meta.uid, meta.gid, libc::AT_SYMLINK_NOFOLLOW))
+                .named(what)?;
             // After the owner: chown clears the set-user-id bit.
             if !link {
                 check(libc::fchmodat(parent.as_raw_fd(), name.as_ptr(), meta.mode & 0o7777, 0)).named(what)?;
@@ -245,24 +259,7 @@ impl<'a> LayerBuilder<'a> {
         if !meta.xattrs.is_empty() {
             let full =
                 PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd())).join(OsStr::from_bytes(name.to_bytes()));
-            let full = c_name(full.as_os_str())?;
-            for (key, value) in &meta.xattrs {
-                // Overlayfs takes its orders from this name space: an image must not give any.
-                if key.starts_with("trusted.") {
-                    continue;
-                }
-                let key_c = c_name(OsStr::new(key))?;
-                // SAFETY: strings and value outlive the call; the last component is not followed.
-                let set = check(unsafe {
-                    libc::lsetxattr(full.as_ptr(), key_c.as_ptr(), value.as_ptr().cast(), value.len(), 0)
-                });
-                match set {
-                    Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                        tracing::debug!(path = %path.display(), key, "extended attribute not supported here");
-                    }
-                    other => drop(other.named(|| format!("set attribute {key} of {}", path.display()))?),
-                }
-            }
+            self.set_xattrs(&c_name(full.as_os_str())?, meta, path)?;
         }
         // SAFETY: an open folder, a name and times that outlive the call.
         check(unsafe {
@@ -270,6 +267,73 @@ impl<'a> LayerBuilder<'a> {
         })
         .map(drop)
         .named(what)
+    }
+
+    /// The same in a tree that others change meanwhile: nothing is done by name, which may mean a link to anything by now.
+    fn set_meta_in_use(
+        &self,
+        parent: &OwnedFd,
+        name: &CString,
+        meta: &Meta,
+        link: bool,
+        path: &Path,
+    ) -> Result<(), Error> {
+        let what = || format!("set owner, mode and time of {}", path.display());
+        let relative = Path::new(OsStr::from_bytes(name.to_bytes()));
+        let flags = libc::O_PATH | libc::O_NOFOLLOW;
+        // RESOLVE_NO_SYMLINKS would refuse the link itself.
+        let thing = openat2_in_root(parent.as_fd(), relative, flags, 0, link).named(what)?;
+        let is_link = File::from(thing.try_clone().named(what)?).metadata().named(what)?.is_symlink();
+        if is_link != link {
+            return Err(bad(format!("{} was replaced while it was written", path.display())));
+        }
+        let full = c_name(OsStr::new(&format!("/proc/self/fd/{}", thing.as_raw_fd())))?;
+        // SAFETY: an open descriptor and strings that outlive the calls.
+        unsafe {
+            if self.keep_owner {
+                let owned = libc::fchownat(thing.as_raw_fd(), c"".as_ptr(), meta.uid, meta.gid, libc::AT_EMPTY_PATH);
+                check(owned).named(what)?;
+            }
+            if link {
+                return Ok(());
+            }
+            // Privileges of another owner must not become this one's.
+            let kept = if self.keep_owner { 0o7777 } else { 0o1777 };
+            check(libc::chmod(full.as_ptr(), meta.mode & kept)).named(what)?;
+        }
+        self.set_xattrs(&full, meta, path)?;
+        // SAFETY: path and times outlive the call.
+        check(unsafe { libc::utimensat(libc::AT_FDCWD, full.as_ptr(), times(meta.mtime).as_ptr(), 0) })
+            .map(drop)
+            .named(what)
+    }
+
+    /// `full` means the thing itself, whatever it is.
+    fn set_xattrs(&self, full: &CString, meta: &Meta, path: &Path) -> Result<(), Error> {
+        let in_use = self.store.is_none();
+        for (key, value) in &meta.xattrs {
+            // Overlayfs takes its orders from this name space: an image must not give any.
+            if key.starts_with("trusted.") || (!self.keep_owner && key.starts_with("security.")) {
+                continue;
+            }
+            let key_c = c_name(OsStr::new(key))?;
+            let (name, bytes, length) = (key_c.as_ptr(), value.as_ptr().cast(), value.len());
+            // SAFETY: strings and value outlive the call; a path by name is not followed at its end.
+            let set = check(unsafe {
+                if in_use {
+                    libc::setxattr(full.as_ptr(), name, bytes, length, 0)
+                } else {
+                    libc::lsetxattr(full.as_ptr(), name, bytes, length, 0)
+                }
+            });
+            match set {
+                Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                    tracing::debug!(path = %path.display(), key, "extended attribute not supported here");
+                }
+                other => drop(other.named(|| format!("set attribute {key} of {}", path.display()))?),
+            }
+        }
+        Ok(())
     }
 
     /// A folder; one that is there gets the new attributes.

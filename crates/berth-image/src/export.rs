@@ -323,8 +323,8 @@ fn completed(store: &Store, layers: &[Layer]) -> Result<usize, Error> {
     Ok(assemble(store, raw, layers.to_vec(), Vec::new(), &mut Budget::default())?.layers.len())
 }
 
-/// Copies what an image has at `path` (of its layers, lowest first) into an empty folder, with the folder's own attributes:
-/// how a new volume begins. Nothing if the image has no such folder.
+/// Copies what an image has at `path` in place of an empty folder, with the folder's own attributes: how a new volume begins.
+/// All of it or nothing. Nothing if the image has no such folder.
 ///
 /// # Errors
 /// What reading or writing said.
@@ -341,12 +341,18 @@ pub fn copy_folder(from: &OwnedFd, path: &Path, to: &Path) -> Result<(), Error> 
         write_end(&mut out)?;
         out.flush()
     });
-    let root: OwnedFd = File::open(to).named(|| format!("open {}", to.display()))?.into();
+    let filling = to.with_extension("filling");
+    if filling.exists() {
+        berth_runtime::remove_tree(&filling).named(|| format!("clear {}", filling.display()))?;
+    }
+    fs::create_dir(&filling).named(|| format!("make {}", filling.display()))?;
+    let root: OwnedFd = File::open(&filling).named(|| format!("open {}", filling.display()))?.into();
     crate::unpack::unpack_within(root, Path::new(""), &mut read, true, Budget::default())?;
     drop(read);
     packing.join().map_err(|_| bad("copying was broken off"))?.named(|| format!("read {}", path.display()))?;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-    chown(to, Some(meta.uid()), Some(meta.gid())).named(|| format!("set the owner of {}", to.display()))?;
-    fs::set_permissions(to, fs::Permissions::from_mode(meta.mode() & 0o7777))
-        .named(|| format!("set the mode of {}", to.display()))
+    chown(&filling, Some(meta.uid()), Some(meta.gid())).named(|| format!("set the owner of {}", filling.display()))?;
+    fs::set_permissions(&filling, fs::Permissions::from_mode(meta.mode() & 0o7777))
+        .named(|| format!("set the mode of {}", filling.display()))?;
+    fs::rename(&filling, to).named(|| format!("fill {}", to.display()))
 }

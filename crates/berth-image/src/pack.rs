@@ -49,7 +49,11 @@ pub(crate) struct Packer<'a> {
     /// Paths that are left out, with what is below.
     without: HashSet<PathBuf>,
     buffer: Vec<u8>,
+    depth: u32,
 }
+
+/// Deepest nesting of folders: each costs a descriptor and stack.
+const DEEPEST: u32 = 256;
 
 /// One entry's attributes.
 pub(crate) struct Entry<'a> {
@@ -90,7 +94,13 @@ pub(crate) fn write_header(out: &mut dyn Write, entry: &Entry<'_>) -> io::Result
         header.set_mtime(seconds);
     }
     if entry.mtime.1 != 0 || entry.mtime.0 < 0 {
-        record(&mut extended, "mtime", format!("{}.{:09}", entry.mtime.0, entry.mtime.1).as_bytes());
+        // Before 1970 the fraction is of the magnitude.
+        let (seconds, nanos) = entry.mtime;
+        let shown = match (seconds < 0, nanos) {
+            (true, 1..) => format!("-{}.{:09}", -(seconds + 1), 1_000_000_000 - nanos),
+            _ => format!("{seconds}.{nanos:09}"),
+        };
+        record(&mut extended, "mtime", shown.as_bytes());
     }
     let name = entry.name.as_os_str().as_bytes();
     let field = |extended: &mut Vec<u8>, to: &mut [u8], key: &str, value: &[u8]| {
@@ -215,7 +225,14 @@ fn is_opaque(fd: &OwnedFd) -> bool {
 impl<'a> Packer<'a> {
     /// Of a tree as it is seen.
     pub(crate) fn new(out: &'a mut dyn Write) -> Self {
-        Self { out, links: HashMap::new(), overlay: false, without: HashSet::new(), buffer: vec![0; 256 * 1024] }
+        Self {
+            out,
+            links: HashMap::new(),
+            overlay: false,
+            without: HashSet::new(),
+            buffer: vec![0; 256 * 1024],
+            depth: 0,
+        }
     }
 
     /// Of an overlay's upper folder, as a layer; `without` are paths in it that no program of the container made.
@@ -346,6 +363,13 @@ impl<'a> Packer<'a> {
         if kernels {
             return Ok(());
         }
+        if self.depth >= DEEPEST {
+            return Err(io::Error::other(format!(
+                "folders are nested more than {DEEPEST} deep at {}",
+                shown.display()
+            )));
+        }
+        self.depth += 1;
         let opened: OwnedFd = reopen(fd, true)?.into();
         let mut names = Vec::new();
         for found in fs::read_dir(format!("/proc/self/fd/{}", opened.as_raw_fd()))? {
@@ -364,6 +388,7 @@ impl<'a> Packer<'a> {
                 other => other?,
             }
         }
+        self.depth -= 1;
         Ok(())
     }
 }

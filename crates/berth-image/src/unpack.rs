@@ -16,6 +16,8 @@ use crate::digest::{Digest, Hashing};
 use crate::error::{Error, Named, bad};
 use crate::store::{Layer, Pin, Store};
 
+/// Most bytes of one entry that are no file's content and are taken note of.
+const MOST_NOTED: usize = 8 << 20;
 /// Most bytes of headers before an entry: long names, extended attributes.
 const LONGEST_HEADER: u64 = 4 << 20;
 
@@ -38,6 +40,7 @@ struct Ledger {
     /// Whether what comes now is to be taken note of.
     noting: Cell<bool>,
     noted: RefCell<Vec<u8>>,
+    overflowed: Cell<bool>,
 }
 
 impl Allowance {
@@ -62,9 +65,13 @@ impl Allowance {
         self.0.noting.set(false);
     }
 
-    /// What was let through since the last time, but for contents of files.
-    fn take(&self) -> Vec<u8> {
-        self.0.noted.take()
+    /// What was let through since the last time, but for contents of files, goes to the builder.
+    fn hand_over(&self, builder: &mut LayerBuilder<'_>) {
+        if self.0.overflowed.get() {
+            builder.end_record();
+        } else {
+            builder.record(&self.0.noted.take());
+        }
     }
 }
 
@@ -85,7 +92,16 @@ impl<R: Read> Read for Metered<R> {
         let read = self.inner.read(&mut buffer[..length])?;
         self.allowance.0.left.set(left - read as u64);
         if self.allowance.0.noting.get() {
-            self.allowance.0.noted.borrow_mut().extend_from_slice(&buffer[..read]);
+            let mut noted = self.allowance.0.noted.borrow_mut();
+            if noted.len() + read > MOST_NOTED {
+                // An entry with that much that is no file's content: such a tar is not kept.
+                *noted = Vec::new();
+                self.allowance.0.recording.set(false);
+                self.allowance.0.noting.set(false);
+                self.allowance.0.overflowed.set(true);
+            } else {
+                noted.extend_from_slice(&buffer[..read]);
+            }
         }
         Ok(read)
     }
@@ -153,6 +169,7 @@ pub(crate) fn unpack_layer(
     budget: &mut Budget,
 ) -> Result<(Layer, Pin), Error> {
     let mut builder = LayerBuilder::new(store)?;
+    builder.begin_record();
     let mut tar = Hashing::new(inflate(input).named(|| "read the layer".into())?);
     unpack(&mut builder, &mut tar, Path::new(""), true, budget)?;
     // What follows the end marker belongs to the digest, and to the budget.
@@ -191,11 +208,11 @@ fn unpack(
     loop {
         allowance.for_headers();
         let Some(entry) = entries.next() else {
-            builder.record(&allowance.take());
+            allowance.hand_over(builder);
             return Ok(());
         };
         let mut entry = entry.named(|| "read the tar".into())?;
-        builder.record(&allowance.take());
+        allowance.hand_over(builder);
         allowance.for_data();
         budget.entries =
             budget.entries.checked_sub(1).ok_or_else(|| Error::TooBig("the archive has too many entries".into()))?;
@@ -245,8 +262,12 @@ fn unpack(
                     builder.sparse_file(&name, &meta, length, &pieces, &mut entry, budget)?;
                 } else {
                     let size = entry.size();
+                    if kind == EntryType::GNUSparse {
+                        // The parser gives its content filled up, not as it is in the archive.
+                        builder.end_record();
+                    }
                     allowance.for_content();
-                    builder.record(&allowance.take());
+                    allowance.hand_over(builder);
                     let written = builder.file(&name, &meta, &mut entry, budget)?;
                     if written != size {
                         return Err(bad(format!("{} is cut short: {written} of {size} bytes", name.display())));
@@ -303,8 +324,10 @@ fn meta(entry: &tar::Entry<'_, impl Read>, extensions: &Extensions) -> Result<Me
     let mtime = match text("mtime") {
         Some(value) => {
             let (seconds, fraction) = value.split_once('.').unwrap_or((value, ""));
-            let nanos = format!("{fraction:0<9}").get(..9).and_then(|f| f.parse().ok()).unwrap_or(0);
-            (seconds.parse().unwrap_or(0), nanos)
+            let nanos: i64 = format!("{fraction:0<9}").get(..9).and_then(|f| f.parse().ok()).unwrap_or(0);
+            let seconds = seconds.parse().unwrap_or(0);
+            // Before 1970 the fraction is of the magnitude.
+            if value.starts_with('-') && nanos > 0 { (seconds - 1, 1_000_000_000 - nanos) } else { (seconds, nanos) }
         }
         None => (header.mtime().ok().and_then(|t| i64::try_from(t).ok()).unwrap_or(0), 0),
     };

@@ -230,6 +230,14 @@ impl Network {
         nft::unpublish(&self.table, ports)
     }
 
+    /// Whether another server's table, of one that is not up perhaps, has the host's port already.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn taken_elsewhere(&self, port: &Published) -> Result<bool, Error> {
+        nft::taken_elsewhere(&self.table, port)
+    }
+
     /// What the kernel says is published now.
     ///
     /// # Errors

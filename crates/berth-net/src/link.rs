@@ -26,6 +26,12 @@ const IFLA_INFO_DATA: u16 = 2;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
 const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_BRPORT_LEARNING: u16 = 8;
+const RTM_NEWNEIGH: u16 = 28;
+const NDA_LLADDR: u16 = 2;
+const NUD_NOARP: u16 = 0x40;
+const NTF_MASTER: u8 = 4;
+const AF_BRIDGE: u8 = 7;
 const VETH_INFO_PEER: u16 = 1;
 const IFF_UP: u32 = 1;
 
@@ -166,10 +172,23 @@ pub(crate) fn veth_create(
     let index = link_index(host).ok_or(Error::Answer("a link that was just made has no index"))?;
     // Hairpin: a container must reach a port that it publishes itself.
     socket.send(vec![
-        Message::new(format!("set hairpin on {host}"), RTM_NEWLINK, NLM_F_ACK, &ifinfomsg(index, 0, 0))
-            .nest(IFLA_LINKINFO, |m| {
-                m.text(IFLA_INFO_SLAVE_KIND, "bridge").nest(IFLA_INFO_SLAVE_DATA, |m| m.u8(IFLA_BRPORT_MODE, 1))
-            }),
+        Message::new(format!("set hairpin on {host}"), RTM_NEWLINK, NLM_F_ACK, &ifinfomsg(index, 0, 0)).nest(
+            IFLA_LINKINFO,
+            |m| {
+                m.text(IFLA_INFO_SLAVE_KIND, "bridge")
+                    .nest(IFLA_INFO_SLAVE_DATA, |m| m.u8(IFLA_BRPORT_MODE, 1).u8(IFLA_BRPORT_LEARNING, 0))
+            },
+        ),
+        // Who is where is told, not learnt (`static` in `bridge fdb`; `permanent` would be the host itself): some frames are learnt from before any rule sees them.
+        Message::new(format!("place {host} on the bridge"), RTM_NEWNEIGH, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, &{
+            let mut header = [0; 12];
+            header[0] = AF_BRIDGE;
+            header[4..8].copy_from_slice(&index.to_ne_bytes());
+            header[8..10].copy_from_slice(&NUD_NOARP.to_ne_bytes());
+            header[10] = NTF_MASTER;
+            header
+        })
+        .bytes(NDA_LLADDR, &mac),
     ])?;
     Ok(index)
 }

@@ -58,7 +58,6 @@ const NF_ACCEPT: u32 = 1;
 const TYPE_ADDR_SERVICE: u32 = (7 << 6) | 13;
 const TYPE_SERVICE: u32 = 13;
 const SET_MAP: u32 = 8;
-const META_PROTOCOL: u32 = 1;
 const TYPE_ADDR: u32 = 7;
 const TYPE_MARK: u32 = 19;
 const TYPE_ADDR_MARK: u32 = (7 << 6) | 19;
@@ -419,7 +418,8 @@ pub(crate) fn bridge_table_replace(table: &str, links: &str, decides: bool, memb
     let ours = || Vec::from([meta(META_IIFNAME), compare(CMP_EQ, links.as_bytes().to_vec())]);
     let of = |protocol: u16| {
         let mut parts = ours();
-        parts.push(meta(META_PROTOCOL));
+        // As it is on the wire: a frame with a VLAN's tag is none of these.
+        parts.push(payload(REG_1, 0, 12, 2));
         parts.push(compare(CMP_EQ, protocol.to_be_bytes().to_vec()));
         parts
     };
@@ -433,20 +433,22 @@ pub(crate) fn bridge_table_replace(table: &str, links: &str, decides: bool, memb
         parts.push(verdict(NF_ACCEPT));
         all.push(new_rule_in(BRIDGE, table, "prerouting", parts));
     }
+    send(batch(all))?;
+    fill(BRIDGE, table, members)?;
+    // Only now: frames of workloads that run already must not meet an empty set.
     let mut rest = ours();
     rest.push(verdict(NF_DROP));
-    all.push(new_rule_in(BRIDGE, table, "prerouting", rest));
+    let mut last = vec![new_rule_in(BRIDGE, table, "prerouting", rest)];
     if decides {
         let mut parts = of(ETHERNET_IP);
         parts.extend(same_tenant());
         parts.push(verdict(NF_ACCEPT));
-        all.push(new_rule_in(BRIDGE, table, "forward", parts));
+        last.push(new_rule_in(BRIDGE, table, "forward", parts));
         let mut parts = of(ETHERNET_IP);
         parts.push(verdict(NF_DROP));
-        all.push(new_rule_in(BRIDGE, table, "forward", parts));
+        last.push(new_rule_in(BRIDGE, table, "forward", parts));
     }
-    send(batch(all))?;
-    fill(BRIDGE, table, members)
+    send(batch(last))
 }
 
 /// The elements of one table that was just made.
@@ -558,13 +560,15 @@ pub(crate) fn table_replace(
     for parts in accepted(bridge) {
         rule("forward", parts);
     }
-    rule("forward", chain(vec![interface(META_OIFNAME, CMP_EQ, bridge).into(), vec![verdict(NF_DROP)]]));
     // What fits a datagram goes with the table, all at once; the rest right after it.
     let (first, rest) = ports.split_at(ports.len().min(PORTION));
     all.extend(first.iter().map(|port| element(table, NEWSETELEM, port)));
     send(batch(all))?;
     rest.chunks(PORTION).try_for_each(|portion| publish(table, portion))?;
-    fill(IP, table, members)
+    fill(IP, table, members)?;
+    // Last, when all is there that is to pass.
+    let drop = chain(vec![interface(META_OIFNAME, CMP_EQ, bridge).into(), vec![verdict(NF_DROP)]]);
+    send(batch(vec![new_rule(table, "forward", drop)]))
 }
 
 /// Elements of one transaction: their acknowledgements must fit the socket's receive buffer (measured: some 250 do).
@@ -605,6 +609,34 @@ fn exists(family: u8, table: &str) -> Result<bool, Error> {
         found |= name.strip_suffix(&[0]) == Some(table.as_bytes());
     })?;
     Ok(found)
+}
+
+/// Whether another table whose name begins as this one's up to the first `-` has the port.
+pub(crate) fn taken_elsewhere(own: &str, port: &Published) -> Result<bool, Error> {
+    const GETTABLE: u16 = 1;
+    const GETSETELEM: u16 = 13;
+    let family = own.split_inclusive('-').next().unwrap_or(own);
+    let mut others = Vec::new();
+    dump(message_in(IP, "list tables", GETTABLE, NLM_F_DUMP), |_, body| {
+        let name = body.get(4..).and_then(|b| attribute(b, 1)).and_then(|n| n.strip_suffix(&[0]));
+        others
+            .extend(name.map(String::from_utf8_lossy).filter(|n| n.starts_with(family) && n != own).map(String::from));
+    })?;
+    let anywhere = Published { host: None, ..*port };
+    for table in others {
+        for port in [Some(port).filter(|p| p.host.is_some()), Some(&anywhere)].into_iter().flatten() {
+            let ask = message(format!("look for port {}", port.host_port), GETSETELEM, NLM_F_ACK)
+                .text(1, &table)
+                .text(2, port.map())
+                .nest(3, |m| m.nest(1, |m| m.nest(1, |m| m.bytes(1, &port.key()))));
+            match send(vec![ask]) {
+                Ok(()) => return Ok(true),
+                Err(error) if error.errno() == Some(libc::ENOENT) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(false)
 }
 
 fn ignore(result: Result<(), Error>, errno: i32) -> Result<(), Error> {

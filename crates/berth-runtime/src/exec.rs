@@ -166,6 +166,7 @@ fn begin(folder: &Path, mut spec: File, stdio: Vec<OwnedFd>, report: &OwnedFd) -
     let result = cgroup.join(pid).and_then(|()| {
         File::from(joined_write).write_all(&[1]).named(|| "let the process go on".into())?;
         let mut failed = String::new();
+        wait_for_either(&failed_read, report)?;
         File::from(failed_read).read_to_string(&mut failed).named(|| "hear from the process".into())?;
         if failed.is_empty() { Ok(()) } else { Err(Failure::from_text(&failed)) }
     });
@@ -178,6 +179,23 @@ fn begin(folder: &Path, mut spec: File, stdio: Vec<OwnedFd>, report: &OwnedFd) -
         }
     }
     named.map(|process| (pid, process))
+}
+
+/// Until the process has said something (or become the program), or whoever asked for it has given up: then it must not run
+/// any more.
+fn wait_for_either(process: &OwnedFd, asker: &OwnedFd) -> Result<(), Failure> {
+    let entry = |fd: &OwnedFd, events| libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
+    let mut polled = [entry(process, libc::POLLIN), entry(asker, 0)];
+    loop {
+        // SAFETY: the array and its length.
+        unsafe { libc::poll(polled.as_mut_ptr(), 2, -1) };
+        if polled[0].revents != 0 {
+            return Ok(());
+        }
+        if polled[1].revents != 0 {
+            return Err(Failure { what: "run the process".into(), source: io::ErrorKind::TimedOut.into() });
+        }
+    }
 }
 
 /// In the child: becomes the program, or says why not.
@@ -218,10 +236,18 @@ fn enter(
     // Nothing of the host's is open from here on (CVE-2024-21626).
     sys::close_all_but(&[root.as_raw_fd(), failed]);
 
+    let silent: &[i32] = match (spec.terminal, spec.detached, spec.stdin) {
+        (true, ..) => &[],
+        (false, true, _) => &[0, 1, 2],
+        (false, false, false) => &[0],
+        (false, false, true) => &[],
+    };
+    terminal::own_null(root.as_fd(), silent).named(|| "open /dev/null in the container".into())?;
     let identity = users::resolve(&spec.user).named(|| format!("look up user {:?}", spec.user))?;
     let cwd = if spec.cwd.as_os_str().is_empty() { Path::new("/") } else { &spec.cwd };
     let what = || format!("enter working directory {}", cwd.display());
     let place = openat2_in_root(root.as_fd(), cwd, libc::O_PATH | libc::O_DIRECTORY, 0, true).named(what)?;
+    terminal::own_pipes(identity.uid);
     // SAFETY: an open folder, and this process's own terminal.
     unsafe {
         check(libc::fchdir(place.as_raw_fd()).into()).named(what)?;

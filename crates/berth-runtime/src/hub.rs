@@ -24,6 +24,10 @@ pub(crate) const SOCKET: &str = "attach";
 const EARLY: usize = 64 * 1024;
 /// How long a client may take none of what it is sent.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Most that are attached at a time; the next waits.
+const MOST_CLIENTS: usize = 32;
+/// Most bytes that wait for one client after the container's end.
+const MOST_WAITING: usize = 4 << 20;
 /// Longest message.
 pub(crate) const LONGEST: usize = 32 * 1024;
 
@@ -82,7 +86,8 @@ impl Hub {
     /// What to poll: the listener, the input, then the clients.
     pub(crate) fn polled(&self, entries: &mut Vec<libc::pollfd>) {
         let entry = |fd: i32, events| libc::pollfd { fd, events, revents: 0 };
-        entries.push(entry(self.listener.as_raw_fd(), libc::POLLIN));
+        let listener = if self.clients.len() < MOST_CLIENTS { self.listener.as_raw_fd() } else { -1 };
+        entries.push(entry(listener, libc::POLLIN));
         let waiting = !self.waiting_input.is_empty();
         let input = self.input.as_ref().filter(|_| waiting).map_or(-1, AsRawFd::as_raw_fd);
         entries.push(entry(input, libc::POLLOUT));
@@ -109,7 +114,9 @@ impl Hub {
         }
         self.clients.retain(|c| !c.gone);
         if polled.first().is_some_and(|p| p.revents != 0) {
-            while let Some(connection) = socket::accept(self.listener.as_fd()) {
+            while self.clients.len() < MOST_CLIENTS
+                && let Some(connection) = socket::accept(self.listener.as_fd())
+            {
                 let mut client = Client::new(connection);
                 // The first one gets what was said so far.
                 for message in self.early.take().into_iter().flatten() {
@@ -288,6 +295,10 @@ impl Client {
     }
 
     fn send(&mut self, message: Vec<u8>) {
+        if self.pending.len() * LONGEST > MOST_WAITING {
+            self.gone = true;
+            return;
+        }
         self.pending.push_back(message);
         if self.pending.len() == 1 {
             self.took = Instant::now();

@@ -92,6 +92,9 @@ fn prepare(
     drop((stdio, netns, console));
     sys::close_all_but(&[root.as_raw_fd(), report]);
 
+    if !bundle.stdin && !bundle.terminal {
+        terminal::own_null(root.as_fd(), &[0]).named(|| "open /dev/null in the container".into())?;
+    }
     let hostname = bundle.hostname.as_bytes();
     // SAFETY: pointer and length describe `hostname`.
     check(unsafe { libc::sethostname(hostname.as_ptr().cast(), hostname.len()) }.into())
@@ -111,6 +114,7 @@ fn prepare(
     check(unsafe { libc::fchdir(folder.as_raw_fd()) }.into()).named(what)?;
     drop(folder);
 
+    terminal::own_pipes(identity.uid);
     if bundle.terminal {
         // SAFETY: this process's own terminal.
         unsafe { libc::fchown(0, identity.uid, u32::MAX) };

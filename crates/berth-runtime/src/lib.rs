@@ -18,6 +18,7 @@ pub mod cgroup;
 mod exec;
 mod hub;
 mod init;
+mod limits;
 pub mod log;
 mod mounts;
 mod oci;
@@ -38,6 +39,7 @@ pub use bundle::{
 };
 pub use exec::{ExecReport, ExecSpec};
 pub use hub::{Attached, MOST_INPUT};
+pub use limits::raise_open_files;
 pub use process::{PidFd, Process};
 pub use remove::remove_tree;
 pub use seccomp::supported as seccomp_supported;

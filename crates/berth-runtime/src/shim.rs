@@ -278,7 +278,8 @@ impl Running {
         loop {
             let fd = |file: &Option<File>| file.as_ref().map_or(-1, AsRawFd::as_raw_fd);
             let entry = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-            let blocked = self.hub.as_ref().is_some_and(Hub::is_blocked);
+            // Once it has ended, what it said last goes to the log whoever else listens.
+            let blocked = ended.is_none() && self.hub.as_ref().is_some_and(Hub::is_blocked);
             let output = |n: usize| if blocked { -1 } else { fd(&self.output[n]) };
             polled.clear();
             polled.extend([

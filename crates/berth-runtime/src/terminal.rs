@@ -31,6 +31,39 @@ pub(crate) fn open(root: BorrowedFd<'_>) -> io::Result<(OwnedFd, OwnedFd)> {
     }
 }
 
+/// Puts the container's own `/dev/null` in the place of the host's at these descriptors: whoever is root inside could change
+/// the host's node by it. `root` is the container's.
+pub(crate) fn own_null(root: BorrowedFd<'_>, numbers: &[i32]) -> io::Result<()> {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    if numbers.is_empty() {
+        return Ok(());
+    }
+    let null: OwnedFd = openat2_in_root(root, Path::new("/dev/null"), libc::O_RDWR | libc::O_NOCTTY, 0, false)?;
+    let meta = std::fs::File::from(null.try_clone()?).metadata()?;
+    if !meta.file_type().is_char_device() || meta.rdev() != libc::makedev(1, 3) {
+        return Err(io::Error::other("the container's /dev/null is something else"));
+    }
+    for number in numbers {
+        // SAFETY: duplicates onto this process's own standard descriptors.
+        check(unsafe { libc::dup2(null.as_raw_fd(), *number) }.into())?;
+    }
+    Ok(())
+}
+
+/// Gives the pipes at standard input, output and error to the user that the program runs as: it may open them anew by
+/// `/dev/stdout`.
+pub(crate) fn own_pipes(uid: u32) {
+    for number in 0..3 {
+        // SAFETY: plain system calls on this process's own descriptors; the buffer is written by the call.
+        unsafe {
+            let mut stat: libc::stat = std::mem::zeroed();
+            if libc::fstat(number, &raw mut stat) == 0 && stat.st_mode & libc::S_IFMT == libc::S_IFIFO {
+                libc::fchown(number, uid, u32::MAX);
+            }
+        }
+    }
+}
+
 /// Makes the slave the terminal of the calling process' session, and its standard input, output and error.
 pub(crate) fn adopt(slave: &OwnedFd) -> io::Result<()> {
     // SAFETY: plain system calls on this process.

@@ -48,8 +48,10 @@ fn spawn(program: &Path) -> io::Result<(OwnedFd, i32)> {
     let copy = sys::read_only_copy(program)?;
     let program = format!("/proc/self/fd/{}", copy.as_raw_fd());
     // Not waited for: the child ends when our end of the socket closes, and is then reaped by whoever is parent.
-    let mut child =
-        Command::new(program).arg(crate::zygote::ARGUMENT).stdin(Stdio::from(theirs)).stdout(Stdio::null()).spawn()?;
+    let mut command = Command::new(program);
+    command.arg(crate::zygote::ARGUMENT).stdin(Stdio::from(theirs)).stdout(Stdio::null());
+    crate::limits::as_before(&mut command);
+    let mut child = command.spawn()?;
     let pid = child.id() as i32;
     std::thread::Builder::new().name("zygote-wait".into()).stack_size(64 * 1024).spawn(move || child.wait())?;
     Ok((ours, pid))

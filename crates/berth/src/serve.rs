@@ -84,6 +84,9 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), String> {
     let data = &fs::canonicalize(data).map_err(|e| format!("{}: {e}", data.display()))?;
     fs::set_permissions(data, fs::Permissions::from_mode(0o700)).map_err(|e| format!("{}: {e}", data.display()))?;
     let _lock = take_lock(data)?;
+    if let Err(error) = berth_runtime::raise_open_files() {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
     let listener = tokio::net::TcpListener::bind(settings.listen)
         .await
         .map_err(|e| format!("listen on {}: {e}", settings.listen))?;

@@ -17,6 +17,7 @@ use utoipa::IntoParams;
 use super::auth::{Auth, Params, Segment};
 use super::error::Error;
 use super::idempotency;
+use super::streams::Kind;
 use super::wire::{Container, ContainerCreate, ContainerUpdate, Ended, List, LogEntry, PortList, Stats, Traffic};
 use crate::kit::small_body;
 use crate::{Api, Draining};
@@ -286,13 +287,14 @@ pub(super) async fn logs(
         grep: params.grep.filter(|g| !g.is_empty()),
         follow: params.follow && until.is_none(),
     };
+    let place = api.places.take(&caller, Kind::Stream)?;
     let follower = api.core.container_logs(&caller, &id, &query).await?;
     let timestamps = params.timestamps;
     let body = Body::from_stream(stream::unfold(
-        (follower, api.draining.clone(), true),
-        move |(mut follower, draining, line_start)| async move {
+        (follower, api.draining.clone(), place, true),
+        move |(mut follower, draining, place, line_start)| async move {
             let (bytes, line_start) = next_lines(&mut follower, &draining, text, timestamps, line_start).await?;
-            Some((Ok::<_, std::convert::Infallible>(bytes), (follower, draining, line_start)))
+            Some((Ok::<_, std::convert::Infallible>(bytes), (follower, draining, place, line_start)))
         },
     ));
     let kind = if text { "text/plain; charset=utf-8" } else { "application/x-ndjson" };

@@ -98,11 +98,13 @@ pub(super) async fn wrong_method() -> Error {
 pub(crate) fn broken(what: Breakdown) -> Response {
     match what {
         Breakdown::Panic => Error::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "internal error"),
-        Breakdown::Overload => Error::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "overloaded",
-            "too many requests are under way; try again later",
-        ),
+        Breakdown::Overload => overload(),
     }
     .into_response()
+}
+
+/// There is no place for one more.
+pub(super) fn overload() -> Error {
+    let detail = "too many requests are under way; try again later";
+    Error::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail)
 }

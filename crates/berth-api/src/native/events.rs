@@ -15,6 +15,7 @@ use utoipa::IntoParams;
 use super::auth::{Auth, Params};
 use super::containers::page;
 use super::error::Error;
+use super::streams::Kind;
 use super::wire::{Event, List};
 use crate::Api;
 
@@ -50,29 +51,34 @@ pub(super) async fn list(
         let items = all.into_iter().map(Event::from).collect();
         return Ok(Json(List::<Event> { items, next_cursor }).into_response());
     }
+    let place = api.places.take(&caller, Kind::Stream)?;
     // Subscribed before the position is read: nothing falls in between.
     let wakes = api.core.event_stream();
     if params.cursor.is_none() {
         after = api.core.event_newest().await?;
     }
-    let state = (api, wakes, after, VecDeque::new());
-    let body = Body::from_stream(stream::unfold(state, move |(api, mut wakes, mut after, mut ahead)| async move {
-        loop {
-            if let Some(event) = ahead.pop_front() {
-                let event: berth_core::Event = event;
-                after = event.id;
-                let mut line = serde_json::to_vec(&Event::from(event)).ok()?;
-                line.push(b'\n');
-                return Some((Ok::<_, std::convert::Infallible>(Bytes::from(line)), (api, wakes, after, ahead)));
-            }
-            ahead = api.core.events(&caller, after, BATCH).await.ok()?.into();
-            if ahead.is_empty() {
-                tokio::select! {
-                    _ = tokio::time::timeout(Duration::from_secs(30), wakes.recv()) => {}
-                    () = api.draining.begun() => return None,
+    let state = (api, place, wakes, after, VecDeque::new());
+    let body =
+        Body::from_stream(stream::unfold(state, move |(api, place, mut wakes, mut after, mut ahead)| async move {
+            loop {
+                if let Some(event) = ahead.pop_front() {
+                    let event: berth_core::Event = event;
+                    after = event.id;
+                    let mut line = serde_json::to_vec(&Event::from(event)).ok()?;
+                    line.push(b'\n');
+                    return Some((
+                        Ok::<_, std::convert::Infallible>(Bytes::from(line)),
+                        (api, place, wakes, after, ahead),
+                    ));
+                }
+                ahead = api.core.events(&caller, after, BATCH).await.ok()?.into();
+                if ahead.is_empty() {
+                    tokio::select! {
+                        _ = tokio::time::timeout(Duration::from_secs(30), wakes.recv()) => {}
+                        () = api.draining.begun() => return None,
+                    }
                 }
             }
-        }
-    }));
+        }));
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
 }

@@ -12,7 +12,7 @@ use utoipa::IntoParams;
 use super::auth::{Auth, Params, Segment};
 use super::containers::{page, read_json};
 use super::error::Error;
-use super::streams::{reader, written_by};
+use super::streams::{Kind, Places, reader, written_by};
 use super::wire::{CommitCreate, DiskUse, Image, ImageRemoved, List, PruneAsked, Pruned, Quota};
 use crate::kit::small_body;
 
@@ -216,13 +216,15 @@ pub(super) struct SaveParams {
     responses((status = 200, content_type = "application/x-tar", body = Vec<u8>), (status = 404, body = super::wire::Problem)))]
 pub(super) async fn save(
     State(core): State<Core>,
+    State(places): State<Places>,
     Auth(caller): Auth,
     Params(params): Params<SaveParams>,
 ) -> Result<Response, Error> {
     let names: Vec<String> =
         params.images.split(',').map(str::trim).filter(|n| !n.is_empty()).map(str::to_owned).collect();
+    let place = places.take(&caller, Kind::Archive)?;
     let write = core.image_save(&caller, &names).await?;
-    let body = written_by(move |out| write(out).map_err(|e| std::io::Error::other(e.chain())));
+    let body = written_by(place, move |out| write(out).map_err(|e| std::io::Error::other(e.chain())));
     Ok(([(header::CONTENT_TYPE, "application/x-tar")], body).into_response())
 }
 

@@ -2,6 +2,7 @@
 
 use std::io::{self, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
@@ -21,13 +22,19 @@ use utoipa::IntoParams;
 use super::auth::{Auth, Params, Segment};
 use super::containers::read_json;
 use super::error::Error;
-use super::streams::{reader, written_by};
+use super::streams::{Kind, Place, Places, reader, written_by};
 use super::wire::{ExecCreate, ExecResult, FileStat, channel};
 use crate::kit::small_body;
 use crate::{Api, Draining};
 
 /// Most bytes of each stream that an answer holds.
 const MOST_OUTPUT: usize = 1 << 20;
+/// Most bytes of a session's message.
+const MOST_MESSAGE: usize = 1 << 20;
+/// Time that a session's first message may take.
+const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+/// How often a client is asked whether it is still there.
+const PING: Duration = Duration::from_secs(30);
 
 /// Runs a process in it, and answers with what it said when it has ended; at once if it is detached.
 #[utoipa::path(post, path = "/v1/containers/{id}/exec", request_body = ExecCreate, tag = "inside",
@@ -71,7 +78,9 @@ pub(super) async fn exec(
 type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
 
 fn upgrade(upgrade: Upgrade) -> Result<WebSocketUpgrade, Error> {
-    upgrade.map_err(|e| Error::invalid(format!("a WebSocket is needed here: {}", e.body_text())))
+    upgrade
+        .map(|u| u.max_message_size(MOST_MESSAGE))
+        .map_err(|e| Error::invalid(format!("a WebSocket is needed here: {}", e.body_text())))
 }
 
 /// A session with a process that is run in it (WebSocket). The client's first message is text: an `ExecCreate`. From then on
@@ -87,8 +96,12 @@ pub(super) async fn exec_session(
 ) -> Result<Response, Error> {
     let socket = upgrade(socket)?;
     api.core.container(&caller, &id).await?;
+    let place = api.places.take(&caller, Kind::Stream)?;
     Ok(socket.on_upgrade(move |mut socket| async move {
-        let asked = match socket.recv().await {
+        let Ok(first) = tokio::time::timeout(FIRST_MESSAGE, socket.recv()).await else {
+            return refuse(socket, Error::invalid("nothing said what is to be run")).await;
+        };
+        let asked = match first {
             Some(Ok(Message::Text(text))) => read_json::<ExecCreate>(text.as_bytes()),
             Some(Ok(_)) => Err(Error::invalid("the first message is text: what is to be run, as JSON")),
             _ => return,
@@ -98,7 +111,7 @@ pub(super) async fn exec_session(
             Err(error) => Err(error),
         };
         match session {
-            Ok(session) => converse(socket, session, &api.draining, None).await,
+            Ok(session) => converse(socket, session, &api.draining, None, place).await,
             Err(error) => refuse(socket, error).await,
         }
     }))
@@ -115,6 +128,7 @@ pub(super) async fn attach(
 ) -> Result<Response, Error> {
     let socket = upgrade(socket)?;
     let found = api.core.container(&caller, &id).await?;
+    let place = api.places.take(&caller, Kind::Stream)?;
     let session = api.core.container_attach(&caller, &id).await?;
     Ok(socket.on_upgrade(move |socket| async move {
         let core = api.core.clone();
@@ -122,7 +136,7 @@ pub(super) async fn attach(
             let exit = core.container_wait(&caller, found.uid.as_str()).await;
             exit.ok().flatten().map_or(255, |e| e.code)
         };
-        converse(socket, session, &api.draining, Some(Box::pin(ended))).await;
+        converse(socket, session, &api.draining, Some(Box::pin(ended)), place).await;
     }))
 }
 
@@ -141,7 +155,7 @@ type Ending = std::pin::Pin<Box<dyn Future<Output = i32> + Send>>;
 
 /// Passes on both ways until the process has ended or the client has gone. `ending` gives the exit code of one that ends
 /// without saying so.
-async fn converse(socket: WebSocket, session: Session, draining: &Draining, ending: Option<Ending>) {
+async fn converse(socket: WebSocket, session: Session, draining: &Draining, ending: Option<Ending>, _place: Place) {
     let (mut to_client, mut from_client) = socket.split();
     let Session { mut output, input } = session;
     let inward = async {
@@ -154,7 +168,14 @@ async fn converse(socket: WebSocket, session: Session, draining: &Draining, endi
         }
     };
     let outward = async {
-        while let Some(said) = output.recv().await {
+        loop {
+            // Only what can't be sent tells that a client has gone without a word.
+            let said = match tokio::time::timeout(PING, output.recv()).await {
+                Ok(Some(said)) => said,
+                Ok(None) => break,
+                Err(_) if to_client.send(Message::Ping(Default::default())).await.is_err() => return,
+                Err(_) => continue,
+            };
             match said {
                 Said::Output(stream, bytes) => {
                     let number = if stream == LogStream::Stdout { channel::STDOUT } else { channel::STDERR };
@@ -348,11 +369,13 @@ fn tar(body: Body) -> Response {
     responses((status = 200, content_type = "application/x-tar", body = Vec<u8>), (status = 404, body = super::wire::Problem)))]
 pub(super) async fn archive(
     State(core): State<Core>,
+    State(places): State<Places>,
     Auth(caller): Auth,
     Segment(id): Segment<String>,
     Params(params): Params<ArchiveParams>,
 ) -> Result<Response, Error> {
     let path = checked(&params.path)?;
+    let place = places.take(&caller, Kind::Archive)?;
     let follow = params.follow;
     let files = core.container_files(&caller, &id, false).await?;
     // Looked at before the answer begins: afterwards an error can only break it off.
@@ -362,7 +385,7 @@ pub(super) async fn archive(
     })
     .await?;
     let name = path.file_name().map(PathBuf::from).unwrap_or_default();
-    Ok(tar(written_by(move |out| files.pack(&path, &name, follow, out))))
+    Ok(tar(written_by(place, move |out| files.pack(&path, &name, follow, out))))
 }
 
 /// Unpacks a tar (plain, gzip or zstd) below a folder.
@@ -371,6 +394,7 @@ pub(super) async fn archive(
     responses((status = 204), (status = 404, body = super::wire::Problem)))]
 pub(super) async fn extract(
     State(core): State<Core>,
+    State(places): State<Places>,
     Auth(caller): Auth,
     Segment(id): Segment<String>,
     Params(params): Params<ExtractParams>,
@@ -378,6 +402,7 @@ pub(super) async fn extract(
 ) -> Result<StatusCode, Error> {
     let path = checked(&params.path)?;
     let keep_owner = params.keep_owner.unwrap_or(true);
+    let _place = places.take(&caller, Kind::Archive)?;
     let files: Box<dyn Files> = core.container_files(&caller, &id, true).await?;
     let mut input = reader(request);
     blocking(&path, move |path| files.unpack(path, &mut input, keep_owner)).await?;
@@ -389,11 +414,13 @@ pub(super) async fn extract(
     responses((status = 200, content_type = "application/x-tar", body = Vec<u8>)))]
 pub(super) async fn export(
     State(core): State<Core>,
+    State(places): State<Places>,
     Auth(caller): Auth,
     Segment(id): Segment<String>,
 ) -> Result<Response, Error> {
+    let place = places.take(&caller, Kind::Archive)?;
     let write = core.container_export(&caller, &id).await?;
-    Ok(tar(written_by(write)))
+    Ok(tar(written_by(place, write)))
 }
 
 #[cfg(test)]

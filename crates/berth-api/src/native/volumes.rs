@@ -9,7 +9,7 @@ use berth_core::{Core, NewVolume};
 use super::auth::{Auth, Segment};
 use super::containers::read_json;
 use super::error::Error;
-use super::streams::{reader, written_by};
+use super::streams::{Kind, Places, reader, written_by};
 use super::wire::{List, Pruned, Volume, VolumeCreate};
 use crate::kit::small_body;
 
@@ -67,11 +67,13 @@ pub(super) async fn prune(State(core): State<Core>, Auth(caller): Auth) -> Resul
     responses((status = 200, content_type = "application/x-tar", body = Vec<u8>)))]
 pub(super) async fn backup(
     State(core): State<Core>,
+    State(places): State<Places>,
     Auth(caller): Auth,
     Segment(name): Segment<String>,
 ) -> Result<Response, Error> {
+    let place = places.take(&caller, Kind::Archive)?;
     let write = core.volume_backup(&caller, &name).await?;
-    Ok(([(header::CONTENT_TYPE, "application/x-tar")], written_by(write)).into_response())
+    Ok(([(header::CONTENT_TYPE, "application/x-tar")], written_by(place, write)).into_response())
 }
 
 /// Unpacks a tar (plain, gzip or zstd) into a volume, over what is there.
@@ -80,10 +82,15 @@ pub(super) async fn backup(
     responses((status = 204), (status = 400, body = super::wire::Problem)))]
 pub(super) async fn restore(
     State(core): State<Core>,
+    State(places): State<Places>,
     Auth(caller): Auth,
     Segment(name): Segment<String>,
     request: Request,
 ) -> Result<StatusCode, Error> {
-    core.volume_restore(&caller, &name, reader(request)).await?;
+    let _place = places.take(&caller, Kind::Archive)?;
+    let unpack = core.volume_restore(&caller, &name, Box::new(reader(request))).await?;
+    tokio::task::spawn_blocking(unpack)
+        .await
+        .unwrap_or_else(|_| Err(berth_core::Error::Bug("a thread panicked".into())))?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -113,6 +113,12 @@ impl Core {
             }
         })
         .await?;
+        if update.restart == Some(RestartPolicy::No) {
+            let mut noted = self.noted(found.id).await?;
+            if noted.next_start.take().is_some() {
+                self.record(noted, None).await?;
+            }
+        }
         self.container(caller, found.uid.as_str()).await
     }
 
@@ -134,19 +140,24 @@ impl Core {
         let mut after = before.clone();
         after.unit.ports = ports;
         check_ports(&mut after.unit.ports, after.unit.network, self.inner.settings.port_range)?;
-        let mut changed = found.clone();
+        let mut given = None;
         self.change_spec(&found, &before, after, async |core, spec| {
             match core.inner.engine.set_ports(&found.uid, &spec.unit.ports).await {
                 Err(berth_engine::EngineError::NoSuchUnit(_)) => Ok(()),
                 Ok(placement) => {
-                    changed.ports = placement.ports;
+                    given = Some(placement.ports);
                     Ok(())
                 }
                 Err(error) => Err(error.into()),
             }
         })
         .await?;
-        self.record(changed, Some("container.ports")).await?;
+        if let Some(ports) = given {
+            // Only the ports: an end that nobody has noted yet is the reconciler's to note.
+            let mut noted = self.noted(found.id).await?;
+            noted.ports = ports;
+            self.record(noted, Some("container.ports")).await?;
+        }
         self.container(caller, found.uid.as_str()).await
     }
 
@@ -164,6 +175,13 @@ impl Core {
             self.write_spec(target.id, before).await?;
         }
         done
+    }
+
+    /// The container as it is written down, whatever the engine sees.
+    pub(crate) async fn noted(&self, id: i64) -> Result<Container, Error> {
+        let row = self.read(move |tx| Ok(tx.container(id)?)).await?;
+        let row = row.ok_or_else(|| Error::NotFound { what: "container", name: id.to_string() })?;
+        super::container(row)
     }
 
     async fn write_spec(&self, id: i64, spec: &Spec) -> Result<(), Error> {
@@ -197,8 +215,12 @@ impl Core {
         let _busy = lock.lock().await;
         let engine = &self.inner.engine;
         if paused { engine.pause(&found.uid).await } else { engine.resume(&found.uid).await }?;
-        let mut found = self.container(caller, found.uid.as_str()).await?;
-        found.observe(&engine.observe(&found.uid).await?.state);
-        self.record(found, Some(if paused { "container.paused" } else { "container.resumed" })).await
+        let observed = engine.observe(&found.uid).await?;
+        if !matches!(observed.state, berth_engine::State::Running { .. }) {
+            return self.container(caller, found.uid.as_str()).await;
+        }
+        let mut noted = self.noted(found.id).await?;
+        noted.observe(&observed.state);
+        self.record(noted, Some(if paused { "container.paused" } else { "container.resumed" })).await
     }
 }

@@ -9,7 +9,7 @@ use super::change::{check_ports, check_resources};
 use super::{Container, Detail, NewContainer, Spec, container, json};
 use crate::core::Core;
 use crate::error::Error;
-use crate::policies::{HealthCheck, RestartPolicy};
+use crate::policies::{HealthCheck, HealthTest, RestartPolicy};
 use crate::tokens::{Caller, Role, check_name};
 use crate::{now, random_hex};
 
@@ -112,6 +112,9 @@ impl Core {
         };
         if let Some(Some(check)) = &new.health {
             check.check()?;
+            if new.network == NetworkMode::None && !matches!(check.test, HealthTest::Exec(_)) {
+                return Err(Error::invalid("health", "a container without a network is asked by a command"));
+            }
         }
         let host_name = new.hostname.clone().unwrap_or_else(|| uid.to_string());
         let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
@@ -243,6 +246,15 @@ impl Core {
                 layers.extend(layers_above);
                 if layers.is_empty() {
                     return Err(Error::invalid("image", "the image has no layers"));
+                }
+                // What was found before this transaction may have been removed since.
+                for mount in &new.mounts {
+                    if let MountSource::Volume { name, source } = &mount.source {
+                        let row = tx.volume(account, name)?;
+                        if row.is_none_or(|row| !source.ends_with(&row.folder)) {
+                            return Err(Error::WrongState(format!("volume {name} was removed meanwhile")));
+                        }
+                    }
                 }
                 let spec = core.decide(&caller_copy, &new, &uid, &name, &config, layers.clone())?;
                 let mut row = berth_store::Container {

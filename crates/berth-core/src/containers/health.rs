@@ -32,8 +32,10 @@ impl Core {
         drop(watched);
         let (weak, target) = (Arc::downgrade(&self.inner), target.clone());
         tokio::spawn(async move {
-            let begun = Instant::now();
-            let mut seen = Seen::default();
+            // A run that an earlier server has watched already goes on where that stood.
+            let age = target.started_at.map_or(0, |at| (now() - at).max(0));
+            let begun = Instant::now().checked_sub(Duration::from_nanos(age as u64)).unwrap_or_else(Instant::now);
+            let mut seen = Seen::of(target.health.as_ref());
             loop {
                 let early = begun.elapsed() < check.start_period && !seen.succeeded;
                 let first = seen.checks == 0 || early;
@@ -82,8 +84,12 @@ impl Core {
         let busy = lock.lock().await;
         let id = target.id;
         let Some(row) = self.read(move |tx| Ok(tx.container(id)?)).await? else { return Ok(false) };
+        let wanted = row.wanted == "running";
         let mut current = container(row)?;
-        if current.runs != target.runs {
+        // It may have been stopped, removed or started anew while the check was under way.
+        let observed = self.inner.engine.observe(&target.uid).await?;
+        let same = observed.run as i64 == target.runs && matches!(observed.state, State::Running { .. });
+        if !wanted || !same || current.runs != target.runs {
             return Ok(false);
         }
         current.health = Some(state);
@@ -96,7 +102,12 @@ impl Core {
         if status == HealthStatus::Unhealthy && check.restart {
             tracing::info!(container = %current.uid, "an unhealthy container is started anew");
             let mut stopped = current.clone();
-            self.inner.engine.stop(&current.uid, current.stop_signal, current.stop_timeout).await?;
+            let stop = self.inner.engine.stop(&current.uid, current.stop_signal, current.stop_timeout).await;
+            if let Err(error) = stop {
+                // The next check tries again.
+                seen.status = None;
+                return Err(error.into());
+            }
             stopped.observe(&self.inner.engine.observe(&current.uid).await?.state);
             stopped.restarts += 1;
             stopped = self.record(stopped, Some("container.exited")).await?;
@@ -127,11 +138,15 @@ impl Core {
 
     async fn probe_by_command(&self, target: &Container, args: &[String], limit: Duration) -> Result<(), String> {
         let asked = ExecAsked { args: args.to_vec(), ..ExecAsked::default() };
-        let mut session = match self.inner.engine.exec(&target.uid, &asked).await {
-            Ok(session) => session,
-            Err(error @ EngineError::Start(_)) => return Err(error.to_string()),
-            Err(error) => return Err(format!("the check could not be run: {error}")),
+        let begun = Instant::now();
+        let started = tokio::time::timeout(limit, self.inner.engine.exec(&target.uid, &asked)).await;
+        let mut session = match started {
+            Ok(Ok(session)) => session,
+            Ok(Err(error @ EngineError::Start(_))) => return Err(error.to_string()),
+            Ok(Err(error)) => return Err(format!("the check could not be run: {error}")),
+            Err(_) => return Err(format!("the check did not begin within {limit:?}")),
         };
+        let limit = limit.saturating_sub(begun.elapsed());
         let mut output = Vec::new();
         let heard = async {
             while let Some(said) = session.output.recv().await {
@@ -148,6 +163,9 @@ impl Core {
         let ended = tokio::time::timeout(limit, heard).await;
         if ended.is_err() {
             let _ = session.input.send(Told::Signal(9)).await;
+            // Its end is waited for: whoever lets go of the session at once lets go of the signal, too.
+            let gone = async { while !matches!(session.output.recv().await, None | Some(Said::Ended(_))) {} };
+            let _ = tokio::time::timeout(Duration::from_secs(2), gone).await;
         }
         let said = String::from_utf8_lossy(&output);
         let said = said.trim();
@@ -171,6 +189,16 @@ struct Seen {
 }
 
 impl Seen {
+    fn of(known: Option<&HealthState>) -> Self {
+        known.map_or_else(Self::default, |k| Self {
+            succeeded: k.status != HealthStatus::Starting,
+            failures: k.failures,
+            last_failure: k.last_failure.clone(),
+            status: Some(k.status),
+            ..Self::default()
+        })
+    }
+
     /// Takes note of one check; the status, if it has changed.
     fn take(&mut self, result: Result<(), String>, check: &HealthCheck, since_start: Duration) -> Option<HealthStatus> {
         self.checks += 1;

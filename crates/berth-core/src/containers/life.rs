@@ -22,6 +22,17 @@ impl Core {
         .await
     }
 
+    /// The same, but a removal that was written down meanwhile stays.
+    pub(crate) async fn want_unless_removed(&self, id: i64, wanted: &'static str) -> Result<(), Error> {
+        self.write(move |tx| {
+            if tx.container(id)?.is_some_and(|row| row.wanted != "removed") {
+                tx.container_change(id, &ContainerChange { wanted: Some(wanted), ..ContainerChange::default() })?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
     /// Has the engine do the run that is written down, and writes down what came of it.
     pub(crate) async fn run(&self, mut target: Container) -> Result<Container, Error> {
         let run = target.runs as u64;
@@ -205,7 +216,18 @@ impl Core {
         let number =
             signal_number(signal).ok_or_else(|| Error::invalid("signal", format!("{signal:?} is not a signal")))?;
         let found = self.container(caller, reference).await?;
-        Ok(self.inner.engine.signal(&found.uid, number).await?)
+        if number != 9 && number != found.stop_signal {
+            return Ok(self.inner.engine.signal(&found.uid, number).await?);
+        }
+        // Whoever sends these wants it to end: no policy brings it back.
+        let id = found.id;
+        let before = self.read(move |tx| Ok(tx.container(id)?)).await?.map(|row| row.wanted);
+        self.want_unless_removed(id, "stopped").await?;
+        let sent = self.inner.engine.signal(&found.uid, number).await;
+        if sent.is_err() && before.as_deref() == Some("running") {
+            self.want_unless_removed(id, "running").await?;
+        }
+        Ok(sent?)
     }
 
     /// Removes it; one that runs only with `force`, which kills it.

@@ -18,7 +18,8 @@ impl Core {
         if !ended.restart.applies(exit.code, ended.restarts) {
             return Ok(false);
         }
-        let ran = ended.started_at.map_or(0, |at| (exit.finished_at - at).max(0));
+        // A start that failed has not run at all.
+        let ran = ended.started_at.filter(|_| ended.error.is_none()).map_or(0, |at| (exit.finished_at - at).max(0));
         let longest = Duration::from_millis(self.inner.settings.restart_pause_max_ms);
         let pause = pause_after(ended.pause, Duration::from_nanos(ran as u64), longest);
         ended.pause = pause;
@@ -50,6 +51,10 @@ impl Core {
             return Ok(());
         }
         target.next_start = None;
+        if target.restart == RestartPolicy::No {
+            self.record(target, None).await?;
+            return Ok(());
+        }
         target.restarts += 1;
         self.start_again(target).await
     }
@@ -62,11 +67,19 @@ impl Core {
         }
         target.runs = target.runs.max(observed.run as i64) + 1;
         let (id, run) = (target.id, target.runs);
-        self.write(move |tx| {
-            let change = ContainerChange { wanted: Some("running"), run: Some(run), ..ContainerChange::default() };
-            Ok(tx.container_change(id, &change)?)
-        })
-        .await?;
+        let still_wanted = self
+            .write(move |tx| {
+                // A removal is written down without the lock.
+                if tx.container(id)?.is_none_or(|row| row.wanted != "running") {
+                    return Ok(false);
+                }
+                let change = ContainerChange { run: Some(run), ..ContainerChange::default() };
+                Ok(tx.container_change(id, &change)?)
+            })
+            .await?;
+        if !still_wanted {
+            return Ok(());
+        }
         let again = target.clone();
         let result = match self.inner.engine.create(&target.spec).await {
             Ok(placement) => {
@@ -78,23 +91,20 @@ impl Core {
         };
         let Err(error) = result else { return Ok(()) };
         tracing::info!(container = %again.uid, error = error.chain(), "a container could not be started again");
-        // It failed to run: wanted all the same, later.
-        self.want(id, "running").await?;
+        // It failed to run: wanted all the same, later, unless it is to be removed by now.
+        self.want_unless_removed(id, "running").await?;
         let Some(row) = self.read(move |tx| Ok(tx.container(id)?)).await? else { return Ok(()) };
         let mut failed = container(row)?;
         failed.restarts = again.restarts;
-        failed.exit.get_or_insert(berth_engine::Exit {
-            code: 127,
-            signal: None,
-            oom_killed: false,
-            finished_at: now(),
-        });
+        failed.pause = again.pause;
+        failed.error.get_or_insert_with(|| error.public());
+        failed.exit = Some(berth_engine::Exit { code: 127, signal: None, oom_killed: false, finished_at: now() });
         failed.state = ContainerState::Exited;
         if self.plan_restart(&mut failed).await? {
             failed = self.record(failed, None).await?;
             self.restart_in_time(&failed);
         } else {
-            self.want(id, "stopped").await?;
+            self.want_unless_removed(id, "stopped").await?;
             self.record(failed, None).await?;
         }
         Ok(())
@@ -110,11 +120,14 @@ impl Core {
         if found.state != ContainerState::Exited {
             return Ok(());
         }
+        if found.restart == RestartPolicy::No && found.next_start.take().is_some() {
+            *found = self.record(found.clone(), None).await?;
+        }
         if wanted != "running" && !(rebooted && found.restart == RestartPolicy::Always) {
             return Ok(());
         }
         if wanted != "running" {
-            self.want(found.id, "running").await?;
+            self.want_unless_removed(found.id, "running").await?;
             found.exit.get_or_insert(berth_engine::Exit {
                 code: 0,
                 signal: None,

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::Path;
 
 use berth_engine::State;
 use berth_image::{Commit, Digest, NamedImage, Outgoing, commit, write_archive};
@@ -121,6 +120,9 @@ impl Core {
         let pause = running && !new.no_pause;
         let files = self.inner.engine.files(&found.uid, false).await?;
         if pause {
+            // Written down first: a server that is killed meanwhile has its successor let it go on.
+            let noted = self.noted(found.id).await?;
+            self.record(crate::Container { reading: true, ..noted }, None).await?;
             self.inner.engine.pause(&found.uid).await?;
         }
         let images = self.inner.images.clone();
@@ -144,6 +146,10 @@ impl Core {
             // It may have been killed meanwhile.
             tracing::warn!(container = %found.uid, %error, "a container that was paused to be read could not go on");
         }
+        if pause {
+            let noted = self.noted(found.id).await?;
+            self.record(crate::Container { reading: false, ..noted }, None).await?;
+        }
         let imported = made.map_err(|e| Error::Bug(e.to_string()))??;
         self.image_keep(caller, imported, name.into_iter().collect(), Origin::Committed).await
     }
@@ -158,7 +164,7 @@ impl Core {
         reference: &str,
     ) -> Result<impl FnOnce(&mut dyn Write) -> std::io::Result<()> + Send + use<>, Error> {
         let files = self.container_files(caller, reference, false).await?;
-        Ok(move |out: &mut dyn Write| files.pack(Path::new("/"), Path::new(""), true, out))
+        Ok(move |out: &mut dyn Write| files.export(out))
     }
 }
 

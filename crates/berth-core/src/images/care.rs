@@ -66,12 +66,14 @@ impl Core {
         if name.contains('@') {
             return Err(Error::invalid("name", "a name with a digest is given by pulling only"));
         }
+        let core = self.clone();
         let (found, event) = self
             .write(move |tx| {
                 let mut row = find(tx, account, &reference)?;
                 if row.account_id != account {
                     // Another's that is shared: a name of one's own is an image of one's own, with the same layers.
                     row.account_id = account;
+                    core.check_quota(tx, &row)?;
                     row.id = tx.image_add(&row)?;
                 }
                 tx.image_name(account, &name, row.id)?;
@@ -161,9 +163,14 @@ impl Core {
         Ok(history)
     }
 
-    /// Whether one more image of this size fits the account's quota.
-    pub(crate) async fn check_quota(&self, account: i64, more: u64) -> Result<(), Error> {
-        let (used, own) = self.read(move |tx| Ok((tx.image_bytes(account)?, tx.account_image_quota(account)?))).await?;
+    /// Whether one more image fits its account's quota.
+    pub(crate) fn check_quota(&self, tx: &berth_store::Tx<'_>, new: &berth_store::Image) -> Result<(), Error> {
+        let (account, more) = (new.account_id, u64::try_from(new.size).unwrap_or(0));
+        let hex = new.digest.trim_start_matches("sha256:");
+        if !tx.images_by_digest(account, hex)?.is_empty() {
+            return Ok(());
+        }
+        let (used, own) = (tx.image_bytes(account)?, tx.account_image_quota(account)?);
         let Some(quota) = self.quota_of(own) else { return Ok(()) };
         let used = u64::try_from(used).unwrap_or(0);
         if used.saturating_add(more) <= quota {
@@ -201,7 +208,8 @@ impl Core {
     /// The database's own.
     pub async fn image_prune(&self, caller: &Caller, prune: Prune) -> Result<Pruned, Error> {
         let account = caller.account;
-        let before = now() - i64::try_from(prune.unused_for_s).unwrap_or(i64::MAX / 2_000_000_000) * 1_000_000_000;
+        let unused = i64::try_from(prune.unused_for_s).unwrap_or(i64::MAX).saturating_mul(1_000_000_000);
+        let before = now().saturating_sub(unused);
         let (images, event) = self
             .write(move |tx| {
                 let used = used_digests(tx)?;

@@ -299,11 +299,14 @@ async fn follow_log(client: &Client, id: &str, query: &LogQuery, timestamps: boo
     let mut printed = Printed { line_start: true, last: None };
     let mut query = query.clone();
     let mut gone_since: Option<std::time::Instant> = None;
+    // Whether there was a log at all: only then its end is one, and a server that does not answer may come back.
+    let mut connected = false;
     loop {
         let seen = printed.last.clone();
         let broken = match client.container_logs(id, &query).await {
             Ok(log) => {
                 gone_since = None;
+                connected = true;
                 match print_log(log, &mut printed, seen, timestamps, json).await? {
                     None if !query.follow => return Ok(()),
                     // A server that goes ends its streams in order, too.
@@ -311,6 +314,7 @@ async fn follow_log(client: &Client, id: &str, query: &LogQuery, timestamps: boo
                         Ok(c) if !matches!(c.state.as_str(), "running" | "paused") && c.next_start.is_none() => {
                             return Ok(());
                         }
+                        Err(error) if error.code() == Some("not_found") => return Ok(()),
                         Err(error @ Error::Refused(_)) => return Err(error.to_string()),
                         Ok(_) => None,
                         Err(error) => Some(error),
@@ -318,10 +322,13 @@ async fn follow_log(client: &Client, id: &str, query: &LogQuery, timestamps: boo
                     broken => broken,
                 }
             }
+            Err(error) if connected && error.code() == Some("not_found") => return Ok(()),
+            // While the server comes up it may answer that it is not ready.
+            Err(error) if connected && error.code() == Some("overloaded") => Some(error),
             Err(error @ (Error::Refused(_) | Error::Answer(_))) => return Err(error.to_string()),
             Err(error) => Some(error),
         };
-        if !query.follow || (printed.last.is_none() && gone_since.is_none() && broken.is_some()) {
+        if !query.follow || !connected {
             return broken.map_or(Ok(()), |e| Err(e.to_string()));
         }
         let since = *gone_since.get_or_insert_with(std::time::Instant::now);

@@ -37,7 +37,13 @@ pub(crate) struct Export {
 
 /// `web:/etc/hosts` in its parts; a path here may be written `./a:b`.
 fn remote(text: &str) -> Option<(&str, &str)> {
-    text.split_once(':').filter(|(id, path)| !id.is_empty() && !id.contains(['/', '.']) && !path.is_empty())
+    let (id, path) = text.split_once(':')?;
+    (!id.is_empty() && !id.starts_with('.') && !id.contains('/') && !path.is_empty()).then_some((id, path))
+}
+
+/// Whether a path ends in `.` or `..`: what is in the folder is meant, not the folder (as `cp -a` has it).
+fn means_contents(path: &str) -> bool {
+    matches!(path.rsplit('/').next(), Some("." | ".."))
 }
 
 /// Passes a body on to a file or standard output; bytes that went.
@@ -86,7 +92,7 @@ async fn copy_out(client: &Client, copy: &Copy, id: &str, path: &str) -> Result<
         return write_body(response, None).await.map(drop);
     }
     let destination = PathBuf::from(&copy.destination);
-    let contents = path.ends_with("/.");
+    let contents = means_contents(path);
     let name = Path::new(path).file_name().map(PathBuf::from);
     // A folder that is there takes it in under its own name; anything else is its new name.
     let is_folder = destination.is_dir();
@@ -142,18 +148,23 @@ fn merge(from: &Path, to: &Path) -> Result<(), String> {
 }
 
 async fn copy_in(client: &Client, copy: &Copy, id: &str, path: &str) -> Result<(), String> {
-    let is_folder = client.file_stat(id, path).await;
-    let is_folder = match is_folder {
-        Ok(stat) => stat.kind == "folder" || (stat.kind == "link" && !path.ends_with('/')),
-        Err(error) if error.code() == Some("not_found") => false,
+    let there = match client.file_stat(id, path).await {
+        Ok(stat) => Some(stat.kind),
+        Err(error) if error.code() == Some("not_found") => None,
         Err(error) => return Err(said(error)),
+    };
+    let is_folder = match there.as_deref() {
+        Some("folder") => true,
+        // What it leads to counts.
+        Some("link") => client.file_stat(id, &format!("{path}/.")).await.is_ok_and(|stat| stat.kind == "folder"),
+        _ => false,
     };
     if copy.source == "-" {
         let body = Body::wrap_stream(ReaderStream::with_capacity(tokio::io::stdin(), 256 * 1024));
         return client.extract(id, path, copy.archive, body).await.map_err(said);
     }
     let source = PathBuf::from(&copy.source);
-    let contents = copy.source.ends_with("/.");
+    let contents = means_contents(&copy.source);
     let meta = if copy.follow_link { fs::metadata(&source) } else { fs::symlink_metadata(&source) };
     let meta = meta.map_err(|e| format!("{}: {e}", source.display()))?;
     let own = source.canonicalize().ok().and_then(|p| p.file_name().map(PathBuf::from));
@@ -161,6 +172,8 @@ async fn copy_in(client: &Client, copy: &Copy, id: &str, path: &str) -> Result<(
     let (folder, name) = if is_folder {
         let name = if contents { PathBuf::new() } else { own.ok_or("the source has no name")? };
         (path.to_owned(), name)
+    } else if meta.is_dir() && there.is_some() {
+        return Err(format!("{id}:{path} is no folder: {} can't be copied onto it", copy.source));
     } else if path.ends_with('/') && !meta.is_dir() {
         return Err(format!("{id}:{path} is no folder"));
     } else {

@@ -4,9 +4,9 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use berth_api::wire::ExecCreate;
-use berth_client::{Client, Error, Heard, Session};
+use berth_client::{Client, Error, Heard, Session, SessionInput};
 use tokio::io::AsyncReadExt;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::terminal::{self, Raw};
 
@@ -122,48 +122,76 @@ const LET_GO: [u8; 2] = [16, 17];
 pub(super) async fn talk(mut session: Session, tty: bool, input: bool) -> Result<Option<i32>, Error> {
     let raw = if tty && input { Raw::enter() } else { None };
     let lost = |e: std::io::Error| Error::Connection(format!("watch for signals: {e}"));
-    let mut resized = signal(SignalKind::window_change()).map_err(lost)?;
+    let resized = signal(SignalKind::window_change()).map_err(lost)?;
     if tty && let Some((rows, columns)) = terminal::size() {
         session.resize(rows, columns).await?;
     }
-    let mut stdin = tokio::io::stdin();
-    let mut listens = input;
-    let mut buffer = vec![0; 16 * 1024];
-    let mut last = 0;
-    let out = |bytes: &[u8]| {
-        let mut out = std::io::stdout();
-        let _ = out.write_all(bytes).and_then(|()| out.flush());
-    };
+    let (to, mut from) = session.split();
+    // Apart from what is heard: a process that waits to be heard takes no input until it is.
+    let mut telling = tokio::spawn(tell(to, resized, tty, input, raw.is_some()));
+    let mut told = false;
     let result = loop {
         tokio::select! {
-            heard = session.next() => match heard {
-                Ok(Heard::Stdout(bytes)) => out(&bytes),
+            heard = from.next() => match heard {
+                Ok(Heard::Stdout(bytes)) => {
+                    let mut out = std::io::stdout();
+                    // Whoever read this has gone (`| head`): so does the session.
+                    if out.write_all(&bytes).and_then(|()| out.flush()).is_err() {
+                        break Ok(None);
+                    }
+                }
                 Ok(Heard::Stderr(bytes)) => drop(std::io::stderr().write_all(&bytes)),
                 Ok(Heard::Ended(code)) => break Ok(Some(code)),
                 Err(error) => break Err(error),
             },
+            end = &mut telling, if !told => match end {
+                Ok(Told::LetGo) => break Ok(None),
+                // The other half knows better why.
+                Ok(Told::Broken) | Err(_) => told = true,
+            }
+        }
+    };
+    telling.abort();
+    drop(raw);
+    result
+}
+
+/// Why nothing more is told.
+enum Told {
+    LetGo,
+    Broken,
+}
+
+/// Tells the process what is typed, and its terminal's size.
+async fn tell(mut to: SessionInput, mut resized: Signal, tty: bool, mut listens: bool, raw: bool) -> Told {
+    let mut stdin = tokio::io::stdin();
+    let mut buffer = vec![0; 16 * 1024];
+    let mut last = 0;
+    loop {
+        let sent = tokio::select! {
             read = stdin.read(&mut buffer), if listens => match read {
                 Ok(0) | Err(_) => {
                     listens = false;
-                    session.end_of_input().await?;
+                    to.end_of_input().await
                 }
                 Ok(length) => {
                     let bytes = &buffer[..length];
                     let let_go = |pair: &[u8]| pair == LET_GO;
-                    if raw.is_some() && (bytes.windows(2).any(let_go) || (last == LET_GO[0] && bytes[0] == LET_GO[1])) {
-                        break Ok(None);
+                    if raw && (bytes.windows(2).any(let_go) || (last == LET_GO[0] && bytes[0] == LET_GO[1])) {
+                        return Told::LetGo;
                     }
                     last = bytes[length - 1];
-                    session.input(bytes).await?;
+                    to.input(bytes).await
                 }
             },
-            _ = resized.recv(), if tty => {
-                if let Some((rows, columns)) = terminal::size() {
-                    session.resize(rows, columns).await?;
-                }
-            }
+            _ = resized.recv(), if tty => match terminal::size() {
+                Some((rows, columns)) => to.resize(rows, columns).await,
+                None => Ok(()),
+            },
+            else => return std::future::pending().await,
+        };
+        if sent.is_err() {
+            return Told::Broken;
         }
-    };
-    drop(raw);
-    result
+    }
 }
