@@ -131,10 +131,12 @@ impl Network {
         nft::table_delete(&self.table)?;
         nft::bridge_table_delete(&self.table)?;
         nft::forward_withdraw(&self.table)?;
-        if let Some(index) = link::link_index(&self.bridge) {
-            link::link_delete(&mut Socket::route()?, &self.bridge, index)?;
+        let mut socket = Socket::route()?;
+        // Ends of namespaces that the kernel has not come to removing yet.
+        for name in link::link_names()?.into_iter().filter(|name| name.starts_with(&self.links)) {
+            delete(&mut socket, &name)?;
         }
-        Ok(())
+        delete(&mut socket, &self.bridge)
     }
 
     /// What there is of it in the kernel, in words; empty after [`remove`](Self::remove).
@@ -177,9 +179,15 @@ impl Network {
             let eth0 = link::link_index("eth0").ok_or(Error::Answer("eth0 is missing in the namespace"))?;
             link::address_add(&mut socket, eth0, address, self.subnet.prefix)?;
             link::link_up(&mut socket, "eth0", eth0)?;
-            link::default_route(&mut socket, eth0, self.subnet.gateway)
+            link::default_route(&mut socket, eth0, self.subnet.gateway)?;
+            link::link_settled(&mut socket, "eth0", eth0)
         })
         .map_err(|source| Error::socket("enter the namespace", source))??;
+        // In this order: the bridge itself is up only when a port of it is.
+        let mut socket = Socket::route()?;
+        link::link_settled(&mut socket, host_link, index)?;
+        link::link_settled(&mut socket, &self.bridge, bridge)?;
+        link::neighbour(&mut socket, bridge, address, mac_of(address))?;
         Ok(index)
     }
 
@@ -258,6 +266,14 @@ impl Netns {
     }
 }
 
+fn delete(socket: &mut Socket, name: &str) -> Result<(), Error> {
+    let Some(index) = link::link_index(name) else { return Ok(()) };
+    match link::link_delete(socket, name, index) {
+        Err(error) if error.errno() == Some(libc::ENODEV) => Ok(()),
+        other => other,
+    }
+}
+
 fn bring_up(socket: &mut Socket, name: &str) -> Result<(), Error> {
     let index = link::link_index(name).ok_or(Error::Answer("no loopback in the namespace"))?;
     link::link_up(socket, name, index)
@@ -276,6 +292,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::{Network, Subnet};
+    use crate::netlink::Socket;
     use crate::{Netns, Protocol, Published, in_netns};
 
     #[test]
@@ -293,6 +310,13 @@ mod tests {
             println!("skipped: needs root to change nf_tables");
             return;
         }
+        // In a namespace of its own: what a test that fails leaves there goes with it.
+        let host = Netns::create().expect("netns");
+        in_netns(&host, published_and_attached).expect("a thread in it");
+    }
+
+    fn published_and_attached() {
+        super::bring_up(&mut Socket::route().expect("socket"), "lo").expect("loopback");
         let id = std::process::id();
         let network = Network {
             bridge: format!("bt{id}"),
@@ -325,9 +349,20 @@ mod tests {
         network.ensure(&[b], &[]).expect("again");
         assert_eq!(network.published().expect("list"), [b]);
 
+        // Somebody has been calling for a while when it comes.
+        let caller = std::net::UdpSocket::bind("0.0.0.0:0").expect("bind");
+        caller.send_to(b"early", "198.19.254.2:7").expect("send");
         let netns = Netns::create().expect("netns");
-        let index = network.attach(&netns, &format!("btv{id}"), Ipv4Addr::new(198, 19, 254, 2)).expect("attach");
-        assert!(crate::link_stats().expect("stats").contains_key(&index));
+        let link = format!("btv{id}");
+        let address = Ipv4Addr::new(198, 19, 254, 2);
+        let index = network.attach(&netns, &link, address).expect("attach");
+        network.admit(&[crate::Member { link: link.clone(), address, tenant: 0 }]).expect("admit");
+        let stats = || crate::link_stats().expect("stats")[&index];
+        let before = stats().tx_bytes;
+        for _ in 0..200 {
+            caller.send_to(&[0; 1000], "198.19.254.2:7").expect("send");
+        }
+        assert!(stats().tx_bytes >= before + 200 * 1000, "nothing waits for an answer: {:?}", stats());
         drop(netns);
         network.remove().expect("remove");
         network.remove().expect("remove twice");

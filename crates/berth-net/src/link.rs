@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
 
 use crate::netlink::{
     Error, Message, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, Socket, attribute,
@@ -19,6 +20,7 @@ const RTM_GETSTATS: u16 = 94;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MASTER: u16 = 10;
+const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
@@ -28,12 +30,17 @@ const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_BRPORT_LEARNING: u16 = 8;
 const RTM_NEWNEIGH: u16 = 28;
+const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
+const NUD_STALE: u16 = 0x04;
 const NUD_NOARP: u16 = 0x40;
 const NTF_MASTER: u8 = 4;
 const AF_BRIDGE: u8 = 7;
 const VETH_INFO_PEER: u16 = 1;
 const IFF_UP: u32 = 1;
+const IF_OPER_UNKNOWN: u8 = 0;
+const IF_OPER_UP: u8 = 6;
+const SETTLED_LIMIT: Duration = Duration::from_secs(1);
 
 fn ifinfomsg(index: u32, flags: u32, change: u32) -> [u8; 16] {
     let mut header = [0; 16];
@@ -137,6 +144,31 @@ pub(crate) fn link_up(socket: &mut Socket, name: &str, index: u32) -> Result<(),
     socket.send(vec![Message::new(format!("set {name} up"), RTM_NEWLINK, NLM_F_ACK, &ifinfomsg(index, IFF_UP, IFF_UP))])
 }
 
+/// Waits until a link carries packets, a second at most; one that still does not then is left to the kernel.
+///
+/// A link that was set up is usable only when a worker of the kernel has seen it, which on a busy machine takes hundreds of
+/// milliseconds; what is sent meanwhile is lost, and who sent it waits a second for the retry. Reading the link's state
+/// does the worker's part at once (kernels since 6.14; on older ones the worker is waited for).
+pub(crate) fn link_settled(socket: &mut Socket, name: &str, index: u32) -> Result<(), Error> {
+    let until = Instant::now() + SETTLED_LIMIT;
+    loop {
+        let mut up = false;
+        let read = Message::new(format!("read the state of {name}"), RTM_GETLINK, NLM_F_ACK, &ifinfomsg(index, 0, 0));
+        socket.dump(read, |kind, body| {
+            if kind == RTM_NEWLINK && body.len() > 16 {
+                // A driver that does not say more leaves a link that is up at "unknown".
+                up = attribute(&body[16..], IFLA_OPERSTATE)
+                    .and_then(|state| state.first())
+                    .is_some_and(|state| [IF_OPER_UNKNOWN, IF_OPER_UP].contains(state));
+            }
+        })?;
+        if up || Instant::now() > until {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_micros(500));
+    }
+}
+
 pub(crate) fn link_delete(socket: &mut Socket, name: &str, index: u32) -> Result<(), Error> {
     socket.send(vec![Message::new(format!("delete link {name}"), RTM_DELLINK, NLM_F_ACK, &ifinfomsg(index, 0, 0))])
 }
@@ -191,6 +223,23 @@ pub(crate) fn veth_create(
         .bytes(NDA_LLADDR, &mac),
     ])?;
     Ok(index)
+}
+
+/// Tells the host where an address on a link is, until it finds out otherwise.
+///
+/// Who sends to an address that nobody has yet, and goes on as it appears, is heard only at the next retry, a second later;
+/// and what is sent meanwhile is lost but for the last few.
+pub(crate) fn neighbour(socket: &mut Socket, index: u32, address: Ipv4Addr, mac: [u8; 6]) -> Result<(), Error> {
+    let mut header = [0; 12];
+    header[0] = libc::AF_INET as u8;
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    header[8..10].copy_from_slice(&NUD_STALE.to_ne_bytes());
+    let what = format!("say where {address} is");
+    socket.send(vec![
+        Message::new(what, RTM_NEWNEIGH, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, &header)
+            .bytes(NDA_DST, &address.octets())
+            .bytes(NDA_LLADDR, &mac),
+    ])
 }
 
 pub(crate) fn address_add(socket: &mut Socket, index: u32, address: Ipv4Addr, prefix: u8) -> Result<(), Error> {

@@ -36,7 +36,7 @@ pub fn leftovers(data: &Path) -> Vec<String> {
     found.extend(network.traces().unwrap_or_else(|e| vec![format!("network: {e}")]));
     // The kernel removes a veth some time after its namespace.
     let own = format!("b{id}");
-    let mut patience = 50;
+    let mut patience = 500;
     loop {
         let links: Vec<String> =
             berth_net::link_names().unwrap_or_default().into_iter().filter(|l| l.starts_with(&own)).collect();
