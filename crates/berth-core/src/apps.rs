@@ -92,13 +92,22 @@ impl Core {
         let begun = Instant::now();
         // Asked before anything is downloaded for nothing.
         if !runtime.image.is_empty() {
-            self.image(caller, &runtime.image).await.map_err(|error| match error {
-                Error::NotFound { .. } => Error::NoRoom(format!(
-                    "image {} of runtime {} is not on this server; an administrator can load it (berth load) or name another in the settings",
-                    runtime.image, new.runtime
-                )),
-                other => other,
-            })?;
+            match self.image(caller, &runtime.image).await {
+                Err(Error::NotFound { .. }) => {
+                    // What does not arrive in time goes on arriving, for the next build.
+                    let pull = self.image_pull(caller, &runtime.image, None, None, tokio::sync::mpsc::channel(1).0);
+                    let pulled = tokio::time::timeout(limit, pull).await;
+                    let pulled = pulled.map_err(|_| Error::Timeout(format!("fetching image {}", runtime.image)))?;
+                    pulled.map_err(|error| match error {
+                        Error::Registry(error) => Error::NoRoom(format!(
+                            "image {} of runtime {} is not on this server and can't be fetched ({error}); an administrator can load it (berth load) or name another in the settings",
+                            runtime.image, new.runtime
+                        )),
+                        other => other,
+                    })?;
+                }
+                other => drop(other?),
+            }
         }
         self.inner.images.room()?;
         let prepared = tokio::time::timeout(limit, self.code(&new.code_address, runtime.clone())).await;

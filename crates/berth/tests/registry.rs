@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use berth_testkit::{Mischief, Proxy, Server, TestRegistry, has_program, image, is_root};
+use berth_testkit::{FileServer, Mischief, Proxy, Server, TestRegistry, has_program, image, is_root, zip_of};
 
 /// A server that knows these hosts to speak plain HTTP.
 async fn server(name: &str, hosts: &[String], more: &str) -> Server {
@@ -252,5 +252,44 @@ async fn mirrors_come_first_and_logins_are_kept_secret() {
     done(&server, &["pull", "-q", &name]);
     server.finish().await;
     drop((registry, open));
+    std::fs::remove_dir_all(files).expect("clean");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_whose_runtime_is_not_here_fetches_it() {
+    let Some(rootfs) = image("busybox").filter(|_| is_root()) else { return };
+    let files = folder("runtime");
+    let Some(registry) = TestRegistry::start(&files, None).await else { return };
+    let host = registry.host();
+    let name = format!("{host}/runtimes/web:1");
+    let runtime = |name: &str, image: &str| {
+        let command = "httpd -f -p $PORT";
+        format!(
+            "[core.runtimes.\"{name}\"]\nkind = \"php\"\nimage = \"{image}\"\nport = 8080\ncommand = \"{command}\"\n"
+        )
+    };
+    let more = runtime("there", &name) + &runtime("nowhere", &format!("{host}/runtimes/other:1"));
+    let server = server("runtime", std::slice::from_ref(&host), &more).await;
+    server.import(&rootfs, &name, &[]);
+    done(&server, &["push", "-q", &name]);
+    done(&server, &["rmi", &name]);
+    let code = FileServer::default();
+    let site = code.serve("site.zip", zip_of(&[("index.html", b"fetched")]));
+    let build = async |runtime: &str| {
+        let body = format!("image_name={runtime}&code_address={site}&memory=64");
+        server.request("POST", "/container/build", body).await.json()
+    };
+    let built = build("there").await;
+    assert_eq!(built["code"], 0, "{built}");
+    let page = reqwest::get(format!("http://127.0.0.1:{}/", built["result"]["port"])).await.expect("the application");
+    assert_eq!(page.text().await.expect("text"), "fetched");
+    let refused = build("nowhere").await;
+    assert_eq!(refused["code"], 10005, "{refused}");
+    assert!(
+        refused["message"].as_str().is_some_and(|m| m.contains("can't be fetched") && m.contains("other")),
+        "{refused}"
+    );
+    server.finish().await;
+    drop(registry);
     std::fs::remove_dir_all(files).expect("clean");
 }
