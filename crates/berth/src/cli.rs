@@ -45,6 +45,8 @@ enum Command {
     Logs(containers::Logs),
     /// Show what containers use
     Stats(containers::Stats),
+    /// Show what came in and went out over the network in containers' whole lives, to the byte
+    Traffic(containers::TrafficOf),
     /// Start containers
     Start(containers::Ids),
     /// Stop containers: signal, grace, kill
@@ -209,6 +211,7 @@ fn client_command(command: Command, connection: &Connection) -> Result<ExitCode,
             Command::Ps(ps) => containers::ps(&client, &ps).await,
             Command::Logs(logs) => containers::logs(&client, &logs).await,
             Command::Stats(stats) => containers::stats(&client, &stats).await,
+            Command::Traffic(asked) => containers::traffic(&client, &asked).await,
             Command::Start(ids) => containers::each(&ids.ids, |id| containers::act(&client, id, "start", None)).await,
             Command::Stop(stop) => {
                 containers::each(&stop.ids, |id| containers::act(&client, id, "stop", stop.time)).await

@@ -213,6 +213,10 @@ async fn traffic_is_counted_to_the_byte_over_every_restart() {
     }
     done(&server, &["stop", "-t", "0", "a"]);
     assert!(near(traffic(&server, "a").await.0, expected), "a stopped one keeps its counters");
+    let shown: Value = serde_json::from_str(&done(&server, &["traffic", "--json"])).expect("json");
+    assert_eq!((&shown[0]["name"], &shown[0]["rx_bytes"]), (&json!("a"), &json!(traffic(&server, "a").await.0)));
+    let (rx, row) = (traffic(&server, "a").await.0.to_string(), done(&server, &["traffic", "a"]));
+    assert!(row.lines().nth(1).is_some_and(|l| l.contains(&rx)), "{row}");
 
     // In the host's network: by its sockets.
     let port = UdpSocket::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("port").port();

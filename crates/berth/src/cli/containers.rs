@@ -5,7 +5,7 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use berth_api::wire::{Container, ContainerCreate, LogEntry, Port};
+use berth_api::wire::{Container, ContainerCreate, LogEntry, Port, Traffic};
 use berth_client::{Client, Error, LogQuery};
 use futures_util::{Stream, StreamExt};
 
@@ -105,6 +105,15 @@ pub(crate) struct Stats {
     #[arg(long)]
     json: bool,
     /// Containers; all that run if none is named
+    ids: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct TrafficOf {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Containers; all if none is named
     ids: Vec<String>,
 }
 
@@ -467,6 +476,42 @@ pub(super) async fn stats(client: &Client, stats: &Stats) -> Outcome {
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
+}
+
+pub(super) async fn traffic(client: &Client, asked: &TrafficOf) -> Outcome {
+    let mut containers = Vec::new();
+    for id in &asked.ids {
+        containers.push(client.container(id).await.map_err(said)?);
+    }
+    if asked.ids.is_empty() {
+        containers = client.containers().await.map_err(said)?;
+    }
+    let mut all = Vec::new();
+    for container in containers {
+        match client.container_traffic(&container.id).await {
+            Ok(traffic) => all.push((container, traffic)),
+            // Removed since the list was made.
+            Err(error) if asked.ids.is_empty() && error.code() == Some("not_found") => {}
+            Err(error) => return Err(said(error)),
+        }
+    }
+    if asked.json {
+        let with_id = |(c, t): &(Container, Traffic)| {
+            let mut value = serde_json::to_value(t).unwrap_or_default();
+            value["id"] = c.id.clone().into();
+            value["name"] = c.name.clone().into();
+            value
+        };
+        output::json(&all.iter().map(with_id).collect::<Vec<_>>())?;
+    } else {
+        let row = |(c, t): &(Container, Traffic)| {
+            let counts = [t.rx_bytes, t.rx_packets, t.tx_bytes, t.tx_packets];
+            [c.id.clone(), c.name.clone()].into_iter().chain(counts.map(|n| n.to_string())).collect()
+        };
+        let rows: Vec<_> = all.iter().map(row).collect();
+        output::table(&["ID", "NAME", "BYTES IN", "PACKETS IN", "BYTES OUT", "PACKETS OUT"], &rows);
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 pub(super) async fn inspect(client: &Client, ids: &[String]) -> Outcome {
