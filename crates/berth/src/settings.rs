@@ -123,6 +123,13 @@ impl Settings {
         if first == 0 || first > last {
             return Err(format!("settings {}: core.port_range {first}-{last} is no range of ports", path.display()));
         }
+        let (low, high) = (read.core.disk_low_percent, read.core.disk_high_percent);
+        if high > 100 || (high > 0 && low > high) {
+            return Err(format!(
+                "settings {}: core.disk_low_percent {low} and core.disk_high_percent {high}: the low one is at most the high one, and that at most 100",
+                path.display()
+            ));
+        }
         read.engine.parsed_subnet()?;
         Ok(read)
     }
@@ -204,6 +211,7 @@ mod tests {
         assert!(read.core.runtimes.contains_key("static"));
         assert!(load("lisen = \"x\"").is_err_and(|e| e.contains("lisen")));
         assert!(load("[engine]\nsubnet = \"10.0.0.0\"").is_err_and(|e| e.contains("subnet")));
+        assert!(load("[core]\ndisk_high_percent = 70").is_err_and(|e| e.contains("disk_low_percent 80")));
         assert!(load("[core]\nport_range = [5, 1]").is_err_and(|e| e.contains("port_range")));
         std::fs::remove_dir_all(folder).expect("clean");
     }
