@@ -259,6 +259,158 @@ def measure(name, engine, cli, archive, python_image, registry, folder):
     return result
 
 
+SINK = r"""
+import socket, sys, threading, time
+def listen(p):
+    s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.bind(("", p)); s.listen(16); return s
+def each(s, go):
+    while True:
+        c, _ = s.accept()
+        threading.Thread(target=go, args=(c,), daemon=True).start()
+def source(c):
+    try:
+        while True: c.sendall(bytes(1 << 18))
+    except OSError: pass
+def count(receive):
+    # Tells the log every tenth of a second what has come: the receiver's clock and count are the measure, and the log
+    # does not go over the network that is measured.
+    buffer, total, told = bytearray(1 << 18), 0, 0.0
+    while True:
+        n = receive(buffer)
+        if not n: return
+        total += n
+        if time.monotonic() - told > 0.1:
+            told = time.monotonic()
+            print("%f %d" % (told, total), flush=True)
+def sink(c):
+    try: count(c.recv_into)
+    except OSError: pass
+def flood(s):
+    # "send COUNT RATE": so many datagrams of 1,000 bytes, so many a second, to whoever asks.
+    while True:
+        words, to = s.recvfrom(2000)
+        if words.startswith(b"send "):
+            _, number, rate = words.split()
+            send(s, to, int(number), float(rate))
+def send(s, to, number, rate):
+    begun = time.monotonic()
+    for n in range(number):
+        s.sendto(bytes(1000), to)
+        ahead = begun + n / rate - time.monotonic()
+        if ahead > 0: time.sleep(ahead)
+def udp(p):
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22); s.bind(("", p)); return s
+if __name__ == "__main__":
+    threading.Thread(target=flood, args=(udp(7003),), daemon=True).start()
+    threading.Thread(target=count, args=(udp(7004).recv_into,), daemon=True).start()
+    threading.Thread(target=each, args=(listen(7001), source), daemon=True).start()
+    each(listen(7002), sink)
+"""
+# What a packet takes on Ethernet, of what it carries: a full TCP segment, and a datagram of 1,000 bytes.
+SEGMENT, DATAGRAM = 1514 / 1448, 1042 / 1000
+
+
+def connect(address, port):
+    for _ in range(100):
+        try:
+            return socket.create_connection((address, port), timeout=5)
+        except OSError:
+            time.sleep(0.05)
+    raise RuntimeError(f"{address}:{port} does not answer")
+
+
+def paced(udp, to, number, rate):
+    begun = time.monotonic()
+    for n in range(number):
+        udp.sendto(bytes(1000), to)
+        ahead = begun + n / rate - time.monotonic()
+        if ahead > 0:
+            time.sleep(ahead)
+
+
+def rate_of(samples, settle, frame):
+    """Bits of frames a second, of times and counts, the first seconds left out."""
+    kept = [s for s in samples if s[0] - samples[0][0] >= settle]
+    return (kept[-1][1] - kept[0][1]) * 8 * frame / (kept[-1][0] - kept[0][0])
+
+
+def rate_out(address, bits, seconds, settle):
+    """What comes out of the container, by what arrives here: slow caps by datagrams at twice the rate, fast ones by TCP."""
+    samples, total = [], 0
+    if bits <= 1e8:
+        per_second = 2 * bits / 8 / 1042
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+            udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+            udp.settimeout(3)
+            udp.sendto(b"send %d %f" % ((settle + seconds) * per_second, per_second), (address, 7003))
+            while not samples or samples[-1][0] - samples[0][0] < settle + seconds - 0.5:
+                total += len(udp.recv(2000))
+                samples.append((time.monotonic(), total))
+            time.sleep(1)
+        return rate_of(samples, settle, DATAGRAM)
+    with connect(address, 7001) as connection:
+        buffer = bytearray(1 << 18)
+        while not samples or samples[-1][0] - samples[0][0] < settle + seconds:
+            total += connection.recv_into(buffer)
+            samples.append((time.monotonic(), total))
+    return rate_of(samples, settle, SEGMENT)
+
+
+def rate_in(cli, address, bits, seconds, settle):
+    """What goes into the container, by what its log says has arrived."""
+    logged = lambda: subprocess.run(cli + ["logs", "cap"], check=True, capture_output=True, text=True).stdout.splitlines()
+    before = len(logged())
+    if bits <= 1e8:
+        per_second = 2 * bits / 8 / 1042
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+            paced(udp, (address, 7004), int((settle + seconds) * per_second), per_second)
+        time.sleep(1)
+        frame = DATAGRAM
+    else:
+        with connect(address, 7002) as connection:
+            begun, chunk = time.monotonic(), bytes(1 << 18)
+            while time.monotonic() - begun < settle + seconds:
+                connection.send(chunk)
+        frame = SEGMENT
+    samples = [tuple(map(float, line.split())) for line in logged()[before:]]
+    begun = samples[0][0]
+    return rate_of([s for s in samples if s[0] - begun < settle + seconds - 0.5], settle, frame)
+
+
+def network_figures(cli, python_image):
+    """Caps against what arrives, and counters against what a known generator sends. Tables, as lines."""
+    subprocess.run(cli + ["import", python_image, "bench-python"], check=True, **QUIET)
+    subprocess.run(cli + ["run", "-d", "--name", "cap", "--bandwidth", "10gbit", "bench-python", "python3", "-c", SINK], check=True, **QUIET)
+    shown = json.loads(subprocess.run(cli + ["inspect", "cap"], check=True, capture_output=True).stdout)
+    address = shown[0]["address"]
+    lines = ["| cap, changed live | in, of the cap | out, of the cap |", "|---|---|---|"]
+    for name, bits, seconds in [("100kbit", 1e5, 20), ("1mbit", 1e6, 8), ("10mbit", 1e7, 5), ("100mbit", 1e8, 4), ("1gbit", 1e9, 4), ("10gbit", 1e10, 4)]:
+        subprocess.run(cli + ["update", "--bandwidth", name, "cap"], check=True, **QUIET)
+        into, out = rate_in(cli, address, bits, seconds, 2), rate_out(address, bits, seconds, 2)
+        lines.append(f"| {name} | {into / bits:.3f} | {out / bits:.3f} |")
+        print(lines[-1], file=sys.stderr)
+    subprocess.run(cli + ["update", "--bandwidth", "none", "cap"], check=True, **QUIET)
+    traffic = lambda: json.loads(subprocess.run(cli + ["traffic", "--json", "cap"], check=True, capture_output=True).stdout)[0]
+    count, exact = 50_000, 50_000 * 1028
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        udp.settimeout(2)
+        time.sleep(2)
+        before = traffic()
+        paced(udp, (address, 7004), count, 20_000)
+        between = traffic()
+        udp.sendto(b"send %d 20000" % count, (address, 7003))
+        for _ in range(count):
+            udp.recv(2000)
+        after = traffic()
+    into = (between["rx_bytes"] - before["rx_bytes"]) / exact - 1
+    out = (after["tx_bytes"] - between["tx_bytes"]) / exact - 1
+    lines += ["", f"{count:,} datagrams of 1,000 bytes each way: counted bytes differ from those sent by {into * 100:.4f} % in, {out * 100:.4f} % out (what",
+        "else came is counted too: ARP, and IPv6's greetings)."]
+    subprocess.run(cli + ["rm", "-f", "cap"], **QUIET)
+    return lines
+
+
 def bare():
     process = subprocess.Popen([sys.executable, "-c", SERVER, "20993", "20994"])
     try:
@@ -315,8 +467,10 @@ def main():
                 engine, cli = make(folder)
                 try:
                     results[name] = measure(name, engine, cli, archive, arguments.python, registry, folder)
+                    if name == "berth":
+                        network = network_figures(cli, arguments.python)
                 finally:
-                    subprocess.run(cli + ["rm", "-f", "work", "net"], **QUIET)
+                    subprocess.run(cli + ["rm", "-f", "work", "net", "cap"], **QUIET)
                     engine.end()
             except Exception as error:
                 print(f"{name} could not be measured: {error!r}", file=sys.stderr)
@@ -342,7 +496,9 @@ def main():
         f"An archive of `docker save` of {size:.0f} MB, five layers, some 30,000 files of 200 bytes to 120 kB and four large ones. By the command lines,",
         "each in the same run; medians; what earlier work left to be written was written out before each. Loading, saving and pulling are bound by this",
         "machine's disk (100 to 440 MB/s) as soon as its caches are full.", "",
-        *lines, ""])
+        *lines, "",
+        "Bandwidth caps, both set to the same, one direction at a time, by datagrams at twice the rate up to 100 Mbit/s and by one TCP\nconnection above; bits of Ethernet frames by what arrives at the receiver, the first two seconds left out:", "",
+        *network, ""])
     print(text)
     if arguments.out:
         open(arguments.out, "a").write(text)
