@@ -81,7 +81,10 @@ impl Core {
             self.read(|tx| Ok(tx.volumes(None)?.into_iter().map(|row| row.folder).collect())).await?;
         for entry in fs::read_dir(&self.inner.paths.volumes).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
+            // A server died while the beginning of a volume was put into it: the next start goes on with that.
+            let begun = name.strip_suffix(".copied").is_some_and(|stem| known.iter().any(|k| k == stem));
             if !known.contains(&name)
+                && !begun
                 && let Err(error) = berth_image::remove_tree(&entry.path())
             {
                 tracing::warn!(folder = %entry.path().display(), %error, "a folder that is no volume's is still there");

@@ -195,7 +195,10 @@ async fn ended(report: &AsyncFd<OwnedFd>) -> i32 {
 
 /// The session with a container's own process.
 pub(crate) fn of_container(folder: &Path) -> Result<Session, EngineError> {
-    let attached = Attached::to(folder).map_err(|e| EngineError::Failed(format!("attach: {e}")))?;
+    let attached = Attached::to(folder).map_err(|e| match e.kind() {
+        std::io::ErrorKind::WouldBlock => EngineError::NoRoom("too many are attached to this container".into()),
+        _ => EngineError::Failed(format!("attach: {e}")),
+    })?;
     let attached = Arc::new(watched(attached)?);
     let (said, output) = mpsc::channel(AHEAD);
     let (input, mut told) = mpsc::channel(AHEAD);

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use berth_engine::{EngineError, MountSource, NetworkMode, Observed, Placement, State, UnitSpec};
-use berth_image::copy_folder;
+use berth_image::{copy_folder, finish_copy};
 use berth_net::{Netns, Network};
 use berth_runtime::log::now_ns;
 use berth_runtime::{
@@ -213,11 +213,13 @@ impl Inner {
         for mount in &unit.fixed().spec.mounts {
             let MountSource::Volume { name, source } = &mount.source else { continue };
             let mut entries = fs::read_dir(source).map_err(failed(format!("open volume {name}")))?;
-            if entries.next().is_some() {
+            let begun = source.with_extension("copied").exists();
+            if entries.next().is_some() && !begun {
                 continue;
             }
             // One at a time: two first users of a volume must not fill it both.
             let _turn = self.filling.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            finish_copy(source).map_err(|e| EngineError::Failed(format!("fill volume {name} from the image: {e}")))?;
             if fs::read_dir(source).is_ok_and(|mut entries| entries.next().is_some()) {
                 continue;
             }

@@ -92,13 +92,27 @@ impl Inner {
         fixed.spec.set_resources(to);
         let live = unit.known().live.clone();
         if let Some(live) = &live {
-            let limits = Limits { cpu_milli: to.cpu_milli, memory: to.memory, swap: to.swap, pids: to.pids };
-            // What the kernel refuses (less memory than is used) must not be written down.
-            self.cgroup(unit.id()).update(&limits).map_err(|e| EngineError::Start(e.to_string()))?;
-            if before.spec.rates != to.rates
-                && let (Some(netns), Some(index)) = (&live.netns, live.link)
+            let limits_of =
+                |r: &Resources| Limits { cpu_milli: r.cpu_milli, memory: r.memory, swap: r.swap, pids: r.pids };
+            let was = before.spec.resources();
+            // What the kernel refuses (less memory than is used) must not be written down; one that has ended meanwhile
+            // takes the new bounds at its next start.
+            let cgroup = self.cgroup(unit.id());
+            let ended = || unit.known().live.is_none();
+            if let Err(error) = cgroup.update(&limits_of(&to))
+                && !ended()
             {
-                Network::limit(netns, index, rates_of(to.rates)).map_err(|e| EngineError::Failed(e.to_string()))?;
+                let _ = cgroup.update(&limits_of(&was));
+                return Err(EngineError::Start(error.to_string()));
+            }
+            if was.rates != to.rates
+                && let (Some(netns), Some(index)) = (&live.netns, live.link)
+                && let Err(error) = Network::limit(netns, index, rates_of(to.rates))
+                && !ended()
+            {
+                let _ = Network::limit(netns, index, rates_of(was.rates));
+                let _ = cgroup.update(&limits_of(&was));
+                return Err(EngineError::Failed(error.to_string()));
             }
         }
         unit.refix(fixed).map_err(failed(format!("note the bounds of {}", unit.id())))

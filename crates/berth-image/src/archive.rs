@@ -466,7 +466,7 @@ impl Tree {
     }
 
     fn at(&self, path: &Path, flags: i32) -> Option<(fs::File, Meta)> {
-        let fd = openat2_in_root(self.0.as_fd(), path, flags | libc::O_NOFOLLOW | libc::O_NONBLOCK, 0, true).ok()?;
+        let fd = openat2_in_root(self.0.as_fd(), path, flags | libc::O_NOFOLLOW, 0, true).ok()?;
         let file = fs::File::from(fd);
         let m = file.metadata().ok()?;
         let mtime = (m.mtime(), m.mtime_nsec());
@@ -477,7 +477,10 @@ impl Tree {
         self.at(path, libc::O_RDONLY | libc::O_DIRECTORY).map(|(_, meta)| meta)
     }
 
+    /// A device is never opened, only looked at.
     fn file(&self, path: &Path) -> Option<(fs::File, Meta)> {
-        self.at(path, libc::O_RDONLY).filter(|(file, _)| file.metadata().is_ok_and(|m| m.is_file()))
+        let (seen, meta) =
+            self.at(path, libc::O_PATH).filter(|(seen, _)| seen.metadata().is_ok_and(|m| m.is_file()))?;
+        Some((crate::pack::reopen(&seen.into(), false).ok()?, meta))
     }
 }

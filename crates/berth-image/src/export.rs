@@ -323,8 +323,9 @@ fn completed(store: &Store, layers: &[Layer]) -> Result<usize, Error> {
     Ok(assemble(store, raw, layers.to_vec(), Vec::new(), &mut Budget::default())?.layers.len())
 }
 
-/// Copies what an image has at `path` in place of an empty folder, with the folder's own attributes: how a new volume begins.
-/// All of it or nothing. Nothing if the image has no such folder.
+/// Copies what an image has at `path` into an empty folder, with the folder's own attributes: how a new volume begins. The
+/// folder itself stays the one it is, for it may be mounted somewhere. What is broken off half way is gone on with by
+/// [`finish_copy`]. Nothing happens if the image has no such folder.
 ///
 /// # Errors
 /// What reading or writing said.
@@ -351,8 +352,32 @@ pub fn copy_folder(from: &OwnedFd, path: &Path, to: &Path) -> Result<(), Error> 
     drop(read);
     packing.join().map_err(|_| bad("copying was broken off"))?.named(|| format!("read {}", path.display()))?;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-    chown(&filling, Some(meta.uid()), Some(meta.gid())).named(|| format!("set the owner of {}", filling.display()))?;
-    fs::set_permissions(&filling, fs::Permissions::from_mode(meta.mode() & 0o7777))
-        .named(|| format!("set the mode of {}", filling.display()))?;
-    fs::rename(&filling, to).named(|| format!("fill {}", to.display()))
+    for folder in [&filling, to] {
+        chown(folder, Some(meta.uid()), Some(meta.gid())).named(|| format!("set the owner of {}", folder.display()))?;
+        fs::set_permissions(folder, fs::Permissions::from_mode(meta.mode() & 0o7777))
+            .named(|| format!("set the mode of {}", folder.display()))?;
+    }
+    let copied = to.with_extension("copied");
+    if copied.exists() {
+        berth_runtime::remove_tree(&copied).named(|| format!("clear {}", copied.display()))?;
+    }
+    fs::rename(&filling, &copied).named(|| format!("name {}", copied.display()))?;
+    finish_copy(to)
+}
+
+/// Puts what [`copy_folder`] has copied in its place. Nothing to be put there is no error. What is there by now stays.
+///
+/// # Errors
+/// What the disk said.
+pub fn finish_copy(to: &Path) -> Result<(), Error> {
+    let copied = to.with_extension("copied");
+    let Ok(entries) = fs::read_dir(&copied) else { return Ok(()) };
+    for entry in entries {
+        let entry = entry.named(|| format!("list {}", copied.display()))?;
+        let place = to.join(entry.file_name());
+        if fs::symlink_metadata(&place).is_err() {
+            fs::rename(entry.path(), &place).named(|| format!("fill {}", place.display()))?;
+        }
+    }
+    berth_runtime::remove_tree(&copied).named(|| format!("clear {}", copied.display()))
 }

@@ -28,7 +28,8 @@ pub use config::{Config, Health, ImageConfig, architecture};
 pub use digest::Digest;
 pub use error::Error;
 pub use export::{
-    Commit, NamedImage, Outgoing, OutgoingLayer, commit, copy_folder, import_config, import_layer, write_archive,
+    Commit, NamedImage, Outgoing, OutgoingLayer, commit, copy_folder, finish_copy, import_config, import_layer,
+    write_archive,
 };
 pub use pack::{Stat, disk_percent, disk_usage, open_file, pack_difference, pack_path, stat};
 pub use store::{Layer, Pin, Store};

@@ -163,7 +163,7 @@ fn open_path(folder: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
 }
 
 /// The very file that an `O_PATH` descriptor means.
-fn reopen(fd: &OwnedFd, directory: bool) -> io::Result<File> {
+pub(crate) fn reopen(fd: &OwnedFd, directory: bool) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     let flags = libc::O_NONBLOCK | if directory { libc::O_DIRECTORY } else { 0 };
     let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
@@ -489,14 +489,19 @@ pub fn pack_difference(upper: &Path, without: HashSet<PathBuf>, out: &mut dyn Wr
 
 /// Bytes on disk of a folder and all that is below; what vanishes meanwhile is left out.
 pub fn disk_usage(folder: &Path) -> u64 {
-    let mut waiting = vec![folder.to_owned()];
+    let Ok(root) = File::open(folder) else { return 0 };
+    let mut waiting = vec![PathBuf::new()];
     let mut seen = HashSet::new();
     let mut sum = 0;
     while let Some(next) = waiting.pop() {
-        for entry in fs::read_dir(&next).into_iter().flatten().flatten() {
+        // By descriptor: what is a folder now may be a link to the host's root in a moment.
+        let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOFOLLOW;
+        let Ok(fd) = openat2_in_root(root.as_fd(), &next, flags, 0, false) else { continue };
+        let listed = fs::read_dir(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+        for entry in listed.into_iter().flatten().flatten() {
             let Ok(meta) = entry.metadata() else { continue };
             if meta.is_dir() {
-                waiting.push(entry.path());
+                waiting.push(next.join(entry.file_name()));
             }
             // A file with several names is on disk once.
             if meta.nlink() < 2 || meta.is_dir() || seen.insert((meta.dev(), meta.ino())) {

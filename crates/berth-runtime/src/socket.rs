@@ -130,11 +130,11 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> Option<OwnedFd> {
     }
 }
 
-/// Connects to the socket `name` in `folder`.
+/// Connects to the socket `name` in `folder`, and never waits: `WouldBlock` where too many wait to be let in.
 pub(crate) fn connect(folder: &Path, name: &str) -> io::Result<OwnedFd> {
     let folder: OwnedFd = std::fs::File::open(folder)?.into();
     let (address, length) = address(&folder, name)?;
-    let connection = socket(libc::SOCK_SEQPACKET)?;
+    let connection = socket(libc::SOCK_SEQPACKET | libc::SOCK_NONBLOCK)?;
     // SAFETY: an address on the stack with its length.
     check(unsafe { libc::connect(connection.as_raw_fd(), (&raw const address).cast(), length) }.into())?;
     Ok(connection)

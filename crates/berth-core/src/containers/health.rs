@@ -35,7 +35,7 @@ impl Core {
             // A run that an earlier server has watched already goes on where that stood.
             let age = target.started_at.map_or(0, |at| (now() - at).max(0));
             let begun = Instant::now().checked_sub(Duration::from_nanos(age as u64)).unwrap_or_else(Instant::now);
-            let mut seen = Seen::of(target.health.as_ref());
+            let mut seen = Seen::of(target.health.as_ref(), check.restart);
             loop {
                 let early = begun.elapsed() < check.start_period && !seen.succeeded;
                 let first = seen.checks == 0 || early;
@@ -189,12 +189,13 @@ struct Seen {
 }
 
 impl Seen {
-    fn of(known: Option<&HealthState>) -> Self {
+    /// With `restart`, one that is unhealthy by now has yet to be started anew: whoever was about to is gone.
+    fn of(known: Option<&HealthState>, restart: bool) -> Self {
         known.map_or_else(Self::default, |k| Self {
             succeeded: k.status != HealthStatus::Starting,
             failures: k.failures,
             last_failure: k.last_failure.clone(),
-            status: Some(k.status),
+            status: Some(k.status).filter(|status| !restart || *status != HealthStatus::Unhealthy),
             ..Self::default()
         })
     }

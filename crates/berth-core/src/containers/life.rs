@@ -133,6 +133,9 @@ impl Core {
     async fn start_locked(&self, mut target: Container) -> Result<Container, Error> {
         let observed = self.inner.engine.observe(&target.uid).await?;
         if matches!(observed.state, State::Running { .. }) {
+            // It may have been asked to end by a signal, and not have heeded it: it is wanted again.
+            self.want(target.id, "running").await?;
+            self.watch_health(&target);
             return Ok(target);
         }
         target.runs = target.runs.max(observed.run as i64) + 1;

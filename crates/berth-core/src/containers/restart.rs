@@ -123,6 +123,12 @@ impl Core {
         if found.restart == RestartPolicy::No && found.next_start.take().is_some() {
             *found = self.record(found.clone(), None).await?;
         }
+        let unhealthy = found.health.as_ref().is_some_and(|h| h.status == crate::policies::HealthStatus::Unhealthy);
+        if wanted == "running" && unhealthy && found.health_check.as_ref().is_some_and(|c| c.restart) {
+            // Stopped to be started anew, whatever the policy; then the server went.
+            found.restarts += 1;
+            return self.start_again(found.clone()).await;
+        }
         if wanted != "running" && !(rebooted && found.restart == RestartPolicy::Always) {
             return Ok(());
         }

@@ -123,7 +123,11 @@ impl Core {
             // Written down first: a server that is killed meanwhile has its successor let it go on.
             let noted = self.noted(found.id).await?;
             self.record(crate::Container { reading: true, ..noted }, None).await?;
-            self.inner.engine.pause(&found.uid).await?;
+            if let Err(error) = self.inner.engine.pause(&found.uid).await {
+                let noted = self.noted(found.id).await?;
+                self.record(crate::Container { reading: false, ..noted }, None).await?;
+                return Err(error.into());
+            }
         }
         let images = self.inner.images.clone();
         let made = tokio::task::spawn_blocking(move || -> Result<_, Error> {

@@ -306,8 +306,9 @@ impl Core {
             let id = row.id;
             let event = self
                 .write(move |tx| {
-                    // Somebody may have made a container from it since.
-                    if used_digests(tx)?.contains(&row.digest) {
+                    // Somebody may have made a container from it since, or made it an official one.
+                    let still = tx.images_of_all()?.into_iter().find(|now| now.id == id);
+                    if still.is_none_or(|now| now.shared) || used_digests(tx)?.contains(&row.digest) {
                         return Ok(None);
                     }
                     tx.image_remove(id)?;
