@@ -29,6 +29,8 @@ const LONGEST_JSON: u64 = 4 << 20;
 /// Most images of one archive, and layers of one image (overlayfs' own bound).
 const MOST_IMAGES: usize = 64;
 const MOST_LAYERS: usize = 500;
+/// Most bytes of names of an archive's files.
+const MOST_NAMES: usize = 64 << 20;
 /// All of them together.
 const ALL_JSON: u64 = 64 << 20;
 
@@ -99,6 +101,8 @@ struct Contents<'a> {
     store: &'a Store,
     files: HashMap<PathBuf, Found>,
     pins: Vec<Pin>,
+    /// Bytes of names so far.
+    named: usize,
 }
 
 /// Imports every image of an archive, compressed or not. The budget is for all of it.
@@ -107,7 +111,7 @@ struct Contents<'a> {
 /// What is wrong with the archive, or what the disk said; the store is as it was then (layers that were complete go with
 /// the next [`Store::retain`]).
 pub fn import_archive(store: &Store, input: impl Read, mut budget: Budget) -> Result<Vec<Imported>, Error> {
-    let mut contents = Contents { store, files: HashMap::new(), pins: Vec::new() };
+    let mut contents = Contents { store, files: HashMap::new(), pins: Vec::new(), named: 0 };
     let input = inflate(input).named(|| "read the archive".into())?;
     contents.read(input, &mut budget)?;
     if let Some(manifests) = contents.json::<Vec<DockerManifest>>(Path::new("manifest.json"))? {
@@ -164,6 +168,11 @@ impl Contents<'_> {
                 .entries
                 .checked_sub(1)
                 .ok_or_else(|| Error::TooBig("the archive has too many entries".into()))?;
+            self.named = self.named.saturating_add(64 + entry.path_bytes().len());
+            self.named = self.named.saturating_add(entry.link_name_bytes().map_or(0, |l| l.len()));
+            if self.named > MOST_NAMES {
+                return Err(Error::TooBig("the archive has too many names".into()));
+            }
             let name = clean(Path::new(OsStr::from_bytes(&entry.path_bytes())))?;
             let kind = entry.header().entry_type();
             if kind.is_symlink() || kind.is_hard_link() {
@@ -261,6 +270,7 @@ impl Contents<'_> {
         let name = clean(Path::new(&manifest.config))?;
         let raw =
             self.small(&name).ok_or_else(|| bad(format!("configuration {} is missing", name.display())))?.to_vec();
+        not_too_many(manifest.layers.len())?;
         let layers =
             manifest.layers.iter().map(|l| self.layer(&clean(Path::new(l))?)).collect::<Result<Vec<_>, _>>()?;
         assemble(self.store, raw, layers, manifest.repo_tags.clone().unwrap_or_default(), budget)
@@ -305,6 +315,7 @@ impl Contents<'_> {
             .small(&blob_path(&manifest.config.digest))
             .ok_or_else(|| bad(format!("configuration {} is missing", manifest.config.digest)))?
             .to_vec();
+        not_too_many(manifest.layers.len())?;
         let layers =
             manifest.layers.iter().map(|l| self.layer(&blob_path(&l.digest))).collect::<Result<Vec<_>, _>>()?;
         let names = ["io.containerd.image.name", "org.opencontainers.image.ref.name"]
@@ -313,6 +324,14 @@ impl Contents<'_> {
             .cloned();
         assemble(self.store, config, layers, names.into_iter().collect(), budget)
     }
+}
+
+/// Before they are looked at one by one.
+pub(crate) fn not_too_many(layers: usize) -> Result<(), Error> {
+    if layers > MOST_LAYERS {
+        return Err(Error::TooBig(format!("the image has more than {MOST_LAYERS} layers")));
+    }
+    Ok(())
 }
 
 fn within(error: Error, name: &Path) -> Error {
@@ -378,9 +397,7 @@ pub(crate) fn assemble(
     names: Vec<String>,
     budget: &mut Budget,
 ) -> Result<Imported, Error> {
-    if layers.len() > MOST_LAYERS {
-        return Err(Error::TooBig(format!("the image has more than {MOST_LAYERS} layers")));
-    }
+    not_too_many(layers.len())?;
     let config: ImageConfig = serde_json::from_slice(&raw_config)
         .map_err(|e| bad(format!("the image's configuration is not readable: {e}")))?;
     let digests: Vec<Digest> = layers.iter().map(|l| l.digest).collect();
@@ -427,9 +444,10 @@ fn completion(
     }
     let trees: Vec<Tree> = chain.iter().rev().filter_map(|d| Tree::open(&store.tree(d)?).ok()).collect();
     let (own, below) = trees.split_first().ok_or_else(|| bad("a layer is gone"))?;
+    let implied: std::collections::HashSet<&Path> = layer.implied.iter().map(PathBuf::as_path).collect();
     // The attributes of a folder: the layer's own if it describes it, else of the topmost below that has it.
     let folder = |path: &Path| {
-        let implied = layer.implied.iter().any(|i| i == path);
+        let implied = implied.contains(path);
         let mine = if implied { None } else { own.folder(path) };
         mine.or_else(|| below.iter().find_map(|tree| tree.folder(path))).or_else(|| own.folder(path))
     };

@@ -1,6 +1,7 @@
 //! Builds one layer's tree. Every path is resolved by openat2 inside the tree, so that no name and no link of an archive
 //! reaches anything else.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CString, OsStr};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -15,6 +16,15 @@ use crate::digest::Digest;
 use crate::error::{Error, Named, bad};
 use crate::split::{self, Recorder};
 use crate::store::{Layer, Pin, Store};
+
+/// PATH_MAX of Linux.
+const LONGEST_PATH: usize = 4096;
+/// Most bytes of names of a layer's folders, which are remembered until it is done.
+const MOST_FOLDER_NAMES: usize = 256 << 20;
+/// Most bytes of names that a layer owes to those below, which are kept with it.
+const MOST_OWED_NAMES: usize = 8 << 20;
+/// Bytes of headers that an entry has on no account.
+const FREE_HEADER: usize = 2048;
 
 /// What an import may use at most, over all its layers.
 #[derive(Debug, Clone, Copy)]
@@ -55,9 +65,11 @@ pub struct LayerBuilder<'a> {
     /// Parent of the last entry: archives are mostly in order.
     parent: Option<(PathBuf, OwnedFd)>,
     /// Folders' times are set last: entries made inside change them.
-    folders: Vec<(PathBuf, (i64, i64))>,
-    implied: Vec<PathBuf>,
+    folders: BTreeMap<PathBuf, (i64, i64)>,
+    folder_names: usize,
+    implied: BTreeSet<PathBuf>,
     links_below: Vec<(PathBuf, PathBuf)>,
+    owed_names: usize,
     size: u64,
     since_check: u64,
     buffer: Vec<u8>,
@@ -86,12 +98,20 @@ pub(crate) fn clean(name: &Path) -> Result<PathBuf, Error> {
     let mut path = PathBuf::new();
     for component in name.components() {
         match component {
+            Component::Normal(part) if part.len() > 255 => {
+                let shown: String = part.to_string_lossy().chars().take(40).collect();
+                return Err(bad(format!("a name of {} bytes ({shown}…) is longer than file systems have", part.len())));
+            }
             Component::Normal(part) => path.push(part),
             Component::CurDir | Component::RootDir => {}
             Component::ParentDir | Component::Prefix(_) => {
                 return Err(bad(format!("entry {:?} leads out of the archive", name.display())));
             }
         }
+    }
+    let length = path.as_os_str().len();
+    if length > LONGEST_PATH {
+        return Err(bad(format!("an entry's name of {length} bytes is longer than paths may be")));
     }
     if path.as_os_str().as_bytes().contains(&0) {
         return Err(bad("an entry's name has a zero byte"));
@@ -137,9 +157,11 @@ impl<'a> LayerBuilder<'a> {
             recorder: None,
             keep_owner: true,
             parent: None,
-            folders: Vec::new(),
-            implied: Vec::new(),
+            folders: BTreeMap::new(),
+            folder_names: 0,
+            implied: BTreeSet::new(),
             links_below: Vec::new(),
+            owed_names: 0,
             size: 0,
             since_check: 0,
             buffer: vec![0; 256 * 1024],
@@ -156,6 +178,31 @@ impl<'a> LayerBuilder<'a> {
     /// The tar can't be given back from notes and tree.
     pub(crate) fn end_record(&mut self) {
         self.recorder = None;
+    }
+
+    /// Charges what an archive has beside files' content, as far as it is more than headers need.
+    pub(crate) fn charge(&mut self, bytes: usize, budget: &mut Budget) -> Result<(), Error> {
+        let more = bytes.saturating_sub(FREE_HEADER) as u64;
+        budget.bytes = budget
+            .bytes
+            .checked_sub(more)
+            .ok_or_else(|| Error::TooBig("the archive unpacks to more than is allowed (in its headers)".into()))?;
+        self.size += more;
+        self.spend_disk(bytes as u64)
+    }
+
+    fn owe(&mut self, bytes: usize) -> Result<(), Error> {
+        self.owed_names += bytes;
+        if self.owed_names > MOST_OWED_NAMES {
+            return Err(Error::TooBig("the layer builds on too much that is not in it".into()));
+        }
+        Ok(())
+    }
+
+    fn link_later(&mut self, path: &Path, target: &Path) -> Result<(), Error> {
+        self.owe(path.as_os_str().len() + target.as_os_str().len())?;
+        self.links_below.push((path.to_owned(), target.to_owned()));
+        Ok(())
     }
 
     /// Takes note of bytes of the archive that the tree does not hold. Where that fails the layer is kept without.
@@ -200,7 +247,10 @@ impl<'a> LayerBuilder<'a> {
             let name = c_name(part)?;
             // SAFETY: an open folder and a name that outlives the call.
             match check(unsafe { libc::mkdirat(current.as_raw_fd(), name.as_ptr(), 0o755) }) {
-                Ok(_) => self.implied.push(sofar.clone()),
+                Ok(_) => {
+                    self.owe(sofar.as_os_str().len())?;
+                    self.implied.insert(sofar.clone());
+                }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error).named(|| format!("make folder {}", sofar.display())),
             }
@@ -234,7 +284,7 @@ impl<'a> LayerBuilder<'a> {
                 self.recorder = None;
                 let full = PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd()))
                     .join(OsStr::from_bytes(name.to_bytes()));
-                self.folders.retain(|(folder, _)| !folder.starts_with(path));
+                self.folders.retain(|folder, _| !folder.starts_with(path));
                 self.implied.retain(|folder| !folder.starts_with(path));
                 remove_tree(&full).named(|| format!("replace folder {}", path.display()))
             }
@@ -338,8 +388,13 @@ impl<'a> LayerBuilder<'a> {
 
     /// A folder; one that is there gets the new attributes.
     pub(crate) fn directory(&mut self, path: &Path, meta: &Meta) -> Result<(), Error> {
-        self.folders.push((path.to_owned(), meta.mtime));
-        self.implied.retain(|implied| implied != path);
+        if self.folders.insert(path.to_owned(), meta.mtime).is_none() {
+            self.folder_names += path.as_os_str().len() + 64;
+            if self.folder_names > MOST_FOLDER_NAMES {
+                return Err(Error::TooBig("the layer has too many folders".into()));
+            }
+        }
+        self.implied.remove(path);
         if path.as_os_str().is_empty() {
             let Some((_, work)) = &self.store else { return Ok(()) };
             let tree = work.join("fs");
@@ -453,6 +508,11 @@ impl<'a> LayerBuilder<'a> {
         data: &mut dyn Read,
         budget: &mut Budget,
     ) -> Result<(), Error> {
+        let held: u64 = pieces.iter().fold(0, |sum, (_, size)| sum.saturating_add(*size));
+        // Holes take no disk, but whoever packs the layer reads them.
+        budget.bytes = budget.bytes.checked_sub(length.saturating_sub(held)).ok_or_else(|| {
+            Error::TooBig(format!("the archive unpacks to more than is allowed (at {}, a sparse file)", path.display()))
+        })?;
         let (mut file, parent, name) = self.create_file(path)?;
         let mut buffer = std::mem::take(&mut self.buffer);
         let mut result = Ok(());
@@ -500,10 +560,7 @@ impl<'a> LayerBuilder<'a> {
             true,
         ) {
             Ok(fd) => (fd, c_name(target.file_name().unwrap_or_default())?),
-            Err(_) => {
-                self.links_below.push((path.to_owned(), target.to_owned()));
-                return Ok(());
-            }
+            Err(_) => return self.link_later(path, target),
         };
         if path == target {
             return Ok(());
@@ -513,10 +570,7 @@ impl<'a> LayerBuilder<'a> {
         let linked =
             check(unsafe { libc::linkat(from.as_raw_fd(), from_name.as_ptr(), parent.as_raw_fd(), name.as_ptr(), 0) });
         match linked {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.links_below.push((path.to_owned(), target.to_owned()));
-                Ok(())
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.link_later(path, target),
             other => other.map(drop).named(|| format!("link {} to {}", path.display(), target.display())),
         }
     }
@@ -581,7 +635,7 @@ impl<'a> LayerBuilder<'a> {
         let layer = Layer {
             digest,
             size: self.size,
-            implied: std::mem::take(&mut self.implied),
+            implied: std::mem::take(&mut self.implied).into_iter().collect(),
             links_below: std::mem::take(&mut self.links_below),
         };
         let adopted = store.adopt(&work, layer)?;

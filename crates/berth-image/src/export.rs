@@ -249,6 +249,7 @@ pub fn import_layer(
 pub fn import_config(store: &Store, raw_config: Vec<u8>, names: Vec<String>) -> Result<Imported, Error> {
     let config: ImageConfig =
         serde_json::from_slice(&raw_config).map_err(|e| bad(format!("the image's configuration: {e}")))?;
+    crate::archive::not_too_many(config.rootfs.diff_ids.len())?;
     let layers = config.rootfs.diff_ids.iter();
     let layers = layers.map(|d| store.layer(d).ok_or_else(|| bad(format!("layer {d} is not here"))));
     let layers = layers.collect::<Result<_, _>>()?;

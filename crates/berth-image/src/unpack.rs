@@ -41,6 +41,12 @@ struct Ledger {
     noting: Cell<bool>,
     noted: RefCell<Vec<u8>>,
     overflowed: Cell<bool>,
+    /// Bytes of the archive so far.
+    position: Cell<u64>,
+    /// Whether headers come now, and those of the next entry.
+    in_headers: Cell<bool>,
+    skipped: Cell<u64>,
+    headers: RefCell<Vec<u8>>,
 }
 
 impl Allowance {
@@ -53,11 +59,49 @@ impl Allowance {
     pub(crate) fn for_headers(&self) {
         self.0.left.set(LONGEST_HEADER);
         self.0.noting.set(self.0.recording.get());
+        self.0.in_headers.set(true);
+        self.0.headers.borrow_mut().clear();
+        // What is left of the last entry's last block comes first.
+        let padding = (512 - self.0.position.get() % 512) % 512;
+        self.0.skipped.set(padding);
     }
 
     /// For an entry's data, which the budget bounds.
     pub(crate) fn for_data(&self) {
         self.0.left.set(u64::MAX);
+        self.0.in_headers.set(false);
+    }
+
+    /// The records of the extended headers before the entry, by the lengths that they tell (pax(1)): the parser ends them
+    /// at line feeds, which a value may hold.
+    fn extensions(&self) -> Result<Extensions, Error> {
+        let wrong = || bad("an extended header is malformed");
+        let headers = self.0.headers.borrow();
+        let mut all = Extensions::new();
+        let mut rest = headers.get(self.0.skipped.get() as usize..).unwrap_or_default();
+        while let Some((block, after)) = rest.split_first_chunk::<512>() {
+            let header = tar::Header::from_byte_slice(block);
+            let kind = header.entry_type();
+            if !kind.is_pax_local_extensions() && !kind.is_gnu_longname() && !kind.is_gnu_longlink() {
+                break;
+            }
+            let size = usize::try_from(header.entry_size().map_err(|_| wrong())?).map_err(|_| wrong())?;
+            let mut records = after.get(..size).ok_or_else(wrong)?;
+            rest = after.get(size.next_multiple_of(512)..).unwrap_or_default();
+            if !kind.is_pax_local_extensions() {
+                continue;
+            }
+            while !records.is_empty() {
+                let digits = records.iter().position(|b| *b == b' ').ok_or_else(wrong)?;
+                let length = std::str::from_utf8(&records[..digits]).ok().and_then(|d| d.parse::<usize>().ok());
+                let record = length.and_then(|length| records.get(digits + 1..length)).ok_or_else(wrong)?;
+                let record = record.strip_suffix(b"\n").ok_or_else(wrong)?;
+                let equals = record.iter().position(|b| *b == b'=').ok_or_else(wrong)?;
+                all.insert(String::from_utf8_lossy(&record[..equals]).into_owned(), record[equals + 1..].to_vec());
+                records = &records[length.unwrap_or(records.len())..];
+            }
+        }
+        Ok(all)
     }
 
     /// For data that the tree will hold.
@@ -66,12 +110,15 @@ impl Allowance {
     }
 
     /// What was let through since the last time, but for contents of files, goes to the builder.
-    fn hand_over(&self, builder: &mut LayerBuilder<'_>) {
+    fn hand_over(&self, builder: &mut LayerBuilder<'_>, budget: &mut Budget) -> Result<(), Error> {
         if self.0.overflowed.get() {
             builder.end_record();
-        } else {
-            builder.record(&self.0.noted.take());
+            return Ok(());
         }
+        let noted = self.0.noted.take();
+        builder.charge(noted.len(), budget)?;
+        builder.record(&noted);
+        Ok(())
     }
 }
 
@@ -91,6 +138,10 @@ impl<R: Read> Read for Metered<R> {
         let length = usize::try_from(left).map_or(buffer.len(), |left| buffer.len().min(left));
         let read = self.inner.read(&mut buffer[..length])?;
         self.allowance.0.left.set(left - read as u64);
+        self.allowance.0.position.set(self.allowance.0.position.get() + read as u64);
+        if self.allowance.0.in_headers.get() {
+            self.allowance.0.headers.borrow_mut().extend_from_slice(&buffer[..read]);
+        }
         if self.allowance.0.noting.get() {
             let mut noted = self.allowance.0.noted.borrow_mut();
             if noted.len() + read > MOST_NOTED {
@@ -179,8 +230,8 @@ pub(crate) fn unpack_layer(
         if read == 0 {
             break;
         }
+        builder.charge(read + 2048, budget)?;
         builder.record(&buffer[..read]);
-        spend(read as u64, budget)?;
     }
     let digest = tar.finish().named(|| "read the layer's end".into())?;
     if let Some(expected) = expected
@@ -208,17 +259,21 @@ fn unpack(
     loop {
         allowance.for_headers();
         let Some(entry) = entries.next() else {
-            allowance.hand_over(builder);
-            return Ok(());
+            return allowance.hand_over(builder, budget);
         };
         let mut entry = entry.named(|| "read the tar".into())?;
-        allowance.hand_over(builder);
+        allowance.hand_over(builder, budget)?;
         allowance.for_data();
         budget.entries =
             budget.entries.checked_sub(1).ok_or_else(|| Error::TooBig("the archive has too many entries".into()))?;
-        let extensions = extensions(&mut entry)?;
-        let sparse_name = extensions.get("GNU.sparse.name");
-        let name = match sparse_name {
+        let extensions = allowance.extensions()?;
+        let told = |key: &str| extensions.get(key).map(|value| std::str::from_utf8(value).ok().map(str::parse::<u64>));
+        if let Some(size) = told("size")
+            && size != Some(Ok(entry.size()))
+        {
+            return Err(bad("an entry's length in its extended header can't be read"));
+        }
+        let name = match extensions.get("GNU.sparse.name").or_else(|| extensions.get("path")) {
             Some(name) => clean(Path::new(OsStr::from_bytes(name)))?,
             None => clean(Path::new(OsStr::from_bytes(&entry.path_bytes())))?,
         };
@@ -248,7 +303,8 @@ fn unpack(
             Ok((number(header.device_major())?.unwrap_or(0), number(header.device_minor())?.unwrap_or(0)))
         };
         let link = |entry: &tar::Entry<'_, _>| {
-            let target = entry.link_name_bytes().filter(|t| !t.is_empty());
+            let told = extensions.get("linkpath").map(std::borrow::Cow::from);
+            let target = told.or_else(|| entry.link_name_bytes()).filter(|t| !t.is_empty());
             let target = target.ok_or_else(|| bad(format!("link {} has no target", name.display())))?;
             Ok::<_, Error>(Path::new(OsStr::from_bytes(&target)).to_owned())
         };
@@ -267,7 +323,7 @@ fn unpack(
                         builder.end_record();
                     }
                     allowance.for_content();
-                    allowance.hand_over(builder);
+                    allowance.hand_over(builder, budget)?;
                     let written = builder.file(&name, &meta, &mut entry, budget)?;
                     if written != size {
                         return Err(bad(format!("{} is cut short: {written} of {size} bytes", name.display())));
@@ -299,17 +355,6 @@ fn unpack(
 }
 
 type Extensions = HashMap<String, Vec<u8>>;
-
-fn extensions(entry: &mut tar::Entry<'_, impl Read>) -> Result<Extensions, Error> {
-    let mut all = Extensions::new();
-    if let Some(extensions) = entry.pax_extensions().named(|| "read an extended header".into())? {
-        for extension in extensions {
-            let extension = extension.named(|| "read an extended header".into())?;
-            all.insert(String::from_utf8_lossy(extension.key_bytes()).into_owned(), extension.value_bytes().to_vec());
-        }
-    }
-    Ok(all)
-}
 
 fn meta(entry: &tar::Entry<'_, impl Read>, extensions: &Extensions) -> Result<Meta, Error> {
     let header = entry.header();

@@ -461,3 +461,99 @@ fn code_archives_are_unpacked_once_and_hostile_ones_refused() {
         assert_eq!(folder.left(), (1, 0), "{name}");
     }
 }
+
+/// pax(1) tells the length of each record: a value may hold line feeds, as binary attributes and names do.
+#[test]
+fn records_with_line_feeds_are_read_whole() {
+    if !is_root() {
+        return;
+    }
+    let folder = Folder::new("feeds");
+    let store = folder.store();
+    let tar = tar_of(|t| {
+        t.append_pax_extensions([
+            ("SCHILY.xattr.user.lines", &b"one\ntwo\n"[..]),
+            ("path", b"a\nname with a feed".as_slice()),
+        ])
+        .expect("pax");
+        add(t, Regular, "cut", "", 0o644, b"content");
+        t.append_pax_extensions([("linkpath", &b"a\nname with a feed"[..])]).expect("pax");
+        add(t, Link, "hard", "cut", 0o644, b"");
+    });
+    let imported = import_rootfs(&store, tar.as_slice(), Config::default(), Budget::default()).expect("import");
+    let root = tree(&folder, &store, &imported.layers[0]);
+    let file = root.join("a\nname with a feed");
+    assert_eq!(fs::read(&file).expect("read"), b"content");
+    assert_eq!(xattr(&file, c"user.lines").as_deref(), Some(&b"one\ntwo\n"[..]));
+    assert_eq!(fs::metadata(root.join("hard")).expect("hard").nlink(), 2);
+}
+
+#[test]
+fn what_an_archive_may_make_us_remember_is_bounded() {
+    let folder = Folder::new("remember");
+    let store = folder.store();
+    let refused = |tar: Vec<u8>, what: &str| {
+        let error = import_rootfs(&store, tar.as_slice(), Config::default(), Budget::default()).expect_err(what);
+        assert!(matches!(error, Error::TooBig(_) | Error::Bad(_)), "{what}: {error}");
+    };
+    let long = |t: &mut tar::Builder<Vec<u8>>, name: &str| {
+        t.append_pax_extensions([("path", name.as_bytes())]).expect("pax");
+    };
+    refused(
+        tar_of(|t| {
+            long(t, &"n".repeat(256));
+            add(t, Regular, "x", "", 0o644, b"");
+        }),
+        "a name that no file system has",
+    );
+    refused(
+        tar_of(|t| {
+            long(t, &"d/".repeat(3000));
+            add(t, Directory, "x", "", 0o755, b"");
+        }),
+        "a path that no system call takes",
+    );
+    // Links to what is not there, each of which is remembered.
+    let path = format!("{}/", "d".repeat(250)).repeat(15);
+    refused(
+        tar_of(|t| {
+            for n in 0..2500 {
+                t.append_pax_extensions([("linkpath", format!("{path}{n}").as_bytes())]).expect("pax");
+                add(t, Link, &format!("l{n}"), "x", 0o644, b"");
+            }
+        }),
+        "links below without end",
+    );
+    // Headers count like content where there is more of them than entries need.
+    let tar = tar_of(|t| {
+        for n in 0..20 {
+            t.append_pax_extensions([("comment", vec![b'c'; 100_000].as_slice())]).expect("pax");
+            add(t, Regular, &format!("f{n}"), "", 0o644, b"");
+        }
+    });
+    let budget = Budget { bytes: 1_000_000, entries: 1000 };
+    let error = import_rootfs(&store, tar.as_slice(), Config::default(), budget).expect_err("headers");
+    assert!(matches!(error, Error::TooBig(_)), "{error}");
+    let whole = import_rootfs(&store, tar.as_slice(), Config::default(), Budget::default());
+    if is_root() {
+        assert!(whole.expect("import").size > 1_900_000, "what is kept on disk is counted");
+    }
+    assert_eq!(folder.left().1, 0);
+}
+
+/// A hard link in an upper layer to a device in a lower one: the device is looked at, not opened.
+#[test]
+fn a_link_to_a_device_of_a_layer_below_is_refused_without_opening_it() {
+    if !is_root() {
+        return;
+    }
+    let folder = Folder::new("device");
+    let store = folder.store();
+    // A pipe stands for what does something when it is opened: with a reader, writing to it would succeed.
+    let below = tar_of(|t| add(t, Fifo, "w", "", 0o600, b""));
+    let above = tar_of(|t| add(t, Link, "x", "w", 0o600, b""));
+    let config = config_for(&[&below, &above]);
+    let error = import_archive(&store, Cursor::new(docker_old(&[&below, &above], &config)), Budget::default());
+    let error = error.expect_err("refused").to_string();
+    assert!(error.contains("x is a link to w"), "{error}");
+}
