@@ -79,8 +79,9 @@ async fn attend(State((doorman, places)): State<(Doorman, Arc<Semaphore>)>, requ
         Err(_) => (doorman.broken)(Breakdown::Overload),
         Ok(place) => {
             // A task of its own: a client that goes away must not leave its operation half done.
-            // What only reads ends with its client: it may wait for a long time.
-            let only_reads = doorman.dialect == "native" && method == axum::http::Method::GET;
+            // What only reads, or waits for a process, ends with its client: it may wait for a long time.
+            let only_reads =
+                doorman.dialect == "native" && (method == axum::http::Method::GET || path.ends_with("/exec"));
             let work = tokio::spawn(async move {
                 let (parts, body) = request.into_parts();
                 let (body, rest) = Rest::of(body);

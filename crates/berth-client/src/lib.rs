@@ -40,6 +40,14 @@ impl Error {
 
 impl From<reqwest::Error> for Error {
     fn from(error: reqwest::Error) -> Self {
+        if error.is_connect() {
+            let url = error.url().map(|u| u.origin().ascii_serialization()).unwrap_or_default();
+            let mut cause: &dyn std::error::Error = &error;
+            while let Some(next) = cause.source() {
+                cause = next;
+            }
+            return Self::Connection(format!("no server answers at {url} ({cause}); is it running?"));
+        }
         let mut text = error.to_string();
         let mut next = std::error::Error::source(&error);
         while let Some(cause) = next {
@@ -452,8 +460,8 @@ impl Client {
     }
 
     /// The account's tokens.
-    pub async fn tokens(&self) -> Result<Vec<Token>> {
-        self.get::<List<Token>>("/v1/tokens", &[]).await.map(|list| list.items)
+    pub async fn tokens(&self, all: bool) -> Result<Vec<Token>> {
+        self.get::<List<Token>>("/v1/tokens", &[("all", all.to_string())]).await.map(|list| list.items)
     }
 
     /// Makes a token.

@@ -15,6 +15,7 @@ use crate::events::Event;
 use crate::registries::{Pulls, Registry};
 use crate::secrets::Secrets;
 use crate::settings::Settings;
+use crate::shares::Shares;
 
 pub(crate) struct Inner {
     pub(crate) store: Store,
@@ -23,11 +24,12 @@ pub(crate) struct Inner {
     pub(crate) fetch: Arc<dyn Fetch>,
     pub(crate) registry: Arc<dyn Registry>,
     pub(crate) pulls: Pulls,
-    pub(crate) pulls_at_once: Semaphore,
+    pub(crate) pulls_at_once: Shares,
+    pub(crate) pushes_at_once: Shares,
     pub(crate) settings: Settings,
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) builds: Arc<Semaphore>,
-    pub(crate) imports: Semaphore,
+    pub(crate) imports: Shares,
     /// Grows with every revocation.
     pub(crate) revocations: std::sync::atomic::AtomicU64,
     /// Held shared while layers go from pinned to written down, alone while unused ones are collected.
@@ -86,8 +88,9 @@ impl Core {
             fetch,
             registry,
             pulls: Pulls::default(),
-            pulls_at_once: Semaphore::new(16),
-            imports: Semaphore::new(16),
+            pulls_at_once: Shares::new(32, 8),
+            pushes_at_once: Shares::new(16, 4),
+            imports: Shares::new(32, 8),
             revocations: 0.into(),
             builds: Arc::new(Semaphore::new(settings.builds_at_once.max(1))),
             settings,

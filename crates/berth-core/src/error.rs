@@ -68,13 +68,13 @@ pub enum Error {
     #[error("{0}")]
     Registry(#[from] crate::registries::RegistryError),
     /// The engine failed.
-    #[error("the engine failed")]
+    #[error("the engine failed; the server's log says why")]
     Engine(#[source] EngineError),
     /// The database failed.
-    #[error("the database failed")]
+    #[error("the database failed; the server's log says why")]
     Store(#[source] berth_store::Error),
     /// The image store failed.
-    #[error("the image store failed")]
+    #[error("the image store failed; the server's log says why")]
     Image(#[source] berth_image::Error),
     /// Something that can't be.
     #[error("internal error")]
@@ -128,6 +128,7 @@ impl From<berth_store::Error> for Error {
     fn from(error: berth_store::Error) -> Self {
         match error {
             berth_store::Error::Duplicate(what) => Self::Duplicate(format!("{what} exists already")),
+            error if error.is_full() => Self::NoRoom("the server's disk is full".into()),
             other => Self::Store(other),
         }
     }
@@ -143,6 +144,7 @@ impl From<EngineError> for Error {
             EngineError::PortInUse(..) => Self::InUse(error.to_string()),
             EngineError::NoFreePort(..) | EngineError::NoRoom(_) => Self::NoRoom(error.to_string()),
             EngineError::Start(text) => Self::invalid("start", text),
+            EngineError::Refused(text) => Self::WrongState(text),
             EngineError::Timeout(what) => Self::Timeout(what),
             EngineError::Failed(_) => Self::Engine(error),
         }

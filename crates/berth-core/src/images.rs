@@ -109,6 +109,9 @@ pub(crate) fn full_name(name: &str) -> Result<String, Error> {
     if name.is_empty() || name.len() > 512 {
         return Err(wrong("1 to 512 characters"));
     }
+    if name.starts_with("sha256:") {
+        return Err(wrong("that is how digests begin"));
+    }
     let (name, digest) = match name.split_once('@') {
         Some((name, digest)) => {
             digest.parse::<Digest>().map_err(|e| wrong(&e))?;
@@ -185,7 +188,8 @@ impl Core {
     ) -> Result<Vec<Image>, Error> {
         let name = name.map(|n| full_name(&n)).transpose()?;
         let images = self.inner.images.clone();
-        let imported = self.importing(move || import_archive(&images, input, Budget::default())).await?;
+        let imported =
+            self.importing(caller.account, move || import_archive(&images, input, Budget::default())).await?;
         if name.is_some() && imported.len() != 1 {
             self.collect_layers_soon();
             return Err(Error::invalid(
@@ -218,8 +222,11 @@ impl Core {
     ) -> Result<Image, Error> {
         let name = full_name(name)?;
         let images = self.inner.images.clone();
-        let imported =
-            self.importing(move || import_rootfs(&images, input, config, Budget::default()).map(|i| vec![i])).await?;
+        let imported = self
+            .importing(caller.account, move || {
+                import_rootfs(&images, input, config, Budget::default()).map(|i| vec![i])
+            })
+            .await?;
         match imported.into_iter().next() {
             Some(image) => self.image_keep(caller, image, vec![name], Origin::Loaded).await,
             None => Err(Error::Bug("an import without an image".into())),
@@ -228,10 +235,11 @@ impl Core {
 
     async fn importing(
         &self,
+        account: i64,
         work: impl FnOnce() -> Result<Vec<Imported>, berth_image::Error> + Send + 'static,
     ) -> Result<Vec<Imported>, Error> {
         // Each holds a thread for as long as the client takes to send.
-        let Ok(_turn) = self.inner.imports.try_acquire() else {
+        let Some(_turn) = self.inner.imports.try_take(account) else {
             return Err(Error::NoRoom("too many images are being imported; try again later".into()));
         };
         let result = tokio::task::spawn_blocking(work).await.map_err(|e| Error::Bug(e.to_string()))?;

@@ -17,6 +17,7 @@ mod registries;
 mod runtimes;
 mod secrets;
 mod settings;
+mod shares;
 mod tokens;
 mod volumes;
 

@@ -386,7 +386,7 @@ impl Core {
             let turn = core.inner.pulls.turn(&reference);
             let _turn = turn.lock().await;
             // Each layer that comes in holds a thread for as long as the registry takes.
-            let _place = core.inner.pulls_at_once.acquire().await;
+            let _place = core.inner.pulls_at_once.take(caller.account).await;
             core.pull(&caller, &reference, full, &platform, login.as_ref(), &progress).await
         });
         work.await.map_err(|e| Error::Bug(e.to_string()))?
@@ -408,6 +408,11 @@ impl Core {
         let raw = self.small_blob(image, &config, login).await?;
         let read: berth_image::ImageConfig =
             serde_json::from_slice(&raw).map_err(|e| wrong(format!("the configuration of {image}: {e}")))?;
+        let (wanted, have) = (&platform.architecture, &read.architecture);
+        if !have.is_empty() && wanted != have {
+            let text = format!("{image} is not there for {}/{wanted}, but for {}/{have}", platform.os, read.os);
+            return Err(Error::Registry(RegistryError::NotFound(text)));
+        }
         if read.rootfs.diff_ids.len() != layers.len() {
             let have = read.rootfs.diff_ids.len();
             return Err(wrong(format!("{image} has {} layers, its configuration tells of {have}", layers.len())));
@@ -416,6 +421,7 @@ impl Core {
         let images = self.inner.images.clone();
         // From here on nobody collects what comes in.
         let pin = images.pin(diff_ids.iter().copied());
+        let budget = self.image_budget(caller).await?;
         let turns = Arc::new(Semaphore::new(LAYERS_AT_ONCE));
         let mut tasks = tokio::task::JoinSet::new();
         for (layer, diff_id) in layers.into_iter().zip(diff_ids) {
@@ -423,7 +429,7 @@ impl Core {
             let (turns, progress) = (turns.clone(), progress.clone());
             tasks.spawn(async move {
                 let _turn = turns.acquire().await;
-                core.pull_layer(&image, &layer, diff_id, login.as_ref(), &progress).await
+                core.pull_layer(&image, &layer, diff_id, login.as_ref(), budget, &progress).await
             });
         }
         let mut result = Ok(());
@@ -503,15 +509,25 @@ impl Core {
         if descriptor.size > LONGEST_JSON {
             return Err(wrong(format!("the configuration of {image} is longer than {LONGEST_JSON} bytes")));
         }
-        let mut blob = self.inner.registry.blob(image, &descriptor.digest, descriptor.size, login).await?;
-        let mut bytes = Vec::new();
-        while let Some(chunk) = blob.next().await? {
-            bytes.extend_from_slice(&chunk);
-            if bytes.len() as u64 > LONGEST_JSON {
-                return Err(wrong(format!("the configuration of {image} is longer than {LONGEST_JSON} bytes")));
+        let read = async || -> Result<Vec<u8>, Error> {
+            let mut blob = self.inner.registry.blob(image, &descriptor.digest, descriptor.size, login).await?;
+            let mut bytes = Vec::new();
+            while let Some(chunk) = blob.next().await? {
+                bytes.extend_from_slice(&chunk);
+                if bytes.len() as u64 > LONGEST_JSON {
+                    return Err(wrong(format!("the configuration of {image} is longer than {LONGEST_JSON} bytes")));
+                }
+            }
+            Ok(bytes)
+        };
+        let mut attempt = 1;
+        loop {
+            match read().await {
+                // Wrong content: another mirror may have it right.
+                Err(Error::Registry(RegistryError::Wrong(_))) if attempt < ATTEMPTS => attempt += 1,
+                other => return other,
             }
         }
-        Ok(bytes)
     }
 
     async fn pull_layer(
@@ -520,6 +536,7 @@ impl Core {
         layer: &Descriptor,
         diff_id: Digest,
         login: Option<&Login>,
+        budget: Budget,
         progress: &Progresses,
     ) -> Result<(), Error> {
         let tell = |status, current| {
@@ -537,7 +554,7 @@ impl Core {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let error = match self.pull_once(image, layer, diff_id, login, &tell).await {
+            let error = match self.pull_once(image, layer, diff_id, login, budget, &tell).await {
                 Ok(()) => {
                     tell(ProgressStatus::Done, layer.size);
                     return Ok(());
@@ -562,6 +579,7 @@ impl Core {
         layer: &Descriptor,
         diff_id: Digest,
         login: Option<&Login>,
+        mut budget: Budget,
         tell: &(impl Fn(ProgressStatus, u64) + Sync),
     ) -> Result<(), Error> {
         let mut blob = self.inner.registry.blob(image, &layer.digest, layer.size, login).await?;
@@ -569,7 +587,7 @@ impl Core {
         let images = self.inner.images.clone();
         let unpacking = tokio::task::spawn_blocking(move || {
             let input = Incoming { chunks: incoming, rest: io::Cursor::default() };
-            import_layer(&images, input, diff_id, &mut Budget::default()).map(drop)
+            import_layer(&images, input, diff_id, &mut budget).map(drop)
         });
         let mut told = Instant::now();
         let mut current = 0;
@@ -619,6 +637,7 @@ impl Core {
             return Err(Error::invalid("image", "an image is sent under a tag, not under a digest"));
         }
         let login = self.login_for(caller, &reference.registry, login).await?;
+        let _place = self.inner.pushes_at_once.take(caller.account).await;
         let outgoing = Arc::new(self.image_outgoing(caller, name).await?);
         let turns = Arc::new(Semaphore::new(2));
         let mut tasks = tokio::task::JoinSet::new();
@@ -671,6 +690,7 @@ impl Core {
         login: Option<&Login>,
         progress: &Progresses,
     ) -> Result<(Digest, u64), Error> {
+        self.inner.images.room()?;
         let file = self.work_file("push");
         let (images, path, packed) = (self.inner.images.clone(), file.0.clone(), layer.clone());
         let tell = |digest: &Digest, status, current, total| {

@@ -245,17 +245,26 @@ impl Core {
         self.write(move |tx| Ok(tx.idempotency_end(account, &key, answer.as_deref())?)).await
     }
 
-    /// The account's tokens.
+    /// The account's tokens; those of `all` accounts for an administrator. With each the name of its account.
     ///
     /// # Errors
-    /// The database's own.
-    pub async fn tokens(&self, caller: &Caller) -> Result<Vec<Token>, Error> {
+    /// [`Error::Forbidden`], or the database's own.
+    pub async fn tokens(&self, caller: &Caller, all: bool) -> Result<Vec<(Token, String)>, Error> {
+        if all && caller.role != Role::Admin {
+            return Err(Error::Forbidden("only an administrator sees the tokens of others".into()));
+        }
         let account = caller.account;
-        let rows = self.read(move |tx| Ok(tx.tokens(account)?)).await?;
-        Ok(rows.into_iter().map(token).collect())
+        let (rows, accounts) = self
+            .read(move |tx| {
+                let rows = if all { tx.tokens_of_all()? } else { tx.tokens(account)? };
+                Ok((rows, tx.accounts()?))
+            })
+            .await?;
+        let name = |id| accounts.iter().find(|a| a.id == id).map(|a| a.name.clone()).unwrap_or_default();
+        Ok(rows.into_iter().map(|row| (row.account_id, row)).map(|(id, row)| (token(row), name(id))).collect())
     }
 
-    /// Revokes a token, at once.
+    /// Revokes a token, at once; an administrator anybody's.
     ///
     /// # Errors
     /// [`Error::NotFound`], or the database's own.
@@ -263,7 +272,15 @@ impl Core {
         let (account, admin) = (caller.account, caller.role == Role::Admin);
         let found = self
             .write(move |tx| {
-                let all = tx.tokens(account)?;
+                let mut all = tx.tokens(account)?;
+                let mut account = account;
+                if admin && all.iter().all(|t| t.id != id) {
+                    let others = tx.tokens_of_all()?;
+                    if let Some(other) = others.iter().find(|t| t.id == id) {
+                        account = other.account_id;
+                        all = others;
+                    }
+                }
                 let admins = all.iter().filter(|t| t.role == "admin").count();
                 match all.iter().find(|t| t.id == id) {
                     Some(t) if t.role == "admin" && !admin => {

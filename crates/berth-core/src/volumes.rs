@@ -233,6 +233,7 @@ impl Core {
         name: &str,
         tar: Box<dyn Read + Send>,
     ) -> Result<impl FnOnce() -> Result<(), Error> + Send + use<>, Error> {
+        self.inner.images.room()?;
         let path = self.volume_path(&self.find_volume(caller, name).await?.folder);
         Ok(move || {
             let root = fs::File::open(&path).map_err(|e| Error::Bug(format!("open a volume: {e}")))?.into();

@@ -82,6 +82,19 @@ impl Instance {
     }
 }
 
+/// How many containers of the engine in `folder` have a cgroup, which those that run have.
+///
+/// # Errors
+/// What can't be read.
+pub fn running(folder: &Path) -> Result<usize, EngineError> {
+    let Some(instance) = Instance::load(folder)? else { return Ok(0) };
+    let hierarchies = Hierarchies::detect().map_err(failed("find the cgroups"))?;
+    let parent = instance.cgroup_parent();
+    let all = Cgroup::list(&hierarchies, &parent);
+    let live = |id: &String| Cgroup::new(hierarchies.clone(), &parent, id).usage().is_some_and(|usage| usage.pids > 0);
+    Ok(all.iter().filter(|id| live(id)).count())
+}
+
 /// Takes everything out of the kernel that the engine in `folder` keeps there while no container exists: bridge, rules,
 /// the cgroup of its containers. For `berth uninstall` and tests; the server must not run.
 ///

@@ -24,4 +24,4 @@ mod places;
 mod unit;
 
 pub use engine::{OciEngine, Options};
-pub use instance::uninstall;
+pub use instance::{running, uninstall};

@@ -149,6 +149,8 @@ impl Inner {
         if let Some(member) = &member {
             self.network.admit(std::slice::from_ref(member)).map_err(|e| EngineError::Failed(e.to_string()))?;
         }
+        // Its first question may come before anybody hears that it runs.
+        self.know_names(unit);
         let started = self.zygote.start_container(&unit.folder, netns.as_ref().map(berth_net::Netns::fd), START_LIMIT);
         let started = match started {
             Ok(started) => started,
@@ -179,12 +181,27 @@ impl Inner {
     }
 
     /// A run that did not come about. What its shim may have left is removed.
+    fn know_names(&self, unit: &Unit) {
+        let fixed = unit.fixed();
+        if let Some(address) = fixed.placement.address {
+            self.names.add(fixed.spec.tenant, &fixed.spec.names, address);
+        }
+    }
+
+    fn forget_names(&self, unit: &Unit) {
+        let fixed = unit.fixed();
+        if let Some(address) = fixed.placement.address {
+            self.names.remove(fixed.spec.tenant, &fixed.spec.names, address);
+        }
+    }
+
     fn note_failure(&self, unit: &Unit, run: &Run) {
         if let Some(member) = unit.member(run)
             && let Err(error) = self.network.expel(&member)
         {
             tracing::warn!(container = %unit.id(), %error, "a place on the bridge could not be taken back");
         }
+        self.forget_names(unit);
         if let Some(shim) = Process::load(&unit.folder.join(files::SHIM)).and_then(|p| p.open()) {
             let _ = shim.signal(libc::SIGKILL);
             shim.wait(KILL_LIMIT);
@@ -387,10 +404,7 @@ impl OciEngine {
         };
         let paused = self.inner.cgroup(unit.id()).frozen();
         let state = State::Running { pid: Some(init.pid), started_at: run.started_at, paused };
-        let fixed = unit.fixed();
-        if let Some(address) = fixed.placement.address {
-            self.inner.names.add(fixed.spec.tenant, &fixed.spec.names, address);
-        }
+        self.inner.know_names(unit);
         {
             let mut known = unit.known();
             known.observed = Observed { state, run: run.number };
@@ -425,10 +439,7 @@ impl Inner {
         {
             tracing::warn!(container = %id, %error, "a place on the bridge could not be taken back");
         }
-        let fixed = unit.fixed();
-        if let Some(address) = fixed.placement.address {
-            self.names.remove(fixed.spec.tenant, &fixed.spec.names, address);
-        }
+        self.forget_names(unit);
         // The shim writes its status within moments of its child's end; one that was opened too late may still be at it.
         let mut status = None;
         for _ in 0..200 {

@@ -29,6 +29,7 @@ pub(crate) fn exec_spec(unit: &UnitSpec, asked: &ExecAsked) -> ExecSpec {
         cwd: asked.working_dir.clone().unwrap_or_else(|| unit.working_dir.clone()).into(),
         user: asked.user.clone().unwrap_or_else(|| unit.user.clone()),
         terminal: asked.terminal && !asked.detached,
+        size: asked.size,
         stdin: asked.stdin,
         detached: asked.detached,
     }
@@ -99,11 +100,16 @@ impl Inner {
             // takes the new bounds at its next start.
             let cgroup = self.cgroup(unit.id());
             let ended = || unit.known().live.is_none();
+            let used = cgroup.usage().map_or(0, |usage| usage.memory);
+            if let Some(memory) = to.memory.filter(|memory| was.memory.is_none_or(|w| *memory < w) && *memory < used) {
+                let text = format!("{used} bytes of memory are in use: it can't be bounded to {memory}");
+                return Err(EngineError::Refused(text));
+            }
             if let Err(error) = cgroup.update(&limits_of(&to))
                 && !ended()
             {
                 let _ = cgroup.update(&limits_of(&was));
-                return Err(EngineError::Start(error.to_string()));
+                return Err(EngineError::Refused(format!("the kernel refuses these bounds: {error}")));
             }
             if was.rates != to.rates
                 && let (Some(netns), Some(index)) = (&live.netns, live.link)

@@ -41,6 +41,9 @@ pub enum EngineError {
     /// It took longer than it may.
     #[error("{0} took too long")]
     Timeout(String),
+    /// It can't be as asked; the text says why.
+    #[error("{0}")]
+    Refused(String),
     /// Anything else; the text names the step.
     #[error("{0}")]
     Failed(String),

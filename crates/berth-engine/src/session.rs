@@ -20,6 +20,8 @@ pub struct ExecAsked {
     pub user: Option<String>,
     /// Whether it gets a terminal.
     pub terminal: bool,
+    /// Rows and columns of that, at its beginning.
+    pub size: Option<(u16, u16)>,
     /// Whether it is sent input.
     pub stdin: bool,
     /// Whether nobody listens: it goes on by itself.

@@ -89,11 +89,14 @@ fn allowed(address: IpAddr, private: bool) -> bool {
 struct Guarded {
     resolver: Option<Arc<TokioResolver>>,
     private: bool,
+    /// A name that may be on a private address although others may not.
+    private_of: Option<String>,
 }
 
 impl Resolve for Guarded {
     fn resolve(&self, name: Name) -> Resolving {
-        let (resolver, private) = (self.resolver.clone(), self.private);
+        let own = self.private_of.as_deref() == Some(name.as_str());
+        let (resolver, private) = (self.resolver.clone(), self.private || own);
         Box::pin(async move {
             let name = name.as_str().to_owned();
             let mut found: Vec<IpAddr> = Vec::new();
@@ -101,7 +104,18 @@ impl Resolve for Guarded {
                 found.push(Ipv4Addr::LOCALHOST.into());
             } else if let Some(resolver) = resolver {
                 let answer = resolver.lookup_ip(format!("{}.", name.trim_end_matches('.'))).await;
-                found.extend(answer.map_err(|e| FetchError(format!("{name} can't be resolved: {e}")))?.iter());
+                found.extend(
+                    answer
+                        .map_err(|e| {
+                            let why = if e.is_no_records_found() {
+                                "there is no such name"
+                            } else {
+                                "no name server answers"
+                            };
+                            FetchError(format!("{name} can't be resolved: {why}"))
+                        })?
+                        .iter(),
+                );
             } else {
                 return Err(FetchError(format!("{name} can't be resolved: the host has no name server")).into());
             }
@@ -156,7 +170,7 @@ impl Fetch for HttpFetch {
         });
         let client = reqwest::Client::builder()
             .no_proxy()
-            .dns_resolver(Arc::new(Guarded { resolver, private }))
+            .dns_resolver(Arc::new(Guarded { resolver, private, private_of: None }))
             .redirect(policy)
             .connect_timeout(CONNECT_LIMIT)
             .read_timeout(STALL_LIMIT)

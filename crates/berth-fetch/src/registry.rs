@@ -34,6 +34,14 @@ const REST: Duration = Duration::from_secs(60);
 const PORTION: usize = 4 << 20;
 /// Time that one such request may take.
 const PORTION_LIMIT: Duration = Duration::from_secs(300);
+/// Longest answer that is no content: a complaint, a token.
+const LONGEST_WORDS: usize = 1 << 20;
+/// Time that such an answer may take.
+const WORDS_LIMIT: Duration = Duration::from_secs(30);
+/// Longest time that a token is kept.
+const LONGEST_LIFE: Duration = Duration::from_secs(3600);
+/// Bytes that a blob must bring in a minute; a connection that brings less is given up.
+const LEAST_IN_A_MINUTE: u64 = 60 << 10;
 /// A token is used no longer than this if the registry does not say how long it is good.
 const TOKEN_LIFE: Duration = Duration::from_secs(60);
 
@@ -74,10 +82,16 @@ impl Default for RegistriesSettings {
 pub struct HttpRegistry {
     settings: RegistriesSettings,
     resolver: Option<Arc<TokioResolver>>,
-    clients: Mutex<HashMap<(Option<PathBuf>, bool), Client>>,
+    clients: Mutex<HashMap<ClientKey, Client>>,
     tokens: Mutex<HashMap<TokenKey, (String, Instant)>>,
     resting: Mutex<HashMap<String, Instant>>,
 }
+
+/// Authority's file, whether for uploads, and the host that it is for.
+type ClientKey = (Option<PathBuf>, bool, String);
+
+/// Most clients that are kept.
+const MOST_CLIENTS: usize = 256;
 
 /// Address, scope, and a digest of the whole login: who has another password has another key.
 type TokenKey = (String, String, Option<Digest>);
@@ -111,6 +125,21 @@ impl Endpoint {
     /// Credentials are the registry's own; mirrors don't get them.
     fn login<'l>(&self, login: Option<&'l Login>) -> Option<&'l Login> {
         login.filter(|_| self.namespace.is_none())
+    }
+}
+
+/// Whether private addresses may be reached.
+#[derive(Clone, Copy)]
+struct Private {
+    /// Under the registry's own name.
+    own: bool,
+    /// Wherever it sends us.
+    elsewhere: bool,
+}
+
+impl Private {
+    fn of(self, url: &Url, own: &str) -> bool {
+        if url.host_str() == Some(own) { self.own } else { self.elsewhere }
     }
 }
 
@@ -152,11 +181,27 @@ fn challenge(headers: &HeaderMap) -> Option<(String, HashMap<String, String>)> {
     Some((scheme.to_ascii_lowercase(), parameters))
 }
 
+/// An answer that is to be short.
+async fn words(answer: Response) -> Result<Vec<u8>, String> {
+    let reading = async {
+        let mut bytes = Vec::new();
+        let mut stream = answer.bytes_stream();
+        while let Some(chunk) = stream.next().await {
+            bytes.extend_from_slice(&chunk.map_err(|e| reason(&e))?);
+            if bytes.len() > LONGEST_WORDS {
+                return Err(format!("the answer is longer than {LONGEST_WORDS} bytes"));
+            }
+        }
+        Ok(bytes)
+    };
+    tokio::time::timeout(WORDS_LIMIT, reading).await.unwrap_or_else(|_| Err("the answer does not end".into()))
+}
+
 /// The registry's own words about what is wrong.
 async fn complaint(answer: Response, what: &str) -> String {
     let status = answer.status();
-    let text = answer.text().await.unwrap_or_default();
-    let json: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    let text = words(answer).await.unwrap_or_default();
+    let json: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
     let said = json["errors"][0]["message"].as_str().or_else(|| json["errors"][0]["code"].as_str());
     match said {
         Some(said) => format!("{what}: {status}: {}", said.chars().take(300).collect::<String>()),
@@ -185,25 +230,39 @@ impl HttpRegistry {
     }
 
     /// For `uploads` a server may be silent while it is sent to.
-    fn client(&self, ca_file: Option<&Path>, uploads: bool) -> Result<Client, RegistryError> {
+    fn client(&self, base: &Url, ca_file: Option<&Path>, uploads: bool) -> Result<Client, RegistryError> {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (ca_file.map(Path::to_owned), uploads);
+        let own = base.host_str().unwrap_or_default().to_owned();
+        let key = (ca_file.map(Path::to_owned), uploads, own.clone());
         if let Some(client) = clients.get(&key) {
             return Ok(client.clone());
         }
-        let private = self.settings.private_addresses;
+        if clients.len() >= MOST_CLIENTS {
+            clients.clear();
+        }
+        let private = self.private(base);
+        let judged = own.clone();
         let policy = Policy::custom(move |attempt| {
             if attempt.previous().len() > REDIRECTS {
                 return attempt.error(berth_core::FetchError(format!("more than {REDIRECTS} redirects")));
             }
-            match check_host(attempt.url(), private) {
+            let in_clear = attempt.previous().last().is_some_and(|from| from.scheme() == "https");
+            if in_clear && attempt.url().scheme() == "http" {
+                return attempt.error(berth_core::FetchError("a redirect from HTTPS to HTTP".into()));
+            }
+            match check_host(attempt.url(), private.of(attempt.url(), &judged)) {
                 Ok(()) => attempt.follow(),
                 Err(error) => attempt.error(error),
             }
         });
+        let guarded = Guarded {
+            resolver: self.resolver.clone(),
+            private: private.elsewhere,
+            private_of: private.own.then(|| own.clone()),
+        };
         let mut builder = Client::builder()
             .no_proxy()
-            .dns_resolver(Arc::new(Guarded { resolver: self.resolver.clone(), private }))
+            .dns_resolver(Arc::new(guarded))
             .redirect(policy)
             .connect_timeout(CONNECT_LIMIT)
             .user_agent(concat!("berth/", env!("CARGO_PKG_VERSION")));
@@ -219,12 +278,26 @@ impl HttpRegistry {
         Ok(client)
     }
 
+    /// Which private addresses may be reached on behalf of a registry or mirror: its own, and others only if it is in the
+    /// settings or on a private address itself. What a client names must not send us to where it can't go.
+    fn private(&self, base: &Url) -> Private {
+        let own = self.settings.private_addresses;
+        let host = base.host_str().unwrap_or_default();
+        let named = self.settings.hosts.iter().any(|(name, settings)| {
+            let of_mirror = |m: &String| Url::parse(m).is_ok_and(|m| m.host_str() == Some(host));
+            Url::parse(&format!("https://{name}")).is_ok_and(|n| n.host_str() == Some(host))
+                || settings.mirrors.iter().any(of_mirror)
+        });
+        let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+        Private { own, elsewhere: own && (named || literal.is_ok_and(|ip| !crate::allowed(ip, false))) }
+    }
+
     fn own(&self, registry: &str, uploads: bool) -> Result<Endpoint, RegistryError> {
         let settings = self.settings.hosts.get(registry);
         let scheme = if settings.is_some_and(|s| s.plain_http) { "http" } else { "https" };
         let host = if registry == "docker.io" { "registry-1.docker.io" } else { registry };
         let base = Url::parse(&format!("{scheme}://{host}")).map_err(|e| wrong(format!("{registry}: {e}")))?;
-        let client = self.client(settings.and_then(|s| s.ca_file.as_deref()), uploads)?;
+        let client = self.client(&base, settings.and_then(|s| s.ca_file.as_deref()), uploads)?;
         Ok(Endpoint { base, client, namespace: None })
     }
 
@@ -234,7 +307,7 @@ impl HttpRegistry {
         for settings in [self.settings.hosts.get(registry), self.settings.hosts.get("*")].into_iter().flatten() {
             for mirror in &settings.mirrors {
                 let base = Url::parse(mirror).map_err(|e| wrong(format!("mirror {mirror:?}: {e}")))?;
-                let client = self.client(settings.ca_file.as_deref(), false)?;
+                let client = self.client(&base, settings.ca_file.as_deref(), false)?;
                 all.push(Endpoint { base, client, namespace: Some(registry.to_owned()) });
             }
         }
@@ -244,6 +317,10 @@ impl HttpRegistry {
         resting.retain(|_, until| *until > now);
         all.sort_by_key(|e| resting.contains_key(e.base.as_str()));
         Ok(all)
+    }
+
+    fn may_reach(&self, endpoint: &Endpoint, url: &Url) -> bool {
+        self.private(&endpoint.base).of(url, endpoint.base.host_str().unwrap_or_default())
     }
 
     fn rest(&self, endpoint: &Endpoint) {
@@ -273,7 +350,7 @@ impl HttpRegistry {
         }
         let Some(realm) = parameters.get("realm").filter(|_| scheme == "bearer") else { return Ok(None) };
         let mut url = Url::parse(realm).map_err(|e| wrong(format!("{}: realm {realm:?}: {e}", endpoint.base)))?;
-        check_host(&url, self.settings.private_addresses).map_err(|e| wrong(e.0))?;
+        check_host(&url, self.may_reach(endpoint, &url)).map_err(|e| wrong(e.0))?;
         if login.is_some() && url.scheme() == "http" && endpoint.base.scheme() == "https" {
             return Err(wrong(format!(
                 "{}: its tokens come from {realm}, which would get the password in clear",
@@ -300,12 +377,13 @@ impl HttpRegistry {
             let status = answer.status();
             return Err(refused(status, complaint(answer, &what).await));
         }
-        let json: serde_json::Value = answer.json().await.map_err(|e| wrong(format!("{what}: {}", reason(&e))))?;
+        let text = words(answer).await.map_err(|e| wrong(format!("{what}: {e}")))?;
+        let json: serde_json::Value = serde_json::from_slice(&text).map_err(|e| wrong(format!("{what}: {e}")))?;
         let token = json["token"].as_str().or_else(|| json["access_token"].as_str());
         let token = token.ok_or_else(|| wrong(format!("{what}: the answer has none")))?;
         let life = json["expires_in"].as_u64().map_or(TOKEN_LIFE, |s| Duration::from_secs(s.saturating_sub(10)));
         let value = format!("Bearer {token}");
-        self.remember(key, &value, life);
+        self.remember(key, &value, life.min(LONGEST_LIFE));
         Ok(Some(value))
     }
 
@@ -335,7 +413,7 @@ impl HttpRegistry {
             let unsound = |e: reqwest::Error| wrong(format!("{}: {}", endpoint.base, reason(&e)));
             let mut request = build(&endpoint.client).build().map_err(unsound)?;
             // Registries say where uploads go on; that must not be a way to the inside, nor get what is for the registry.
-            check_host(request.url(), self.settings.private_addresses).map_err(|e| wrong(e.0))?;
+            check_host(request.url(), self.may_reach(endpoint, request.url())).map_err(|e| wrong(e.0))?;
             if let Some(token) = self.known_token(&key)
                 && same_origin(request.url(), &endpoint.base)
                 && let Ok(token) = header::HeaderValue::from_str(&token)
@@ -429,6 +507,11 @@ struct HttpBlob {
     /// Bytes that come again before what is new.
     skip: u64,
     failures: u32,
+    /// The minute that is counted, and what has come in it.
+    minute: Instant,
+    in_minute: u64,
+    /// It has been too slow since the last minute that was good.
+    slow: bool,
 }
 
 impl HttpBlob {
@@ -512,11 +595,28 @@ impl Blob for HttpBlob {
                     }
                     self.offset += chunk.len() as u64;
                     if self.size > 0 && self.offset > self.size {
+                        if let Some((endpoint, _)) = self.stream.take() {
+                            self.registry.rest(&endpoint);
+                        }
                         return Err(wrong(format!("blob {} of {} is longer than announced", self.digest, self.image)));
                     }
-                    self.failures = 0;
                     self.hash.update(chunk);
-                    return Ok(Some(chunk.to_vec()));
+                    let chunk = chunk.to_vec();
+                    self.in_minute += chunk.len() as u64;
+                    if self.minute.elapsed() > Duration::from_secs(60) {
+                        let enough = self.in_minute >= LEAST_IN_A_MINUTE;
+                        (self.minute, self.in_minute) = (Instant::now(), 0);
+                        self.slow = !enough;
+                        if !enough {
+                            self.broke(format!("fewer than {LEAST_IN_A_MINUTE} bytes came in a minute")).await?;
+                            return Ok(Some(chunk));
+                        }
+                    }
+                    // What trickles is no progress that makes up for failures.
+                    if !self.slow {
+                        self.failures = 0;
+                    }
+                    return Ok(Some(chunk));
                 }
                 // Nobody said how long it is: its end is its end.
                 Ok(None) if self.size == 0 => self.size = self.offset.max(1),
@@ -574,7 +674,13 @@ impl Registry for Registries {
                 self.0.send(&endpoint, permission, attempts, |c| c.get(url.clone()).header(header::ACCEPT, MANIFESTS));
             let error = match answer.await {
                 Ok(answer) if answer.status().is_success() => match read_manifest(answer, image).await {
-                    Ok(read) => return Ok(read),
+                    Ok(read) => match reference.parse::<Digest>() {
+                        Ok(expected) if expected != Digest::of(&read.0) => {
+                            let found = Digest::of(&read.0);
+                            wrong(format!("{image}: manifest {expected} has the content {found}"))
+                        }
+                        _ => return Ok(read),
+                    },
                     Err(error) => error,
                 },
                 Ok(answer) => {
@@ -609,6 +715,9 @@ impl Registry for Registries {
             stream: None,
             skip: 0,
             failures: 0,
+            minute: Instant::now(),
+            in_minute: 0,
+            slow: false,
         };
         blob.open().await?;
         Ok(Box::new(blob))
@@ -637,7 +746,7 @@ impl Registry for Registries {
         let mut file = tokio::fs::File::open(file).await.map_err(disk)?;
         let uploads = endpoint.url(&format!("{}/blobs/uploads/", image.repository))?;
         let mut location: Option<Url> = None;
-        let (mut offset, mut failures) = (0, 0);
+        let (mut offset, mut failures, mut anew) = (0, 0, 0);
         while offset < size || location.is_none() {
             let Some(at) = location.clone() else {
                 let begun = self
@@ -701,7 +810,14 @@ impl Registry for Registries {
                     offset = stands;
                     location = Self::location(&endpoint, &answer).ok().or(Some(at));
                 }
-                _ => location = None,
+                _ => {
+                    // Each time it loses what it has taken: portions that arrive in between are no progress.
+                    anew += 1;
+                    if anew >= ATTEMPTS {
+                        return Err(error);
+                    }
+                    location = None;
+                }
             }
         }
         let Some(mut at) = location else { return Err(wrong(what())) };

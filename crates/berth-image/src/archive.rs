@@ -159,10 +159,12 @@ impl Contents<'_> {
         let mut archive = tar::Archive::new(input);
         let mut small = ALL_JSON;
         let mut entries = archive.entries().named(|| "read the archive".into())?;
+        let mut first = true;
         loop {
             allowance.for_headers();
             let Some(entry) = entries.next() else { return Ok(()) };
-            let mut entry = entry.named(|| "read the archive".into())?;
+            let mut entry = entry.map_err(|error| crate::error::not_a_tar(error, first))?;
+            first = false;
             allowance.for_data();
             budget.entries = budget
                 .entries

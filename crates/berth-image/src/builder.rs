@@ -266,8 +266,27 @@ impl<'a> LayerBuilder<'a> {
         Ok(current)
     }
 
+    /// A device in use, such as a running container's `/dev/null`, is nothing that a copied file takes the place of.
+    fn keep_devices(&self, parent: &OwnedFd, name: &CString, path: &Path) -> Result<(), Error> {
+        // SAFETY: an open folder, a name and a buffer that outlive the call.
+        let kind = unsafe {
+            let mut stat: libc::stat = std::mem::zeroed();
+            if libc::fstatat(parent.as_raw_fd(), name.as_ptr(), &raw mut stat, libc::AT_SYMLINK_NOFOLLOW) != 0 {
+                return Ok(());
+            }
+            stat.st_mode & libc::S_IFMT
+        };
+        if kind == libc::S_IFCHR || kind == libc::S_IFBLK {
+            return Err(bad(format!("{} is a device and is not replaced", path.display())));
+        }
+        Ok(())
+    }
+
     /// Removes what stands at the place of a new entry.
     fn clear(&mut self, parent: &OwnedFd, name: &CString, path: &Path) -> Result<(), Error> {
+        if self.store.is_none() {
+            self.keep_devices(parent, name, path)?;
+        }
         // SAFETY: an open folder and a name that outlives the call.
         match check(unsafe { libc::unlinkat(parent.as_raw_fd(), name.as_ptr(), 0) }) {
             Ok(_) => {

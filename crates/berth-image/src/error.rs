@@ -81,3 +81,12 @@ impl<T> Named<T> for io::Result<T> {
         self.map_err(|source| Error::Io { what: what(), source })
     }
 }
+
+/// Why an entry of a tar can't be read. What has no first entry is no tar: the parser's words about it are of no use to anybody.
+pub(crate) fn not_a_tar(error: std::io::Error, first: bool) -> Error {
+    let parsers = matches!(error.kind(), std::io::ErrorKind::Other | std::io::ErrorKind::UnexpectedEof);
+    if first && parsers {
+        return bad("this is no tar archive, plain or compressed by gzip or zstd");
+    }
+    Err::<(), _>(error).named(|| "read the tar".into()).err().unwrap_or_else(|| bad("the tar can't be read"))
+}

@@ -472,6 +472,10 @@ pub fn open_file(root: BorrowedFd<'_>, path: &Path) -> io::Result<File> {
 /// What reading or writing said.
 pub fn pack_path(root: BorrowedFd<'_>, path: &Path, name: &Path, follow: bool, out: &mut dyn Write) -> io::Result<()> {
     let fd = locate(root, path, follow)?;
+    if is_kernels(fd.as_fd()) {
+        let why = "what is in /proc and /sys is the kernel's, and is not copied";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
     Packer::new(out).add(&fd, name)?;
     write_end(out)
 }

@@ -256,12 +256,14 @@ fn unpack(
     }
     let mut archive = tar::Archive::new(input);
     let mut entries = archive.entries().named(|| "read the tar".into())?;
+    let mut first = true;
     loop {
         allowance.for_headers();
         let Some(entry) = entries.next() else {
             return allowance.hand_over(builder, budget);
         };
-        let mut entry = entry.named(|| "read the tar".into())?;
+        let mut entry = entry.map_err(|error| crate::error::not_a_tar(error, first))?;
+        first = false;
         allowance.hand_over(builder, budget)?;
         allowance.for_data();
         budget.entries =

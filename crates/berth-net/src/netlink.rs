@@ -122,6 +122,13 @@ impl Message {
         self
     }
 
+    /// Not acknowledged: only its refusal is heard. For batches of more messages than acknowledgements fit a socket.
+    pub(crate) fn quiet(mut self) -> Self {
+        let flags = u16::from_ne_bytes([self.buf[6], self.buf[7]]) & !NLM_F_ACK;
+        self.buf[6..8].copy_from_slice(&flags.to_ne_bytes());
+        self
+    }
+
     fn is_acked(&self) -> bool {
         u16::from_ne_bytes([self.buf[6], self.buf[7]]) & NLM_F_ACK != 0
     }
@@ -171,6 +178,18 @@ impl Socket {
         }
         // SAFETY: `fd` was just returned by socket(2) and belongs to nobody else.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        // A whole table goes in one datagram.
+        let most: libc::c_int = 16 << 20;
+        // SAFETY: the pointer and length describe `most`, which outlives the call.
+        unsafe {
+            libc::setsockopt(
+                fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_SNDBUFFORCE,
+                (&raw const most).cast(),
+                size_of_val(&most) as u32,
+            );
+        }
         // A stuck kernel must not hold a thread for ever.
         let limit = libc::timeval { tv_sec: 10, tv_usec: 0 };
         // SAFETY: the pointer and length describe `limit`, which outlives the call.

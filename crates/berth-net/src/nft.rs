@@ -433,29 +433,26 @@ pub(crate) fn bridge_table_replace(table: &str, links: &str, decides: bool, memb
         parts.push(verdict(NF_ACCEPT));
         all.push(new_rule_in(BRIDGE, table, "prerouting", parts));
     }
-    send(batch(all))?;
-    fill(BRIDGE, table, members)?;
-    // Only now: frames of workloads that run already must not meet an empty set.
     let mut rest = ours();
     rest.push(verdict(NF_DROP));
-    let mut last = vec![new_rule_in(BRIDGE, table, "prerouting", rest)];
+    all.push(new_rule_in(BRIDGE, table, "prerouting", rest));
     if decides {
         let mut parts = of(ETHERNET_IP);
         parts.extend(same_tenant());
         parts.push(verdict(NF_ACCEPT));
-        last.push(new_rule_in(BRIDGE, table, "forward", parts));
+        all.push(new_rule_in(BRIDGE, table, "forward", parts));
         let mut parts = of(ETHERNET_IP);
         parts.push(verdict(NF_DROP));
-        last.push(new_rule_in(BRIDGE, table, "forward", parts));
+        all.push(new_rule_in(BRIDGE, table, "forward", parts));
     }
-    send(batch(last))
+    all.extend(filling(BRIDGE, table, members));
+    send(batch(all))
 }
 
-/// The elements of one table that was just made.
-fn fill(family: u8, table: &str, members: &[Member]) -> Result<(), Error> {
-    members.chunks(PORTION / 5).try_for_each(|portion| {
-        send(batch(portion.iter().flat_map(|m| m.elements_in(family, table, NEWSETELEM)).collect()))
-    })
+/// The elements of a table that is made in the same transaction: there is no moment at which the table is there, but not who
+/// may pass, nor one at which everybody may.
+fn filling<'a>(family: u8, table: &'a str, members: &'a [Member]) -> impl Iterator<Item = Message> + 'a {
+    members.iter().flat_map(move |m| m.elements_in(family, table, NEWSETELEM)).map(Message::quiet)
 }
 
 pub(crate) fn bridge_table_delete(table: &str) -> Result<(), Error> {
@@ -560,22 +557,17 @@ pub(crate) fn table_replace(
     for parts in accepted(bridge) {
         rule("forward", parts);
     }
-    // What fits a datagram goes with the table, all at once; the rest right after it.
-    let (first, rest) = ports.split_at(ports.len().min(PORTION));
-    all.extend(first.iter().map(|port| element(table, NEWSETELEM, port)));
-    send(batch(all))?;
-    rest.chunks(PORTION).try_for_each(|portion| publish(table, portion))?;
-    fill(IP, table, members)?;
-    // Last, when all is there that is to pass.
-    let drop = chain(vec![interface(META_OIFNAME, CMP_EQ, bridge).into(), vec![verdict(NF_DROP)]]);
-    send(batch(vec![new_rule(table, "forward", drop)]))
+    rule("forward", chain(vec![interface(META_OIFNAME, CMP_EQ, bridge).into(), vec![verdict(NF_DROP)]]));
+    all.extend(ports.iter().map(|port| element(table, NEWSETELEM, port).quiet()));
+    all.extend(filling(IP, table, members));
+    send(batch(all))
 }
 
 /// Elements of one transaction: their acknowledgements must fit the socket's receive buffer (measured: some 250 do).
 const PORTION: usize = 100;
 
 /// The packets of this network that may be forwarded, one rule each: what containers send, answers to it, and what
-/// comes in by a published port.
+/// comes in by a published port. From one container to another only the same tenant's may, answers included.
 fn accepted(bridge: &str) -> [Vec<Expression>; 4] {
     let mut out = Vec::from(interface(META_IIFNAME, CMP_EQ, bridge));
     out.extend(interface(META_OIFNAME, CMP_NEQ, bridge));
@@ -588,7 +580,9 @@ fn accepted(bridge: &str) -> [Vec<Expression>; 4] {
     };
     let mut neighbours = Vec::from(interface(META_IIFNAME, CMP_EQ, bridge));
     neighbours.extend(same_tenant());
-    [out, into(known_connection().into()), into(destined_by_nat().into()), into(neighbours)]
+    let mut answers = Vec::from(interface(META_IIFNAME, CMP_NEQ, bridge));
+    answers.extend(known_connection());
+    [out, into(answers), into(destined_by_nat().into()), into(neighbours)]
 }
 
 pub(crate) fn table_delete(table: &str) -> Result<(), Error> {

@@ -37,6 +37,9 @@ pub struct ExecSpec {
     pub user: String,
     /// Whether it has a terminal of its own.
     pub terminal: bool,
+    /// Rows and columns of that, at its beginning.
+    #[serde(default)]
+    pub size: Option<(u16, u16)>,
     /// Whether its standard input comes from the caller; otherwise there is nothing to read.
     pub stdin: bool,
     /// Whether nobody hears it: no input, no output.
@@ -223,6 +226,8 @@ fn enter(
     let root: OwnedFd = fs::File::open("/").named(|| "open the container's root".into())?.into();
     if spec.terminal {
         let (master, slave) = terminal::open(root.as_fd()).named(|| "make a terminal".into())?;
+        let (rows, columns) = spec.size.unwrap_or(terminal::USUAL_SIZE);
+        terminal::resize(&master, rows, columns).named(|| "size the terminal".into())?;
         terminal::adopt(&slave).named(|| "take the terminal".into())?;
         ExecReport::Terminal.send(report, &[master.as_raw_fd()]);
     } else {

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use crate::sys::{check, openat2_in_root};
 
+/// Rows and columns until somebody says better: programs take none at all badly.
+pub(crate) const USUAL_SIZE: (u16, u16) = (24, 80);
 const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
 
 /// Both ends of a new terminal: (master, slave). `root` is the container's.

@@ -45,6 +45,85 @@ pub enum Error {
     Closed,
 }
 
+impl Error {
+    /// Whether the disk has no room for more.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Statement(rusqlite::Error::SqliteFailure(failure, _)) => {
+                failure.code == rusqlite::ErrorCode::DiskFull
+            }
+            Self::Commit(text) => text.contains("is full"),
+            _ => false,
+        }
+    }
+}
+
+/// Bytes that are kept on the disk for the time when all else has filled it: containers must be stopped and removed then.
+const RESERVE: u64 = 16 << 20;
+/// Free space below which that is given up, and above which it is taken again.
+const NEARLY_FULL: u64 = 4 << 20;
+
+struct Reserve {
+    file: PathBuf,
+    folder: std::ffi::CString,
+    kept: bool,
+    looked: std::time::Instant,
+}
+
+impl Reserve {
+    fn new(database: &Path) -> Self {
+        use std::os::unix::ffi::OsStrExt;
+        let file = database.with_extension("reserve");
+        let folder = database.parent().unwrap_or(Path::new(".")).as_os_str().as_bytes();
+        let mut reserve = Self {
+            kept: file.exists(),
+            file,
+            folder: std::ffi::CString::new(folder).unwrap_or_default(),
+            looked: std::time::Instant::now(),
+        };
+        reserve.take();
+        reserve
+    }
+
+    fn free(&self) -> Option<u64> {
+        // SAFETY: a path that outlives the call, which writes the buffer.
+        unsafe {
+            let mut stats: libc::statvfs = std::mem::zeroed();
+            (libc::statvfs(self.folder.as_ptr(), &raw mut stats) == 0)
+                .then(|| stats.f_bavail.saturating_mul(stats.f_frsize))
+        }
+    }
+
+    fn take(&mut self) {
+        use std::os::fd::AsRawFd;
+        if self.kept || self.free().is_none_or(|free| free < 2 * RESERVE + NEARLY_FULL) {
+            return;
+        }
+        let made = std::fs::File::create(&self.file).is_ok_and(|file| {
+            // SAFETY: an open descriptor.
+            unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, RESERVE as libc::off_t) == 0 }
+        });
+        self.kept = made;
+        if !made {
+            let _ = std::fs::remove_file(&self.file);
+        }
+    }
+
+    /// Before each group of writes.
+    fn look(&mut self) {
+        if self.kept {
+            if self.free().is_some_and(|free| free < NEARLY_FULL) {
+                tracing::warn!("the disk is full: what was kept back for the database is used now");
+                let _ = std::fs::remove_file(&self.file);
+                self.kept = false;
+            }
+        } else if self.looked.elapsed() > Duration::from_secs(30) {
+            self.looked = std::time::Instant::now();
+            self.take();
+        }
+    }
+}
+
 /// A transaction. Queries are its methods, one file a resource in `tables/`.
 pub struct Tx<'a> {
     pub(crate) connection: &'a Connection,
@@ -106,10 +185,11 @@ impl Store {
         let mut connection = open(path, flags | OpenFlags::SQLITE_OPEN_CREATE)?;
         migrate(&mut connection)?;
         let (writer, jobs) = mpsc::sync_channel(4 * GROUP);
+        let mut reserve = Reserve::new(path);
         let readers = (0..READERS).map(|_| open(path, flags)).collect::<Result<Vec<_>, _>>()?;
         std::thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || write_groups(&connection, &jobs))
+            .spawn(move || write_groups(&connection, &jobs, &mut reserve))
             .map_err(|_| Error::Closed)?;
         Ok(Self { writer, readers: Arc::new(Mutex::new(readers)), path: path.to_owned() })
     }
@@ -205,8 +285,9 @@ fn in_savepoint<T, E: From<Error>>(
     }
 }
 
-fn write_groups(connection: &Connection, jobs: &Receiver<Job>) {
+fn write_groups(connection: &Connection, jobs: &Receiver<Job>, reserve: &mut Reserve) {
     while let Ok(first) = jobs.recv() {
+        reserve.look();
         let mut done = Vec::new();
         if let Err(error) = connection.execute_batch("BEGIN IMMEDIATE") {
             tracing::error!(%error, "the database can't begin a transaction");
@@ -283,6 +364,35 @@ mod tests {
         let events = store.read(|tx| tx.events(1, 0, 100)).await.expect("read");
         assert_eq!((failed, events.len()), (10, 40));
         drop(store);
+        std::fs::remove_dir_all(folder).expect("clean");
+    }
+
+    /// On a disk of its own, full to the last byte, records are still written.
+    #[tokio::test]
+    async fn a_full_disk_leaves_room_for_records() {
+        let folder = std::env::temp_dir().join(format!("berth-store-full-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder).expect("folder");
+        let at = std::ffi::CString::new(folder.to_str().expect("path")).expect("path");
+        // SAFETY: strings that outlive the call.
+        let mounted = unsafe {
+            libc::mount(c"none".as_ptr(), at.as_ptr(), c"tmpfs".as_ptr(), 0, c"size=64m".as_ptr().cast()) == 0
+        };
+        if !mounted {
+            println!("skipped: needs root to mount a small disk");
+            return;
+        }
+        let store = Store::open(&folder.join("berth.db")).expect("store");
+        store.write(|tx| tx.event_add(1, 1, "test", "s", "{}")).await.expect("write");
+        let mut filler = std::fs::File::create(folder.join("filler")).expect("filler");
+        while std::io::Write::write_all(&mut filler, &[7; 4096]).is_ok() {}
+        for n in 0..500 {
+            let written = store.write(move |tx| tx.event_add(n, 1, "test", "s", "{}")).await;
+            written.unwrap_or_else(|e| panic!("write {n}: {e}"));
+        }
+        drop((store, filler));
+        // SAFETY: as above; lazily, for the writing thread may still be closing.
+        unsafe { libc::umount2(at.as_ptr(), libc::MNT_DETACH) };
         std::fs::remove_dir_all(folder).expect("clean");
     }
 

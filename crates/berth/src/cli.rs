@@ -148,6 +148,9 @@ struct Serve {
 
 #[derive(Debug, clap::Args)]
 struct Uninstall {
+    /// Also while containers run, which are killed
+    #[arg(long, short)]
+    force: bool,
     /// Settings file; /etc/berth/berth.toml if it is there
     #[arg(long, short)]
     config: Option<PathBuf>,
@@ -172,8 +175,7 @@ pub(crate) fn run() -> ExitCode {
         Command::StaticServer { root, port } => crate::static_server::run(root, port).map(|()| ExitCode::SUCCESS),
         Command::Doctor(doctor) => crate::doctor::run(&doctor).map(ExitCode::from),
         Command::Uninstall(uninstall) => settings(uninstall.config.as_deref(), &cli.connection)
-            .and_then(|s| berth_engine_oci::uninstall(&s.data_dir.join("engine")).map_err(|e| e.to_string()))
-            .map(|()| ExitCode::SUCCESS),
+            .and_then(|s| uninstall_command(&s.data_dir, uninstall.force)),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "berth", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
@@ -181,9 +183,25 @@ pub(crate) fn run() -> ExitCode {
         command => client_command(command, &cli.connection),
     };
     result.unwrap_or_else(|message| {
-        eprintln!("berth: {message}");
+        eprintln!("berth: {}", output::harmless(&message));
         ExitCode::FAILURE
     })
+}
+
+fn uninstall_command(data: &std::path::Path, force: bool) -> Result<ExitCode, String> {
+    let engine = data.join("engine");
+    if !engine.join("instance.json").exists() {
+        println!("nothing in {} says that berth has anything in the kernel", data.display());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let _lock = crate::serve::take_lock(data).map_err(|e| format!("{e}; stop it first"))?;
+    let running = berth_engine_oci::running(&engine).map_err(|e| e.to_string())?;
+    if running > 0 && !force {
+        return Err(format!("{running} containers run; stop them first, or --force, which kills them"));
+    }
+    berth_engine_oci::uninstall(&engine).map_err(|e| e.to_string())?;
+    println!("berth's bridge, rules and cgroups are out of the kernel; {} is as it was", data.display());
+    Ok(ExitCode::SUCCESS)
 }
 
 fn serve_command(serve: &Serve, connection: &Connection) -> Result<ExitCode, String> {
@@ -202,6 +220,17 @@ fn serve_command(serve: &Serve, connection: &Connection) -> Result<ExitCode, Str
 }
 
 fn client_command(command: Command, connection: &Connection) -> Result<ExitCode, String> {
+    // A server that goes away is an error to be told. A reader that goes away (`berth ps | head`) is none: print! panics.
+    // SAFETY: as in `run`: one thread so far.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        let text = info.payload_as_str().unwrap_or_default();
+        if text.starts_with("failed printing to stdout") {
+            std::process::exit(128 + libc::SIGPIPE);
+        }
+        usual(info);
+    }));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     let outcome = runtime.block_on(async {
         let client = connection.client()?;

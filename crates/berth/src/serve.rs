@@ -20,7 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::settings::Settings;
 
 /// Keeps a second server from the same data. The lock goes with the process, however it ends.
-fn take_lock(data: &Path) -> Result<fs::File, String> {
+pub(crate) fn take_lock(data: &Path) -> Result<fs::File, String> {
     use std::os::fd::AsRawFd;
     let path = data.join("lock");
     let file = fs::File::options().create(true).truncate(false).write(true).open(&path);

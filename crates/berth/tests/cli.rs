@@ -51,7 +51,9 @@ async fn dockers_habits_work() {
     let events = ok(&["events", "--past"]);
     assert!(events.contains("container.started") && events.contains("container.removed"), "{events}");
     let (code, _, error) = server.cli(&["run", "nothing-here"]);
-    assert!(code == 1 && error.contains("berth load"), "{error}");
+    assert!(code == 125 && error.contains("berth load"), "{error}");
+    assert_eq!(server.cli(&["run", "--rm", "busybox", "nosuch"]).0, 127);
+    assert_eq!(server.cli(&["run", "--rm", "busybox", "/etc"]).0, 126);
     let token = ok(&["token", "create", "--account", "other", "script"]);
     let (_, other, _) = server.cli(&["--token", token.trim(), "ps", "-a", "-q"]);
     assert_eq!(other, "");
@@ -92,5 +94,78 @@ async fn archives_and_layout_folders_are_loaded() {
     assert_eq!((code, out.as_str()), (0, "Loaded image: layout:1\n"), "{error}");
     let (code, out, error) = server.cli(&["run", "--rm", "layout:1"]);
     assert_eq!((code, out.as_str()), (0, "from the layout\n"), "{error}");
+    server.finish().await;
+}
+
+/// What operators do without thinking, and what must not cost them anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn surprises_are_spared() {
+    let Some(rootfs) = image("busybox").filter(|_| is_root()) else { return };
+    let server = Server::start(env!("CARGO_BIN_EXE_berth"), "surprises", "").await;
+    server.import(&rootfs, "busybox", &[]);
+    let ok = |args: &[&str]| {
+        let (code, out, error) = server.cli(args);
+        assert_eq!(code, 0, "{args:?}: {error}");
+        out
+    };
+    ok(&["run", "-d", "--name", "web", "busybox", "sleep", "1000"]);
+    // The first thing that a container does may be to look for another.
+    for _ in 0..10 {
+        ok(&["run", "--rm", "busybox", "ping", "-c", "1", "-W", "2", "web"]);
+    }
+    // Signals to `berth run` are the container's: a unit of systemd that stops it stops the container.
+    let trap = "trap 'echo heard; exit 4' TERM; echo ready; while true; do sleep 0.05; done";
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_berth"))
+        .env("BERTH_DATA_DIR", &server.data)
+        .args(["run", "--rm", "--name", "trap", "busybox", "sh", "-c", trap])
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("run");
+    let mut ready = [0; 6];
+    let mut out = child.stdout.take().expect("output");
+    std::io::Read::read_exact(&mut out, &mut ready).expect("ready");
+    // SAFETY: a plain signal to a child of this test.
+    unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
+    let mut rest = String::new();
+    std::io::Read::read_to_string(&mut out, &mut rest).expect("output");
+    assert_eq!((rest.as_str(), child.wait().expect("wait").code()), ("heard\n", Some(4)));
+    assert!(server.cli(&["inspect", "trap"]).0 != 0, "--rm holds as well");
+    // A server that runs keeps its things.
+    let (code, _, error) = server.cli(&["uninstall"]);
+    assert!(code == 1 && error.contains("stop it first"), "{error}");
+    ok(&["exec", "web", "true"]);
+    // What is paused can be killed.
+    ok(&["run", "-d", "--name", "p", "busybox", "sleep", "1000"]);
+    ok(&["pause", "p"]);
+    ok(&["kill", "p"]);
+    assert_eq!(ok(&["wait", "p"]), "137\n");
+    // Errors of copies are told in words, and nothing is silently left out.
+    ok(&["exec", "web", "ln", "-s", "/nowhere", "/dangling"]);
+    for (args, said) in [
+        (["cp", "-L", "web:/dangling", "/tmp/berth-x"], "/dangling: no such file"),
+        (["cp", "-a", "web:/proc/meminfo", "-"], "kernel's"),
+        (["cp", "-a", "/etc/hostname", "web:/dev/null"], "is a device"),
+    ] {
+        let (code, _, error) = server.cli(&args);
+        assert!(code != 0 && error.to_lowercase().contains(said), "{args:?}: {error}");
+    }
+    ok(&["exec", "web", "sh", "-c", "echo still > /dev/null"]);
+    // A terminal has a size before its program looks.
+    assert_eq!(ok(&["exec", "-t", "web", "stty", "size"]).trim(), "24 80");
+    // Other people's words don't steer a terminal.
+    ok(&["run", "-d", "--name", "esc", "busybox", "sh", "-c", ": \u{1b}[31m \n \u{7}; sleep 100"]);
+    let shown = ok(&["ps"]);
+    assert!(!shown.contains('\u{1b}') && !shown.contains('\u{7}') && shown.lines().count() == 3, "{shown}");
+    let (code, _, error) = server.cli(&["load", "-i", "/bin/sh"]);
+    assert!(code == 1 && error.contains("no tar archive"), "{error}");
+    // An administrator sees and withdraws everybody's tokens.
+    let token = ok(&["token", "create", "--account", "bob", "b1"]);
+    let list = ok(&["token", "ls", "--all"]);
+    let row = list.lines().find(|l| l.contains("bob")).expect("bob's");
+    ok(&["token", "rm", row.split_whitespace().next().expect("number")]);
+    assert!(server.cli(&["--token", token.trim(), "ps"]).0 != 0);
+    let (code, _, error) = server.cli(&["volume", "prune"]);
+    assert!(code == 1 && error.contains("--force"), "{error}");
     server.finish().await;
 }

@@ -26,8 +26,17 @@ async fn build(server: &Server, runtime: &str, address: &str, memory: &str) -> A
     server.request("POST", "/container/build", body).await
 }
 
+/// What the application answers, once it listens: a start is answered when its program runs.
 async fn fetch(port: u64, path: &str) -> (u16, String) {
-    let answer = reqwest::get(format!("http://127.0.0.1:{port}{path}")).await.expect("the application answers");
+    let mut answer = reqwest::get(format!("http://127.0.0.1:{port}{path}")).await;
+    for _ in 0..200 {
+        if answer.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+        answer = reqwest::get(format!("http://127.0.0.1:{port}{path}")).await;
+    }
+    let answer = answer.expect("the application answers");
     (answer.status().as_u16(), answer.text().await.expect("text"))
 }
 

@@ -219,6 +219,7 @@ pub(super) async fn wait(
     Auth(caller): Auth,
     Segment(id): Segment<String>,
 ) -> Result<Json<Ended>, Error> {
+    let _place = api.places.take(&caller, Kind::Stream)?;
     let exit = tokio::select! {
         exit = api.core.container_wait(&caller, &id) => exit?,
         () = api.draining.begun() => {

@@ -225,6 +225,7 @@ pub(super) async fn save(
     let place = places.take(&caller, Kind::Archive)?;
     let write = core.image_save(&caller, &names).await?;
     let body = written_by(place, move |out| write(out).map_err(|e| std::io::Error::other(e.chain())));
+    let body = body.await.map_err(super::inside::broken)?;
     Ok(([(header::CONTENT_TYPE, "application/x-tar")], body).into_response())
 }
 

@@ -41,10 +41,12 @@ const PING: Duration = Duration::from_secs(30);
     params(("id" = String, Path)), responses((status = 200, body = ExecResult), (status = 409, body = super::wire::Problem)))]
 pub(super) async fn exec(
     State(core): State<Core>,
+    State(places): State<Places>,
     Auth(caller): Auth,
     Segment(id): Segment<String>,
     request: Request,
 ) -> Result<Json<ExecResult>, Error> {
+    let _place = places.take(&caller, Kind::Stream)?;
     let asked: ExecCreate = read_json(&small_body(request.into_body()).await?)?;
     if asked.terminal || asked.stdin {
         return Err(Error::invalid("a terminal or input need a session: GET with a WebSocket upgrade"));
@@ -359,6 +361,12 @@ pub(super) async fn download(
     Ok(response)
 }
 
+/// An archive that could not even be begun.
+pub(super) fn broken(error: io::Error) -> Error {
+    tracing::error!(%error, "an archive could not be written");
+    Error::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the archive can't be read; the server's log says why")
+}
+
 fn tar(body: Body) -> Response {
     ([(header::CONTENT_TYPE, "application/x-tar")], body).into_response()
 }
@@ -385,7 +393,9 @@ pub(super) async fn archive(
     })
     .await?;
     let name = path.file_name().map(PathBuf::from).unwrap_or_default();
-    Ok(tar(written_by(place, move |out| files.pack(&path, &name, follow, out))))
+    let at = path.clone();
+    let body = written_by(place, move |out| files.pack(&path, &name, follow, out)).await;
+    Ok(tar(body.map_err(|e| file_error(&e, &at))?))
 }
 
 /// Unpacks a tar (plain, gzip or zstd) below a folder.
@@ -420,7 +430,7 @@ pub(super) async fn export(
 ) -> Result<Response, Error> {
     let place = places.take(&caller, Kind::Archive)?;
     let write = core.container_export(&caller, &id).await?;
-    Ok(tar(written_by(place, write)))
+    Ok(tar(written_by(place, write).await.map_err(broken)?))
 }
 
 #[cfg(test)]

@@ -73,7 +73,24 @@ pub(super) async fn push(State(core): State<Core>, Auth(caller): Auth, request: 
         let digest = core.image_push(&caller, &asked.image, login(asked.login), progress).await?;
         Ok(Travel { digest: Some(digest.to_string()), ..Travel::default() })
     });
-    Ok(told(words, end))
+    // Nobody is told any more when the client has gone, and nothing here is left half done by ending it.
+    let going = Going(end.abort_handle());
+    let mut answer = told(words, end);
+    let body = std::mem::take(answer.body_mut());
+    let watched = futures_util::StreamExt::inspect(body.into_data_stream(), move |_| {
+        let _ = &going;
+    });
+    *answer.body_mut() = Body::from_stream(watched);
+    Ok(answer)
+}
+
+/// Ended when nobody listens any more.
+struct Going(tokio::task::AbortHandle);
+
+impl Drop for Going {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// The account's logins at registries.

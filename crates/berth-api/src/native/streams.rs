@@ -109,7 +109,10 @@ impl Write for Outgoing {
 }
 
 /// A body of what `work` writes. If that fails, the body breaks off, which a client can tell from its end.
-pub(super) fn written_by(place: Place, work: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static) -> Body {
+pub(super) async fn written_by(
+    place: Place,
+    work: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static,
+) -> io::Result<Body> {
     let (chunks, mut read) = mpsc::channel::<io::Result<Bytes>>(4);
     let runtime = Handle::current();
     tokio::task::spawn_blocking(move || {
@@ -123,7 +126,11 @@ pub(super) fn written_by(place: Place, work: impl FnOnce(&mut dyn Write) -> io::
             let _ = chunks.try_send(Err(error));
         }
     });
-    Body::from_stream(futures_util::stream::poll_fn(move |context| read.poll_recv(context)))
+    // What fails before anything is written can still be told in form.
+    let first = read.recv().await.transpose()?;
+    let first = futures_util::stream::iter(first.map(Ok));
+    let rest = futures_util::stream::poll_fn(move |context| read.poll_recv(context));
+    Ok(Body::from_stream(futures_util::StreamExt::chain(first, rest)))
 }
 
 /// The request's body as something that blocks when read; for threads that unpack.

@@ -8,8 +8,10 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use berth_core::{Core, Role};
 use berth_runtime::log::format_time;
+use serde::Deserialize;
+use utoipa::IntoParams;
 
-use super::auth::{Auth, Segment};
+use super::auth::{Auth, Params, Segment};
 use super::containers::read_json;
 use super::error::Error;
 use super::idempotency;
@@ -23,14 +25,29 @@ fn render(token: berth_core::Token, secret: Option<String>) -> Token {
         role: if token.role == Role::Admin { "admin" } else { "user" }.into(),
         created_at: format_time(token.created_at),
         expires_at: token.expires_at.map(format_time),
+        account: None,
         token: secret,
     }
 }
 
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListParams {
+    /// Those of all accounts; for administrators.
+    #[serde(default)]
+    all: bool,
+}
+
 /// The account's tokens, without their secrets.
-#[utoipa::path(get, path = "/v1/tokens", tag = "tokens", responses((status = 200, body = List<Token>)))]
-pub(super) async fn list(State(core): State<Core>, Auth(caller): Auth) -> Result<Json<List<Token>>, Error> {
-    let items = core.tokens(&caller).await?.into_iter().map(|t| render(t, None)).collect();
+#[utoipa::path(get, path = "/v1/tokens", tag = "tokens", params(ListParams), responses((status = 200, body = List<Token>)))]
+pub(super) async fn list(
+    State(core): State<Core>,
+    Auth(caller): Auth,
+    Params(params): Params<ListParams>,
+) -> Result<Json<List<Token>>, Error> {
+    let all = core.tokens(&caller, params.all).await?;
+    let items = all.into_iter().map(|(t, account)| Token { account: Some(account), ..render(t, None) }).collect();
     Ok(Json(List { items, next_cursor: None }))
 }
 
@@ -53,7 +70,7 @@ pub(super) async fn create(State(core): State<Core>, Auth(caller): Auth, request
     idempotency::once(&core, &caller, &HeaderMap::new(), "token.create", &body, work).await
 }
 
-/// Revokes a token, at once.
+/// Revokes a token, at once; an administrator anybody's.
 #[utoipa::path(delete, path = "/v1/tokens/{number}", tag = "tokens",
     params(("number" = i64, Path)), responses((status = 204), (status = 404, body = super::wire::Problem)))]
 pub(super) async fn revoke(

@@ -73,7 +73,8 @@ pub(super) async fn backup(
 ) -> Result<Response, Error> {
     let place = places.take(&caller, Kind::Archive)?;
     let write = core.volume_backup(&caller, &name).await?;
-    Ok(([(header::CONTENT_TYPE, "application/x-tar")], written_by(place, write)).into_response())
+    Ok(([(header::CONTENT_TYPE, "application/x-tar")], written_by(place, write).await.map_err(super::inside::broken)?)
+        .into_response())
 }
 
 /// Unpacks a tar (plain, gzip or zstd) into a volume, over what is there.

@@ -141,6 +141,9 @@ pub struct Token {
     /// When it expires.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<String>,
+    /// Name of its account; in lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
     /// What a client sends; only in the answer to its making.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,

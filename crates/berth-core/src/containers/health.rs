@@ -173,7 +173,7 @@ impl Core {
         match ended {
             Ok(0) => Ok(()),
             Ok(code) => Err(format!("exit code {code}{said}")),
-            Err(_) => Err(format!("no end within {limit:?}{said}")),
+            Err(_) => Err(format!("no end within {:.1} s{said}", limit.as_secs_f64())),
         }
     }
 }

@@ -53,6 +53,9 @@ impl Core {
         reference: &str,
         write: bool,
     ) -> Result<Box<dyn Files>, Error> {
+        if write {
+            self.inner.images.room()?;
+        }
         let found = self.container(caller, reference).await?;
         Ok(self.inner.engine.files(&found.uid, write).await?)
     }

@@ -227,6 +227,10 @@ impl Core {
         let before = self.read(move |tx| Ok(tx.container(id)?)).await?.map(|row| row.wanted);
         self.want_unless_removed(id, "stopped").await?;
         let sent = self.inner.engine.signal(&found.uid, number).await;
+        if sent.is_ok() && number == 9 {
+            // What is paused can't die; what is not says so.
+            let _ = self.inner.engine.resume(&found.uid).await;
+        }
         if sent.is_err() && before.as_deref() == Some("running") {
             self.want_unless_removed(id, "running").await?;
         }

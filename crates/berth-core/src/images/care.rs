@@ -181,6 +181,18 @@ impl Core {
         )))
     }
 
+    /// What one more image of the account may unpack to.
+    pub(crate) async fn image_budget(&self, caller: &Caller) -> Result<berth_image::Budget, Error> {
+        let account = caller.account;
+        let (used, own) = self.read(move |tx| Ok((tx.image_bytes(account)?, tx.account_image_quota(account)?))).await?;
+        let mut budget = berth_image::Budget::default();
+        if let Some(quota) = self.quota_of(own) {
+            // What it takes beyond that, because layers are shared, is nothing that it would be refused for.
+            budget.bytes = budget.bytes.min(quota.saturating_sub(u64::try_from(used).unwrap_or(0)));
+        }
+        Ok(budget)
+    }
+
     fn quota_of(&self, own: Option<i64>) -> Option<u64> {
         let default = self.inner.settings.image_quota_mib << 20;
         own.map(|q| q as u64).or((default > 0).then_some(default))

@@ -134,6 +134,17 @@ impl Tx<'_> {
         Ok(statement.query_map([account], token)?.collect::<Result<_, _>>()?)
     }
 
+    /// All accounts' tokens that are not revoked.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn tokens_of_all(&self) -> Result<Vec<Token>, Error> {
+        let sql = "SELECT id, account_id, name, role, created_at, expires_at FROM tokens
+                   WHERE revoked_at IS NULL ORDER BY id";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        Ok(statement.query_map([], token)?.collect::<Result<_, _>>()?)
+    }
+
     /// Revokes a token of the account; whether there was one.
     ///
     /// # Errors

@@ -26,10 +26,11 @@ impl Connection {
             let json: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
             json[key].as_str().map(str::to_owned)
         };
-        let host = self.host.clone().or_else(|| field("server.json", "url"));
+        let given = |value: &Option<String>| value.clone().filter(|v| !v.is_empty());
+        let host = given(&self.host).or_else(|| field("server.json", "url"));
         let host = host.unwrap_or_else(|| "http://127.0.0.1:8080".into());
         let host = if host.contains("://") { host } else { format!("http://{host}") };
-        let token = self.token.clone().or_else(|| field("admin.json", "token")).ok_or_else(|| {
+        let token = given(&self.token).or_else(|| field("admin.json", "token")).ok_or_else(|| {
             format!(
                 "no token: set BERTH_TOKEN, or BERTH_DATA_DIR to the server's data folder ({} has no admin.json that can be read)",
                 data.display()

@@ -177,7 +177,17 @@ pub(super) async fn run(client: &Client, run: Run) -> Outcome {
     }
     let mut request = run.create.request(true)?;
     request.auto_remove = remove && run.detach;
-    let made = make(client, &request, &pull).await?;
+    let made = match make(client, &request, &pull).await {
+        Ok(made) => made,
+        Err(message) => {
+            eprintln!("berth: {}", output::harmless(&message));
+            // As Docker has it: 126 and 127 for programs that can't be run, 125 for what berth itself could not do.
+            return Ok(sessions::not_run(&message)
+                .filter(|_| message.contains("start:"))
+                .unwrap_or(ExitCode::from(125)));
+        }
+    };
+    let _passing_on = (!(run.detach || tty && interactive)).then(|| PassingOn::begin(client, &made.id)).transpose()?;
     if run.detach {
         println!("{}", made.id);
         return Ok(ExitCode::SUCCESS);
@@ -198,23 +208,8 @@ pub(super) async fn run(client: &Client, run: Run) -> Outcome {
         follow_log(client, &made.id, &LogQuery { follow: true, ..LogQuery::default() }, false, false).await?;
         client.container_wait(&made.id).await.map_err(said)
     };
-    let mut interrupts = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())
-        .map_err(|e| format!("watch for interrupts: {e}"))?;
-    tokio::pin!(ended);
-    let mut asked = 0;
-    let ended = loop {
-        tokio::select! {
-            result = &mut ended => break result,
-            _ = interrupts.recv() => {
-                asked += 1;
-                // The first asks, the second insists.
-                let signal = if asked == 1 { "TERM" } else { "KILL" };
-                let _ = client.container_kill(&made.id, signal).await;
-            }
-        }
-    };
     // Only what is known to have ended: a broken connection says nothing about the container.
-    let ended = ended?;
+    let ended = ended.await?;
     if remove {
         client.container_remove(&made.id, true).await.map_err(said)?;
     }
@@ -222,6 +217,44 @@ pub(super) async fn run(client: &Client, run: Run) -> Outcome {
         eprintln!("berth: the container was killed for want of memory");
     }
     Ok(ExitCode::from(u8::try_from(ended.exit_code.unwrap_or(0)).unwrap_or(1)))
+}
+
+/// Signals to this program are the container's, as long as this lives.
+struct PassingOn(tokio::task::JoinHandle<()>);
+
+impl PassingOn {
+    fn begin(client: &Client, id: &str) -> Result<Self, String> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+        for (name, number) in [("HUP", 1), ("INT", 2), ("QUIT", 3), ("USR1", 10), ("USR2", 12), ("TERM", 15)] {
+            let watched = signal(SignalKind::from_raw(number)).map_err(|e| format!("watch for {name}: {e}"))?;
+            let told = told.clone();
+            tokio::spawn(async move {
+                let mut watched = watched;
+                while watched.recv().await.is_some() && told.send(name).is_ok() {}
+            });
+        }
+        let (client, id) = (client.clone(), id.to_owned());
+        Ok(Self(tokio::spawn(async move {
+            let mut interrupts = 0;
+            while let Some(name) = heard.recv().await {
+                interrupts += u32::from(name == "INT");
+                // Who presses Ctrl-C again means it: first processes don't heed what they have no handler for.
+                let name = match (name, interrupts) {
+                    ("INT", 2) => "TERM",
+                    ("INT", 3..) => "KILL",
+                    (name, _) => name,
+                };
+                let _ = client.container_kill(&id, name).await;
+            }
+        })))
+    }
+}
+
+impl Drop for PassingOn {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// Makes a container, and fetches its image before, as far as that is wanted.

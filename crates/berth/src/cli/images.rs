@@ -120,6 +120,9 @@ pub(crate) struct Prune {
     /// Volumes that no container mounts as well
     #[arg(long)]
     volumes: bool,
+    /// Don't ask before volumes are removed
+    #[arg(long, short)]
+    force: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -153,7 +156,10 @@ pub(super) async fn history(client: &Client, history: &History) -> Outcome {
             let text = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
             let made: String = text("created_by").chars().take(60).collect();
             vec![
-                output::age(&text("created")) + " ago",
+                match text("created") {
+                    at if at.is_empty() => at,
+                    at => output::age(&at) + " ago",
+                },
                 made,
                 output::bytes(entry["size"].as_u64().unwrap_or(0)),
                 text("comment"),
@@ -179,6 +185,7 @@ pub(super) async fn prune(client: &Client, prune: &Prune) -> Outcome {
     let pruned = client.image_prune(&asked).await.map_err(|e| e.to_string())?;
     pruned.removed.iter().for_each(|name| println!("{name}"));
     if prune.volumes {
+        super::output::confirm("Volumes that no container mounts are removed, with all that is in them.", prune.force)?;
         client
             .volume_prune()
             .await

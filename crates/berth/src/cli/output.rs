@@ -2,13 +2,24 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// Without what moves a terminal's cursor or rings its bell: names and commands are other people's.
+pub(super) fn harmless(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && c != '\n' { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
+}
+
 /// Columns as wide as their widest cell; wide characters of East Asian scripts count twice.
 pub(super) fn table(head: &[&str], rows: &[Vec<String>]) {
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| harmless(cell).replace('\n', "\\n")).collect()).collect();
     let width = |text: &str| -> usize {
         text.chars().map(|c| if matches!(u32::from(c), 0x1100..=0x115f | 0x2e80..=0xa4cf | 0xac00..=0xd7a3 | 0xf900..=0xfaff | 0xfe30..=0xfe6f | 0xff00..=0xff60 | 0xffe0..=0xffe6 | 0x1f300..=0x1faff | 0x20000..=0x3fffd) { 2 } else { 1 }).sum()
     };
     let mut widths: Vec<usize> = head.iter().map(|h| width(h)).collect();
-    for row in rows {
+    for row in &rows {
         for (have, cell) in widths.iter_mut().zip(row) {
             *have = (*have).max(width(cell));
         }
@@ -22,9 +33,25 @@ pub(super) fn table(head: &[&str], rows: &[Vec<String>]) {
         println!("{}", text.trim_end());
     };
     line(&mut head.iter().copied());
-    for row in rows {
+    for row in &rows {
         line(&mut row.iter().map(String::as_str));
     }
+}
+
+/// Asks before something is lost for good; without a terminal to ask at, only `force` will do.
+pub(super) fn confirm(what: &str, force: bool) -> Result<(), String> {
+    use std::io::{BufRead, IsTerminal, Write};
+    if force {
+        return Ok(());
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(format!("{what} If that is meant: --force"));
+    }
+    eprint!("{what} Go on? [y/N] ");
+    let _ = std::io::stderr().flush();
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer).map_err(|e| format!("read standard input: {e}"))?;
+    if answer.trim().eq_ignore_ascii_case("y") { Ok(()) } else { Err("nothing was removed".into()) }
 }
 
 /// `1.5MiB`.
@@ -61,7 +88,12 @@ pub(super) fn json(value: &impl serde::Serialize) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::bytes;
+    use super::{bytes, harmless};
+
+    #[test]
+    fn control_characters_are_shown_not_sent() {
+        assert_eq!(harmless("a\u{1b}[31m\u{7}\r 容器"), "a\\u{1b}[31m\\u{7}\\r 容器");
+    }
 
     #[test]
     fn sizes_are_short() {

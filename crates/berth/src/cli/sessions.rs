@@ -48,17 +48,17 @@ pub(crate) struct Attach {
     id: String,
 }
 
-/// What shells say of a program that could not be run.
+/// What shells say of a program that could not be run; `None` for other errors.
+pub(super) fn not_run(text: &str) -> Option<ExitCode> {
+    if text.contains("Permission denied") || text.contains("Is a directory") {
+        return Some(ExitCode::from(126));
+    }
+    let missing = ["no such program", "No such file", "executable file not found"];
+    missing.iter().any(|t| text.contains(t)).then(|| ExitCode::from(127))
+}
+
 fn refused(error: &Error) -> ExitCode {
-    let text = error.to_string();
-    if text.contains("Permission denied") {
-        return ExitCode::from(126);
-    }
-    if ["no such program", "No such file", "executable file not found"].iter().any(|t| text.contains(t)) {
-        ExitCode::from(127)
-    } else {
-        ExitCode::FAILURE
-    }
+    not_run(&error.to_string()).unwrap_or(ExitCode::FAILURE)
 }
 
 pub(super) fn code(code: i32) -> ExitCode {
@@ -77,7 +77,10 @@ pub(super) async fn exec(client: &Client, exec: &Exec) -> Outcome {
     if exec.tty && exec.interactive && !std::io::stdin().is_terminal() {
         return Err("standard input is no terminal: leave -t away".into());
     }
+    let size = if exec.tty { terminal::size() } else { None };
     let asked = ExecCreate {
+        rows: size.map(|(rows, _)| rows),
+        columns: size.map(|(_, columns)| columns),
         command: exec.command.clone(),
         env: variables(&exec.env),
         working_dir: exec.workdir.clone(),

@@ -34,6 +34,9 @@ pub(crate) enum TokenCommand {
     },
     /// List tokens, without their secrets
     Ls {
+        /// Those of all accounts, for administrators
+        #[arg(long, short)]
+        all: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -68,8 +71,8 @@ pub(super) async fn run(client: &Client, command: TokenCommand) -> Outcome {
             let made = client.token_create(&new).await.map_err(|e| e.to_string())?;
             println!("{}", made.token.unwrap_or_default());
         }
-        TokenCommand::Ls { json } => {
-            let all = client.tokens().await.map_err(|e| e.to_string())?;
+        TokenCommand::Ls { all, json } => {
+            let all = client.tokens(all).await.map_err(|e| e.to_string())?;
             if json {
                 output::json(&all)?;
             } else {
@@ -77,10 +80,17 @@ pub(super) async fn run(client: &Client, command: TokenCommand) -> Outcome {
                     .into_iter()
                     .map(|t| {
                         let expires = t.expires_at.unwrap_or_else(|| "never".into());
-                        vec![t.number.to_string(), t.name, t.role, output::age(&t.created_at) + " ago", expires]
+                        vec![
+                            t.number.to_string(),
+                            t.account.unwrap_or_default(),
+                            t.name,
+                            t.role,
+                            output::age(&t.created_at) + " ago",
+                            expires,
+                        ]
                     })
                     .collect();
-                output::table(&["NUMBER", "NAME", "ROLE", "MADE", "EXPIRES"], &rows);
+                output::table(&["NUMBER", "ACCOUNT", "NAME", "ROLE", "MADE", "EXPIRES"], &rows);
             }
         }
         TokenCommand::Rm { number } => {

@@ -45,7 +45,11 @@ pub(crate) enum VolumeCommand {
         names: Vec<String>,
     },
     /// Remove the volumes that no container mounts
-    Prune,
+    Prune {
+        /// Don't ask
+        #[arg(long, short)]
+        force: bool,
+    },
     /// Write a volume's content as a tar
     Backup {
         /// Write to a file instead of standard output
@@ -99,7 +103,11 @@ pub(super) async fn run(client: &Client, command: VolumeCommand) -> Outcome {
             return each(&names, |name| async move { client.volume_remove(name).await.map(|()| name.to_owned()) })
                 .await;
         }
-        VolumeCommand::Prune => {
+        VolumeCommand::Prune { force } => {
+            super::output::confirm(
+                "This removes every volume that no container mounts, with all that is in it.",
+                force,
+            )?;
             client.volume_prune().await.map_err(said)?.removed.iter().for_each(|name| println!("{name}"));
         }
         VolumeCommand::Backup { output, name } => {

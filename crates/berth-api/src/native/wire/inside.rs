@@ -35,6 +35,12 @@ pub struct ExecCreate {
     pub user: Option<String>,
     /// It gets a terminal.
     pub terminal: bool,
+    /// Lines of the terminal at its beginning; 24 if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u16>,
+    /// Columns of it; 80 if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub columns: Option<u16>,
     /// It is sent input.
     pub stdin: bool,
     /// It goes on by itself; nothing is heard of it.
@@ -49,6 +55,7 @@ impl From<ExecCreate> for ExecAsked {
             working_dir: e.working_dir,
             user: e.user,
             terminal: e.terminal,
+            size: (e.rows.is_some() || e.columns.is_some()).then(|| (e.rows.unwrap_or(24), e.columns.unwrap_or(80))),
             stdin: e.stdin,
             detached: e.detach,
         }
