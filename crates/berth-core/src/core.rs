@@ -30,6 +30,8 @@ pub(crate) struct Inner {
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) builds: Arc<Semaphore>,
     pub(crate) imports: Shares,
+    /// Idempotency keys of requests that this very server has under way: account, key.
+    pub(crate) keys: Mutex<std::collections::HashSet<(i64, String)>>,
     /// Grows with every revocation.
     pub(crate) revocations: std::sync::atomic::AtomicU64,
     /// Held shared while layers go from pinned to written down, alone while unused ones are collected.
@@ -91,6 +93,7 @@ impl Core {
             pulls_at_once: Shares::new(32, 8),
             pushes_at_once: Shares::new(16, 4),
             imports: Shares::new(32, 8),
+            keys: Mutex::default(),
             revocations: 0.into(),
             builds: Arc::new(Semaphore::new(settings.builds_at_once.max(1))),
             settings,

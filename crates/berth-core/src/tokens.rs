@@ -213,20 +213,43 @@ impl Core {
     ) -> Result<Begun, Error> {
         let (account, key) = (caller.account, key.to_owned());
         let request = Digest::of(&[operation.as_bytes(), b"\n", body].concat()).hex();
+        let mine = (account, key.clone());
+        let under_way = !self.inner.keys.lock().unwrap_or_else(PoisonError::into_inner).insert(mine.clone());
         let known = {
             let request = request.clone();
-            self.write(move |tx| Ok(tx.idempotency_begin(account, &key, &request, now())?)).await?
+            self.write(move |tx| Ok(tx.idempotency_begin(account, &key, &request, now())?)).await
         };
+        let begun = match known {
+            Ok(known) => self.begun(caller, known, &request, under_way).await,
+            Err(error) => Err(error),
+        };
+        if !under_way && !matches!(begun, Ok(Begun::New)) {
+            self.inner.keys.lock().unwrap_or_else(PoisonError::into_inner).remove(&mine);
+        }
+        begun
+    }
+
+    async fn begun(
+        &self,
+        caller: &Caller,
+        known: Option<berth_store::Remembered>,
+        request: &str,
+        under_way: bool,
+    ) -> Result<Begun, Error> {
         Ok(match known {
             None => Begun::New,
             Some(known) if known.request != request => Begun::Different,
             Some(berth_store::Remembered { answer: Some(answer), .. }) => Begun::Answered(answer),
             Some(berth_store::Remembered { about: Some(uid), .. }) => {
-                let found = self.container(caller, &uid).await;
-                match found {
-                    // Still at work on it, if this server is the one that began.
-                    Ok(found) if self.lock(found.id).try_lock().is_ok() => Begun::Made(Box::new(found)),
-                    Ok(_) => Begun::UnderWay,
+                if under_way {
+                    return Ok(Begun::UnderWay);
+                }
+                // A server before this one began it; this one may be about to finish it.
+                if let Ok(found) = self.container(caller, &uid).await {
+                    drop(self.lock(found.id).lock().await);
+                }
+                match self.container(caller, &uid).await {
+                    Ok(found) => Begun::Made(Box::new(found)),
                     // It failed and is gone: the key is free for another try.
                     Err(Error::NotFound { .. }) => Begun::New,
                     Err(error) => return Err(error),
@@ -242,7 +265,10 @@ impl Core {
     /// The database's own.
     pub async fn idempotency_end(&self, caller: &Caller, key: &str, answer: Option<&str>) -> Result<(), Error> {
         let (account, key, answer) = (caller.account, key.to_owned(), answer.map(str::to_owned));
-        self.write(move |tx| Ok(tx.idempotency_end(account, &key, answer.as_deref())?)).await
+        let mine = (account, key.clone());
+        let ended = self.write(move |tx| Ok(tx.idempotency_end(account, &key, answer.as_deref())?)).await;
+        self.inner.keys.lock().unwrap_or_else(PoisonError::into_inner).remove(&mine);
+        ended
     }
 
     /// The account's tokens; those of `all` accounts for an administrator. With each the name of its account.
