@@ -146,6 +146,7 @@ impl Inner {
         write_json(&unit.folder.join(RUN), &run).map_err(failed("note the run"))?;
         // Before it runs: its first packet may be its most important one.
         let member = unit.member(&run);
+        unit.placed.store(true, Ordering::Relaxed);
         if let Some(member) = &member {
             self.network.admit(std::slice::from_ref(member)).map_err(|e| EngineError::Failed(e.to_string()))?;
         }
@@ -338,12 +339,15 @@ impl Inner {
         let id = unit.id();
         let aside = self.trash().join(format!("gone-{id}"));
         self.cgroup(id).remove().map_err(|e| EngineError::Failed(e.to_string()))?;
-        // Taken back at its end already; here it is made sure of, before address and ports are somebody else's.
-        let _ = self.network.unpublish(&unit.published());
-        if let Ok(Some(run)) = read_json::<Run>(&unit.folder.join(RUN))
-            && let Some(member) = unit.member(&run)
-        {
-            let _ = self.network.expel(&member);
+        // What could not be taken back at its end is, before address and ports are somebody else's. Not otherwise: taking
+        // away what is not there has the kernel undo a transaction, which takes it tens of milliseconds.
+        if unit.placed.load(Ordering::Relaxed) {
+            let _ = self.network.unpublish(&unit.published());
+            if let Ok(Some(run)) = read_json::<Run>(&unit.folder.join(RUN))
+                && let Some(member) = unit.member(&run)
+            {
+                let _ = self.network.expel(&member);
+            }
         }
         fs::rename(&unit.folder, &aside).map_err(failed(format!("set the folder of {id} aside")))?;
         self.units().remove(id);
@@ -430,15 +434,19 @@ impl OciEngine {
 impl Inner {
     fn note_end(&self, unit: &Unit, run: &Run) {
         let id = unit.id();
+        let mut placed = false;
         if let Err(error) = self.network.unpublish(&unit.published()) {
+            placed = true;
             tracing::error!(container = %id, %error, "ports of an ended container are still published");
         }
         let live = unit.known().live.clone();
         if let Some(member) = unit.member(run)
             && let Err(error) = self.network.expel(&member)
         {
+            placed = true;
             tracing::warn!(container = %id, %error, "a place on the bridge could not be taken back");
         }
+        unit.placed.store(placed, Ordering::Relaxed);
         self.forget_names(unit);
         // The shim writes its status within moments of its child's end; one that was opened too late may still be at it.
         let mut status = None;

@@ -46,6 +46,8 @@ pub(crate) struct Unit {
     /// One operation on a container at a time; others' containers don't wait for it.
     pub(crate) busy: Arc<tokio::sync::Mutex<()>>,
     pub(crate) counted: Counted,
+    /// Whether it may still have a place on the bridge or published ports.
+    pub(crate) placed: std::sync::atomic::AtomicBool,
     known: Mutex<Known>,
 }
 
@@ -89,6 +91,7 @@ impl Unit {
         Self {
             id: fixed.spec.id.clone(),
             counted: Counted::load(&folder),
+            placed: false.into(),
             folder,
             fixed: RwLock::new(Arc::new(fixed)),
             busy: Arc::default(),
