@@ -210,8 +210,8 @@ def wait_for(port):
 def port_figures(zeros, echo):
     wait_for(echo)
     rates = []
-    for _ in range(3):
-        reader = Reader(zeros, 1.5)
+    for _ in range(11):
+        reader = Reader(zeros, 1)
         reader.start()
         reader.join()
         rates.append(reader.rate)
