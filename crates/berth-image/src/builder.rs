@@ -24,7 +24,7 @@ const MOST_FOLDER_NAMES: usize = 256 << 20;
 /// Most bytes of names that a layer owes to those below, which are kept with it.
 const MOST_OWED_NAMES: usize = 8 << 20;
 /// Bytes of headers that an entry has on no account.
-const FREE_HEADER: usize = 2048;
+pub(crate) const FREE_HEADER: usize = 2048;
 
 /// What an import may use at most, over all its layers.
 #[derive(Debug, Clone, Copy)]

@@ -11,13 +11,15 @@ use std::rc::Rc;
 
 use tar::EntryType;
 
-use crate::builder::{Budget, LayerBuilder, Meta, clean};
+use crate::builder::{Budget, FREE_HEADER, LayerBuilder, Meta, clean};
 use crate::digest::{Digest, Hashing};
 use crate::error::{Error, Named, bad};
 use crate::store::{Layer, Pin, Store};
 
 /// Most bytes of one entry that are no file's content and are taken note of.
 const MOST_NOTED: usize = 8 << 20;
+/// Most bytes after a tar's end that are nobody's content.
+const MOST_PADDING: usize = 16 << 10;
 /// Most bytes of headers before an entry: long names, extended attributes.
 const LONGEST_HEADER: u64 = 4 << 20;
 
@@ -225,12 +227,18 @@ pub(crate) fn unpack_layer(
     unpack(&mut builder, &mut tar, Path::new(""), true, budget)?;
     // What follows the end marker belongs to the digest, and to the budget.
     let mut buffer = [0; 8192];
+    let mut tail = 0;
     loop {
         let read = tar.read(&mut buffer).named(|| "read the layer's end".into())?;
         if read == 0 {
             break;
         }
-        builder.charge(read + 2048, budget)?;
+        // Writers fill tars up to blocks of 10 KiB; what is more than that is somebody's content.
+        let padding = MOST_PADDING.saturating_sub(tail).min(read);
+        tail += read;
+        if read > padding {
+            builder.charge(read - padding + FREE_HEADER, budget)?;
+        }
         builder.record(&buffer[..read]);
     }
     let digest = tar.finish().named(|| "read the layer's end".into())?;
