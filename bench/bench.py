@@ -317,6 +317,18 @@ int main(int argc, char **argv) {
         return statistics.median(figures) if figures else None
 
 
+def table(results):
+    """Lines of a table: a column for each engine, a row for each figure that any of them has."""
+    rows = []
+    for result in results.values():
+        rows += [key for key in result if key not in rows]
+    lines = ["| | " + " | ".join(results) + " |", "|---|" + "---|" * len(results)]
+    for row in rows:
+        cells = [f"{results[e][row]:.2f}" if row in results[e] else "" for e in results]
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    return lines
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--berth", required=True)
@@ -352,13 +364,7 @@ def main():
         finally:
             subprocess.run(["rm", "-rf", folder])
     floor = floor_ms(50)
-    rows = []
-    for result in results.values():
-        rows += [key for key in result if key not in rows]
-    lines = ["| | " + " | ".join(results) + " |", "|---|" + "---|" * len(results)]
-    for row in rows:
-        cells = [f"{results[e][row]:.2f}" if row in results[e] else "" for e in results]
-        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    lines = table(results)
     cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), platform.machine())
     versions = []
     for program in ["dockerd", "podman"]:

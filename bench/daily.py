@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 
-from bench import Berth, Docker, Podman
+from bench import Berth, Docker, Podman, table
 
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
 
@@ -484,19 +484,12 @@ def main():
         if registry:
             registry.end()
         subprocess.run(["rm", "-rf", work])
-    rows = []
-    for result in results.values():
-        rows += [key for key in result if key not in rows]
-    lines = ["| | " + " | ".join(results) + " |", "|---|" + "---|" * len(results)]
-    for row in rows:
-        cells = [f"{results[e][row]:.2f}" if row in results[e] else "" for e in results]
-        lines.append(f"| {row} | " + " | ".join(cells) + " |")
     text = "\n".join([
         "", "## Daily life", "",
         f"An archive of `docker save` of {size:.0f} MB, five layers, some 30,000 files of 200 bytes to 120 kB and four large ones. By the command lines,",
         "each in the same run; medians; what earlier work left to be written was written out before each. Loading, saving and pulling are bound by this",
         "machine's disk (100 to 440 MB/s) as soon as its caches are full.", "",
-        *lines, "",
+        *table(results), "",
         "Bandwidth caps, both set to the same, one direction at a time, by datagrams at twice the rate up to 100 Mbit/s and by one TCP\nconnection above; bits of Ethernet frames by what arrives at the receiver, the first two seconds left out:", "",
         *network, ""])
     print(text)

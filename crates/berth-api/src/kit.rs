@@ -59,6 +59,8 @@ pub(crate) enum Breakdown {
 pub(crate) struct Doorman {
     pub(crate) dialect: &'static str,
     pub(crate) broken: fn(Breakdown) -> Response,
+    /// What only reads, or waits for a process: it may wait for a long time, and nothing is left half done.
+    pub(crate) ends_with_client: fn(&axum::http::Method, &str) -> bool,
     pub(crate) meters: Arc<Meters>,
 }
 
@@ -79,9 +81,7 @@ async fn attend(State((doorman, places)): State<(Doorman, Arc<Semaphore>)>, requ
         Err(_) => (doorman.broken)(Breakdown::Overload),
         Ok(place) => {
             // A task of its own: a client that goes away must not leave its operation half done.
-            // What only reads, or waits for a process, ends with its client: it may wait for a long time.
-            let only_reads =
-                doorman.dialect == "native" && (method == axum::http::Method::GET || path.ends_with("/exec"));
+            let ends_with_client = (doorman.ends_with_client)(&method, &path);
             let work = tokio::spawn(async move {
                 let (parts, body) = request.into_parts();
                 let (body, rest) = Rest::of(body);
@@ -90,7 +90,7 @@ async fn attend(State((doorman, places)): State<(Doorman, Arc<Semaphore>)>, requ
                 drop(place);
                 response
             });
-            let abort = Abort(only_reads.then(|| work.abort_handle()));
+            let abort = Abort(ends_with_client.then(|| work.abort_handle()));
             let done = work.await;
             drop(abort);
             match done {
@@ -121,7 +121,7 @@ async fn attend(State((doorman, places)): State<(Doorman, Arc<Semaphore>)>, requ
 }
 
 /// Ends a task when the request that it works for has gone.
-struct Abort(Option<tokio::task::AbortHandle>);
+pub(crate) struct Abort(pub(crate) Option<tokio::task::AbortHandle>);
 
 impl Drop for Abort {
     fn drop(&mut self) {

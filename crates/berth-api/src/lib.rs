@@ -50,9 +50,12 @@ pub fn router(core: Core, draining: Draining) -> Router {
     let doorman = |dialect: &'static str, broken: fn(kit::Breakdown) -> Response| Doorman {
         dialect,
         broken,
+        ends_with_client: |_, _| false,
         meters: meters.clone(),
     };
-    let native = kit::guarded(native::router(), doorman("native", native::error::broken));
+    let doorman_of_native =
+        Doorman { ends_with_client: native::ends_with_client, ..doorman("native", native::error::broken) };
+    let native = kit::guarded(native::router(), doorman_of_native);
     let standalone = kit::guarded(standalone::router(), doorman("standalone", standalone::error::broken));
     let other = Router::new()
         .route("/", get(native::docs::front_page))

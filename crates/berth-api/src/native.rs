@@ -17,12 +17,17 @@ pub mod wire;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
+use axum::http::Method;
 use axum::routing::{delete, get, post, put};
 
 use crate::Api;
 
 pub use docs::openapi;
 pub(crate) use streams::Places;
+
+pub(crate) fn ends_with_client(method: &Method, path: &str) -> bool {
+    method == Method::GET || path.ends_with("/exec")
+}
 
 pub(crate) fn router() -> Router<Api> {
     Router::new()

@@ -34,6 +34,7 @@ pub use registries::{
 };
 pub use runtimes::{Runtime, RuntimeKind};
 pub use settings::Settings;
+pub use shares::{Share, Shares};
 pub use tokens::{Administrator, Begun, Caller, NewToken, Role, Token};
 pub use volumes::{NewVolume, Volume};
 

@@ -5,18 +5,19 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-pub(crate) struct Shares {
+/// Places that are taken for a while.
+pub struct Shares {
     all: Arc<Semaphore>,
     of_one: usize,
     own: Mutex<HashMap<i64, Weak<Semaphore>>>,
 }
 
 /// A place that is taken until this is dropped.
-pub(crate) struct Share(#[expect(dead_code, reason = "held")] [OwnedSemaphorePermit; 2]);
+pub struct Share(#[expect(dead_code, reason = "held")] [OwnedSemaphorePermit; 2]);
 
 impl Shares {
     /// `all` places, of which one account has `of_one` at most.
-    pub(crate) fn new(all: usize, of_one: usize) -> Self {
+    pub fn new(all: usize, of_one: usize) -> Self {
         Self { all: Arc::new(Semaphore::new(all)), of_one, own: Mutex::default() }
     }
 
@@ -39,7 +40,7 @@ impl Shares {
     }
 
     /// A place, if there is one now.
-    pub(crate) fn try_take(&self, account: i64) -> Option<Share> {
+    pub fn try_take(&self, account: i64) -> Option<Share> {
         let own = self.of(account).try_acquire_owned().ok()?;
         let all = self.all.clone().try_acquire_owned().ok()?;
         Some(Share([own, all]))
@@ -59,5 +60,7 @@ mod tests {
         assert!(other.is_some() && shares.try_take(3).is_none(), "all are taken");
         drop(first);
         assert!(shares.try_take(1).is_some());
+        drop((second, other));
+        assert!(shares.own.lock().expect("lock").values().all(|places| places.strong_count() == 0), "all given back");
     }
 }

@@ -287,7 +287,11 @@ impl Core {
             })
             .await?;
         let name = |id| accounts.iter().find(|a| a.id == id).map(|a| a.name.clone()).unwrap_or_default();
-        Ok(rows.into_iter().map(|row| (row.account_id, row)).map(|(id, row)| (token(row), name(id))).collect())
+        let named = |row: berth_store::Token| {
+            let account = name(row.account_id);
+            (token(row), account)
+        };
+        Ok(rows.into_iter().map(named).collect())
     }
 
     /// Revokes a token, at once; an administrator anybody's.

@@ -23,8 +23,6 @@ const LONGEST_PATH: usize = 4096;
 const MOST_FOLDER_NAMES: usize = 256 << 20;
 /// Most bytes of names that a layer owes to those below, which are kept with it.
 const MOST_OWED_NAMES: usize = 8 << 20;
-/// Bytes of headers that an entry has on no account.
-pub(crate) const FREE_HEADER: usize = 2048;
 
 /// What an import may use at most, over all its layers.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +37,16 @@ impl Default for Budget {
     /// 64 GiB, four million entries.
     fn default() -> Self {
         Self { bytes: 64 << 30, entries: 4_000_000 }
+    }
+}
+
+impl Budget {
+    /// Takes bytes off; `at` says where, if it is known.
+    pub(crate) fn spend(&mut self, bytes: u64, at: impl FnOnce() -> String) -> Result<(), Error> {
+        let left = self.bytes.checked_sub(bytes);
+        self.bytes =
+            left.ok_or_else(|| Error::TooBig(format!("the archive unpacks to more than is allowed{}", at())))?;
+        Ok(())
     }
 }
 
@@ -180,13 +188,10 @@ impl<'a> LayerBuilder<'a> {
         self.recorder = None;
     }
 
-    /// Charges what an archive has beside files' content, as far as it is more than headers need.
-    pub(crate) fn charge(&mut self, bytes: usize, budget: &mut Budget) -> Result<(), Error> {
-        let more = bytes.saturating_sub(FREE_HEADER) as u64;
-        budget.bytes = budget
-            .bytes
-            .checked_sub(more)
-            .ok_or_else(|| Error::TooBig("the archive unpacks to more than is allowed (in its headers)".into()))?;
+    /// Charges what an archive has beside files' content, but for what is `free`.
+    pub(crate) fn charge(&mut self, bytes: usize, free: usize, budget: &mut Budget) -> Result<(), Error> {
+        let more = bytes.saturating_sub(free) as u64;
+        budget.spend(more, || " (in its headers)".into())?;
         self.size += more;
         self.spend_disk(bytes as u64)
     }
@@ -499,9 +504,7 @@ impl<'a> LayerBuilder<'a> {
             }
             length += read as u64;
             self.size += read as u64;
-            budget.bytes = budget.bytes.checked_sub(read as u64).ok_or_else(|| {
-                Error::TooBig(format!("the archive unpacks to more than is allowed (at {})", path.display()))
-            })?;
+            budget.spend(read as u64, || format!(" (at {})", path.display()))?;
         }
     }
 
@@ -529,9 +532,7 @@ impl<'a> LayerBuilder<'a> {
     ) -> Result<(), Error> {
         let held: u64 = pieces.iter().fold(0, |sum, (_, size)| sum.saturating_add(*size));
         // Holes take no disk, but whoever packs the layer reads them.
-        budget.bytes = budget.bytes.checked_sub(length.saturating_sub(held)).ok_or_else(|| {
-            Error::TooBig(format!("the archive unpacks to more than is allowed (at {}, a sparse file)", path.display()))
-        })?;
+        budget.spend(length.saturating_sub(held), || format!(" (at {}, a sparse file)", path.display()))?;
         let (mut file, parent, name) = self.create_file(path)?;
         let mut buffer = std::mem::take(&mut self.buffer);
         let mut result = Ok(());

@@ -88,5 +88,5 @@ pub(crate) fn not_a_tar(error: std::io::Error, first: bool) -> Error {
     if first && parsers {
         return bad("this is no tar archive, plain or compressed by gzip or zstd");
     }
-    Err::<(), _>(error).named(|| "read the tar".into()).err().unwrap_or_else(|| bad("the tar can't be read"))
+    Error::Io { what: "read the tar".into(), source: error }
 }

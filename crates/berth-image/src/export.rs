@@ -326,7 +326,7 @@ fn completed(store: &Store, layers: &[Layer]) -> Result<usize, Error> {
 
 /// Copies what an image has at `path` into an empty folder, with the folder's own attributes: how a new volume begins. The
 /// folder itself stays the one it is, for it may be mounted somewhere. What is broken off half way is gone on with by
-/// [`finish_copy`]. Nothing happens if the image has no such folder.
+/// [`finish_copy`], which comes before the next one. Nothing happens if the image has no such folder.
 ///
 /// # Errors
 /// What reading or writing said.
@@ -353,15 +353,10 @@ pub fn copy_folder(from: &OwnedFd, path: &Path, to: &Path) -> Result<(), Error> 
     drop(read);
     packing.join().map_err(|_| bad("copying was broken off"))?.named(|| format!("read {}", path.display()))?;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-    for folder in [&filling, to] {
-        chown(folder, Some(meta.uid()), Some(meta.gid())).named(|| format!("set the owner of {}", folder.display()))?;
-        fs::set_permissions(folder, fs::Permissions::from_mode(meta.mode() & 0o7777))
-            .named(|| format!("set the mode of {}", folder.display()))?;
-    }
+    chown(to, Some(meta.uid()), Some(meta.gid())).named(|| format!("set the owner of {}", to.display()))?;
+    fs::set_permissions(to, fs::Permissions::from_mode(meta.mode() & 0o7777))
+        .named(|| format!("set the mode of {}", to.display()))?;
     let copied = to.with_extension("copied");
-    if copied.exists() {
-        berth_runtime::remove_tree(&copied).named(|| format!("clear {}", copied.display()))?;
-    }
     fs::rename(&filling, &copied).named(|| format!("name {}", copied.display()))?;
     finish_copy(to)
 }

@@ -11,13 +11,15 @@ use std::rc::Rc;
 
 use tar::EntryType;
 
-use crate::builder::{Budget, FREE_HEADER, LayerBuilder, Meta, clean};
+use crate::builder::{Budget, LayerBuilder, Meta, clean};
 use crate::digest::{Digest, Hashing};
 use crate::error::{Error, Named, bad};
 use crate::store::{Layer, Pin, Store};
 
 /// Most bytes of one entry that are no file's content and are taken note of.
 const MOST_NOTED: usize = 8 << 20;
+/// Bytes of headers that an entry has on no account.
+const FREE_HEADER: usize = 2048;
 /// Most bytes after a tar's end that are nobody's content.
 const MOST_PADDING: usize = 16 << 10;
 /// Most bytes of headers before an entry: long names, extended attributes.
@@ -118,7 +120,7 @@ impl Allowance {
             return Ok(());
         }
         let noted = self.0.noted.take();
-        builder.charge(noted.len(), budget)?;
+        builder.charge(noted.len(), FREE_HEADER, budget)?;
         builder.record(&noted);
         Ok(())
     }
@@ -164,15 +166,7 @@ impl<R: Read> Read for Metered<R> {
 pub(crate) fn skip(entry: &mut impl Read, budget: &mut Budget) -> Result<(), Error> {
     let read =
         io::copy(&mut entry.take(budget.bytes.saturating_add(1)), &mut io::sink()).named(|| "read the tar".into())?;
-    spend(read, budget)
-}
-
-fn spend(bytes: u64, budget: &mut Budget) -> Result<(), Error> {
-    budget.bytes = budget
-        .bytes
-        .checked_sub(bytes)
-        .ok_or_else(|| Error::TooBig("the archive unpacks to more than is allowed".into()))?;
-    Ok(())
+    budget.spend(read, String::new)
 }
 
 /// Unpacks a (possibly compressed) tar below the folder `at` of a tree that is there already: links on the way are followed
@@ -234,11 +228,8 @@ pub(crate) fn unpack_layer(
             break;
         }
         // Writers fill tars up to blocks of 10 KiB; what is more than that is somebody's content.
-        let padding = MOST_PADDING.saturating_sub(tail).min(read);
+        builder.charge(read, MOST_PADDING.saturating_sub(tail), budget)?;
         tail += read;
-        if read > padding {
-            builder.charge(read - padding + FREE_HEADER, budget)?;
-        }
         builder.record(&buffer[..read]);
     }
     let digest = tar.finish().named(|| "read the layer's end".into())?;

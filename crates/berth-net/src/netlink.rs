@@ -179,29 +179,9 @@ impl Socket {
         // SAFETY: `fd` was just returned by socket(2) and belongs to nobody else.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         // A whole table goes in one datagram.
-        let most: libc::c_int = 16 << 20;
-        // SAFETY: the pointer and length describe `most`, which outlives the call.
-        unsafe {
-            libc::setsockopt(
-                fd.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_SNDBUFFORCE,
-                (&raw const most).cast(),
-                size_of_val(&most) as u32,
-            );
-        }
+        set_option(&fd, libc::SO_SNDBUFFORCE, &(16i32 << 20));
         // A stuck kernel must not hold a thread for ever.
-        let limit = libc::timeval { tv_sec: 10, tv_usec: 0 };
-        // SAFETY: the pointer and length describe `limit`, which outlives the call.
-        unsafe {
-            libc::setsockopt(
-                fd.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_RCVTIMEO,
-                (&raw const limit).cast(),
-                size_of_val(&limit) as u32,
-            );
-        }
+        set_option(&fd, libc::SO_RCVTIMEO, &libc::timeval { tv_sec: 10, tv_usec: 0 });
         Ok(Self { fd, seq: 0 })
     }
 
@@ -297,6 +277,20 @@ impl Socket {
                 return Err(Error::socket("reading a netlink answer", error));
             }
         }
+    }
+}
+
+/// Sets an option of a socket; where the kernel refuses, the socket works without.
+fn set_option<T: Copy>(fd: &OwnedFd, name: i32, value: &T) {
+    // SAFETY: the pointer and length describe `value`, which outlives the call.
+    unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            name,
+            std::ptr::from_ref(value).cast(),
+            size_of::<T>() as u32,
+        );
     }
 }
 

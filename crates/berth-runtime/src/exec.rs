@@ -226,8 +226,9 @@ fn enter(
     let root: OwnedFd = fs::File::open("/").named(|| "open the container's root".into())?.into();
     if spec.terminal {
         let (master, slave) = terminal::open(root.as_fd()).named(|| "make a terminal".into())?;
-        let (rows, columns) = spec.size.unwrap_or(terminal::USUAL_SIZE);
-        terminal::resize(&master, rows, columns).named(|| "size the terminal".into())?;
+        if let Some((rows, columns)) = spec.size {
+            terminal::resize(&master, rows, columns).named(|| "size the terminal".into())?;
+        }
         terminal::adopt(&slave).named(|| "take the terminal".into())?;
         ExecReport::Terminal.send(report, &[master.as_raw_fd()]);
     } else {

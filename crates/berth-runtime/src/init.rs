@@ -77,8 +77,6 @@ fn prepare(
     mounts::populate(root.as_fd(), bundle)?;
     if let Some(console) = &console {
         let (master, slave) = terminal::open(root.as_fd()).named(|| "make a terminal".into())?;
-        let (rows, columns) = terminal::USUAL_SIZE;
-        terminal::resize(&master, rows, columns).named(|| "size the terminal".into())?;
         mounts::console(root.as_fd(), &slave)?;
         terminal::adopt(&slave).named(|| "take the terminal".into())?;
         socket::send(console.as_fd(), &[1], &[master.as_raw_fd()], 0).named(|| "hand over the terminal".into())?;

@@ -45,6 +45,6 @@ pub use remove::remove_tree;
 pub use seccomp::supported as seccomp_supported;
 pub use shim::files;
 pub use sys::{Failure, openat2_in_root};
-pub use terminal::resize;
+pub use terminal::{USUAL_SIZE, resize};
 pub use view::{View, root_of};
 pub use zygote::{Exec, StartError, Started, Zygote, zygote_main};

@@ -7,10 +7,10 @@ use std::path::Path;
 use crate::sys::{check, openat2_in_root};
 
 /// Rows and columns until somebody says better: programs take none at all badly.
-pub(crate) const USUAL_SIZE: (u16, u16) = (24, 80);
+pub const USUAL_SIZE: (u16, u16) = (24, 80);
 const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
 
-/// Both ends of a new terminal: (master, slave). `root` is the container's.
+/// Both ends of a new terminal of the usual size: (master, slave). `root` is the container's.
 pub(crate) fn open(root: BorrowedFd<'_>) -> io::Result<(OwnedFd, OwnedFd)> {
     // Whoever is root inside may have put anything in the place of a device: no links, and the file system must be the one.
     let flags = libc::O_RDWR | libc::O_NOCTTY;
@@ -29,7 +29,9 @@ pub(crate) fn open(root: BorrowedFd<'_>) -> io::Result<(OwnedFd, OwnedFd)> {
     unsafe {
         check(libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlock).into())?;
         let slave = check(libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags | libc::O_CLOEXEC).into())?;
-        Ok((master, OwnedFd::from_raw_fd(slave as i32)))
+        let slave = OwnedFd::from_raw_fd(slave as i32);
+        resize(&master, USUAL_SIZE.0, USUAL_SIZE.1)?;
+        Ok((master, slave))
     }
 }
 

@@ -8,4 +8,4 @@ mod server;
 pub use files::{FileServer, zip_of};
 pub use leftovers::leftovers;
 pub use registry::{Mischief, Proxy, TestRegistry, has_program};
-pub use server::{Answer, Server, image, is_root};
+pub use server::{Answer, Server, done, free_port, image, is_root};

@@ -1,6 +1,6 @@
 //! Debian's `docker-registry` on loopback, and a proxy in front of it that misbehaves as told.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::server::free_port;
+
 /// Whether a program is there. Says that a test is skipped if not.
 pub fn has_program(name: &str) -> bool {
     let found = std::env::var_os("PATH")
@@ -18,10 +20,6 @@ pub fn has_program(name: &str) -> bool {
         println!("skipped: {name} is not installed; `make test` installs it on Debian");
     }
     found
-}
-
-fn free_port() -> u16 {
-    StdListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()).expect("a port").port()
 }
 
 /// A registry with a folder of its own; ends when dropped.

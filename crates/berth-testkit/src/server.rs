@@ -33,6 +33,24 @@ pub fn image(name: &str) -> Option<PathBuf> {
     None
 }
 
+/// A port that nobody listens on, and that stays so until it is used: neither one that the kernel gives to connections, nor
+/// one that servers give to containers.
+pub fn free_port() -> u16 {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    const FIRST: u32 = 30_001;
+    const COUNT: u32 = 2767;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..COUNT {
+        // Test programs that run side by side begin at places of their own.
+        let number = std::process::id().wrapping_mul(37).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = (FIRST + number % COUNT) as u16;
+        if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port from {FIRST} on is free");
+}
+
 /// What a plain HTTP request was answered.
 #[derive(Debug, Clone)]
 pub struct Answer {
@@ -72,7 +90,7 @@ impl Server {
         let _ = fs::remove_dir_all(&data);
         fs::create_dir_all(&data).expect("make the data folder");
         fs::write(data.join("berth.toml"), settings).expect("write the settings");
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()).expect("a port").port();
+        let port = free_port();
         let http = reqwest::Client::builder().no_proxy().build().expect("an HTTP client");
         let mut server = Self { program: program.into(), data, port, child: None, http };
         server.up().await;
@@ -211,6 +229,13 @@ impl Server {
         assert!(left.is_empty(), "left behind: {left:#?}");
         fs::remove_dir_all(&self.data).expect("remove the data folder");
     }
+}
+
+/// A command that works: what it prints.
+pub fn done(server: &Server, args: &[&str]) -> String {
+    let (code, out, error) = server.cli(args);
+    assert_eq!(code, 0, "{args:?}: {error}");
+    out
 }
 
 impl Drop for Server {

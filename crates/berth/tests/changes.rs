@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use berth_testkit::{Server, image, is_root};
+use berth_testkit::{Server, done, free_port, image, is_root};
 use serde_json::{Value, json};
 
 async fn server(name: &str, settings: &str) -> Option<Server> {
@@ -33,12 +33,6 @@ async fn traffic(server: &Server, id: &str) -> (u64, u64, u64, u64) {
     let t = server.request("GET", &format!("/v1/containers/{id}/traffic"), "").await.json();
     let field = |name: &str| t[name].as_u64().expect("a number");
     (field("rx_bytes"), field("rx_packets"), field("tx_bytes"), field("tx_packets"))
-}
-
-fn done(server: &Server, args: &[&str]) -> String {
-    let (code, out, error) = server.cli(args);
-    assert_eq!(code, 0, "{args:?}: {error}");
-    out
 }
 
 async fn until(what: &str, limit: Duration, mut so: impl AsyncFnMut() -> bool) {
@@ -96,8 +90,7 @@ async fn bounds_and_ports_change_while_it_runs_and_last() {
         stream.read_to_string(&mut text).ok()?;
         text.ends_with("page\n").then_some(())
     };
-    let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()).expect("port").port();
-    let (one, two) = (free(), free());
+    let (one, two) = (free_port(), free_port());
     done(&server, &["port", "--add", &format!("{one}:80"), "a"]);
     until("the port answers", Duration::from_secs(5), async || reach(one).is_some()).await;
     done(&server, &["port", "--add", &format!("{two}:80"), "a"]);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use berth_api::wire::ExecCreate;
 use berth_client::Heard;
-use berth_testkit::{Server, image, is_root};
+use berth_testkit::{Server, done, image, is_root};
 use serde_json::{Value, json};
 
 async fn server(name: &str, settings: &str) -> Option<Server> {
@@ -35,12 +35,6 @@ async fn run_as(server: &Server, token: &str, mut asked: Value) -> Value {
 fn exec(server: &Server, id: &str, script: &str) -> (String, i32) {
     let (code, out, error) = server.cli(&["exec", id, "sh", "-c", script]);
     (out + &error, code)
-}
-
-fn done(server: &Server, args: &[&str]) -> String {
-    let (code, out, error) = server.cli(args);
-    assert_eq!(code, 0, "{args:?}: {error}");
-    out
 }
 
 fn folder(name: &str) -> PathBuf {

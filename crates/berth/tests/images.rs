@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use berth_testkit::{Server, TestRegistry, image, is_root};
+use berth_testkit::{Server, TestRegistry, done, image, is_root};
 use serde_json::{Value, json};
 
 async fn server(name: &str, settings: &str) -> Option<(Server, PathBuf)> {
@@ -12,12 +12,6 @@ async fn server(name: &str, settings: &str) -> Option<(Server, PathBuf)> {
     let server = Server::start(env!("CARGO_BIN_EXE_berth"), name, settings).await;
     server.import(&rootfs, "base", &[]);
     Some((server, rootfs))
-}
-
-fn done(server: &Server, args: &[&str]) -> String {
-    let (code, out, error) = server.cli(args);
-    assert_eq!(code, 0, "{args:?}: {error}");
-    out
 }
 
 async fn token(server: &Server, account: &str) -> String {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use berth_testkit::{FileServer, Mischief, Proxy, Server, TestRegistry, has_program, image, is_root, zip_of};
+use berth_testkit::{FileServer, Mischief, Proxy, Server, TestRegistry, done, has_program, image, is_root, zip_of};
 
 /// A server that knows these hosts to speak plain HTTP.
 async fn server(name: &str, hosts: &[String], more: &str) -> Server {
@@ -20,12 +20,6 @@ fn folder(name: &str) -> std::path::PathBuf {
     let _ = std::fs::remove_dir_all(&path);
     std::fs::create_dir_all(&path).expect("folder");
     path
-}
-
-fn done(server: &Server, args: &[&str]) -> String {
-    let (code, out, error) = server.cli(args);
-    assert_eq!(code, 0, "{args:?}: {error}");
-    out
 }
 
 fn skopeo(args: &[&str]) -> String {

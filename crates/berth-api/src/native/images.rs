@@ -2,8 +2,8 @@
 
 use axum::Json;
 use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::StatusCode;
+use axum::response::Response;
 use berth_core::Core;
 use berth_image::Config;
 use serde::Deserialize;
@@ -12,7 +12,7 @@ use utoipa::IntoParams;
 use super::auth::{Auth, Params, Segment};
 use super::containers::{page, read_json};
 use super::error::Error;
-use super::streams::{Kind, Places, reader, written_by};
+use super::streams::{Kind, Places, reader, tar_of};
 use super::wire::{CommitCreate, DiskUse, Image, ImageRemoved, List, PruneAsked, Pruned, Quota};
 use crate::kit::small_body;
 
@@ -224,9 +224,7 @@ pub(super) async fn save(
         params.images.split(',').map(str::trim).filter(|n| !n.is_empty()).map(str::to_owned).collect();
     let place = places.take(&caller, Kind::Archive)?;
     let write = core.image_save(&caller, &names).await?;
-    let body = written_by(place, move |out| write(out).map_err(|e| std::io::Error::other(e.chain())));
-    let body = body.await.map_err(super::inside::broken)?;
-    Ok(([(header::CONTENT_TYPE, "application/x-tar")], body).into_response())
+    tar_of(place, move |out| write(out).map_err(|e| std::io::Error::other(e.chain()))).await
 }
 
 /// Makes an image of what a container has become.

@@ -11,7 +11,7 @@ use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use berth_core::Core;
+use berth_core::{Core, Share};
 use berth_engine::{Files, LogStream, Said, Session, Told};
 use futures_util::{Sink, SinkExt, StreamExt};
 use serde::Deserialize;
@@ -22,7 +22,7 @@ use utoipa::IntoParams;
 use super::auth::{Auth, Params, Segment};
 use super::containers::read_json;
 use super::error::Error;
-use super::streams::{Kind, Place, Places, reader, written_by};
+use super::streams::{Kind, Places, reader, tar, tar_of, written_by};
 use super::wire::{ExecCreate, ExecResult, FileStat, channel};
 use crate::kit::small_body;
 use crate::{Api, Draining};
@@ -157,7 +157,7 @@ type Ending = std::pin::Pin<Box<dyn Future<Output = i32> + Send>>;
 
 /// Passes on both ways until the process has ended or the client has gone. `ending` gives the exit code of one that ends
 /// without saying so.
-async fn converse(socket: WebSocket, session: Session, draining: &Draining, ending: Option<Ending>, _place: Place) {
+async fn converse(socket: WebSocket, session: Session, draining: &Draining, ending: Option<Ending>, _place: Share) {
     let (mut to_client, mut from_client) = socket.split();
     let Session { mut output, input } = session;
     let inward = async {
@@ -361,16 +361,6 @@ pub(super) async fn download(
     Ok(response)
 }
 
-/// An archive that could not even be begun.
-pub(super) fn broken(error: io::Error) -> Error {
-    tracing::error!(%error, "an archive could not be written");
-    Error::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the archive can't be read; the server's log says why")
-}
-
-fn tar(body: Body) -> Response {
-    ([(header::CONTENT_TYPE, "application/x-tar")], body).into_response()
-}
-
 /// What is at a path, as a tar whose entries begin with its name.
 #[utoipa::path(get, path = "/v1/containers/{id}/archive", tag = "inside",
     params(("id" = String, Path), ArchiveParams),
@@ -430,7 +420,7 @@ pub(super) async fn export(
 ) -> Result<Response, Error> {
     let place = places.take(&caller, Kind::Archive)?;
     let write = core.container_export(&caller, &id).await?;
-    Ok(tar(written_by(place, write).await.map_err(broken)?))
+    tar_of(place, write).await
 }
 
 #[cfg(test)]

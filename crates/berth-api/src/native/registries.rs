@@ -13,7 +13,7 @@ use super::auth::{Auth, Segment};
 use super::containers::read_json;
 use super::error::Error;
 use super::wire::{Image, ImagePull, ImagePush, List, LoginCreate, RegistryLogin, Travel};
-use crate::kit::small_body;
+use crate::kit::{Abort, small_body};
 
 /// Words about layers that wait for a client who is slow; what is beyond is not told.
 const AHEAD: usize = 256;
@@ -22,22 +22,27 @@ fn login(given: Option<LoginCreate>) -> Option<Login> {
     given.map(|l| Login { username: l.username, password: l.password })
 }
 
-/// One JSON object a line: progress as it comes, and the end of it. The status is 200 whatever the end is.
-fn told(progress: mpsc::Receiver<Progress>, end: tokio::task::JoinHandle<Result<Travel, Error>>) -> Response {
-    let state = (progress, Some(end));
-    let body = Body::from_stream(stream::unfold(state, |(mut progress, end)| async move {
+/// One JSON object a line: progress as it comes, and the end of it. The status is 200 whatever the end is. `abort` goes with
+/// the client.
+fn told(
+    progress: mpsc::Receiver<Progress>,
+    end: tokio::task::JoinHandle<Result<Travel, Error>>,
+    abort: Abort,
+) -> Response {
+    let state = (progress, Some(end), abort);
+    let body = Body::from_stream(stream::unfold(state, |(mut progress, end, abort)| async move {
         let travel = match progress.recv().await {
             Some(word) => Travel::from(word),
             None => match (end?).await {
-                Ok(Ok(travel)) => return line(travel).map(|bytes| (Ok(bytes), (progress, None))),
+                Ok(Ok(travel)) => return line(travel).map(|bytes| (Ok(bytes), (progress, None, abort))),
                 Ok(Err(error)) => {
                     let travel = Travel { error: Some(error.problem()), ..Travel::default() };
-                    return line(travel).map(|bytes| (Ok(bytes), (progress, None)));
+                    return line(travel).map(|bytes| (Ok(bytes), (progress, None, abort)));
                 }
                 Err(_) => return None,
             },
         };
-        line(travel).map(|bytes| (Ok::<_, std::convert::Infallible>(bytes), (progress, end)))
+        line(travel).map(|bytes| (Ok::<_, std::convert::Infallible>(bytes), (progress, end, abort)))
     }));
     ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
 }
@@ -60,7 +65,7 @@ pub(super) async fn pull(State(core): State<Core>, Auth(caller): Auth, request: 
         let image = Image::from(pulled.await?);
         Ok(Travel { image: Some(Box::new(image)), ..Travel::default() })
     });
-    Ok(told(words, end))
+    Ok(told(words, end, Abort(None)))
 }
 
 /// Sends an image to the registry that its name says. The answer is like that of a pull; the last line has the digest.
@@ -74,23 +79,8 @@ pub(super) async fn push(State(core): State<Core>, Auth(caller): Auth, request: 
         Ok(Travel { digest: Some(digest.to_string()), ..Travel::default() })
     });
     // Nobody is told any more when the client has gone, and nothing here is left half done by ending it.
-    let going = Going(end.abort_handle());
-    let mut answer = told(words, end);
-    let body = std::mem::take(answer.body_mut());
-    let watched = futures_util::StreamExt::inspect(body.into_data_stream(), move |_| {
-        let _ = &going;
-    });
-    *answer.body_mut() = Body::from_stream(watched);
-    Ok(answer)
-}
-
-/// Ended when nobody listens any more.
-struct Going(tokio::task::AbortHandle);
-
-impl Drop for Going {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    let abort = Abort(Some(end.abort_handle()));
+    Ok(told(words, end, abort))
 }
 
 /// The account's logins at registries.

@@ -1,13 +1,14 @@
 //! Long bodies: what a thread that blocks writes, read by a client as it comes, and the other way round.
 
-use std::collections::HashMap;
 use std::io::{self, Read, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
-use berth_core::Caller;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use berth_core::{Caller, Share, Shares};
 use futures_util::StreamExt;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -21,7 +22,7 @@ const STALL: Duration = Duration::from_secs(60);
 const CHUNK: usize = 256 * 1024;
 
 /// What lasts as long as its client likes, and holds something meanwhile.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// An archive in or out, which holds a thread.
     Archive,
@@ -41,40 +42,22 @@ impl Kind {
 }
 
 /// The places for what lasts long.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Places(Arc<Mutex<HashMap<(Kind, i64), usize>>>);
+#[derive(Clone)]
+pub(crate) struct Places(Arc<[Shares; 2]>);
 
-/// A place that is taken until this is dropped.
-#[derive(Debug)]
-pub(crate) struct Place {
-    all: Places,
-    key: (Kind, i64),
-}
-
-impl Places {
-    pub(super) fn take(&self, caller: &Caller, kind: Kind) -> Result<Place, Error> {
-        let key = (kind, caller.account);
-        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = taken.iter().filter(|((k, _), _)| *k == kind).map(|(_, count)| count).sum();
-        let own = taken.get(&key).copied().unwrap_or(0);
-        let (most_own, most) = kind.most();
-        if own >= most_own || all >= most {
-            return Err(overload());
-        }
-        taken.insert(key, own + 1);
-        Ok(Place { all: self.clone(), key })
+impl Default for Places {
+    fn default() -> Self {
+        Self(Arc::new([Kind::Archive, Kind::Stream].map(|kind| {
+            let (most_own, most) = kind.most();
+            Shares::new(most, most_own)
+        })))
     }
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut taken = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = taken.get_mut(&self.key) {
-            *count -= 1;
-            if *count == 0 {
-                taken.remove(&self.key);
-            }
-        }
+impl Places {
+    /// A place that is taken until it is dropped.
+    pub(super) fn take(&self, caller: &Caller, kind: Kind) -> Result<Share, Error> {
+        self.0[kind as usize].try_take(caller.account).ok_or_else(overload)
     }
 }
 
@@ -110,7 +93,7 @@ impl Write for Outgoing {
 
 /// A body of what `work` writes. If that fails, the body breaks off, which a client can tell from its end.
 pub(super) async fn written_by(
-    place: Place,
+    place: Share,
     work: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static,
 ) -> io::Result<Body> {
     let (chunks, mut read) = mpsc::channel::<io::Result<Bytes>>(4);
@@ -131,6 +114,24 @@ pub(super) async fn written_by(
     let first = futures_util::stream::iter(first.map(Ok));
     let rest = futures_util::stream::poll_fn(move |context| read.poll_recv(context));
     Ok(Body::from_stream(futures_util::StreamExt::chain(first, rest)))
+}
+
+/// The same as an answer; what fails before it begins is the server's own fault.
+pub(super) async fn tar_of(
+    place: Share,
+    work: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static,
+) -> Result<Response, Error> {
+    let body = written_by(place, work).await.map_err(|error| {
+        tracing::error!(%error, "an archive could not be written");
+        let detail = "the archive can't be read; the server's log says why";
+        Error::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
+    })?;
+    Ok(tar(body))
+}
+
+/// A body that is a tar.
+pub(super) fn tar(body: Body) -> Response {
+    ([(header::CONTENT_TYPE, "application/x-tar")], body).into_response()
 }
 
 /// The request's body as something that blocks when read; for threads that unpack.
@@ -165,7 +166,6 @@ mod tests {
         );
         assert!(places.take(&caller(99), Kind::Archive).is_err(), "all are taken");
         held.clear();
-        places.take(&caller(1), Kind::Archive).expect("given back");
-        assert!(places.0.lock().expect("lock").is_empty());
+        held.extend((0..most_own).map(|_| places.take(&caller(1), Kind::Archive).expect("given back")));
     }
 }

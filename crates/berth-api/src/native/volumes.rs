@@ -2,14 +2,14 @@
 
 use axum::Json;
 use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::StatusCode;
+use axum::response::Response;
 use berth_core::{Core, NewVolume};
 
 use super::auth::{Auth, Segment};
 use super::containers::read_json;
 use super::error::Error;
-use super::streams::{Kind, Places, reader, written_by};
+use super::streams::{Kind, Places, reader, tar_of};
 use super::wire::{List, Pruned, Volume, VolumeCreate};
 use crate::kit::small_body;
 
@@ -73,8 +73,7 @@ pub(super) async fn backup(
 ) -> Result<Response, Error> {
     let place = places.take(&caller, Kind::Archive)?;
     let write = core.volume_backup(&caller, &name).await?;
-    Ok(([(header::CONTENT_TYPE, "application/x-tar")], written_by(place, write).await.map_err(super::inside::broken)?)
-        .into_response())
+    tar_of(place, write).await
 }
 
 /// Unpacks a tar (plain, gzip or zstd) into a volume, over what is there.

@@ -170,9 +170,7 @@ impl Core {
         if !tx.images_by_digest(account, hex)?.is_empty() {
             return Ok(());
         }
-        let (used, own) = (tx.image_bytes(account)?, tx.account_image_quota(account)?);
-        let Some(quota) = self.quota_of(own) else { return Ok(()) };
-        let used = u64::try_from(used).unwrap_or(0);
+        let Some((used, quota)) = self.quota(tx, account)? else { return Ok(()) };
         if used.saturating_add(more) <= quota {
             return Ok(());
         }
@@ -183,14 +181,19 @@ impl Core {
 
     /// What one more image of the account may unpack to.
     pub(crate) async fn image_budget(&self, caller: &Caller) -> Result<berth_image::Budget, Error> {
-        let account = caller.account;
-        let (used, own) = self.read(move |tx| Ok((tx.image_bytes(account)?, tx.account_image_quota(account)?))).await?;
+        let (account, core) = (caller.account, self.clone());
+        let bound = self.read(move |tx| core.quota(tx, account)).await?;
         let mut budget = berth_image::Budget::default();
-        if let Some(quota) = self.quota_of(own) {
-            // What it takes beyond that, because layers are shared, is nothing that it would be refused for.
-            budget.bytes = budget.bytes.min(quota.saturating_sub(u64::try_from(used).unwrap_or(0)));
+        if let Some((used, quota)) = bound {
+            budget.bytes = budget.bytes.min(quota.saturating_sub(used));
         }
         Ok(budget)
+    }
+
+    /// Bytes that the account's images take, and may take; `None` without a bound.
+    fn quota(&self, tx: &berth_store::Tx<'_>, account: i64) -> Result<Option<(u64, u64)>, Error> {
+        let Some(quota) = self.quota_of(tx.account_image_quota(account)?) else { return Ok(None) };
+        Ok(Some((u64::try_from(tx.image_bytes(account)?).unwrap_or(0), quota)))
     }
 
     fn quota_of(&self, own: Option<i64>) -> Option<u64> {

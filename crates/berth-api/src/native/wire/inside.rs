@@ -1,6 +1,7 @@
 //! Processes and files inside a container.
 
 use berth_engine::ExecAsked;
+use berth_runtime::USUAL_SIZE;
 use berth_runtime::log::format_time;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -55,7 +56,8 @@ impl From<ExecCreate> for ExecAsked {
             working_dir: e.working_dir,
             user: e.user,
             terminal: e.terminal,
-            size: (e.rows.is_some() || e.columns.is_some()).then(|| (e.rows.unwrap_or(24), e.columns.unwrap_or(80))),
+            size: (e.rows.is_some() || e.columns.is_some())
+                .then(|| (e.rows.unwrap_or(USUAL_SIZE.0), e.columns.unwrap_or(USUAL_SIZE.1))),
             stdin: e.stdin,
             detached: e.detach,
         }
