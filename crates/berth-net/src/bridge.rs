@@ -6,7 +6,7 @@ use std::{fs, io};
 use crate::link;
 use crate::netlink::{Error, Socket};
 use crate::netns::{Netns, in_netns};
-use crate::nft::{self, Member, Published};
+use crate::nft::{self, Member, Published, Spread};
 use crate::tc;
 
 /// An IPv4 network, told by its gateway (the bridge's own address) and prefix length.
@@ -90,12 +90,12 @@ impl Network {
         Ok(candidates.into_iter().find(|subnet| !overlaps(subnet)))
     }
 
-    /// Brings up the bridge and puts the rules in place with exactly `ports` published and `members` admitted. Safe to repeat: connections and
-    /// attached workloads are not disturbed.
+    /// Brings up the bridge and puts the rules in place with exactly `ports` published, `spreads` spread and `members`
+    /// admitted. Safe to repeat: connections and attached workloads are not disturbed.
     ///
     /// # Errors
     /// The step that the kernel refused.
-    pub fn ensure(&self, ports: &[Published], members: &[Member]) -> Result<(), Error> {
+    pub fn ensure(&self, ports: &[Published], spreads: &[Spread], members: &[Member]) -> Result<(), Error> {
         let mut socket = Socket::route()?;
         link::bridge_create(&mut socket, &self.bridge, mac_of(self.subnet.gateway))?;
         let index = link::link_index(&self.bridge).ok_or(Error::Answer("the bridge has no index"))?;
@@ -110,7 +110,7 @@ impl Network {
             link::bridge_through_ip(&mut socket, &self.bridge, index)?;
         }
         nft::bridge_table_replace(&self.table, &self.links, !through_ip, members)?;
-        nft::table_replace(&self.table, &self.bridge, self.subnet, ports, members)?;
+        nft::table_replace(&self.table, &self.bridge, self.subnet, ports, spreads, members)?;
         self.forward_accept().map(|_| ())
     }
 
@@ -238,6 +238,15 @@ impl Network {
         nft::unpublish(&self.table, ports)
     }
 
+    /// Has a host port lead to the places of `after` instead of those of `before`: new connections, one and all, from one
+    /// moment on. Those under way stay where they are.
+    ///
+    /// # Errors
+    /// What the kernel refused; the port leads where it led then.
+    pub fn spread(&self, before: Option<&Spread>, after: &Spread) -> Result<(), Error> {
+        nft::spread(&self.table, before, after)
+    }
+
     /// Whether another server's table, of one that is not up perhaps, has the host's port already.
     ///
     /// # Errors
@@ -331,7 +340,7 @@ mod tests {
             to: Ipv4Addr::new(198, 19, 254, 2),
             to_port: 80,
         };
-        network.ensure(&[port(None, 31001)], &[]).expect("network");
+        network.ensure(&[port(None, 31001)], &[], &[]).expect("network");
         let (a, b) = (port(None, 31002), port(Some(Ipv4Addr::LOCALHOST), 31003));
         network.publish(&[a, b]).expect("publish");
         network.publish(&[a]).expect("publishing the same again is harmless");
@@ -344,10 +353,12 @@ mod tests {
         assert_eq!(listed, [port(None, 31001), a, b], "a refused batch leaves nothing");
         network.unpublish(&[a, a]).expect("unpublish twice");
         let many: Vec<Published> = (20_000..21_500).map(|p| port(None, p)).collect();
-        network.ensure(&many, &[]).expect("more ports than one message holds");
+        network.ensure(&many, &[], &[]).expect("more ports than one message holds");
         assert_eq!(network.published().expect("list").len(), many.len());
-        network.ensure(&[b], &[]).expect("again");
+        network.ensure(&[b], &[], &[]).expect("again");
         assert_eq!(network.published().expect("list"), [b]);
+
+        spread_over_two(&network);
 
         // Somebody has been calling for a while when it comes.
         let caller = std::net::UdpSocket::bind("0.0.0.0:0").expect("bind");
@@ -367,6 +378,41 @@ mod tests {
         network.remove().expect("remove");
         network.remove().expect("remove twice");
         assert_eq!(network.traces().expect("traces"), Vec::<String>::new());
+    }
+
+    /// Two places on one workload's address, told apart by their ports: every connection comes to one, all come about evenly.
+    fn spread_over_two(network: &Network) {
+        let netns = Netns::create().expect("netns");
+        let address = Ipv4Addr::new(198, 19, 254, 9);
+        let link = format!("bts{}", std::process::id());
+        network.attach(&netns, &link, address).expect("attach");
+        network.admit(&[crate::Member { link, address, tenant: 0 }]).expect("admit");
+        let listeners = in_netns(&netns, || [81, 82].map(|p| std::net::TcpListener::bind(("0.0.0.0", p)).expect("bind")));
+        let listeners = listeners.expect("enter");
+        let spread = |to: &[u16]| crate::Spread {
+            protocol: Protocol::Tcp,
+            host_port: 31005,
+            to: to.iter().map(|p| (address, *p)).collect(),
+        };
+        for listener in &listeners {
+            listener.set_nonblocking(true).expect("nonblocking");
+        }
+        let called = || {
+            let connected: Vec<_> =
+                (0..60).map(|_| std::net::TcpStream::connect("198.19.254.1:31005").is_ok()).collect();
+            let counts = [0, 1].map(|n: usize| std::iter::from_fn(|| listeners[n].accept().ok()).count());
+            (connected.into_iter().filter(|c| *c).count(), counts)
+        };
+        network.spread(None, &spread(&[81, 82])).expect("spread");
+        let (connected, counts) = called();
+        assert!(connected == 60 && counts.iter().all(|c| *c >= 10), "{connected} {counts:?}");
+        network.spread(Some(&spread(&[81, 82])), &spread(&[82])).expect("without the first");
+        assert_eq!(called(), (60, [0, 60]));
+        network.spread(Some(&spread(&[82])), &spread(&[])).expect("nowhere");
+        assert_eq!(called().0, 0);
+        network.spread(Some(&spread(&[81])), &spread(&[81])).expect("although it was not there");
+        assert_eq!(called(), (60, [60, 0]));
+        network.spread(Some(&spread(&[81])), &spread(&[])).expect("taken back");
     }
 
     /// As on a host with Docker, whose policy for forwarded packets is DROP. In a namespace of its own: the host's rules are
@@ -392,7 +438,7 @@ mod tests {
                 table: "berth-test".into(),
                 subnet: Subnet { gateway: Ipv4Addr::new(198, 19, 253, 1), prefix: 24 },
             };
-            network.ensure(&[], &[]).expect("ensure");
+            network.ensure(&[], &[], &[]).expect("ensure");
             let first = list();
             assert!(!network.forward_accept().expect("again"), "nothing is missing: {}", list());
             // Docker writes the chain anew.

@@ -17,4 +17,4 @@ pub use bridge::{Network, Rates, Subnet};
 pub use link::{LinkStats, link_index, link_names, link_stats};
 pub use netlink::Error;
 pub use netns::{Netns, in_netns};
-pub use nft::{Member, Protocol, Published};
+pub use nft::{Member, Protocol, Published, Spread};

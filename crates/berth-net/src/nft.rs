@@ -4,8 +4,9 @@
 //! table ip NAME {
 //!   map tcp, udp       { type inet_service : ipv4_addr . inet_service }
 //!   map tcp_at, udp_at { type ipv4_addr . inet_service : ipv4_addr . inet_service }
+//!   map tcp_spread, udp_spread { type inet_service . mark : ipv4_addr . inet_service }: port and bucket
 //!   chain raw     { filter, prerouting -300: packets to 127/8 that did not come from here: drop (CVE-2020-8558) }
-//!   chain pre     { nat, prerouting: to a local address: dnat by the maps }
+//!   chain pre     { nat, prerouting: to a local address: dnat by the maps; a spread port's bucket is drawn by lot }
 //!   chain out     { nat, output: the same, for the host's own connections }
 //!   chain post    { nat, postrouting: masquerade what leaves the network, and what the host sends in by 127.0.0.1 }
 //!   chain forward { filter, forward: into the bridge only answers, members of the sender's tenant, published ports }
@@ -61,6 +62,7 @@ const SET_MAP: u32 = 8;
 const TYPE_ADDR: u32 = 7;
 const TYPE_MARK: u32 = 19;
 const TYPE_ADDR_MARK: u32 = (7 << 6) | 19;
+const TYPE_SERVICE_MARK: u32 = (13 << 6) | 19;
 const TYPE_IFNAME_MAC_ADDR: u32 = (41 << 12) | (9 << 6) | 7;
 
 /// Transport of a published port.
@@ -143,6 +145,55 @@ impl Member {
             all.push(element("places", self.place(), None));
         }
         all
+    }
+}
+
+/// Buckets of a port that is spread over several workloads: what most numbers of workloads divide without a rest.
+pub(crate) const BUCKETS: u32 = 840;
+
+/// A host port whose new connections are spread evenly over several places; those under way stay where they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spread {
+    /// Transport.
+    pub protocol: Protocol,
+    /// Port on the host.
+    pub host_port: u16,
+    /// Where it leads; nowhere if empty.
+    pub to: Vec<(Ipv4Addr, u16)>,
+}
+
+impl Spread {
+    fn map(&self) -> &'static str {
+        match self.protocol {
+            Protocol::Tcp => "tcp_spread",
+            Protocol::Udp => "udp_spread",
+        }
+    }
+
+    /// Key of a bucket: the port as it is in the packet, and the lot as the kernel draws it.
+    fn key(&self, bucket: u32) -> Vec<u8> {
+        [&self.host_port.to_be_bytes()[..], &[0, 0], &bucket.to_ne_bytes()].concat()
+    }
+
+    /// All its buckets in one message.
+    fn elements(&self, table: &str, kind: u16) -> Option<Message> {
+        if self.to.is_empty() {
+            return None;
+        }
+        let verb = if kind == NEWSETELEM { "spread" } else { "gather" };
+        let flags = if kind == NEWSETELEM { NLM_F_ACK | NLM_F_CREATE } else { NLM_F_ACK };
+        let what = format!("{verb} port {}/{}", self.host_port, self.map());
+        let all = message(what, kind, flags).text(1, table).text(2, self.map()).nest(3, |m| {
+            (0..BUCKETS).fold(m, |m, bucket| {
+                let (address, port) = self.to[bucket as usize % self.to.len()];
+                let data = [&address.octets()[..], &port.to_be_bytes(), &[0, 0]].concat();
+                m.nest(1, |m| {
+                    let m = m.nest(1, |m| m.bytes(1, &self.key(bucket)));
+                    if kind == NEWSETELEM { m.nest(2, |m| m.bytes(1, &data)) } else { m }
+                })
+            })
+        });
+        Some(all)
     }
 }
 
@@ -288,8 +339,16 @@ fn masquerade() -> Expression {
     expression("masq", |m| m)
 }
 
+/// How the places of a map are found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    Port,
+    AddressAndPort,
+    PortAndLot,
+}
+
 /// `dnat` by one of the maps, for packets to an address of this machine.
-fn dnat(protocol: Protocol, map: &'static str, at: bool) -> Vec<Expression> {
+fn dnat(protocol: Protocol, map: &'static str, by: By) -> Vec<Expression> {
     let number = match protocol {
         Protocol::Tcp => libc::IPPROTO_TCP,
         Protocol::Udp => libc::IPPROTO_UDP,
@@ -300,11 +359,16 @@ fn dnat(protocol: Protocol, map: &'static str, at: bool) -> Vec<Expression> {
         meta(META_L4PROTO),
         compare(CMP_EQ, vec![number as u8]),
     ];
-    if at {
+    if by == By::AddressAndPort {
         all.push(payload(REG32_0, 1, 16, 4));
         all.push(payload(REG32_1, 2, 2, 2));
     } else {
         all.push(payload(REG32_0, 2, 2, 2));
+    }
+    if by == By::PortAndLot {
+        const RANDOM: u32 = 1;
+        // By lot and not in turn: a client that alternates between two ports would always draw the same half.
+        all.push(expression("numgen", |m| m.be32(1, REG32_1).be32(2, BUCKETS).be32(3, RANDOM)));
     }
     all.push(expression("lookup", move |m| m.text(1, map).be32(2, REG32_0).be32(3, REG32_0)));
     all.push(expression("nat", |m| m.be32(1, 1).be32(2, libc::AF_INET as u32).be32(3, REG32_0).be32(5, REG32_1)));
@@ -496,6 +560,7 @@ pub(crate) fn table_replace(
     bridge: &str,
     subnet: Subnet,
     ports: &[Published],
+    spreads: &[Spread],
     members: &[Member],
 ) -> Result<(), Error> {
     const PREROUTING: u32 = 0;
@@ -510,6 +575,8 @@ pub(crate) fn table_replace(
         new_map(table, "udp", 2, (TYPE_SERVICE, 2)),
         new_map(table, "tcp_at", 3, (TYPE_ADDR_SERVICE, 8)),
         new_map(table, "udp_at", 4, (TYPE_ADDR_SERVICE, 8)),
+        new_map(table, "tcp_spread", 5, (TYPE_SERVICE_MARK, 8)),
+        new_map(table, "udp_spread", 6, (TYPE_SERVICE_MARK, 8)),
         new_chain(IP, table, "raw", "filter", PREROUTING, -300),
         new_chain(IP, table, "pre", "nat", PREROUTING, -100),
         new_chain(IP, table, "out", "nat", OUTPUT, -100),
@@ -530,10 +597,12 @@ pub(crate) fn table_replace(
         ]),
     );
     for hook in ["pre", "out"] {
-        rule(hook, dnat(Protocol::Tcp, "tcp_at", true));
-        rule(hook, dnat(Protocol::Udp, "udp_at", true));
-        rule(hook, dnat(Protocol::Tcp, "tcp", false));
-        rule(hook, dnat(Protocol::Udp, "udp", false));
+        rule(hook, dnat(Protocol::Tcp, "tcp_at", By::AddressAndPort));
+        rule(hook, dnat(Protocol::Udp, "udp_at", By::AddressAndPort));
+        rule(hook, dnat(Protocol::Tcp, "tcp", By::Port));
+        rule(hook, dnat(Protocol::Udp, "udp", By::Port));
+        rule(hook, dnat(Protocol::Tcp, "tcp_spread", By::PortAndLot));
+        rule(hook, dnat(Protocol::Udp, "udp_spread", By::PortAndLot));
     }
     let inside = || address_in(12, subnet).into();
     rule("post", chain(vec![inside(), interface(META_OIFNAME, CMP_NEQ, bridge).into(), vec![masquerade()]]));
@@ -559,6 +628,7 @@ pub(crate) fn table_replace(
     }
     rule("forward", chain(vec![interface(META_OIFNAME, CMP_EQ, bridge).into(), vec![verdict(NF_DROP)]]));
     all.extend(ports.iter().map(|port| element(table, NEWSETELEM, port).quiet()));
+    all.extend(spreads.iter().filter_map(|s| s.elements(table, NEWSETELEM)).map(Message::quiet));
     all.extend(filling(IP, table, members));
     send(batch(all))
 }
@@ -617,7 +687,17 @@ pub(crate) fn taken_elsewhere(own: &str, port: &Published) -> Result<bool, Error
             .extend(name.map(String::from_utf8_lossy).filter(|n| n.starts_with(family) && n != own).map(String::from));
     })?;
     let anywhere = Published { host: None, ..*port };
+    let spread = Spread { protocol: port.protocol, host_port: port.host_port, to: Vec::new() };
     for table in others {
+        let ask = message(format!("look for port {}", port.host_port), GETSETELEM, NLM_F_ACK)
+            .text(1, &table)
+            .text(2, spread.map())
+            .nest(3, |m| m.nest(1, |m| m.nest(1, |m| m.bytes(1, &spread.key(0)))));
+        match send(vec![ask]) {
+            Ok(()) => return Ok(true),
+            Err(error) if error.errno() == Some(libc::ENOENT) => {}
+            Err(error) => return Err(error),
+        }
         for port in [Some(port).filter(|p| p.host.is_some()), Some(&anywhere)].into_iter().flatten() {
             let ask = message(format!("look for port {}", port.host_port), GETSETELEM, NLM_F_ACK)
                 .text(1, &table)
@@ -660,6 +740,19 @@ pub(crate) fn unpublish(table: &str, ports: &[Published]) -> Result<(), Error> {
         ignore(send(batch(vec![element(table, DELSETELEM, port)])), libc::ENOENT)?;
     }
     Ok(())
+}
+
+/// Has a port lead to the places of `after` instead of those of `before`, in one transaction.
+pub(crate) fn spread(table: &str, before: Option<&Spread>, after: &Spread) -> Result<(), Error> {
+    let change = |gone: bool| {
+        let delete = before.filter(|_| !gone).and_then(|b| b.elements(table, DELSETELEM));
+        batch(delete.into_iter().chain(after.elements(table, NEWSETELEM)).collect())
+    };
+    match send(change(false)) {
+        // What was to be there was not: somebody else emptied the table.
+        Err(error) if error.errno() == Some(libc::ENOENT) => send(change(true)),
+        other => other,
+    }
 }
 
 /// What the kernel says is published now.

@@ -152,7 +152,7 @@ async fn ports_are_reached_from_everywhere_and_nobody_elses_is_taken() {
     };
     let there = Ipv4Addr::new(198, 18, 77, 2);
     let member = berth_net::Member { link: format!("{name}v"), address: there, tenant: 1 };
-    far.ensure(&[], &[member]).expect("a far network");
+    far.ensure(&[], &[], &[member]).expect("a far network");
     far.attach(&other, &format!("{name}v"), there).expect("attach");
     let reached = in_netns(&other, || {
         use std::io::{Read, Write};
