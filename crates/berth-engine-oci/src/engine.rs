@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use berth_engine::{
     Abilities, Changes, Engine, EngineError, ExecAsked, Files, LogOptions, LogReader, Observed, Placement, PortAsked,
-    Resources, Session, State, Stats, Traffic, UnitId, UnitSpec,
+    PortGiven, Resources, Session, State, Stats, Traffic, UnitId, UnitSpec,
 };
 use berth_image::Store as Images;
 use berth_net::{Netns, Network, link_stats};
@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, broadcast};
 
 use crate::conversations;
 use crate::counted::of_run;
+use crate::fronts::Fronts;
 use crate::instance::{Instance, failed};
 use crate::lifecycle::{Begun, of_link};
 use crate::live::exec_spec;
@@ -91,6 +92,7 @@ pub(crate) struct Inner {
     pub(crate) names: Arc<Names>,
     pub(crate) serves_names: std::sync::atomic::AtomicBool,
     pub(crate) filling: Mutex<()>,
+    pub(crate) fronts: Fronts,
 }
 
 /// Containers on this machine.
@@ -216,6 +218,7 @@ impl OciEngine {
             names: Arc::default(),
             serves_names: false.into(),
             filling: Mutex::default(),
+            fronts: Fronts::load(&options.folder),
             options,
         });
         let engine = Self { inner };
@@ -334,7 +337,8 @@ impl OciEngine {
                 }
             }
         }
-        inner.network.ensure(&published, &members).map_err(|e| EngineError::Failed(e.to_string()))?;
+        let spreads = inner.take_over_fronts();
+        inner.network.ensure(&published, &spreads, &members).map_err(|e| EngineError::Failed(e.to_string()))?;
         // After the rules: the end of one takes its ports out of them.
         running.into_iter().try_for_each(|(unit, begun)| self.attend(&unit, begun))
     }
@@ -505,6 +509,21 @@ impl Engine for OciEngine {
             engine.blocking(move |inner| inner.update(&target, to)).await
         })
         .await
+    }
+
+    async fn set_front(&self, id: &UnitId, asked: &[PortAsked], to: &[UnitId]) -> Result<Vec<PortGiven>, EngineError> {
+        let (id, asked, to) = (id.clone(), asked.to_vec(), to.to_vec());
+        // Blocking work is not broken off, so this is whole by itself.
+        self.blocking(move |inner| inner.set_front(&id, &asked, &to)).await
+    }
+
+    async fn fronts(&self) -> Result<Vec<UnitId>, EngineError> {
+        Ok(self.inner.fronts.ids())
+    }
+
+    async fn connections(&self, id: &UnitId, ports: &[u16]) -> Result<usize, EngineError> {
+        let (id, ports) = (id.clone(), ports.to_vec());
+        self.blocking(move |inner| inner.connections(&id, &ports)).await
     }
 
     async fn set_ports(&self, id: &UnitId, asked: &[PortAsked]) -> Result<Placement, EngineError> {

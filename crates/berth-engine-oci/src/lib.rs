@@ -6,6 +6,7 @@
 //!   unit.json          spec and placement        run.json    number and start of the newest run
 //!   bundle.json …      see berth-runtime         log, log.1 … output
 //!   hosts, hostname, resolv.conf                 upper, work, rootfs
+//! fronts.json          host ports that lead to several containers
 //! trash/               folders on their way out; emptied in the background
 //! ```
 //! Memory is a cache of that and of the kernel: after a crash the engine reads the folders, asks which shims live, puts
@@ -15,6 +16,7 @@ mod conversations;
 mod counted;
 mod engine;
 mod files;
+mod fronts;
 mod instance;
 mod lifecycle;
 mod live;

@@ -7,8 +7,8 @@ use tokio::sync::broadcast;
 
 use crate::session::{ExecAsked, Files, Session};
 use crate::words::{
-    Abilities, LogLine, LogOptions, Observed, Placement, PortAsked, PortProtocol, Resources, Stats, Traffic, UnitId,
-    UnitSpec,
+    Abilities, LogLine, LogOptions, Observed, Placement, PortAsked, PortGiven, PortProtocol, Resources, Stats, Traffic,
+    UnitId, UnitSpec,
 };
 
 /// Why an engine did not do what it was asked.
@@ -95,6 +95,17 @@ pub trait Engine: Send + Sync {
     /// Has exactly these ports published: those that fit what was asked are kept, others are given or taken back, at once
     /// if it runs.
     async fn set_ports(&self, id: &UnitId, asked: &[PortAsked]) -> Result<Placement, EngineError>;
+
+    /// Has exactly these ports of the host lead to the containers `to`, new connections spread evenly over them; those under
+    /// way stay where they are. Ports that fit what was asked are kept, others are given or taken back; nothing asked takes
+    /// the front away. A container of `to` that the engine does not have is left out. `id` is the front's own.
+    async fn set_front(&self, id: &UnitId, asked: &[PortAsked], to: &[UnitId]) -> Result<Vec<PortGiven>, EngineError>;
+
+    /// The ids of all fronts.
+    async fn fronts(&self) -> Result<Vec<UnitId>, EngineError>;
+
+    /// TCP connections to these ports of the container that are not over.
+    async fn connections(&self, id: &UnitId, ports: &[u16]) -> Result<usize, EngineError>;
 
     /// Stops its processes where they are. One that is paused stays so.
     async fn pause(&self, id: &UnitId) -> Result<(), EngineError>;

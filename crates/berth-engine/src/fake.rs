@@ -31,12 +31,16 @@ struct Unit {
 #[derive(Debug, Clone)]
 pub struct FakeEngine {
     units: Arc<Mutex<BTreeMap<UnitId, Unit>>>,
+    fronts: Arc<Mutex<BTreeMap<UnitId, Front>>>,
     changes: broadcast::Sender<UnitId>,
 }
 
+/// Ports, and where they lead.
+type Front = (Vec<PortGiven>, Vec<UnitId>);
+
 impl Default for FakeEngine {
     fn default() -> Self {
-        Self { units: Arc::default(), changes: broadcast::channel(1024).0 }
+        Self { units: Arc::default(), fronts: Arc::default(), changes: broadcast::channel(1024).0 }
     }
 }
 
@@ -68,6 +72,18 @@ impl FakeEngine {
         .inspect(|()| drop(self.changes.send(id.clone())))
     }
 
+    /// The containers that a front leads to.
+    pub fn front(&self, id: &UnitId) -> Vec<UnitId> {
+        let fronts = self.fronts.lock().unwrap_or_else(PoisonError::into_inner);
+        fronts.get(id).map(|(_, to)| to.clone()).unwrap_or_default()
+    }
+
+    /// Ports of all fronts but this one.
+    fn held(&self, id: &UnitId) -> Vec<PortGiven> {
+        let fronts = self.fronts.lock().unwrap_or_else(PoisonError::into_inner);
+        fronts.iter().filter(|(other, _)| *other != id).flat_map(|(_, (ports, _))| ports.clone()).collect()
+    }
+
     /// Ends a container as if its program had exited.
     pub fn exit(&self, id: &UnitId, code: i32) {
         if self.with(id, |unit| unit.state = ended(code, None)).is_ok() {
@@ -82,6 +98,7 @@ fn give(
     id: &UnitId,
     has: &[PortGiven],
     asked: &[PortAsked],
+    held: &[PortGiven],
 ) -> Result<Vec<PortGiven>, EngineError> {
     let mut ports: Vec<PortGiven> = Vec::new();
     for asked in asked {
@@ -93,7 +110,8 @@ fn give(
         let taken = |port| {
             let given = |p: &PortGiven| p.host_port == port && p.protocol == asked.protocol;
             let others = units.iter().filter(|(other, _)| *other != id);
-            ports.iter().any(given) || others.into_iter().any(|(_, unit)| unit.placement.ports.iter().any(given))
+            ports.iter().chain(held).any(given)
+                || others.into_iter().any(|(_, unit)| unit.placement.ports.iter().any(given))
         };
         let host_port = (first..=last).find(|port| !taken(*port)).ok_or(if first == last {
             EngineError::PortInUse(asked.protocol, first)
@@ -130,7 +148,7 @@ impl Engine for FakeEngine {
         if let Some(unit) = units.get(&spec.id) {
             return Ok(unit.placement.clone());
         }
-        let ports = give(&units, &spec.id, &[], &spec.ports)?;
+        let ports = give(&units, &spec.id, &[], &spec.ports, &self.held(&spec.id))?;
         let number = u32::try_from(units.len()).unwrap_or(0) + 2;
         let address = (spec.network == NetworkMode::Bridge).then(|| Ipv4Addr::from(0x0a00_0000 + number));
         let placement = Placement { address, ports };
@@ -197,10 +215,33 @@ impl Engine for FakeEngine {
     async fn set_ports(&self, id: &UnitId, asked: &[PortAsked]) -> Result<Placement, EngineError> {
         let mut units = self.units();
         let has = units.get(id).ok_or_else(|| EngineError::NoSuchUnit(id.clone()))?.placement.ports.clone();
-        let ports = give(&units, id, &has, asked)?;
+        let ports = give(&units, id, &has, asked, &self.held(id))?;
         let unit = units.get_mut(id).ok_or_else(|| EngineError::NoSuchUnit(id.clone()))?;
         unit.placement.ports = ports;
         Ok(unit.placement.clone())
+    }
+
+    async fn set_front(&self, id: &UnitId, asked: &[PortAsked], to: &[UnitId]) -> Result<Vec<PortGiven>, EngineError> {
+        let held = self.held(id);
+        let mut fronts = self.fronts.lock().unwrap_or_else(PoisonError::into_inner);
+        let has = fronts.get(id).map(|(ports, _)| ports.clone()).unwrap_or_default();
+        let units = self.units();
+        let ports = give(&units, id, &has, asked, &held)?;
+        if asked.is_empty() {
+            fronts.remove(id);
+        } else {
+            let to = to.iter().filter(|id| units.contains_key(*id)).cloned().collect();
+            fronts.insert(id.clone(), (ports.clone(), to));
+        }
+        Ok(ports)
+    }
+
+    async fn fronts(&self) -> Result<Vec<UnitId>, EngineError> {
+        Ok(self.fronts.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect())
+    }
+
+    async fn connections(&self, id: &UnitId, _ports: &[u16]) -> Result<usize, EngineError> {
+        self.with(id, |_| 0)
     }
 
     async fn pause(&self, id: &UnitId) -> Result<(), EngineError> {

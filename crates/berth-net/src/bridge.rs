@@ -387,7 +387,8 @@ mod tests {
         let link = format!("bts{}", std::process::id());
         network.attach(&netns, &link, address).expect("attach");
         network.admit(&[crate::Member { link, address, tenant: 0 }]).expect("admit");
-        let listeners = in_netns(&netns, || [81, 82].map(|p| std::net::TcpListener::bind(("0.0.0.0", p)).expect("bind")));
+        let listeners =
+            in_netns(&netns, || [81, 82].map(|p| std::net::TcpListener::bind(("0.0.0.0", p)).expect("bind")));
         let listeners = listeners.expect("enter");
         let spread = |to: &[u16]| crate::Spread {
             protocol: Protocol::Tcp,

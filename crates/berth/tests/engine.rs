@@ -52,7 +52,7 @@ async fn hold_to_the_contract(name: &str, runtime: Option<PathBuf>) {
     let engine = OciEngine::open(options, store).expect("engine");
     let free = |port: u16| std::net::TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, port)).is_ok();
     let first = if name == "own" { 31_000 } else { 31_500 };
-    let port = (first..first + 500).find(|port| free(*port) && free(port + 1)).expect("two free ports");
+    let port = (first..first + 500).find(|port| (*port..port + 5).all(free)).expect("free ports");
     let material = Material {
         layers: imported.layers.iter().map(ToString::to_string).collect(),
         service: words("trap 'exit 0' TERM; while true; do sleep 1 & wait; done"),
