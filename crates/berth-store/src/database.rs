@@ -147,7 +147,11 @@ pub struct Store {
     path: PathBuf,
 }
 
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_start.sql"), include_str!("migrations/0002_daily.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_start.sql"),
+    include_str!("migrations/0002_daily.sql"),
+    include_str!("migrations/0003_services.sql"),
+];
 
 fn open(path: &Path, flags: OpenFlags) -> Result<Connection, Error> {
     let named = |source| Error::Open { path: path.to_owned(), source };

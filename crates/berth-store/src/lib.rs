@@ -11,10 +11,14 @@ mod database;
 mod tables;
 
 pub use database::{Error, Store, Tx};
+pub use tables::access_keys::AccessKey;
+pub use tables::audit::{AuditEntry, AuditFilter};
+pub use tables::commands::{Activity, Command, CommandFilter};
 pub use tables::containers::{Container, ContainerChange, ContainerFilter};
 pub use tables::events::Event;
 pub use tables::idempotency::Remembered;
 pub use tables::images::{Image, ImageName};
 pub use tables::registries::RegistryLogin;
+pub use tables::services::{Group, GroupChange, Package, Service};
 pub use tables::tokens::{Account, Token};
 pub use tables::volumes::Volume;

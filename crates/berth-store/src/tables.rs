@@ -1,9 +1,13 @@
 //! Queries, one file a resource.
 
+pub(crate) mod access_keys;
+pub(crate) mod audit;
+pub(crate) mod commands;
 pub(crate) mod containers;
 pub(crate) mod events;
 pub(crate) mod idempotency;
 pub(crate) mod images;
 pub(crate) mod registries;
+pub(crate) mod services;
 pub(crate) mod tokens;
 pub(crate) mod volumes;

@@ -33,6 +33,14 @@ pub struct Container {
     pub detail: String,
     /// Nanoseconds since 1970.
     pub created_at: i64,
+    /// The group that it is one of.
+    pub group_id: Option<i64>,
+    /// Digest of everything that can't be changed of a member that exists.
+    pub shape: String,
+    /// Version of the code in it; 0 is none.
+    pub version: i64,
+    /// The container whose place it takes when it has proven itself.
+    pub replaces: Option<i64>,
 }
 
 /// What changes of a row; `None` leaves a value as it is.
@@ -64,7 +72,8 @@ pub struct ContainerFilter {
 }
 
 const COLUMNS: &str =
-    "id, uid, account_id, name, image, image_digest, layers, spec, wanted, state, run, detail, created_at";
+    "id, uid, account_id, name, image, image_digest, layers, spec, wanted, state, run, detail, created_at,
+     group_id, shape, version, replaces";
 
 fn container(row: &Row<'_>) -> rusqlite::Result<Container> {
     Ok(Container {
@@ -81,6 +90,10 @@ fn container(row: &Row<'_>) -> rusqlite::Result<Container> {
         run: row.get(10)?,
         detail: row.get(11)?,
         created_at: row.get(12)?,
+        group_id: row.get(13)?,
+        shape: row.get(14)?,
+        version: row.get(15)?,
+        replaces: row.get(16)?,
     })
 }
 
@@ -91,8 +104,9 @@ impl Tx<'_> {
     /// [`Error::Duplicate`] if the account has one of that name.
     pub fn container_add(&self, new: &Container) -> Result<i64, Error> {
         let sql = "INSERT INTO containers
-                   (uid, account_id, name, image, image_digest, layers, spec, wanted, state, run, detail, created_at)
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) RETURNING id";
+                   (uid, account_id, name, image, image_digest, layers, spec, wanted, state, run, detail, created_at,
+                   group_id, shape, version, replaces)
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) RETURNING id";
         self.connection
             .prepare_cached(sql)?
             .query_row(
@@ -108,7 +122,11 @@ impl Tx<'_> {
                     new.state,
                     new.run,
                     new.detail,
-                    new.created_at
+                    new.created_at,
+                    new.group_id,
+                    new.shape,
+                    new.version,
+                    new.replaces
                 ],
                 |row| row.get(0),
             )
@@ -165,6 +183,26 @@ impl Tx<'_> {
         let mut statement = self.connection.prepare_cached(&sql)?;
         let rows = statement.query_map(params![filter.after, filter.account, filter.state, filter.limit], container)?;
         Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The containers of a group, by number.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn containers_of_group(&self, group: i64) -> Result<Vec<Container>, Error> {
+        let sql = format!("SELECT {COLUMNS} FROM containers WHERE group_id = $1 ORDER BY id");
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        Ok(statement.query_map([group], container)?.collect::<Result<_, _>>()?)
+    }
+
+    /// Notes the code that is in a container, and that it replaces no other any more.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn container_settle(&self, id: i64, version: i64, shape: &str) -> Result<(), Error> {
+        let sql = "UPDATE containers SET version = $1, shape = $2, replaces = NULL WHERE id = $3";
+        self.connection.prepare_cached(sql)?.execute(params![version, shape, id])?;
+        Ok(())
     }
 
     /// How many containers the account has.
