@@ -55,12 +55,41 @@ pub(crate) enum Breakdown {
     Overload,
 }
 
+/// Who a request turned out to be from; filled in by whoever finds out.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Who(Arc<std::sync::OnceLock<berth_core::Caller>>);
+
+impl Who {
+    pub(crate) fn is(&self, caller: berth_core::Caller) {
+        let _ = self.0.set(caller);
+    }
+}
+
+/// What an error said, for the audit log.
+#[derive(Debug, Clone)]
+pub(crate) struct Said(pub(crate) String);
+
+/// The address at the other end of the connection.
+pub(crate) fn client_address(extensions: &axum::http::Extensions) -> Option<std::net::IpAddr> {
+    extensions.get::<axum::extract::ConnectInfo<std::net::SocketAddr>>().map(|info| info.0.ip())
+}
+
+/// `yyyy-MM-dd HH:mm:ss` in a zone of the tz database, of nanoseconds since 1970.
+pub(crate) fn local_time(at: i64, zone: &str) -> String {
+    let Ok(time) = jiff::Timestamp::from_nanosecond(at.into()) else { return String::new() };
+    let zone = jiff::tz::TimeZone::get(zone).unwrap_or(jiff::tz::TimeZone::UTC);
+    time.to_zoned(zone).strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
 #[derive(Clone)]
 pub(crate) struct Doorman {
     pub(crate) dialect: &'static str,
     pub(crate) broken: fn(Breakdown) -> Response,
     /// What only reads, or waits for a process: it may wait for a long time, and nothing is left half done.
     pub(crate) ends_with_client: fn(&axum::http::Method, &str) -> bool,
+    /// What changes something: it is noted in the audit log.
+    pub(crate) changes: fn(&axum::http::Method, &str) -> bool,
+    pub(crate) core: berth_core::Core,
     pub(crate) meters: Arc<Meters>,
 }
 
@@ -70,13 +99,20 @@ pub(crate) fn guarded(router: Router<Api>, doorman: Doorman) -> Router<Api> {
     router.layer(axum::middleware::from_fn_with_state(state, attend))
 }
 
-async fn attend(State((doorman, places)): State<(Doorman, Arc<Semaphore>)>, request: Request, next: Next) -> Response {
+async fn attend(
+    State((doorman, places)): State<(Doorman, Arc<Semaphore>)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let begun = Instant::now();
     let id = request_id();
     let method = request.method().clone();
     // Without the query: a token may be in it.
     let whole = request.extensions().get::<axum::extract::OriginalUri>().map(|uri| uri.0.path().to_owned());
     let path = whole.unwrap_or_else(|| request.uri().path().to_owned());
+    let source = client_address(request.extensions()).map(|ip| ip.to_string()).unwrap_or_default();
+    let who = Who::default();
+    request.extensions_mut().insert(who.clone());
     let mut response = match places.try_acquire_owned() {
         Err(_) => (doorman.broken)(Breakdown::Overload),
         Ok(place) => {
@@ -104,6 +140,21 @@ async fn attend(State((doorman, places)): State<(Doorman, Arc<Semaphore>)>, requ
     };
     let elapsed = begun.elapsed();
     let status = response.status().as_u16();
+    if (doorman.changes)(&method, &path) {
+        let change = berth_core::Change {
+            caller: who.0.get().copied(),
+            source,
+            dialect: doorman.dialect,
+            action: format!("{method} {path}"),
+            result: status,
+            message: response.extensions().get::<Said>().map(|said| said.0.clone()).unwrap_or_default(),
+            request_id: id.clone(),
+        };
+        // Before it is answered: what a client was told is on record.
+        if let Err(error) = doorman.core.audit_note(change).await {
+            tracing::error!(error = error.chain(), "a change could not be noted in the audit log");
+        }
+    }
     doorman.meters.request(doorman.dialect, status, elapsed);
     tracing::info!(
         request_id = id,
@@ -273,6 +324,37 @@ impl Parameters {
         }
     }
 
+    /// Text that may be there; empty is as good as none.
+    pub(crate) fn optional(&self, name: &'static str) -> Result<Option<String>, ParameterError> {
+        match self.text(name) {
+            Ok(text) => Ok(Some(text)),
+            Err(ParameterError::Missing(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A truth value that may be there; false if it is not.
+    pub(crate) fn flag(&self, name: &'static str) -> Result<bool, ParameterError> {
+        if let Some(serde_json::Value::Bool(value)) = self.0.get(name) {
+            return Ok(*value);
+        }
+        match self.optional(name)?.map(|text| text.to_ascii_lowercase()).as_deref() {
+            None | Some("false" | "0") => Ok(false),
+            Some("true" | "1") => Ok(true),
+            Some(other) => Err(ParameterError::Wrong { name, expected: "true or false", found: other.to_owned() }),
+        }
+    }
+
+    /// All but one, by name, as `name=value` joined by `&`.
+    pub(crate) fn signed(&self, but: &str) -> String {
+        let text = |value: &serde_json::Value| match value {
+            serde_json::Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let pairs = self.0.iter().filter(|(name, _)| *name != but);
+        pairs.map(|(name, value)| format!("{name}={}", text(value))).collect::<Vec<_>>().join("&")
+    }
+
     /// A whole number that must be there; also as text.
     pub(crate) fn integer(&self, name: &'static str) -> Result<i64, ParameterError> {
         let wrong = |found: String| ParameterError::Wrong { name, expected: "a whole number", found };
@@ -346,6 +428,12 @@ mod tests {
         for wrong in ["{", "[1]", "\"x\"", "{\"a\":"] {
             assert!(matches!(parameters("", wrong).await, Err(ParameterError::Body(_))), "{wrong}");
         }
+    }
+
+    #[test]
+    fn local_times_are_in_their_zone() {
+        assert_eq!(super::local_time(1_453_962_155_999_999_999, "Asia/Shanghai"), "2016-01-28 14:22:35");
+        assert_eq!(super::local_time(1_453_962_155_000_000_000, "Europe/Berlin"), "2016-01-28 07:22:35");
     }
 
     #[test]

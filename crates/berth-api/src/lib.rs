@@ -1,6 +1,7 @@
 //! HTTP. One listener serves the native API and every dialect; their paths do not collide. A dialect is a translation: it
 //! parses, authenticates, calls the core once and renders. It holds no state, and its codes are nobody else's.
 
+mod acs;
 mod kit;
 mod meters;
 mod native;
@@ -51,12 +52,17 @@ pub fn router(core: Core, draining: Draining) -> Router {
         dialect,
         broken,
         ends_with_client: |_, _| false,
+        changes: acs::changes,
+        core: api.core.clone(),
         meters: meters.clone(),
     };
     let doorman_of_native =
         Doorman { ends_with_client: native::ends_with_client, ..doorman("native", native::error::broken) };
     let native = kit::guarded(native::router(), doorman_of_native);
-    let standalone = kit::guarded(standalone::router(), doorman("standalone", standalone::error::broken));
+    let doorman_of_standalone =
+        Doorman { changes: standalone::changes, ..doorman("standalone", standalone::error::broken) };
+    let standalone = kit::guarded(standalone::router(), doorman_of_standalone);
+    let acs = |router| kit::guarded(router, doorman("acs", acs::error::broken));
     let other = Router::new()
         .route("/", get(native::docs::front_page))
         .route("/healthz", get(|| async { "ok\n" }))
@@ -72,6 +78,9 @@ pub fn router(core: Core, draining: Draining) -> Router {
     Router::new()
         .nest("/v1", native)
         .nest("/container", standalone)
+        .nest("/api/v1/container", acs(acs::containers()))
+        .nest("/api/v1/node", acs(acs::nodes()))
+        .nest("/api/v1/command", acs(acs::commands()))
         .fallback_service(other.with_state(api.clone()))
         .with_state(api)
 }

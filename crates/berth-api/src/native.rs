@@ -1,6 +1,7 @@
 //! The native API, `/v1`: JSON, errors as RFC 9457 problems, described by OpenAPI 3.1 made from the types.
 
 mod auth;
+mod commands;
 mod containers;
 pub(crate) mod docs;
 pub(crate) mod error;
@@ -9,7 +10,9 @@ mod host;
 mod idempotency;
 mod images;
 mod inside;
+mod keys;
 mod registries;
+mod services;
 mod streams;
 mod tokens;
 mod volumes;
@@ -18,7 +21,7 @@ pub mod wire;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::Method;
-use axum::routing::{delete, get, post, put};
+use axum::routing::{delete, get, patch, post, put};
 
 use crate::Api;
 
@@ -70,6 +73,34 @@ pub(crate) fn router() -> Router<Api> {
         .route("/volumes/{name}/archive", get(volumes::backup).put(volumes::restore))
         .route("/disk", get(images::disk))
         .route("/images/{*reference}", get(images::inspect).delete(images::remove))
+        .route("/services", get(services::list).post(services::create))
+        .route("/services/{service}", patch(services::rename).delete(services::remove))
+        .route("/groups", get(services::groups))
+        .route("/services/{service}/groups", post(services::group_create))
+        .route(
+            "/services/{service}/groups/{group}",
+            get(services::group_inspect)
+                .put(services::group_apply)
+                .patch(services::group_rename)
+                .delete(services::group_remove),
+        )
+        .route("/services/{service}/groups/{group}/start", post(services::group_start))
+        .route("/services/{service}/groups/{group}/stop", post(services::group_stop))
+        .route("/services/{service}/groups/{group}/deploy", post(services::group_deploy))
+        .route("/services/{service}/groups/{group}/packages", get(services::packages))
+        .route("/apply", post(services::apply))
+        .route("/commands", get(commands::list))
+        .route("/commands/events", get(commands::follow_all))
+        .route("/commands/{id}", get(commands::inspect))
+        .route("/commands/{id}/wait", get(commands::wait))
+        .route("/commands/{id}/cancel", post(commands::cancel))
+        .route("/commands/{id}/events", get(commands::follow))
+        .route("/keys", get(keys::list).post(keys::create))
+        .route("/keys/{key}", delete(keys::remove))
+        .route("/keys/{key}/rotate", post(keys::rotate))
+        .route("/keys/{key}/disable", post(keys::disable))
+        .route("/keys/{key}/enable", post(keys::enable))
+        .route("/audit", get(keys::audit))
         .route("/host", get(host::inspect))
         .route("/events", get(events::list))
         .route("/tokens", get(tokens::list).post(tokens::create))

@@ -13,6 +13,11 @@ use axum::routing::{get, post};
 
 use crate::Api;
 
+/// Its changes are GETs, too.
+pub(crate) fn changes(_method: &axum::http::Method, path: &str) -> bool {
+    !path.ends_with("/analy") && !path.ends_with("/stats")
+}
+
 pub(crate) fn router() -> Router<Api> {
     Router::new()
         .route("/build", post(containers::build))

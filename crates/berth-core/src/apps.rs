@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use berth_engine::{LogOptions, Mount, MountSource, NetworkMode, PortAsked, PortProtocol, State};
+use berth_engine::{Mount, MountSource, NetworkMode, PortAsked, PortProtocol, State};
 use berth_image::{Budget, Pin, unpack_zip};
 
-use crate::containers::{Container, LogQuery, NewContainer};
+use crate::containers::{Container, NewContainer};
 use crate::core::Core;
 use crate::error::Error;
 use crate::random_hex;
@@ -118,7 +118,7 @@ impl Core {
         let (layer, command, pin) = prepared??;
         let asked = container_for(&runtime, &new, command, settings.port_range);
         let gate = self.inner.gate.read().await;
-        let made = self.container_make(caller, asked, vec![layer], false).await;
+        let made = self.container_make(caller, asked, vec![layer], false, None).await;
         drop((gate, pin));
         let made = match made {
             Ok(made) => made,
@@ -199,22 +199,6 @@ impl Core {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         self.container(caller, made.uid.as_str()).await
-    }
-
-    /// The end of its output, for the message about its failure.
-    async fn last_lines(&self, caller: &Caller, made: &Container) -> String {
-        let options = LogOptions { tail: Some(5), ..LogOptions::default() };
-        let query = LogQuery { options, ..LogQuery::default() };
-        let Ok(mut log) = self.container_logs(caller, made.uid.as_str(), &query).await else {
-            return String::new();
-        };
-        let mut said = String::new();
-        while let Ok(Some(line)) = log.next().await {
-            said.push_str(&String::from_utf8_lossy(&line.text));
-            said.push(if line.ends { '\n' } else { ' ' });
-        }
-        let said: String = said.trim().chars().take(2000).collect();
-        if said.is_empty() { said } else { format!("; it said: {said}") }
     }
 }
 

@@ -6,6 +6,7 @@ mod health;
 mod inside;
 mod life;
 mod restart;
+mod state;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,8 @@ use berth_store::ContainerFilter;
 use serde::{Deserialize, Serialize};
 
 pub use change::ContainerUpdate;
+pub use state::Activity;
+pub(crate) use state::{Busy, Doing, Trouble};
 pub use watch::{LogFollower, LogQuery};
 
 use crate::core::Core;
@@ -116,6 +119,19 @@ pub(crate) struct Detail {
     pub(crate) next_start: Option<i64>,
     /// It is paused only while it is read.
     pub(crate) reading: bool,
+    pub(crate) trouble: Option<Trouble>,
+}
+
+/// A place in a group.
+#[derive(Debug, Clone)]
+pub(crate) struct Member {
+    pub(crate) group: i64,
+    /// Digest of everything that can't be changed of it.
+    pub(crate) shape: String,
+    /// Version of its code.
+    pub(crate) version: i64,
+    /// The container whose place it takes when it has proven itself.
+    pub(crate) replaces: Option<i64>,
 }
 
 /// A container's state.
@@ -205,6 +221,14 @@ pub struct Container {
     pub health_check: Option<HealthCheck>,
     /// What the checks of this run have shown.
     pub health: Option<HealthState>,
+    /// Number of the group that it is one of.
+    pub group: Option<i64>,
+    /// Version of the code in it; 0 is none.
+    pub version: i64,
+    pub(crate) shape: String,
+    pub(crate) replaces: Option<i64>,
+    pub(crate) wanted_running: bool,
+    pub(crate) trouble: Option<Trouble>,
     pub(crate) pause: Duration,
     pub(crate) reading: bool,
     pub(crate) stop_signal: i32,
@@ -265,6 +289,12 @@ pub(crate) fn container(row: berth_store::Container) -> Result<Container, Error>
         next_start: detail.next_start,
         health_check: spec.health,
         health: detail.health,
+        group: row.group_id,
+        version: row.version,
+        shape: row.shape,
+        replaces: row.replaces,
+        wanted_running: row.wanted == "running",
+        trouble: detail.trouble,
         pause: Duration::from_millis(detail.pause_ms),
         reading: detail.reading,
         stop_signal: spec.stop_signal,
@@ -290,6 +320,7 @@ impl Container {
             pause_ms: self.pause.as_millis() as u64,
             next_start: self.next_start,
             reading: self.reading,
+            trouble: self.trouble,
         }
     }
 
@@ -358,8 +389,19 @@ impl Core {
         self.up_to_date(container(row)?).await
     }
 
+    /// One container of the caller's account, by number.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn container_by_number(&self, caller: &Caller, id: i64) -> Result<Container, Error> {
+        let row = self.read(move |tx| Ok(tx.container(id)?)).await?;
+        let row = row.filter(|row| row.account_id == caller.account && row.wanted != "removed");
+        let row = row.ok_or_else(|| Error::NotFound { what: "container", name: id.to_string() })?;
+        self.up_to_date(container(row)?).await
+    }
+
     /// An end that the engine knows of and the record does not, for the moment until it is written down.
-    async fn up_to_date(&self, mut known: Container) -> Result<Container, Error> {
+    pub(crate) async fn up_to_date(&self, mut known: Container) -> Result<Container, Error> {
         if known.state.is_live() {
             let observed = self.inner.engine.observe(&known.uid).await?;
             if matches!(observed.state, State::Exited(_)) {

@@ -10,8 +10,10 @@ use berth_store::{Store, Tx};
 use tokio::sync::{Semaphore, broadcast};
 
 use crate::apps::Fetch;
+use crate::commands::{Cancels, Driving, Trip};
 use crate::error::Error;
 use crate::events::Event;
+use crate::fronts::Fronts;
 use crate::registries::{Pulls, Registry};
 use crate::secrets::Secrets;
 use crate::settings::Settings;
@@ -40,6 +42,14 @@ pub(crate) struct Inner {
     pub(crate) watched: Mutex<HashMap<i64, i64>>,
     pub(crate) paths: Paths,
     pub(crate) secrets: Secrets,
+    /// Access keys that were used lately.
+    pub(crate) keys_known: Mutex<HashMap<String, berth_store::AccessKey>>,
+    pub(crate) driving: Driving,
+    pub(crate) cancels: Cancels,
+    pub(crate) trip: Trip,
+    pub(crate) fronts: Fronts,
+    /// What is being done to containers now, and interactive sessions in them.
+    pub(crate) busy: Mutex<HashMap<i64, crate::containers::Busy>>,
     locks: Mutex<HashMap<i64, Weak<tokio::sync::Mutex<()>>>>,
     pub(crate) tokens: Mutex<HashMap<String, (crate::tokens::Caller, std::time::Instant)>>,
 }
@@ -49,6 +59,8 @@ pub(crate) struct Inner {
 pub struct Paths {
     /// Folder of volumes.
     pub volumes: PathBuf,
+    /// Folder of groups' code.
+    pub packages: PathBuf,
     /// The key that secrets are encrypted with; made if it is not there.
     pub secret_key: PathBuf,
 }
@@ -102,6 +114,12 @@ impl Core {
             watched: Mutex::default(),
             secrets: Secrets::open(&paths.secret_key)?,
             paths,
+            keys_known: Mutex::default(),
+            driving: Driving::default(),
+            cancels: Cancels::default(),
+            trip: Trip::default(),
+            fronts: Fronts::default(),
+            busy: Mutex::default(),
             locks: Mutex::default(),
             tokens: Mutex::default(),
         };
@@ -109,6 +127,9 @@ impl Core {
         core.forget_unanswered().await?;
         core.sweep_volumes().await?;
         crate::reconcile::begin(&core).await?;
+        core.packages_sweep().await?;
+        core.follow_members().await?;
+        core.resume_commands().await?;
         Ok(core)
     }
 

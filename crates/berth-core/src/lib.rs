@@ -5,37 +5,51 @@
 //! never assumed: a reconciler compares both, woken by the engine's nudges and by a timer.
 
 mod apps;
+mod audit;
+mod commands;
 mod containers;
 mod core;
 mod error;
 mod events;
+mod fronts;
 mod host;
 mod images;
+mod keys;
+mod packages;
 mod policies;
 mod reconcile;
 mod registries;
 mod runtimes;
 mod secrets;
+mod services;
 mod settings;
 mod shares;
 mod tokens;
 mod volumes;
 
 pub use apps::{App, Fetch, FetchError, NewApp};
-pub use containers::{Container, ContainerState, ContainerUpdate, LogFollower, LogQuery, NewContainer, Page, Usage};
+pub use audit::{AuditEntry, AuditQuery, Change};
+pub use commands::{Activity, Command, CommandQuery, CommandStatus, Method, Outcome, Target};
+pub use containers::{
+    Activity as ContainerActivity, Container, ContainerState, ContainerUpdate, LogFollower, LogQuery, NewContainer,
+    Page, Usage,
+};
 pub use core::{Core, Paths};
 pub use error::{Error, FaultKind};
 pub use events::Event;
 pub use host::Host;
 pub use images::{DiskPart, DiskUse, Image, NewCommit, Origin, Prune, Pruned, Removed};
+pub use keys::{AccessKey, KeyBounds, NewKey, Refusal, Signed, signature_of};
+pub use packages::Package;
 pub use policies::{HealthCheck, HealthState, HealthStatus, HealthTest, RestartPolicy};
 pub use registries::{
     Blob, ImageReference, KnownLogin, Login, Progress, ProgressStatus, Progresses, Registry, RegistryError, Sent,
 };
 pub use runtimes::{Runtime, RuntimeKind};
+pub use services::{Applied, ContainerOrder, Difference, Group, GroupPort, GroupSpec, GroupState, Service};
 pub use settings::Settings;
 pub use shares::{Share, Shares};
-pub use tokens::{Administrator, Begun, Caller, NewToken, Role, Token};
+pub use tokens::{Administrator, Begun, Caller, Credential, NewToken, Role, Token};
 pub use volumes::{NewVolume, Volume};
 
 /// Random bytes in hexadecimal: ids and secrets.

@@ -119,10 +119,14 @@ async fn round(core: &Core, start: Option<Beginning>) -> Result<(), Error> {
         core.collect_layers().await?;
     }
     core.free_disk_by_watermark().await?;
-    let days = i64::from(core.inner.settings.event_days);
+    let settings = &core.inner.settings;
+    let (days, command_days) = (i64::from(settings.event_days), i64::from(settings.command_days));
+    let audit_days = i64::from(settings.audit_days);
     core.write(move |tx| {
         tx.events_forget(now() - days * DAY_NS)?;
         tx.idempotency_forget(now() - DAY_NS, false)?;
+        tx.commands_forget(now() - command_days * DAY_NS)?;
+        tx.audit_forget(now() - audit_days * DAY_NS)?;
         Ok(())
     })
     .await

@@ -28,6 +28,18 @@ pub struct Settings {
     pub disk_low_percent: u8,
     /// Days that events are kept.
     pub event_days: u32,
+    /// Seconds that a command may take.
+    pub command_timeout_s: u64,
+    /// Days that commands which are over are kept.
+    pub command_days: u32,
+    /// Days that the audit log is kept.
+    pub audit_days: u32,
+    /// Versions of its code that are kept of a group; those in use always are.
+    pub packages_kept: usize,
+    /// Seconds that the timestamp of a signed request may be off.
+    pub timestamp_tolerance_s: u64,
+    /// Zone of the times that dialects show without one, as the tz database names it.
+    pub time_zone: String,
     /// Applications that may be built at a time.
     pub builds_at_once: usize,
     /// Seconds that building an application may take, download and start included.
@@ -58,6 +70,12 @@ impl Default for Settings {
             disk_high_percent: 90,
             disk_low_percent: 80,
             event_days: 30,
+            command_timeout_s: 3600,
+            command_days: 30,
+            audit_days: 365,
+            packages_kept: 10,
+            timestamp_tolerance_s: 300,
+            time_zone: "Asia/Shanghai".into(),
             builds_at_once: 8,
             build_timeout_s: 300,
             ready_wait_s: 20,

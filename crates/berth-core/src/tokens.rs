@@ -24,6 +24,17 @@ pub enum Role {
     User,
 }
 
+/// By what a caller is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Credential {
+    /// A token, by number.
+    Token(i64),
+    /// An access key, by number.
+    Key(i64),
+    /// A command goes on with what somebody ordered.
+    Command,
+}
+
 /// Somebody whose token was good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller {
@@ -31,6 +42,15 @@ pub struct Caller {
     pub account: i64,
     /// What it may do.
     pub role: Role,
+    /// By what it is known.
+    pub credential: Credential,
+}
+
+impl Caller {
+    /// What a command does is done for who ordered it.
+    pub(crate) fn of_command(account: i64, role: Role) -> Self {
+        Self { account, role, credential: Credential::Command }
+    }
 }
 
 /// A token without its secret.
@@ -144,7 +164,7 @@ impl Core {
         let wanted = hash.clone();
         let revocations = self.inner.revocations.load(Ordering::SeqCst);
         let Some(row) = self.read(move |tx| Ok(tx.token_by_hash(&wanted, now())?)).await? else { return Ok(None) };
-        let caller = Caller { account: row.account_id, role: role(&row.role) };
+        let caller = Caller { account: row.account_id, role: role(&row.role), credential: Credential::Token(row.id) };
         // One that expires soon is looked up each time.
         let lasting = row.expires_at.is_none_or(|at| at > now() + REMEMBERED.as_nanos() as i64);
         if lasting {
@@ -187,13 +207,7 @@ impl Core {
         let expires = lifetime.map(|l| now().saturating_add(i64::try_from(l.as_nanos()).unwrap_or(i64::MAX)));
         let row = self
             .write(move |tx| {
-                let id = match account {
-                    None => own,
-                    Some(wanted) => match tx.accounts()?.into_iter().find(|a| a.name == wanted) {
-                        Some(found) => found.id,
-                        None => tx.account_add(&wanted, now())?,
-                    },
-                };
+                let id = tx.account_for(own, account.as_deref(), now())?;
                 Ok(tx.token_add(id, &name, &hashed, text, now(), expires)?)
             })
             .await?;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use berth_engine::{EngineError, FileStat, Files, State, UnitId};
-use berth_image::{Budget, open_file, pack_difference, pack_path, stat, unpack_within};
+use berth_image::{Budget, clear_folder, open_file, pack_difference, pack_path, stat, unpack_within};
 use berth_runtime::{Bundle, View, root_of};
 use tokio::sync::OwnedMutexGuard;
 
@@ -61,6 +61,10 @@ impl Files for Open {
 
     fn pack(&self, path: &Path, name: &Path, follow: bool, out: &mut dyn Write) -> io::Result<()> {
         pack_path(self.root(), path, name, follow, out)
+    }
+
+    fn clear(&self, path: &Path) -> io::Result<()> {
+        clear_folder(self.root(), path)
     }
 
     fn unpack(&self, path: &Path, tar: &mut dyn Read, keep_owner: bool) -> io::Result<()> {

@@ -107,6 +107,12 @@ pub trait Files: Send + Sync {
     /// What reading or writing said.
     fn pack(&self, path: &Path, name: &Path, follow: bool, out: &mut dyn std::io::Write) -> std::io::Result<()>;
 
+    /// Removes everything in the folder at `path`.
+    ///
+    /// # Errors
+    /// That there is no such folder, or what could not be removed.
+    fn clear(&self, path: &Path) -> std::io::Result<()>;
+
     /// Unpacks a tar below the folder at `path`. Without `keep_owner` everything belongs to root.
     ///
     /// # Errors

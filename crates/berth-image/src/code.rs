@@ -1,4 +1,4 @@
-//! An application's code as a zip archive, unpacked into a layer of its own.
+//! An application's code as an archive or a single file, put into a layer of its own.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -10,6 +10,7 @@ use crate::builder::{Budget, LayerBuilder, Meta, clean};
 use crate::digest::{Digest, Hashing};
 use crate::error::{Error, Named, bad};
 use crate::store::{Layer, Pin, Store};
+use crate::unpack::{Becomes, inflate, names_of, unpack};
 
 /// Most bytes that one compressed byte may become; beyond it an archive is taken for a bomb (deflate's own bound is 1032).
 const RATIO: u64 = 200;
@@ -142,8 +143,62 @@ fn wrapper(names: &[(PathBuf, bool)]) -> Option<PathBuf> {
     (inside && has_file).then_some(top)
 }
 
+/// Puts code below the folder `under` of a new layer: a zip or a tar (plain, gzip, zstd) unpacked, as [`unpack_zip`] does; a
+/// `.war` or `.jar`, told by `name`, as it is. Where `under` itself ends like that it is the file.
+///
+/// # Errors
+/// As [`unpack_zip`].
+pub fn unpack_code(
+    store: &Store,
+    path: &Path,
+    name: &str,
+    under: &Path,
+    mut budget: Budget,
+) -> Result<(Layer, Pin), Error> {
+    let single = |text: &str| [".war", ".jar"].iter().any(|ending| text.to_ascii_lowercase().ends_with(ending));
+    let opened = || File::open(path).named(|| "open the downloaded archive".into());
+    let mut magic = [0; 4];
+    let begins = opened()?.read_exact(&mut magic).is_ok();
+    let is_zip = begins && matches!(&magic, b"PK\x03\x04" | b"PK\x05\x06");
+    let as_file = under.to_str().is_some_and(single);
+    let file = as_file || single(name);
+    if is_zip && !file {
+        return unpack_zip(store, path, under, budget);
+    }
+    if file && !is_zip {
+        return Err(bad(format!("{name} is no war or jar: those are zip archives")));
+    }
+    let compressed = opened()?.metadata().named(|| "look at the downloaded archive".into())?.len();
+    let content = Hashing::new(opened()?).finish().named(|| "read the downloaded archive".into())?;
+    let target = if as_file { under.to_owned() } else { under.join(if file { name } else { "" }) };
+    let digest = Digest::of(format!("{content} at {}", target.display()).as_bytes());
+    if let Some(known) = store.pinned(&digest) {
+        return Ok(known);
+    }
+    let mut builder = LayerBuilder::new(store)?;
+    let owner = Meta { mode: 0o755, ..Meta::default() };
+    builder.directory(Path::new(""), &owner)?;
+    let mut sofar = PathBuf::new();
+    for part in (if as_file { under.parent().unwrap_or(Path::new("")) } else { under }).iter() {
+        sofar.push(part);
+        builder.directory(&sofar, &owner)?;
+    }
+    if file {
+        builder.file(&target, &Meta { mode: 0o644, ..Meta::default() }, &mut opened()?, &mut budget)?;
+    } else {
+        budget.bytes = budget.bytes.min(compressed.saturating_mul(RATIO).max(RATIO_FROM));
+        let inflated = || inflate(opened()?).named(|| "read the downloaded archive".into());
+        let names = names_of(&mut inflated()?, &budget)?;
+        if names.is_empty() {
+            return Err(bad("the archive is empty, or neither zip nor tar"));
+        }
+        unpack(&mut builder, &mut inflated()?, under, Becomes::Code(wrapper(&names).as_deref()), &mut budget)?;
+    }
+    builder.finish(digest)
+}
+
 /// A link of the archive must lead to something within it.
-fn stays_inside(link: &Path, target: &Path) -> Result<(), Error> {
+pub(crate) fn stays_inside(link: &Path, target: &Path) -> Result<(), Error> {
     let mut depth = link.components().count() as i64 - 1;
     for component in target.components() {
         match component {

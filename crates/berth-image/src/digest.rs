@@ -14,6 +14,15 @@ pub struct Digest([u8; 32]);
 
 impl Digest {
     /// The digest of `bytes`.
+    /// Of everything that can be read.
+    ///
+    /// # Errors
+    /// What reading said.
+    pub fn of_reader(input: impl Read) -> io::Result<Self> {
+        Hashing::new(input).finish()
+    }
+
+    /// Of bytes.
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }

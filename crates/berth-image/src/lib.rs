@@ -23,7 +23,7 @@ pub use archive::{Imported, import_archive, import_rootfs};
 pub use berth_runtime::log::format_time as rfc3339;
 pub use berth_runtime::remove_tree;
 pub use builder::{Budget, LayerBuilder};
-pub use code::unpack_zip;
+pub use code::{unpack_code, unpack_zip};
 pub use config::{Config, Health, ImageConfig, architecture};
 pub use digest::Digest;
 pub use error::Error;
@@ -31,6 +31,6 @@ pub use export::{
     Commit, NamedImage, Outgoing, OutgoingLayer, commit, copy_folder, finish_copy, import_config, import_layer,
     write_archive,
 };
-pub use pack::{Stat, disk_percent, disk_usage, open_file, pack_difference, pack_path, stat};
+pub use pack::{Stat, clear_folder, disk_percent, disk_usage, open_file, pack_difference, pack_path, stat};
 pub use store::{Layer, Pin, Store};
 pub use unpack::unpack_within;

@@ -452,6 +452,35 @@ pub fn stat(root: BorrowedFd<'_>, path: &Path) -> io::Result<Stat> {
     })
 }
 
+/// Removes everything in the folder at `path`, as a container sees it; links are not followed out of it.
+///
+/// # Errors
+/// What the system said; `InvalidData` for folders nested more than 500 deep.
+pub fn clear_folder(root: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    fn clear(folder: &OwnedFd, depth: u32) -> io::Result<()> {
+        if depth > 500 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "folders are nested too deep"));
+        }
+        for entry in fs::read_dir(format!("/proc/self/fd/{}", folder.as_raw_fd()))? {
+            let entry = entry?;
+            let name = CString::new(entry.file_name().as_bytes())?;
+            let mut flags = 0;
+            if entry.file_type()?.is_dir() {
+                let inner = open_path(folder.as_fd(), &entry.file_name())?;
+                clear(&OwnedFd::from(reopen(&inner, true)?), depth + 1)?;
+                flags = libc::AT_REMOVEDIR;
+            }
+            // SAFETY: an open folder and a name that outlives the call.
+            if unsafe { libc::unlinkat(folder.as_raw_fd(), name.as_ptr(), flags) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    }
+    let folder = locate(root, path, true)?;
+    clear(&OwnedFd::from(reopen(&folder, true)?), 0)
+}
+
 /// Opens the regular file at `path`, links followed inside the tree.
 ///
 /// # Errors

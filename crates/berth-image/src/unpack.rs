@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use std::io::{self, Cursor, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use tar::EntryType;
@@ -185,7 +185,7 @@ pub fn unpack_within(
     let mut builder = LayerBuilder::within(root);
     builder.keep_owner = keep_owner;
     let mut input = inflate(input).named(|| "read the archive".into())?;
-    unpack(&mut builder, &mut input, &clean(at)?, false, &mut budget)?;
+    unpack(&mut builder, &mut input, &clean(at)?, Becomes::Files, &mut budget)?;
     skip(&mut input, &mut budget)?;
     builder.finish_within()
 }
@@ -218,7 +218,7 @@ pub(crate) fn unpack_layer(
     let mut builder = LayerBuilder::new(store)?;
     builder.begin_record();
     let mut tar = Hashing::new(inflate(input).named(|| "read the layer".into())?);
-    unpack(&mut builder, &mut tar, Path::new(""), true, budget)?;
+    unpack(&mut builder, &mut tar, Path::new(""), Becomes::Layer, budget)?;
     // What follows the end marker belongs to the digest, and to the budget.
     let mut buffer = [0; 8192];
     let mut tail = 0;
@@ -241,14 +241,46 @@ pub(crate) fn unpack_layer(
     builder.finish(digest)
 }
 
-/// Entries go below `at`; in a `layer` some names are whiteouts.
-fn unpack(
+/// What a tar becomes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Becomes<'a> {
+    /// A layer: some names are whiteouts.
+    Layer,
+    /// Files of a container.
+    Files,
+    /// An application's code: files, folders and links that stay inside, all of root; what is below this folder, if there is
+    /// one that holds everything.
+    Code(Option<&'a Path>),
+}
+
+/// The names of a tar, and whether they are folders.
+pub(crate) fn names_of(input: &mut dyn Read, budget: &Budget) -> Result<Vec<(PathBuf, bool)>, Error> {
+    let (input, allowance) = Metered::new(input);
+    let mut archive = tar::Archive::new(input);
+    let mut entries = archive.entries().named(|| "read the tar".into())?;
+    let mut names = Vec::new();
+    loop {
+        allowance.for_headers();
+        let Some(entry) = entries.next() else { return Ok(names) };
+        let entry = entry.map_err(|error| crate::error::not_a_tar(error, names.is_empty()))?;
+        allowance.for_data();
+        let folder = entry.header().entry_type() == EntryType::Directory;
+        names.push((clean(Path::new(OsStr::from_bytes(&entry.path_bytes())))?, folder));
+        if names.len() as u64 > budget.entries {
+            return Err(Error::TooBig(format!("the archive has more than {} entries", budget.entries)));
+        }
+    }
+}
+
+/// Entries go below `at`.
+pub(crate) fn unpack(
     builder: &mut LayerBuilder<'_>,
     input: &mut dyn Read,
     at: &Path,
-    layer: bool,
+    becomes: Becomes<'_>,
     budget: &mut Budget,
 ) -> Result<(), Error> {
+    let layer = becomes == Becomes::Layer;
     let (input, allowance) = Metered::new(input);
     if layer {
         allowance.record();
@@ -278,9 +310,19 @@ fn unpack(
             Some(name) => clean(Path::new(OsStr::from_bytes(name)))?,
             None => clean(Path::new(OsStr::from_bytes(&entry.path_bytes())))?,
         };
-        let is_root = name.as_os_str().is_empty();
-        let name = at.join(name);
-        let meta = meta(&entry, &extensions)?;
+        let mut meta = meta(&entry, &extensions)?;
+        let mut inside = name;
+        if let Becomes::Code(wrapper) = becomes {
+            if let Some(within) = wrapper.and_then(|w| inside.strip_prefix(w).ok()) {
+                inside = within.to_owned();
+            }
+            let folder = entry.header().entry_type() == EntryType::Directory;
+            let mode = meta.mode & 0o777 | if folder { 0o700 } else { 0 };
+            meta = Meta { mode, mtime: meta.mtime, ..Meta::default() };
+            refuse_for_code(&entry, &inside, &extensions)?;
+        }
+        let is_root = inside.as_os_str().is_empty();
+        let name = at.join(inside);
         if layer
             && let Some(file) = name.file_name().map(OsStr::as_bytes)
             && let Some(hidden) = file.strip_prefix(b".wh.")
@@ -356,6 +398,20 @@ fn unpack(
 }
 
 type Extensions = HashMap<String, Vec<u8>>;
+
+/// Code is files, folders, and links that lead to something within it.
+fn refuse_for_code(entry: &tar::Entry<'_, impl Read>, name: &Path, extensions: &Extensions) -> Result<(), Error> {
+    match entry.header().entry_type() {
+        EntryType::Symlink => {
+            let told = extensions.get("linkpath").map(std::borrow::Cow::from);
+            let target = told.or_else(|| entry.link_name_bytes()).unwrap_or_default();
+            crate::code::stays_inside(name, Path::new(OsStr::from_bytes(&target)))
+        }
+        EntryType::Directory | EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => Ok(()),
+        EntryType::Link | EntryType::XGlobalHeader => Ok(()),
+        _ => Err(bad(format!("{} is neither a file, a folder nor a link", name.display()))),
+    }
+}
 
 fn meta(entry: &tar::Entry<'_, impl Read>, extensions: &Extensions) -> Result<Meta, Error> {
     let header = entry.header();

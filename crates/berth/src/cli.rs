@@ -141,6 +141,9 @@ struct Serve {
     /// Where the HTTP API listens, such as 127.0.0.1:8080
     #[arg(long)]
     listen: Option<std::net::SocketAddr>,
+    /// For development: the administrator's access key is taken without a signature; loopback listeners only
+    #[arg(long)]
+    dev: bool,
     /// Settings file; /etc/berth/berth.toml if it is there
     #[arg(long, short)]
     config: Option<PathBuf>,
@@ -209,6 +212,7 @@ fn serve_command(serve: &Serve, connection: &Connection) -> Result<ExitCode, Str
     if let Some(listen) = serve.listen {
         settings.listen = listen;
     }
+    settings.dev = serve.dev;
     // SAFETY: as in `run`: one thread so far. A client that goes away is an error of its connection only.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
     crate::serve::begin_log(&settings);

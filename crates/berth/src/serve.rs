@@ -33,7 +33,7 @@ pub(crate) fn take_lock(data: &Path) -> Result<fs::File, String> {
 }
 
 /// Writes the administrator's credentials before they become valid, so that a crash in between loses nothing.
-async fn administrator(core: &Core, data: &Path) -> Result<bool, String> {
+async fn administrator(core: &Core, data: &Path, dev: bool) -> Result<bool, String> {
     let path = data.join("admin.json");
     let known = fs::read(&path).ok().and_then(|bytes| serde_json::from_slice::<Administrator>(&bytes).ok());
     let first = known.is_none();
@@ -55,7 +55,9 @@ async fn administrator(core: &Core, data: &Path) -> Result<bool, String> {
             made
         }
     };
+    let (access_key, secret_key) = (written.access_key.clone(), written.secret_key.clone());
     core.administrator(written).await.map_err(|e| e.chain())?;
+    core.administrator_key(&access_key, &secret_key, dev).await.map_err(|e| e.chain())?;
     Ok(first)
 }
 
@@ -87,6 +89,12 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), String> {
     if let Err(error) = berth_runtime::raise_open_files() {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
+    if settings.dev && !settings.listen.ip().is_loopback() {
+        return Err(format!(
+            "--dev takes requests without a signature: only for a loopback listener, not {}",
+            settings.listen
+        ));
+    }
     let listener = tokio::net::TcpListener::bind(settings.listen)
         .await
         .map_err(|e| format!("listen on {}: {e}", settings.listen))?;
@@ -108,12 +116,13 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), String> {
         ..Options::new(data.join("engine"), program)
     };
     let engine = OciEngine::open(options, images.clone()).map_err(|e| format!("start the engine: {e}"))?;
-    let paths = Paths { volumes: data.join("volumes"), secret_key: data.join("secret.key") };
+    let paths =
+        Paths { volumes: data.join("volumes"), packages: data.join("packages"), secret_key: data.join("secret.key") };
     let registry = Arc::new(Registries::new(settings.registries.clone()));
     let core = Core::open(store, Arc::new(engine), images, Arc::new(HttpFetch), registry, paths, settings.core.clone())
         .await
         .map_err(|e| e.chain())?;
-    let first = administrator(&core, data).await?;
+    let first = administrator(&core, data, settings.dev).await?;
     let draining = Draining::default();
     let router = berth_api::router(core, draining.clone());
     // Where the CLI finds this server, when it is given the folder.
@@ -122,7 +131,8 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), String> {
     greet(reachable(address), data, first, settings.core.port_range);
 
     let going = draining.clone();
-    let server = axum::serve(listener, router).with_graceful_shutdown(async move {
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    let server = axum::serve(listener, service).with_graceful_shutdown(async move {
         ended().await;
         tracing::info!("going: requests under way are finished, containers run on");
         going.begin();

@@ -13,6 +13,9 @@ pub(crate) struct Settings {
     pub(crate) data_dir: PathBuf,
     /// Where the HTTP API listens.
     pub(crate) listen: SocketAddr,
+    /// Set by `--dev` only: the administrator's access key is taken without a signature.
+    #[serde(skip)]
+    pub(crate) dev: bool,
     /// Seconds that requests under way may take when the server goes.
     pub(crate) drain_s: u64,
     /// Log of the server.
@@ -67,6 +70,7 @@ impl Default for Settings {
         Self {
             data_dir: "/var/lib/berth".into(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            dev: false,
             drain_s: 30,
             log: Log::default(),
             engine: Engine::default(),

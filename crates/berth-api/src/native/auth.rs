@@ -7,7 +7,7 @@ use berth_core::{Caller, Core};
 use serde::de::DeserializeOwned;
 
 use super::error::Error;
-use crate::kit::token_of;
+use crate::kit::{Who, token_of};
 
 /// A caller whose token was good.
 pub(super) struct Auth(pub(super) Caller);
@@ -24,7 +24,12 @@ where
             refused("a token is needed: Authorization: Bearer …; the first start wrote one to admin.json")
         })?;
         match Core::from_ref(state).authenticate(&token).await? {
-            Some(caller) => Ok(Self(caller)),
+            Some(caller) => {
+                if let Some(who) = parts.extensions.get::<Who>() {
+                    who.is(caller);
+                }
+                Ok(Self(caller))
+            }
             None => Err(refused("the token is unknown, expired or revoked")),
         }
     }

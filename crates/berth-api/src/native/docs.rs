@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::{containers, events, host, images, inside, registries, tokens, volumes};
+use super::{commands, containers, events, host, images, inside, keys, registries, services, tokens, volumes};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -23,6 +23,11 @@ use super::{containers, events, host, images, inside, registries, tokens, volume
         images::save, images::prune, images::disk, images::quota, registries::pull, registries::push,
         registries::logins, registries::log_in, registries::log_out, volumes::list, volumes::create, volumes::inspect,
         volumes::remove, volumes::prune, volumes::backup, volumes::restore, images::list, images::load, images::import, images::inspect, images::remove,
+        services::list, services::create, services::rename, services::remove, services::groups, services::group_create,
+        services::group_inspect, services::group_apply, services::group_rename, services::group_remove,
+        services::group_start, services::group_stop, services::group_deploy, services::packages, services::apply,
+        commands::list, commands::inspect, commands::wait, commands::cancel, commands::follow, commands::follow_all,
+        keys::list, keys::create, keys::rotate, keys::disable, keys::enable, keys::remove, keys::audit,
         host::inspect, events::list, tokens::list, tokens::create, tokens::revoke,
     ),
     components(schemas(super::wire::Problem)),

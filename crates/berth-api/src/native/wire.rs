@@ -3,6 +3,8 @@
 mod containers;
 mod images;
 mod inside;
+mod keys;
+mod services;
 mod volumes;
 
 use berth_runtime::log::format_time;
@@ -18,6 +20,12 @@ pub use images::{
     RegistryLogin, Travel,
 };
 pub use inside::{ExecCreate, ExecResult, FileStat, channel};
+pub use keys::{AccessKey, AuditEntry, KeyCreate, KeyRotate};
+pub(crate) use services::method;
+pub use services::{
+    Activity, Applied, Apply, Command, Difference, GivenPort, Group, GroupCreate, GroupDeploy, GroupMade, GroupPort,
+    GroupRename, GroupSpec, GroupStart, GroupStop, Package, Service, ServiceCreate,
+};
 pub use volumes::{Volume, VolumeCreate};
 
 /// What went wrong (RFC 9457).

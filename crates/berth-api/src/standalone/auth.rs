@@ -4,11 +4,12 @@ use axum::extract::Request;
 use berth_core::{Caller, Core};
 
 use super::error::{Error, TOKEN};
-use crate::kit::{ParameterError, Parameters, token_of};
+use crate::kit::{ParameterError, Parameters, Who, token_of};
 
 /// Who calls, and with what. The token is judged before anything else is said about the request.
 pub(super) async fn enter(core: &Core, request: Request) -> Result<(Caller, Parameters), Error> {
     let in_header = token_of(request.headers());
+    let who = request.extensions().get::<Who>().cloned();
     // Judged before the body is read: who may not, can't make this server wait for it.
     if let Some(token) = &in_header
         && core.authenticate(token).await?.is_none()
@@ -26,7 +27,12 @@ pub(super) async fn enter(core: &Core, request: Request) -> Result<(Caller, Para
         });
     };
     match core.authenticate(&token).await? {
-        Some(caller) => Ok((caller, parameters?)),
+        Some(caller) => {
+            if let Some(who) = who {
+                who.is(caller);
+            }
+            Ok((caller, parameters?))
+        }
         None => Err(wrong("the token is unknown, expired or revoked")),
     }
 }

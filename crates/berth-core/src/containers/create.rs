@@ -6,7 +6,7 @@ use berth_engine::{Mount, MountSource, NetworkMode, Rates, Resources, UnitId, Un
 use berth_image::Config;
 
 use super::change::{check_ports, check_resources};
-use super::{Container, Detail, NewContainer, Spec, container, json};
+use super::{Container, Detail, Member, NewContainer, Spec, container, json};
 use crate::core::Core;
 use crate::error::Error;
 use crate::policies::{HealthCheck, HealthTest, RestartPolicy};
@@ -200,7 +200,7 @@ impl Core {
     /// # Errors
     /// What is wrong with the request, that a name or port is taken, or that there is no room. Nothing is left then.
     pub async fn container_create(&self, caller: &Caller, new: NewContainer, start: bool) -> Result<Container, Error> {
-        self.container_make(caller, new, Vec::new(), start).await
+        self.container_make(caller, new, Vec::new(), start, None).await
     }
 
     pub(crate) async fn container_make(
@@ -209,6 +209,7 @@ impl Core {
         new: NewContainer,
         layers_above: Vec<String>,
         start: bool,
+        member: Option<Member>,
     ) -> Result<Container, Error> {
         let uid: UnitId = random_hex(6).parse().map_err(Error::Bug)?;
         let name = match &new.name {
@@ -271,12 +272,17 @@ impl Core {
                     run: i64::from(start),
                     detail: json(&Detail::default())?,
                     created_at: now(),
+                    group_id: member.as_ref().map(|m| m.group),
+                    shape: member.as_ref().map(|m| m.shape.clone()).unwrap_or_default(),
+                    version: member.as_ref().map_or(0, |m| m.version),
+                    replaces: member.as_ref().and_then(|m| m.replaces),
                 };
                 row.id = tx.container_add(&row)?;
                 if let Some(key) = &new.key {
                     tx.idempotency_about(account, key, &row.uid)?;
                 }
-                let detail = serde_json::json!({ "name": row.name, "image": row.image }).to_string();
+                let detail =
+                    serde_json::json!({ "name": row.name, "image": row.image, "group": row.group_id }).to_string();
                 let event = tx.event_add(row.created_at, account, "container.created", &row.uid, &detail)?;
                 Ok((container(row)?, event))
             })

@@ -31,7 +31,7 @@ impl Core {
             .write(move |tx| Ok(tx.event_add(now(), account, "container.exec", &uid, &detail.to_string())?))
             .await?;
         self.tell(vec![event]);
-        Ok(session)
+        Ok(if asked.terminal { self.counted(found.id, session) } else { session })
     }
 
     /// Takes part in the conversation with its own process.
@@ -40,7 +40,8 @@ impl Core {
     /// [`Error::WrongState`] if it does not run.
     pub async fn container_attach(&self, caller: &Caller, reference: &str) -> Result<Session, Error> {
         let found = self.container(caller, reference).await?;
-        Ok(self.inner.engine.attach(&found.uid).await?)
+        let session = self.inner.engine.attach(&found.uid).await?;
+        Ok(if found.spec.terminal { self.counted(found.id, session) } else { session })
     }
 
     /// Its files, with `write` also to be changed.

@@ -6,7 +6,7 @@ use berth_engine::State;
 use berth_store::ContainerChange;
 
 use super::create::signal_number;
-use super::{Container, ContainerState, json};
+use super::{Container, ContainerState, Doing, Trouble, json};
 use crate::core::Core;
 use crate::error::Error;
 use crate::now;
@@ -92,6 +92,7 @@ impl Core {
                             "exit_code": exit.map(|e| e.code),
                             "oom_killed": exit.map(|e| e.oom_killed),
                             "error": target.error,
+                            "group": target.group,
                         });
                         tx.event_add(now(), target.account, kind, target.uid.as_str(), &detail.to_string())
                     })
@@ -107,11 +108,11 @@ impl Core {
     pub(crate) async fn erase(&self, target: &Container) -> Result<(), Error> {
         self.inner.engine.remove(&target.uid).await?;
         let (id, account, uid) = (target.id, target.account, target.uid.to_string());
-        let name = target.name.clone();
+        let (name, group) = (target.name.clone(), target.group);
         let event = self
             .write(move |tx| {
                 tx.container_remove(id)?;
-                let detail = serde_json::json!({ "name": name }).to_string();
+                let detail = serde_json::json!({ "name": name, "group": group }).to_string();
                 Ok(tx.event_add(now(), account, "container.removed", &uid, &detail)?)
             })
             .await?;
@@ -131,6 +132,7 @@ impl Core {
     }
 
     async fn start_locked(&self, mut target: Container) -> Result<Container, Error> {
+        let _doing = self.begin(target.id, Doing::Starting);
         let observed = self.inner.engine.observe(&target.uid).await?;
         if matches!(observed.state, State::Running { .. }) {
             // It may have been asked to end by a signal, and not have heeded it: it is wanted again.
@@ -138,6 +140,7 @@ impl Core {
             self.watch_health(&target);
             return Ok(target);
         }
+        target.trouble = None;
         target.runs = target.runs.max(observed.run as i64) + 1;
         // Somebody starts it: what it did by itself before is forgotten.
         (target.restarts, target.pause, target.next_start) = (0, Duration::ZERO, None);
@@ -177,6 +180,12 @@ impl Core {
     }
 
     async fn stop_locked(&self, mut target: Container, grace: Option<Duration>) -> Result<Container, Error> {
+        let _doing = self.begin(target.id, Doing::Stopping);
+        // Connections end before it does, unless it is to end at once.
+        let _draining = match grace {
+            Some(Duration::ZERO) => None,
+            _ => self.drain(&target).await?,
+        };
         self.want(target.id, "stopped").await?;
         let id = target.id;
         let before = self.read(move |tx| Ok(tx.container(id)?)).await?.map(|row| ContainerState::of(&row.state));
@@ -185,10 +194,16 @@ impl Core {
         match stopped {
             // Never started, or lost with the host: there is nothing to stop.
             Err(berth_engine::EngineError::NoSuchUnit(_)) => {}
-            other => other?,
+            Err(error) => {
+                target.trouble = Some(Trouble::StopFailed);
+                self.record(target, None).await?;
+                return Err(error.into());
+            }
+            Ok(()) => {}
         }
         let observed = self.inner.engine.observe(&target.uid).await?;
         target.observe(&observed.state);
+        target.trouble = None;
         target.next_start = None;
         let event = before.is_some_and(ContainerState::is_live).then_some(target.ending());
         self.record(target, event).await

@@ -126,6 +126,16 @@ impl Tx<'_> {
         Ok(())
     }
 
+    /// Changes what it may be used for.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn access_key_bounds(&self, id: i64, bounds: &str) -> Result<(), Error> {
+        let sql = "UPDATE access_keys SET bounds = $1 WHERE id = $2";
+        self.connection.prepare_cached(sql)?.execute(params![bounds, id])?;
+        Ok(())
+    }
+
     /// Notes its use.
     ///
     /// # Errors

@@ -64,6 +64,18 @@ impl Tx<'_> {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
+    /// The account of that name, made if it is new; `own` if none is named.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn account_for(&self, own: i64, name: Option<&str>, now: i64) -> Result<i64, Error> {
+        let Some(name) = name else { return Ok(own) };
+        match self.accounts()?.into_iter().find(|account| account.name == name) {
+            Some(found) => Ok(found.id),
+            None => self.account_add(name, now),
+        }
+    }
+
     /// The account's name.
     ///
     /// # Errors

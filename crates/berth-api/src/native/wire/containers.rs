@@ -264,11 +264,11 @@ impl TryFrom<ContainerUpdate> for berth_core::ContainerUpdate {
     }
 }
 
-fn restart_policy(text: &str) -> Result<RestartPolicy, CoreError> {
+pub(super) fn restart_policy(text: &str) -> Result<RestartPolicy, CoreError> {
     text.parse().map_err(|e: String| invalid("restart", e))
 }
 
-fn cpu_milli(cpus: Option<f64>) -> Result<Option<u64>, CoreError> {
+pub(super) fn cpu_milli(cpus: Option<f64>) -> Result<Option<u64>, CoreError> {
     match cpus {
         None => Ok(None),
         Some(cpus) if cpus.is_finite() && (0.01..=4096.0).contains(&cpus) => Ok(Some((cpus * 1000.0).round() as u64)),

@@ -1,0 +1,73 @@
+//! `accesskey`, `timestamp` and `signature`: lower-case hexadecimal HMAC-SHA256 with the secret key, of the HTTP method, a
+//! line feed, and all query and form parameters but `signature`, decoded, sorted by name, as `name=value` joined by `&`.
+//! Path parameters take no part.
+
+use std::net::IpAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::extract::Request;
+use berth_core::{Caller, Core, Refusal, Signed};
+
+use super::error::Error;
+use crate::kit::{Parameters, Who, client_address, token_of};
+
+/// Who calls, and with what. Judged before anything else is said about the request.
+pub(super) async fn enter(core: &Core, request: Request, action: &str) -> Result<(Caller, Parameters), Error> {
+    let method = request.method().clone();
+    let reads = method == axum::http::Method::GET;
+    let from: Option<IpAddr> = client_address(request.extensions());
+    let who = request.extensions().get::<Who>().cloned();
+    let token = token_of(request.headers());
+    let (caller, parameters) = match token {
+        // The administrator's token works everywhere.
+        Some(token) => match core.authenticate(&token).await? {
+            Some(caller) => (caller, Parameters::of(request).await?),
+            None => return Err(Error::unauthorized("the token is unknown, expired or revoked")),
+        },
+        None => {
+            let parameters = Parameters::of(request).await?;
+            let access_key = parameters.optional("accesskey")?;
+            let access_key = access_key.ok_or_else(|| Error::unauthorized("parameter accesskey is missing"))?;
+            let timestamp = parameters.optional("timestamp")?;
+            let timestamp = timestamp.ok_or_else(|| Error::unauthorized("parameter timestamp is missing"))?;
+            check_time(&timestamp, core.settings().timestamp_tolerance_s)?;
+            let text = format!("{method}\n{}", parameters.signed("signature"));
+            let signature = parameters.optional("signature")?;
+            let signed = Signed {
+                access_key: &access_key,
+                signature: signature.as_deref(),
+                text: &text,
+                dialect: "acs",
+                action,
+                reads,
+                from,
+            };
+            let caller = core.authenticate_signed(&signed).await?.map_err(|refusal| match refusal {
+                Refusal::UnknownKey => Error::unauthorized("parameter accesskey names no key that is good"),
+                Refusal::Unsigned => Error::unauthorized("parameter signature is missing"),
+                Refusal::Signature => Error::unauthorized(
+                    "parameter signature is not that of this request: HMAC-SHA256, in lower-case hexadecimal, of the \
+                     method, a line feed, and the decoded parameters sorted by name as name=value joined by &",
+                ),
+                Refusal::Bounds => Error::forbidden(format!("this access key may not do {action} from there")),
+            })?;
+            (caller, parameters)
+        }
+    };
+    if let Some(who) = who {
+        who.is(caller);
+    }
+    Ok((caller, parameters))
+}
+
+fn check_time(text: &str, tolerance_s: u64) -> Result<(), Error> {
+    let wrong = || Error::unauthorized(format!("parameter timestamp must be milliseconds since 1970, not {text:?}"));
+    let told: i64 = text.trim().parse().map_err(|_| wrong())?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
+    let off = now.abs_diff(told);
+    if off > tolerance_s.saturating_mul(1000) {
+        let message = format!("parameter timestamp is off by {} s, {tolerance_s} s are allowed", off / 1000);
+        return Err(Error::unauthorized(message));
+    }
+    Ok(())
+}

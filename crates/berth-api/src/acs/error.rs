@@ -1,0 +1,93 @@
+//! `code` is the HTTP status as text.
+
+use axum::Json;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use berth_core::FaultKind;
+
+use super::wire::Failure;
+use crate::kit::{Breakdown, ParameterError, Said};
+
+/// An error as this dialect has it.
+#[derive(Debug)]
+pub(crate) struct Error {
+    status: StatusCode,
+    message: String,
+}
+
+impl Error {
+    pub(super) fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, message: message.into() }
+    }
+
+    pub(super) fn unauthorized(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, message)
+    }
+
+    pub(super) fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, message)
+    }
+
+    pub(super) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, message)
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let body = Json(Failure { code: self.status.as_u16().to_string(), message: self.message.clone() });
+        let mut response = (self.status, body).into_response();
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("5"));
+        }
+        response.extensions_mut().insert(Said(self.message));
+        response
+    }
+}
+
+impl From<berth_core::Error> for Error {
+    fn from(error: berth_core::Error) -> Self {
+        let status = match error.kind() {
+            FaultKind::Invalid => StatusCode::BAD_REQUEST,
+            FaultKind::NotFound => StatusCode::NOT_FOUND,
+            FaultKind::Duplicate | FaultKind::WrongState | FaultKind::InUse => StatusCode::CONFLICT,
+            FaultKind::NoRoom | FaultKind::Timeout | FaultKind::Upstream => StatusCode::SERVICE_UNAVAILABLE,
+            FaultKind::Forbidden => StatusCode::FORBIDDEN,
+            FaultKind::Bug => {
+                tracing::error!(error = error.chain(), "acs: internal error");
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+        };
+        Self::new(status, error.public())
+    }
+}
+
+impl From<ParameterError> for Error {
+    fn from(error: ParameterError) -> Self {
+        Self::invalid(match error {
+            ParameterError::Missing(name) => format!("parameter {name} is missing"),
+            ParameterError::Wrong { name, expected, found } => {
+                format!("parameter {name} must be {expected}, not {found:?}")
+            }
+            ParameterError::Body(message) => message,
+        })
+    }
+}
+
+pub(super) async fn no_such_path() -> Error {
+    Error::new(StatusCode::NOT_FOUND, "there is no such operation")
+}
+
+pub(super) async fn wrong_method() -> Error {
+    Error::new(StatusCode::METHOD_NOT_ALLOWED, "this operation takes another HTTP method")
+}
+
+pub(crate) fn broken(what: Breakdown) -> Response {
+    match what {
+        Breakdown::Panic => Error::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error"),
+        Breakdown::Overload => {
+            Error::new(StatusCode::TOO_MANY_REQUESTS, "too many requests are under way; try again later")
+        }
+    }
+    .into_response()
+}

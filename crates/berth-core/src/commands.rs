@@ -1,0 +1,460 @@
+//! Commands: what is slower than a query, written down before it begins and followed to its end.
+//!
+//! The row is the truth. The rules are in `progress`, what a command comes to in `plan`, the steps in `steps`, and `runner`
+//! brings them together: one command of a target at a time, in the order accepted; a removal overtakes what waits.
+
+mod plan;
+mod progress;
+mod runner;
+mod steps;
+#[cfg(test)]
+mod tests;
+
+use berth_store::CommandFilter;
+use serde::{Deserialize, Serialize};
+
+pub(crate) use runner::{Cancels, Driving, Trip};
+
+use crate::containers::Page;
+use crate::core::Core;
+use crate::error::Error;
+use crate::services::GroupSpec;
+use crate::tokens::{Caller, Role};
+use crate::{now, random_hex};
+
+/// How far a command or one of its activities is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CommandStatus {
+    /// Written down.
+    Created,
+    /// Handed to the host.
+    Published,
+    /// The host could not be reached.
+    PublishFailed,
+    /// Its steps run.
+    Running,
+    /// It is over.
+    Done,
+}
+
+impl CommandStatus {
+    /// The word that is stored.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Published => "published",
+            Self::PublishFailed => "publish_failed",
+            Self::Running => "running",
+            Self::Done => "done",
+        }
+    }
+
+    fn of(word: &str) -> Self {
+        match word {
+            "published" => Self::Published,
+            "publish_failed" => Self::PublishFailed,
+            "running" => Self::Running,
+            "done" => Self::Done,
+            _ => Self::Created,
+        }
+    }
+}
+
+/// What came of a command or an activity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It was done.
+    Success,
+    /// It could not be done.
+    Failed,
+    /// What it was about is gone.
+    NotFound,
+    /// Its time was up.
+    TimedOut,
+    /// A later command, or somebody, put an end to it.
+    Overtaken,
+}
+
+impl Outcome {
+    /// The word that is stored.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failed => "failed",
+            Self::NotFound => "not_found",
+            Self::TimedOut => "timed_out",
+            Self::Overtaken => "overtaken",
+        }
+    }
+
+    fn of(word: &str) -> Option<Self> {
+        Some(match word {
+            "success" => Self::Success,
+            "failed" => Self::Failed,
+            "not_found" => Self::NotFound,
+            "timed_out" => Self::TimedOut,
+            "overtaken" => Self::Overtaken,
+            _ => return None,
+        })
+    }
+}
+
+/// What a command is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Target {
+    /// A container, by number.
+    Container(i64),
+    /// A group, by number.
+    Group(i64),
+}
+
+impl Target {
+    /// `container` or `group`.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Container(_) => "container",
+            Self::Group(_) => "group",
+        }
+    }
+
+    /// Its number.
+    pub fn id(self) -> i64 {
+        let (Self::Container(id) | Self::Group(id)) = self;
+        id
+    }
+
+    fn of(kind: &str, id: i64) -> Self {
+        if kind == "group" { Self::Group(id) } else { Self::Container(id) }
+    }
+}
+
+/// How a group's containers are gone through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// All at once.
+    #[default]
+    Parallel,
+    /// One after another.
+    Sequential,
+}
+
+/// Everything that a command does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub(crate) enum Body {
+    ContainerStart,
+    ContainerStop,
+    ContainerDelete,
+    /// Brings a group to a specification: containers made, changed, made anew, removed.
+    GroupApply {
+        spec: Box<GroupSpec>,
+        method: Method,
+    },
+    GroupStart {
+        update: bool,
+        image: Option<String>,
+        method: Method,
+    },
+    GroupStop {
+        method: Method,
+    },
+    GroupDelete,
+    /// Code by address.
+    GroupUpload {
+        address: String,
+        update: bool,
+        method: Method,
+    },
+    /// Code that was there before.
+    GroupHistory {
+        version: i64,
+        update: bool,
+        method: Method,
+    },
+}
+
+impl Body {
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::ContainerStart => "container_start",
+            Self::ContainerStop => "container_stop",
+            Self::ContainerDelete => "container_delete",
+            Self::GroupApply { .. } => "group_apply",
+            Self::GroupStart { .. } => "group_start",
+            Self::GroupStop { .. } => "group_stop",
+            Self::GroupDelete => "group_delete",
+            Self::GroupUpload { .. } => "group_upload",
+            Self::GroupHistory { .. } => "group_history",
+        }
+    }
+
+    fn method(&self) -> Method {
+        match self {
+            Self::GroupApply { method, .. }
+            | Self::GroupStart { method, .. }
+            | Self::GroupStop { method }
+            | Self::GroupUpload { method, .. }
+            | Self::GroupHistory { method, .. } => *method,
+            Self::ContainerStart | Self::ContainerStop | Self::ContainerDelete | Self::GroupDelete => Method::Parallel,
+        }
+    }
+
+    fn is_removal(&self) -> bool {
+        matches!(self, Self::ContainerDelete | Self::GroupDelete)
+    }
+}
+
+/// A command's body, and who gave it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Order {
+    pub(crate) body: Body,
+    pub(crate) role: Role,
+}
+
+/// A command.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Command {
+    /// Number; grows in the order accepted.
+    pub id: i64,
+    /// UUID.
+    pub uid: String,
+    /// Its account.
+    pub account: i64,
+    /// What it does: `group_start` and the like.
+    pub name: String,
+    /// What it is about.
+    pub target: Target,
+    /// That, as it was called then.
+    pub target_name: String,
+    /// How far it is.
+    pub status: CommandStatus,
+    /// What came of it.
+    pub result: Option<Outcome>,
+    /// The same in words.
+    pub message: String,
+    /// Whether it is to stop, and why.
+    pub cancelled: String,
+    /// When its time is up, nanoseconds since 1970.
+    pub deadline: i64,
+    /// Nanoseconds since 1970.
+    pub created_at: i64,
+    /// Nanoseconds since 1970.
+    pub ended_at: Option<i64>,
+    /// What it does, container by container; empty in lists.
+    pub activities: Vec<Activity>,
+}
+
+/// A step of a command.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Activity {
+    /// Number.
+    pub id: i64,
+    /// What it does: `start`, `replace` …
+    pub name: String,
+    /// Number of the container, if it is about one.
+    pub container: Option<i64>,
+    /// How far it is.
+    pub status: CommandStatus,
+    /// What came of it.
+    pub result: Option<Outcome>,
+    /// The same in words.
+    pub message: String,
+    /// Nanoseconds since 1970.
+    pub created_at: i64,
+    /// Nanoseconds since 1970.
+    pub ended_at: Option<i64>,
+}
+
+fn activity(row: berth_store::Activity) -> Activity {
+    Activity {
+        id: row.id,
+        name: row.name,
+        container: Some(row.container_id).filter(|id| *id > 0),
+        status: CommandStatus::of(&row.status),
+        result: Outcome::of(&row.result),
+        message: row.message,
+        created_at: row.created_at,
+        ended_at: row.ended_at,
+    }
+}
+
+fn command(row: berth_store::Command, steps: Vec<berth_store::Activity>) -> Command {
+    Command {
+        id: row.id,
+        uid: row.uid,
+        account: row.account_id,
+        name: row.name,
+        target: Target::of(&row.kind, row.target),
+        target_name: row.target_name,
+        status: CommandStatus::of(&row.status),
+        result: Outcome::of(&row.result),
+        message: row.message,
+        cancelled: row.cancelled,
+        deadline: row.deadline,
+        created_at: row.created_at,
+        ended_at: row.ended_at,
+        activities: steps.into_iter().map(activity).collect(),
+    }
+}
+
+/// A random UUID (RFC 9562, version 4).
+fn uuid() -> String {
+    let mut digits = random_hex(16).into_bytes();
+    digits[12] = b'4';
+    digits[16] = b"89ab"[usize::from(digits[16] % 4)];
+    let text = String::from_utf8_lossy(&digits).into_owned();
+    [&text[..8], &text[8..12], &text[12..16], &text[16..20], &text[20..]].join("-")
+}
+
+/// Which commands to list, newest first.
+#[derive(Debug, Clone, Default)]
+pub struct CommandQuery {
+    /// With numbers below this; 0 is all.
+    pub before: i64,
+    /// Of this target.
+    pub target: Option<Target>,
+    /// Only those that have not ended.
+    pub open: bool,
+    /// At most so many.
+    pub limit: u32,
+}
+
+impl Core {
+    /// Takes on a command: when this returns it is on disk.
+    pub(crate) async fn order(
+        &self,
+        caller: &Caller,
+        target: Target,
+        target_name: String,
+        body: Body,
+    ) -> Result<Command, Error> {
+        let name = body.name();
+        let removal = body.is_removal();
+        let order = serde_json::to_string(&Order { body, role: caller.role }).map_err(|e| Error::Bug(e.to_string()))?;
+        let at = now();
+        let limit = i64::try_from(self.inner.settings.command_timeout_s).unwrap_or(i64::MAX / 2_000_000_000);
+        let mut row = berth_store::Command {
+            id: 0,
+            uid: uuid(),
+            account_id: caller.account,
+            name: name.into(),
+            kind: target.kind().into(),
+            target: target.id(),
+            target_name,
+            body: order,
+            status: CommandStatus::Created.word().into(),
+            result: String::new(),
+            message: String::new(),
+            cancelled: String::new(),
+            deadline: at.saturating_add(limit.saturating_mul(1_000_000_000)),
+            created_at: at,
+            ended_at: None,
+        };
+        let (row, overtaken) = self
+            .write(move |tx| {
+                let mut overtaken = Vec::new();
+                if removal {
+                    for open in tx.commands_open(&row.kind, row.target)? {
+                        if open.name == row.name {
+                            continue;
+                        }
+                        let why = format!("overtaken by {} {}", row.name, row.uid);
+                        tx.command_cancel(open.id, &why)?;
+                        overtaken.push(open.id);
+                    }
+                    if row.kind == "group" {
+                        let change = berth_store::GroupChange { wanted: Some("removed"), ..Default::default() };
+                        tx.group_change(row.target, &change)?;
+                    }
+                }
+                row.id = tx.command_add(&row)?;
+                let detail = serde_json::json!({ "name": row.name, "target": row.target_name }).to_string();
+                let event = tx.event_add(at, row.account_id, "command.created", &row.uid, &detail)?;
+                Ok(((row, event), overtaken))
+            })
+            .await?;
+        let (row, event) = row;
+        self.tell(vec![event]);
+        for id in overtaken {
+            self.inner.cancels.tell(id);
+        }
+        self.drive(target);
+        Ok(command(row, Vec::new()))
+    }
+
+    /// One command of the caller's account, with its activities.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or the database's own.
+    pub async fn command(&self, caller: &Caller, uid: &str) -> Result<Command, Error> {
+        let (account, wanted) = (caller.account, uid.to_owned());
+        let found = self
+            .read(move |tx| match tx.command_by_uid(account, &wanted)? {
+                Some(row) => {
+                    let steps = tx.activities(row.id)?;
+                    Ok(Some(command(row, steps)))
+                }
+                None => Ok(None),
+            })
+            .await?;
+        found.ok_or_else(|| Error::NotFound { what: "command", name: uid.to_owned() })
+    }
+
+    /// The account's commands, newest first.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub async fn commands(&self, caller: &Caller, query: &CommandQuery) -> Result<Page<Command>, Error> {
+        let filter = CommandFilter {
+            account: caller.account,
+            before: query.before,
+            kind: query.target.map(Target::kind),
+            target: query.target.map(Target::id),
+            open: query.open,
+            limit: query.limit.saturating_add(1),
+        };
+        let mut rows = self.read(move |tx| Ok(tx.commands(&filter)?)).await?;
+        let more = rows.len() > query.limit as usize;
+        rows.truncate(query.limit as usize);
+        let next = rows.last().filter(|_| more).map(|row| row.id);
+        Ok(Page { items: rows.into_iter().map(|row| command(row, Vec::new())).collect(), next })
+    }
+
+    /// Has a command stop: one that waits never begins, one that runs begins no further step.
+    ///
+    /// # Errors
+    /// [`Error::WrongState`] if it is over.
+    pub async fn command_cancel(&self, caller: &Caller, uid: &str) -> Result<Command, Error> {
+        let found = self.command(caller, uid).await?;
+        if found.ended_at.is_some() {
+            return Err(Error::WrongState(format!("command {uid} is over")));
+        }
+        let id = found.id;
+        self.write(move |tx| Ok(tx.command_cancel(id, "cancelled")?)).await?;
+        self.inner.cancels.tell(id);
+        self.drive(found.target);
+        self.command(caller, uid).await
+    }
+
+    /// Returns when the command is over.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or the database's own.
+    pub async fn command_wait(&self, caller: &Caller, uid: &str) -> Result<Command, Error> {
+        let mut events = self.event_stream();
+        loop {
+            let found = self.command(caller, uid).await?;
+            if found.ended_at.is_some() {
+                return Ok(found);
+            }
+            // An event about it, or a while: events may be missed when there are many.
+            let _ = tokio::time::timeout(std::time::Duration::from_secs(2), async {
+                while events.recv().await.is_ok_and(|event| event.subject != uid) {}
+            })
+            .await;
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! What a command comes to: its steps, by stage.
+
+use super::Body;
+use super::steps::Step;
+use crate::containers::container;
+use crate::core::Core;
+use crate::error::Error;
+use crate::services::{GroupSpec, group};
+use crate::tokens::Caller;
+
+pub(super) struct PlannedStep {
+    pub(super) stage: i64,
+    pub(super) step: Step,
+}
+
+/// Before anything is touched; the containers; what is too many; what is written down when all is well.
+const PREPARE: i64 = 0;
+const MEMBERS: i64 = 1;
+const SURPLUS: i64 = 2;
+const SETTLE: i64 = 3;
+
+impl Core {
+    pub(super) async fn plan(
+        &self,
+        caller: &Caller,
+        command: &berth_store::Command,
+        body: &Body,
+    ) -> Result<Vec<PlannedStep>, Error> {
+        let target = command.target;
+        let single = |step| vec![PlannedStep { stage: MEMBERS, step }];
+        match body {
+            Body::ContainerStart => return Ok(single(Step::Start { container: target })),
+            Body::ContainerStop => return Ok(single(Step::Stop { container: target })),
+            Body::ContainerDelete => return Ok(single(Step::Delete { container: target })),
+            _ => {}
+        }
+        let found = self
+            .read(move |tx| match tx.group(target)? {
+                Some(row) => {
+                    let members = tx.containers_of_group(target)?;
+                    Ok(Some((row, members)))
+                }
+                None => Ok(None),
+            })
+            .await?;
+        let gone = || Error::NotFound { what: "group", name: command.target_name.clone() };
+        let (row, members) = found.ok_or_else(gone)?;
+        let wanted_running = row.wanted != "stopped" && row.wanted != "created";
+        let group = group(row)?;
+        let mut steps = Vec::new();
+        let mut add = |stage, step| steps.push(PlannedStep { stage, step });
+        // A container that was to take another's place and has not proven itself is nobody's member.
+        let (unproven, members): (Vec<_>, Vec<_>) =
+            members.into_iter().filter(|m| m.wanted != "removed").partition(|m| m.replaces.is_some());
+        for left in &unproven {
+            add(PREPARE, Step::Delete { container: left.id });
+        }
+        let pull = |spec: &GroupSpec| Step::Pull { image: spec.image.clone() };
+        match body {
+            Body::GroupApply { spec, .. } => {
+                spec.check()?;
+                add(PREPARE, pull(spec));
+                let shape = spec.shape();
+                let running = wanted_running || group.members_never_made;
+                let (kept, surplus) = members.split_at(members.len().min(spec.replicas as usize));
+                for member in kept {
+                    let current = member.shape == shape && member.version == group.version;
+                    let known = container(member.clone())?;
+                    if !current {
+                        add(MEMBERS, Step::Replace { container: member.id, start: running });
+                    } else if !spec.live_part_is(&known) {
+                        add(MEMBERS, Step::Update { container: member.id });
+                    }
+                }
+                for _ in members.len()..spec.replicas as usize {
+                    add(MEMBERS, Step::Create { start: running });
+                }
+                for member in surplus.iter().rev() {
+                    add(SURPLUS, Step::Delete { container: member.id });
+                }
+                add(SETTLE, Step::Settle);
+            }
+            Body::GroupStart { update, image, .. } => {
+                let mut spec = group.spec.clone();
+                if let Some(image) = image {
+                    spec.image.clone_from(image);
+                }
+                add(PREPARE, pull(&spec));
+                let shape = spec.shape();
+                for member in &members {
+                    // Another image is another root file system: no container keeps its own over that.
+                    if *update || member.shape != shape {
+                        add(MEMBERS, Step::Replace { container: member.id, start: true });
+                    } else {
+                        add(MEMBERS, Step::Start { container: member.id });
+                    }
+                }
+                for _ in members.len()..spec.replicas as usize {
+                    add(MEMBERS, Step::Create { start: true });
+                }
+                add(SETTLE, Step::Settle);
+            }
+            Body::GroupStop { .. } => {
+                for member in &members {
+                    add(MEMBERS, Step::Stop { container: member.id });
+                }
+                add(SETTLE, Step::Settle);
+            }
+            Body::GroupDelete => {
+                for member in &members {
+                    add(MEMBERS, Step::Delete { container: member.id });
+                }
+                add(SETTLE, Step::RemoveGroup);
+            }
+            Body::GroupUpload { update, .. } | Body::GroupHistory { update, .. } => {
+                match body {
+                    Body::GroupHistory { version, .. } => {
+                        let known = self.packages_of(group.id).await?;
+                        if !known.iter().any(|p| p.version == *version) {
+                            let name = format!("{version} of group {}", group.full_name());
+                            return Err(Error::NotFound { what: "version", name });
+                        }
+                    }
+                    _ => add(PREPARE, Step::Fetch),
+                }
+                add(PREPARE, pull(&group.spec));
+                let shape = group.spec.shape();
+                for member in &members {
+                    if *update || member.shape != shape {
+                        add(MEMBERS, Step::Replace { container: member.id, start: true });
+                    } else {
+                        add(MEMBERS, Step::Deploy { container: member.id });
+                    }
+                }
+                for _ in members.len()..group.spec.replicas as usize {
+                    add(MEMBERS, Step::Create { start: true });
+                }
+                add(SETTLE, Step::Settle);
+            }
+            Body::ContainerStart | Body::ContainerStop | Body::ContainerDelete => {}
+        }
+        let _ = caller;
+        Ok(steps)
+    }
+}

@@ -1,0 +1,431 @@
+//! Brings rules, plans and steps together.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use super::plan::PlannedStep;
+use super::progress::{Effect, Event, Progress, StepProgress, StepState, after};
+use super::steps::{Done, Step};
+use super::{CommandStatus, Method, Order, Outcome, Target};
+use crate::core::Core;
+use crate::error::Error;
+use crate::now;
+use crate::tokens::Caller;
+
+/// Time that a step has beyond its command's to come to an end by itself.
+const LAST_RESORT: Duration = Duration::from_secs(120);
+
+/// Targets whose commands are being driven, and whether something came since the driver looked.
+#[derive(Default)]
+pub(crate) struct Driving(Mutex<HashMap<Target, bool>>);
+
+/// Commands under way that can be told to stop.
+#[derive(Default)]
+pub(crate) struct Cancels(Mutex<HashMap<i64, Arc<Notify>>>);
+
+impl Cancels {
+    fn begin(&self, id: i64) -> Arc<Notify> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(id).or_default().clone()
+    }
+
+    fn end(&self, id: i64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
+    /// Has whoever drives it look whether it is to stop.
+    pub(crate) fn tell(&self, id: i64) {
+        if let Some(waiting) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
+            waiting.notify_one();
+        }
+    }
+}
+
+/// Where a test makes something go wrong: points are passed before and after everything that changes the world.
+#[derive(Default)]
+pub(crate) struct Trip {
+    passed: AtomicUsize,
+    /// The server "is killed" at this point: nothing goes on from there.
+    kill_at: AtomicUsize,
+    /// The step that begins at this point fails.
+    fail_at: AtomicUsize,
+    /// The step that begins at this point is done twice.
+    repeat_at: AtomicUsize,
+}
+
+impl Trip {
+    #[cfg(test)]
+    pub(crate) fn set(&self, kill: usize, fail: usize, repeat: usize) {
+        self.kill_at.store(kill, Ordering::SeqCst);
+        self.fail_at.store(fail, Ordering::SeqCst);
+        self.repeat_at.store(repeat, Ordering::SeqCst);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn passed(&self) -> usize {
+        self.passed.load(Ordering::SeqCst)
+    }
+
+    /// A point; its number.
+    pub(crate) async fn point(&self) -> usize {
+        let number = self.passed.fetch_add(1, Ordering::SeqCst) + 1;
+        if number == self.kill_at.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        number
+    }
+
+    pub(crate) fn fails(&self, number: usize) -> bool {
+        number == self.fail_at.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn repeats(&self, number: usize) -> bool {
+        number == self.repeat_at.load(Ordering::SeqCst)
+    }
+}
+
+/// A command under way.
+struct Run {
+    row: berth_store::Command,
+    order: Order,
+    progress: Progress,
+    steps: Vec<(berth_store::Activity, Step)>,
+}
+
+impl Core {
+    /// Drives the target's commands, unless that is done already.
+    pub(crate) fn drive(&self, target: Target) {
+        let mut driving = self.inner.driving.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(again) = driving.get_mut(&target) {
+            *again = true;
+            return;
+        }
+        driving.insert(target, false);
+        drop(driving);
+        let core = self.clone();
+        tokio::spawn(async move {
+            loop {
+                match core.drive_next(target).await {
+                    Ok(true) => continue,
+                    Ok(false) => {
+                        let mut driving = core.inner.driving.0.lock().unwrap_or_else(PoisonError::into_inner);
+                        match driving.get_mut(&target) {
+                            Some(again) if *again => *again = false,
+                            _ => {
+                                driving.remove(&target);
+                                return;
+                            }
+                        }
+                    }
+                    Err(error) => {
+                        tracing::error!(?target, error = error.chain(), "a command could not be taken further");
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                    }
+                }
+            }
+        });
+    }
+
+    /// At the start of the server: what is not over goes on.
+    pub(crate) async fn resume_commands(&self) -> Result<(), Error> {
+        for (kind, id) in self.read(|tx| Ok(tx.command_targets()?)).await? {
+            self.drive(Target::of(&kind, id));
+        }
+        Ok(())
+    }
+
+    /// Takes the oldest command of the target to its end; whether there was one.
+    async fn drive_next(&self, target: Target) -> Result<bool, Error> {
+        let found = self
+            .read(move |tx| {
+                let Some(row) = tx.command_next(target.kind(), target.id())? else { return Ok(None) };
+                let steps = tx.activities(row.id)?;
+                Ok(Some((row, steps)))
+            })
+            .await?;
+        let Some((row, steps)) = found else { return Ok(false) };
+        let order: Order = serde_json::from_str(&row.body)
+            .map_err(|e| Error::Bug(format!("command {} in the database: {e}", row.uid)))?;
+        let read = |row: berth_store::Activity| -> Result<_, Error> {
+            let step = serde_json::from_str(&row.step);
+            let step = step.map_err(|e| Error::Bug(format!("activity {} in the database: {e}", row.id)))?;
+            Ok((row, step))
+        };
+        let steps = steps.into_iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        let progress = Progress {
+            status: CommandStatus::of(&row.status),
+            stopped: None,
+            sequential: order.body.method() == Method::Sequential,
+            steps: steps.iter().map(|(row, _)| StepProgress { stage: row.stage, state: state_of(row) }).collect(),
+        };
+        let id = row.id;
+        let stop = self.inner.cancels.begin(id);
+        let result = self.run_command(Run { row, order, progress, steps }, &stop).await;
+        self.inner.cancels.end(id);
+        result.map(|()| true)
+    }
+
+    async fn run_command(&self, mut run: Run, stop: &Notify) -> Result<(), Error> {
+        let caller = Caller::of_command(run.row.account_id, run.order.role);
+        let mut under_way: JoinSet<(usize, Done)> = JoinSet::new();
+        let first = if run.progress.status == CommandStatus::Created { Event::Publish } else { Event::Resume };
+        let mut effects = match self.asked_to_stop(&mut run).await? {
+            Some(outcome) if run.progress.status != CommandStatus::Running => {
+                self.step_on(&mut run, Event::Stop(outcome), None, Vec::new()).await?
+            }
+            _ => self.step_on(&mut run, first, None, Vec::new()).await?,
+        };
+        loop {
+            for effect in std::mem::take(&mut effects) {
+                match effect {
+                    Effect::Plan => match self.plan(&caller, &run.row, &run.order.body).await {
+                        Ok(planned) => {
+                            let stages = planned.iter().map(|step| step.stage).collect();
+                            effects = self.step_on(&mut run, Event::Planned(stages), None, planned).await?;
+                        }
+                        Err(error) => {
+                            let done = Done::of(&error);
+                            run.row.message.clone_from(&done.message);
+                            effects = self.step_on(&mut run, Event::Stop(done.outcome), None, Vec::new()).await?;
+                        }
+                    },
+                    Effect::Do(index) => {
+                        let (core, row, order) = (self.clone(), run.row.clone(), run.order.clone());
+                        let (activity, step) = run.steps[index].clone();
+                        under_way
+                            .spawn(async move { (index, core.do_in_time(caller, row, order, activity, step).await) });
+                    }
+                    Effect::Finish(_) => {
+                        tracing::info!(
+                            command = run.row.uid,
+                            name = run.row.name,
+                            target = run.row.target_name,
+                            result = run.row.result,
+                            message = run.row.message,
+                            "a command is over"
+                        );
+                        return Ok(());
+                    }
+                }
+            }
+            if !effects.is_empty() {
+                continue;
+            }
+            let left = Duration::from_nanos((run.row.deadline - now()).max(0) as u64);
+            let event = tokio::select! {
+                ended = under_way.join_next() => match ended {
+                    Some(Ok((index, done))) => {
+                        let outcome = done.outcome;
+                        effects = self.step_on(&mut run, Event::Ended(index, outcome), Some(done), Vec::new()).await?;
+                        continue;
+                    }
+                    Some(Err(error)) => return Err(Error::Bug(format!("a step of {} broke off: {error}", run.row.uid))),
+                    None => return Err(Error::Bug(format!("command {} has nothing to do and is not over", run.row.uid))),
+                },
+                () = stop.notified() => self.asked_to_stop(&mut run).await?.map(Event::Stop),
+                () = tokio::time::sleep(left), if run.progress.stopped.is_none() => Some(Event::Stop(Outcome::TimedOut)),
+            };
+            if let Some(event) = event {
+                effects = self.step_on(&mut run, event, None, Vec::new()).await?;
+            }
+        }
+    }
+
+    async fn asked_to_stop(&self, run: &mut Run) -> Result<Option<Outcome>, Error> {
+        let id = run.row.id;
+        let row = self.read(move |tx| Ok(tx.command(id)?)).await?;
+        if let Some(row) = &row {
+            run.row.cancelled.clone_from(&row.cancelled);
+        }
+        Ok(match row {
+            None => Some(Outcome::NotFound),
+            Some(row) if !row.cancelled.is_empty() => Some(Outcome::Overtaken),
+            Some(row) if row.deadline <= now() => Some(Outcome::TimedOut),
+            Some(_) => None,
+        })
+    }
+
+    /// Takes an event: the new state is saved, then its effects are given to be done.
+    async fn step_on(
+        &self,
+        run: &mut Run,
+        event: Event,
+        done: Option<Done>,
+        planned: Vec<PlannedStep>,
+    ) -> Result<Vec<Effect>, Error> {
+        let (progress, effects) =
+            after(run.progress.clone(), event.clone()).map_err(|illegal| Error::Bug(illegal.to_string()))?;
+        self.inner.trip.point().await;
+        let at = now();
+        let mut changed = Vec::new();
+        if let Event::Ended(index, outcome) = event
+            && let Some(done) = done
+        {
+            let row = &mut run.steps[index].0;
+            row.status = CommandStatus::Done.word().into();
+            row.result = outcome.word().into();
+            row.message = done.message;
+            row.ended_at = Some(at);
+            row.container_id = done.container.unwrap_or(row.container_id);
+            changed.push(row.clone());
+        }
+        for effect in &effects {
+            if let Effect::Do(index) = effect
+                && let Some((row, _)) = run.steps.get_mut(*index)
+                && row.status != CommandStatus::Running.word()
+            {
+                row.status = CommandStatus::Running.word().into();
+                changed.push(row.clone());
+            }
+        }
+        let mut row = run.row.clone();
+        row.status = progress.status.word().into();
+        if let Some(Effect::Finish(outcome)) = effects.last() {
+            row.result = outcome.word().into();
+            row.ended_at = Some(at);
+            if row.message.is_empty() || run.steps.iter().any(|(s, _)| failed(s)) {
+                row.message = summary(run, *outcome, &row);
+            }
+            for (step, _) in &mut run.steps {
+                if step.ended_at.is_none() {
+                    step.status = CommandStatus::Done.word().into();
+                    step.result = Outcome::Overtaken.word().into();
+                    step.message = "not begun".into();
+                    step.ended_at = Some(at);
+                    changed.push(step.clone());
+                }
+            }
+        }
+        let begun: Vec<usize> =
+            effects.iter().filter_map(|e| if let Effect::Do(n) = e { Some(*n) } else { None }).collect();
+        let steps = planned
+            .into_iter()
+            .enumerate()
+            .map(|(index, planned)| {
+                let status = if begun.contains(&index) { CommandStatus::Running } else { CommandStatus::Created };
+                let text = serde_json::to_string(&planned.step).map_err(|e| Error::Bug(e.to_string()))?;
+                let row = berth_store::Activity {
+                    id: 0,
+                    command_id: row.id,
+                    stage: planned.stage,
+                    name: planned.step.name().into(),
+                    container_id: planned.step.container().unwrap_or(0),
+                    step: text,
+                    status: status.word().into(),
+                    result: String::new(),
+                    message: String::new(),
+                    created_at: at,
+                    ended_at: None,
+                };
+                Ok((row, planned.step))
+            })
+            .collect::<Result<Vec<_>, Error>>()?;
+        let published = run.progress.status != progress.status;
+        let saved = row.clone();
+        // A command that is only on its way to its plan is saved with that: one disk flush less.
+        let passing = effects == [Effect::Plan];
+        let (added, event) = if passing {
+            (steps, None)
+        } else {
+            self.write(move |tx| {
+                let mut steps = steps;
+                for (step, _) in &mut steps {
+                    step.id = tx.activity_add(step)?;
+                }
+                for step in &changed {
+                    tx.activity_progress(step)?;
+                }
+                tx.command_progress(saved.id, &saved.status, &saved.result, &saved.message, saved.ended_at)?;
+                let told = if published || !changed.is_empty() {
+                    let kind = if saved.ended_at.is_some() { "command.done" } else { "command.running" };
+                    let detail = serde_json::json!({
+                        "name": saved.name, "target": saved.target_name, "status": saved.status,
+                        "result": saved.result, "message": saved.message,
+                    });
+                    Some(tx.event_add(at, saved.account_id, kind, &saved.uid, &detail.to_string())?)
+                } else {
+                    None
+                };
+                Ok((steps, told))
+            })
+            .await?
+        };
+        run.row = row;
+        run.progress = progress;
+        run.steps.extend(added);
+        self.tell(event.into_iter().collect());
+        self.inner.trip.point().await;
+        Ok(effects)
+    }
+
+    async fn do_in_time(
+        &self,
+        caller: Caller,
+        command: berth_store::Command,
+        order: Order,
+        activity: berth_store::Activity,
+        step: Step,
+    ) -> Done {
+        let left = Duration::from_nanos((command.deadline - now()).max(0) as u64);
+        let core = self.clone();
+        // A task of its own: one that never ends is waited for no longer, and done to its end if that ever comes.
+        let work = tokio::spawn(async move {
+            let number = core.inner.trip.point().await;
+            if core.inner.trip.fails(number) {
+                return Done::failed("failed on purpose");
+            }
+            let done = core.do_step(&caller, &command, &order.body, &activity, &step).await;
+            if core.inner.trip.repeats(number) {
+                return core.do_step(&caller, &command, &order.body, &activity, &step).await;
+            }
+            done
+        });
+        match tokio::time::timeout(left + LAST_RESORT, work).await {
+            Ok(Ok(done)) => done,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "a step panicked");
+                Done::failed("internal error")
+            }
+            Err(_) => Done { outcome: Outcome::TimedOut, message: "it took too long".into(), container: None },
+        }
+    }
+}
+
+fn state_of(row: &berth_store::Activity) -> StepState {
+    match CommandStatus::of(&row.status) {
+        CommandStatus::Running => StepState::Running,
+        CommandStatus::Done | CommandStatus::PublishFailed => {
+            StepState::Done(Outcome::of(&row.result).unwrap_or(Outcome::Failed))
+        }
+        CommandStatus::Created | CommandStatus::Published => StepState::Waiting,
+    }
+}
+
+fn failed(step: &berth_store::Activity) -> bool {
+    matches!(Outcome::of(&step.result), Some(outcome) if outcome != Outcome::Success) && step.message != "not begun"
+}
+
+/// What came of a command in words: for a failure the first step that failed, and how many were left as they were.
+fn summary(run: &Run, outcome: Outcome, row: &berth_store::Command) -> String {
+    let left = run.steps.iter().filter(|(step, _)| step.ended_at.is_none()).count();
+    let rest = match left {
+        0 => String::new(),
+        1 => "; 1 step was not begun".into(),
+        n => format!("; {n} steps were not begun"),
+    };
+    if let Some((step, _)) = run.steps.iter().find(|(step, _)| failed(step)) {
+        return format!("{}{rest}", step.message);
+    }
+    match outcome {
+        Outcome::Success => "success".into(),
+        Outcome::TimedOut => format!("its time was up{rest}"),
+        Outcome::Overtaken if !row.cancelled.is_empty() => format!("{}{rest}", row.cancelled),
+        Outcome::Overtaken => format!("cancelled, or overtaken by a later command{rest}"),
+        Outcome::Failed => format!("it failed{rest}"),
+        Outcome::NotFound => format!("{} is gone", row.target_name),
+    }
+}

@@ -1,0 +1,478 @@
+//! The steps of commands. Each may be done twice, and goes on where a crash left it.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use berth_engine::LogOptions;
+use serde::{Deserialize, Serialize};
+
+use super::{Body, Outcome};
+use crate::containers::{Container, ContainerState, LogQuery, Member};
+use crate::core::Core;
+use crate::error::{Error, FaultKind};
+use crate::now;
+use crate::policies::HealthStatus;
+use crate::services::{Group, GroupSpec};
+use crate::tokens::Caller;
+
+/// A container without a check of its own and without ports has proven itself when it has run so long.
+const RUNS_FOR: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "snake_case")]
+pub(super) enum Step {
+    Start {
+        container: i64,
+    },
+    Stop {
+        container: i64,
+    },
+    Delete {
+        container: i64,
+    },
+    /// Takes over bounds that can be changed while it runs.
+    Update {
+        container: i64,
+    },
+    /// Fetches an image that is not there.
+    Pull {
+        image: String,
+    },
+    /// Fetches code.
+    Fetch,
+    /// Makes one more member.
+    Create {
+        start: bool,
+    },
+    /// Makes a member anew; the old one stays until the new one has proven itself.
+    Replace {
+        container: i64,
+        start: bool,
+    },
+    /// Puts code into a member and starts it again.
+    Deploy {
+        container: i64,
+    },
+    /// Writes down what the group is now.
+    Settle,
+    RemoveGroup,
+}
+
+impl Step {
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Start { .. } => "start",
+            Self::Stop { .. } => "stop",
+            Self::Delete { .. } => "delete",
+            Self::Update { .. } => "update",
+            Self::Pull { .. } => "pull",
+            Self::Fetch => "fetch",
+            Self::Create { .. } => "create",
+            Self::Replace { .. } => "replace",
+            Self::Deploy { .. } => "deploy",
+            Self::Settle => "settle",
+            Self::RemoveGroup => "remove_group",
+        }
+    }
+
+    pub(super) fn container(&self) -> Option<i64> {
+        match self {
+            Self::Start { container }
+            | Self::Stop { container }
+            | Self::Delete { container }
+            | Self::Update { container }
+            | Self::Replace { container, .. }
+            | Self::Deploy { container } => Some(*container),
+            Self::Pull { .. } | Self::Fetch | Self::Create { .. } | Self::Settle | Self::RemoveGroup => None,
+        }
+    }
+}
+
+/// What came of a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Done {
+    pub(super) outcome: Outcome,
+    pub(super) message: String,
+    /// The container that it was about in the end.
+    pub(super) container: Option<i64>,
+}
+
+impl Done {
+    fn success() -> Self {
+        Self { outcome: Outcome::Success, message: "success".into(), container: None }
+    }
+
+    fn with(container: i64) -> Self {
+        Self { container: Some(container), ..Self::success() }
+    }
+
+    pub(super) fn failed(message: impl Into<String>) -> Self {
+        Self { outcome: Outcome::Failed, message: message.into(), container: None }
+    }
+
+    pub(super) fn of(error: &Error) -> Self {
+        let outcome = match error.kind() {
+            FaultKind::NotFound => Outcome::NotFound,
+            FaultKind::Timeout => Outcome::TimedOut,
+            FaultKind::Bug => {
+                tracing::error!(error = error.chain(), "a command's step failed");
+                Outcome::Failed
+            }
+            FaultKind::Invalid
+            | FaultKind::Duplicate
+            | FaultKind::WrongState
+            | FaultKind::InUse
+            | FaultKind::NoRoom
+            | FaultKind::Forbidden
+            | FaultKind::Upstream => Outcome::Failed,
+        };
+        Self { outcome, message: error.public(), container: None }
+    }
+}
+
+/// What all steps of a command on a group need.
+struct Scene<'a> {
+    caller: &'a Caller,
+    group: Group,
+    /// What the group is to become.
+    spec: GroupSpec,
+    /// The code that it is to have; 0 is none.
+    version: i64,
+    deadline: i64,
+}
+
+impl Core {
+    pub(super) async fn do_step(
+        &self,
+        caller: &Caller,
+        command: &berth_store::Command,
+        body: &Body,
+        activity: &berth_store::Activity,
+        step: &Step,
+    ) -> Done {
+        let done = self.try_step(caller, command, body, activity, step).await;
+        done.unwrap_or_else(|error| Done::of(&error))
+    }
+
+    async fn scene<'a>(
+        &self,
+        caller: &'a Caller,
+        command: &berth_store::Command,
+        body: &Body,
+    ) -> Result<Scene<'a>, Error> {
+        let group = self.group_by_number(command.target).await?;
+        let mut spec = group.spec.clone();
+        match body {
+            Body::GroupApply { spec: to, .. } => spec = GroupSpec::clone(to),
+            Body::GroupStart { image: Some(image), .. } => spec.image.clone_from(image),
+            _ => {}
+        }
+        let version = match body {
+            Body::GroupHistory { version, .. } => *version,
+            Body::GroupUpload { .. } => {
+                let all = self.packages_of(group.id).await?;
+                all.iter().find(|p| p.command_id == command.id).map_or(group.version, |p| p.version)
+            }
+            _ => group.version,
+        };
+        Ok(Scene { caller, group, spec, version, deadline: command.deadline })
+    }
+
+    async fn try_step(
+        &self,
+        caller: &Caller,
+        command: &berth_store::Command,
+        body: &Body,
+        activity: &berth_store::Activity,
+        step: &Step,
+    ) -> Result<Done, Error> {
+        match step {
+            Step::Start { container } => {
+                let found = self.member(caller, *container).await?;
+                if found.group.is_some() {
+                    self.start_proven(caller, &found, command.deadline).await?;
+                } else {
+                    self.container_start(caller, found.uid.as_str()).await?;
+                }
+                Ok(Done::success())
+            }
+            Step::Stop { container } => {
+                let found = self.member(caller, *container).await?;
+                self.container_stop(caller, found.uid.as_str(), None).await?;
+                Ok(Done::success())
+            }
+            Step::Delete { container } => {
+                match self.member(caller, *container).await {
+                    Ok(found) => self.retire(caller, &found).await?,
+                    // Done already, by this very step perhaps.
+                    Err(Error::NotFound { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+                Ok(Done::success())
+            }
+            Step::Update { container } => {
+                let scene = self.scene(caller, command, body).await?;
+                let found = self.member(caller, *container).await?;
+                self.container_update(caller, found.uid.as_str(), scene.spec.live_update()).await?;
+                Ok(Done::success())
+            }
+            Step::Pull { image } => {
+                if matches!(self.image(caller, image).await, Err(Error::NotFound { .. })) {
+                    let pull = self.image_pull(caller, image, None, None, tokio::sync::mpsc::channel(1).0);
+                    let left = Duration::from_nanos((command.deadline - now()).max(0) as u64);
+                    let pulled = tokio::time::timeout(left, pull).await;
+                    pulled.map_err(|_| Error::Timeout(format!("fetching image {image}")))??;
+                }
+                Ok(Done::success())
+            }
+            Step::Fetch => {
+                let Body::GroupUpload { address, .. } = body else {
+                    return Err(Error::Bug("a fetch without an address".into()));
+                };
+                let group = self.group_by_number(command.target).await?;
+                let version = self.package_fetch(&group, command.id, address).await?;
+                Ok(Done { message: format!("version {version}"), ..Done::success() })
+            }
+            Step::Create { start } => {
+                let scene = self.scene(caller, command, body).await?;
+                let made = self.make_member(&scene, activity.id, None, *start).await?;
+                Ok(Done::with(made.id))
+            }
+            Step::Replace { container, start } => {
+                let scene = self.scene(caller, command, body).await?;
+                self.replace(&scene, activity.id, *container, *start).await
+            }
+            Step::Deploy { container } => {
+                let scene = self.scene(caller, command, body).await?;
+                self.deploy(&scene, *container).await
+            }
+            Step::Settle => {
+                let scene = self.scene(caller, command, body).await?;
+                self.settle_group(&scene, body).await?;
+                Ok(Done::success())
+            }
+            Step::RemoveGroup => {
+                self.group_erase(command.target).await?;
+                Ok(Done::success())
+            }
+        }
+    }
+
+    async fn member(&self, caller: &Caller, id: i64) -> Result<Container, Error> {
+        self.container_by_number(caller, id).await
+    }
+
+    /// Takes a container out of its group's front, lets its connections end, and removes it.
+    async fn retire(&self, caller: &Caller, found: &Container) -> Result<(), Error> {
+        if found.state.is_live() {
+            match self.container_stop(caller, found.uid.as_str(), None).await {
+                Ok(_) | Err(Error::NotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        match self.container_remove(caller, found.uid.as_str(), true).await {
+            Err(Error::NotFound { .. }) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Makes a member, or finds the one that this activity made before a crash; starts it and has it prove itself. One that
+    /// does not is removed.
+    async fn make_member(
+        &self,
+        scene: &Scene<'_>,
+        activity: i64,
+        replaces: Option<i64>,
+        start: bool,
+    ) -> Result<Container, Error> {
+        let name = scene.group.member_name(activity);
+        let made = match self.container(scene.caller, &name).await {
+            Ok(found) => found,
+            Err(Error::NotFound { .. }) => {
+                let code = self.package_layer(&scene.group, &scene.spec, scene.version).await?;
+                let new = scene.spec.container(&scene.group, name, scene.version);
+                let member =
+                    Member { group: scene.group.id, shape: scene.spec.shape(), version: scene.version, replaces };
+                let gate = self.inner.gate.read().await;
+                let (layers, pin) = code.unzip();
+                let made =
+                    self.container_make(scene.caller, new, layers.into_iter().collect(), false, Some(member)).await;
+                drop((gate, pin));
+                made?
+            }
+            Err(error) => return Err(error),
+        };
+        if !start {
+            return Ok(made);
+        }
+        match self.start_proven(scene.caller, &made, scene.deadline).await {
+            Ok(started) => Ok(started),
+            Err(error) => {
+                self.container_remove(scene.caller, made.uid.as_str(), true).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Starts a container and waits until it has proven itself; what failed is told with its last words.
+    async fn start_proven(&self, caller: &Caller, found: &Container, deadline: i64) -> Result<Container, Error> {
+        let failed = |why: String| Error::WrongState(format!("container {} ({}) {why}", found.name, found.id));
+        let started = match self.container_start(caller, found.uid.as_str()).await {
+            Ok(started) => started,
+            Err(error @ Error::NotFound { .. }) => return Err(error),
+            Err(error) => {
+                let said = self.last_lines(caller, found).await;
+                return Err(failed(format!("could not be started: {}{said}", error.public())));
+            }
+        };
+        match self.prove(&started, deadline).await {
+            Ok(()) => {
+                self.member_is_ready(&started).await?;
+                self.container(caller, found.uid.as_str()).await
+            }
+            Err(why) => {
+                let said = self.last_lines(caller, found).await;
+                self.note_trouble(found.id).await?;
+                Err(failed(format!("{why}{said}")))
+            }
+        }
+    }
+
+    /// Whether a container that was just started is well.
+    async fn prove(&self, started: &Container, deadline: i64) -> Result<(), String> {
+        let begun = Instant::now();
+        let wait = Duration::from_secs(self.inner.settings.ready_wait_s);
+        let port = match started.group {
+            Some(id) => self.group_by_number(id).await.ok().and_then(|group| group.spec.asked_at()),
+            None => None,
+        };
+        loop {
+            let seen = self.noted(started.id).await.map_err(|error| error.public())?;
+            let observed = self.inner.engine.observe(&started.uid).await.map_err(|e| e.to_string())?;
+            if let berth_engine::State::Exited(exit) = &observed.state {
+                let why = if exit.oom_killed { ", killed for want of memory" } else { "" };
+                return Err(format!("ended with exit code {}{why}", exit.code));
+            }
+            if observed.run as i64 > started.runs {
+                return Err("ended at once and was started again".into());
+            }
+            if let Some(check) = &started.health_check {
+                match seen.health.as_ref().map(|h| h.status) {
+                    Some(HealthStatus::Healthy) => return Ok(()),
+                    Some(HealthStatus::Unhealthy) => {
+                        let failure = seen.health.and_then(|h| h.last_failure).unwrap_or_default();
+                        return Err(format!("is unhealthy: {failure}"));
+                    }
+                    Some(HealthStatus::Starting) | None => {}
+                }
+                let longest = check.start_period + (check.interval + check.timeout) * (check.retries + 1);
+                if begun.elapsed() > longest + Duration::from_secs(10) {
+                    return Err("was not healthy in time".into());
+                }
+            } else if let (Some(port), Some(address)) = (port, started.address) {
+                let socket = SocketAddr::from((address, port));
+                let tried = tokio::time::timeout(Duration::from_secs(1), tokio::net::TcpStream::connect(socket)).await;
+                // One that does not listen in time runs on all the same: it may listen later.
+                if matches!(tried, Ok(Ok(_))) || begun.elapsed() > wait {
+                    return Ok(());
+                }
+            } else if started.group.is_none() || begun.elapsed() > RUNS_FOR {
+                return Ok(());
+            }
+            if now() > deadline {
+                return Err("did not prove itself before the command's time was up".into());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn replace(&self, scene: &Scene<'_>, activity: i64, old: i64, start: bool) -> Result<Done, Error> {
+        let new = self.make_member(scene, activity, Some(old), start).await?;
+        // From here on the new one is the member: a crash ends in the old one's removal, not in the new one's.
+        let (id, version, shape) = (new.id, scene.version, scene.spec.shape());
+        self.write(move |tx| Ok(tx.container_settle(id, version, &shape)?)).await?;
+        self.refresh_front(scene.group.id).await?;
+        match self.member(scene.caller, old).await {
+            Ok(found) => self.retire(scene.caller, &found).await?,
+            Err(Error::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(Done::with(new.id))
+    }
+
+    /// Stops a member, puts the code into it, starts it. If it does not prove itself then, it gets back what it had.
+    async fn deploy(&self, scene: &Scene<'_>, id: i64) -> Result<Done, Error> {
+        let found = self.member(scene.caller, id).await?;
+        let before = found.version;
+        let result = async {
+            self.container_stop(scene.caller, found.uid.as_str(), None).await?;
+            self.put_code(scene, &found, scene.version).await?;
+            self.start_proven(scene.caller, &found, scene.deadline).await
+        };
+        let Err(error) = result.await else { return Ok(Done::with(id)) };
+        if before == scene.version || found.state == ContainerState::Created {
+            return Err(error);
+        }
+        let mut done = Done::of(&error);
+        let back = async {
+            self.container_stop(scene.caller, found.uid.as_str(), None).await?;
+            self.put_code(scene, &found, before).await?;
+            let started = self.start_proven(scene.caller, &found, i64::MAX).await;
+            started.map(drop)
+        };
+        match back.await {
+            Ok(()) if before > 0 => done.message.push_str(&format!("; it runs with version {before} again")),
+            Ok(()) => done.message.push_str("; it runs without code again"),
+            Err(error) => done.message.push_str(&format!("; what it had could not be put back: {}", error.public())),
+        }
+        Ok(done)
+    }
+
+    async fn put_code(&self, scene: &Scene<'_>, into: &Container, version: i64) -> Result<(), Error> {
+        let code = self.package_layer(&scene.group, &scene.spec, version).await?;
+        self.code_into(scene.caller, into, &scene.spec, code.as_ref().map(|(layer, _)| layer.as_str())).await?;
+        let (id, shape) = (into.id, into.shape.clone());
+        self.write(move |tx| Ok(tx.container_settle(id, version, &shape)?)).await
+    }
+
+    async fn settle_group(&self, scene: &Scene<'_>, body: &Body) -> Result<(), Error> {
+        let wanted = match body {
+            Body::GroupStop { .. } => Some("stopped"),
+            Body::GroupStart { .. } | Body::GroupUpload { .. } | Body::GroupHistory { .. } => Some("running"),
+            Body::GroupApply { .. } if scene.group.members_never_made => Some("running"),
+            _ => None,
+        };
+        let change = berth_store::GroupChange {
+            spec: Some(serde_json::to_string(&scene.spec).map_err(|e| Error::Bug(e.to_string()))?),
+            version: Some(scene.version),
+            wanted,
+            ..Default::default()
+        };
+        let id = scene.group.id;
+        self.write(move |tx| {
+            if tx.group(id)?.is_some_and(|row| row.wanted != "removed") {
+                tx.group_change(id, &change)?;
+            }
+            Ok(())
+        })
+        .await?;
+        self.packages_prune(id).await?;
+        self.refresh_front(id).await
+    }
+
+    /// The end of a container's output, for the message about its failure.
+    pub(crate) async fn last_lines(&self, caller: &Caller, of: &Container) -> String {
+        let options = LogOptions { tail: Some(5), ..LogOptions::default() };
+        let query = LogQuery { options, ..LogQuery::default() };
+        let Ok(mut log) = self.container_logs(caller, of.uid.as_str(), &query).await else {
+            return String::new();
+        };
+        let mut said = String::new();
+        while let Ok(Some(line)) = log.next().await {
+            said.push_str(&String::from_utf8_lossy(&line.text));
+            said.push(if line.ends { '\n' } else { ' ' });
+        }
+        let said: String = said.trim().chars().take(2000).collect();
+        if said.is_empty() { said } else { format!("; it said: {said}") }
+    }
+}

@@ -1,0 +1,140 @@
+//! What a container is doing, in more words than its state has.
+
+use std::sync::PoisonError;
+
+use berth_engine::{Said, Session};
+use serde::{Deserialize, Serialize};
+
+use super::{Container, ContainerState};
+use crate::core::Core;
+use crate::error::Error;
+
+/// What went wrong last and still shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Trouble {
+    /// It runs, but did not prove itself.
+    RunFailed,
+    /// It could not be stopped.
+    StopFailed,
+}
+
+/// What is being done to a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Doing {
+    Starting,
+    Stopping,
+}
+
+/// What is going on with a container at this moment; a cache, gone with the server.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Busy {
+    doing: Option<Doing>,
+    sessions: u32,
+}
+
+/// A container in one word, as fine as any dialect tells it apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activity {
+    /// Made, never started.
+    Allocated,
+    /// It is being started.
+    Starting,
+    /// It runs.
+    Running,
+    /// It runs, and somebody has an interactive session in it.
+    Login,
+    /// It ran and ended by itself with an error.
+    Failed,
+    /// It was started and runs, but did not prove itself.
+    RunFailed,
+    /// It could not be started, and nothing runs.
+    StartFailed,
+    /// It is being stopped.
+    Stopping,
+    /// It does not run, as is right.
+    Stopped,
+    /// It could not be stopped, and runs.
+    StopFailed,
+}
+
+/// Ends with what it stands for.
+pub(crate) struct Begun<'a> {
+    core: &'a Core,
+    container: i64,
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        self.core.change_busy(self.container, |busy| busy.doing = None);
+    }
+}
+
+impl Core {
+    fn change_busy(&self, container: i64, change: impl FnOnce(&mut Busy)) {
+        let mut all = self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let busy = all.entry(container).or_default();
+        change(busy);
+        if busy.doing.is_none() && busy.sessions == 0 {
+            all.remove(&container);
+        }
+    }
+
+    pub(crate) fn begin(&self, container: i64, doing: Doing) -> Begun<'_> {
+        self.change_busy(container, |busy| busy.doing = Some(doing));
+        Begun { core: self, container }
+    }
+
+    /// A session that counts as a login until its process has ended.
+    pub(crate) fn counted(&self, container: i64, session: Session) -> Session {
+        let (core, Session { mut output, input }) = (self.clone(), session);
+        let (said, heard) = tokio::sync::mpsc::channel(16);
+        self.change_busy(container, |busy| busy.sessions += 1);
+        tokio::spawn(async move {
+            while let Some(piece) = tokio::select! {
+                piece = output.recv() => piece,
+                () = said.closed() => None,
+            } {
+                let ended = matches!(piece, Said::Ended(_));
+                if said.send(piece).await.is_err() || ended {
+                    break;
+                }
+            }
+            core.change_busy(container, |busy| busy.sessions = busy.sessions.saturating_sub(1));
+        });
+        Session { output: heard, input }
+    }
+
+    /// Notes that a container runs, but did not prove itself.
+    pub(crate) async fn note_trouble(&self, id: i64) -> Result<(), Error> {
+        let mut noted = self.noted(id).await?;
+        if noted.state.is_live() {
+            noted.trouble = Some(Trouble::RunFailed);
+            self.record(noted, None).await?;
+        }
+        Ok(())
+    }
+
+    /// What a container is doing.
+    pub fn container_activity(&self, of: &Container) -> Activity {
+        let busy = self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner).get(&of.id).copied();
+        let busy = busy.unwrap_or_default();
+        match (busy.doing, of.state) {
+            (Some(Doing::Starting), _) => Activity::Starting,
+            (Some(Doing::Stopping), _) => Activity::Stopping,
+            (None, ContainerState::Created) if of.error.is_some() => Activity::StartFailed,
+            (None, ContainerState::Created) => Activity::Allocated,
+            (None, ContainerState::Running | ContainerState::Paused) => match of.trouble {
+                Some(Trouble::RunFailed) => Activity::RunFailed,
+                Some(Trouble::StopFailed) => Activity::StopFailed,
+                None if busy.sessions > 0 => Activity::Login,
+                None => Activity::Running,
+            },
+            (None, ContainerState::Exited) if of.error.is_some() => Activity::StartFailed,
+            (None, ContainerState::Exited) => {
+                let code = of.exit.as_ref().map_or(0, |exit| exit.code);
+                if of.wanted_running && code != 0 { Activity::Failed } else { Activity::Stopped }
+            }
+        }
+    }
+}

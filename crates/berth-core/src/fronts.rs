@@ -1,0 +1,239 @@
+//! A group's ports of the host, and which of its containers they lead to: those that run and are well, but for those that
+//! are about to be stopped.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use berth_engine::{PortProtocol, UnitId};
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::containers::{Container, ContainerState, container};
+use crate::core::Core;
+use crate::error::Error;
+use crate::policies::HealthStatus;
+use crate::services::{Group, GroupState, group};
+
+/// After a container is taken out of a front: what was on its way to it by then has arrived.
+const ON_THE_WAY: Duration = Duration::from_millis(50);
+
+/// What is known of members beyond the records; a cache.
+#[derive(Default)]
+pub(crate) struct Fronts {
+    /// Containers that are about to be stopped.
+    draining: Mutex<HashSet<i64>>,
+    /// Runs of containers without a health check that take connections: container, run.
+    ready: Mutex<HashSet<(i64, i64)>>,
+}
+
+/// A container that gets no new connections until this is dropped.
+pub(crate) struct Draining {
+    core: Core,
+    container: i64,
+}
+
+impl Drop for Draining {
+    fn drop(&mut self) {
+        self.core.inner.fronts.draining.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.container);
+    }
+}
+
+/// The engine's name for a group's front.
+pub(crate) fn front_id(group: i64) -> Result<UnitId, Error> {
+    format!("front{group}").parse().map_err(Error::Bug)
+}
+
+impl Core {
+    pub(crate) fn front_lock(&self, group: i64) -> Arc<tokio::sync::Mutex<()>> {
+        // Containers' numbers are positive.
+        self.lock(-group)
+    }
+
+    /// Whether new connections may come to it.
+    fn takes_connections(&self, member: &Container) -> bool {
+        if member.state != ContainerState::Running {
+            return false;
+        }
+        let fronts = &self.inner.fronts;
+        if fronts.draining.lock().unwrap_or_else(PoisonError::into_inner).contains(&member.id) {
+            return false;
+        }
+        match (&member.health_check, &member.health) {
+            (Some(_), health) => health.as_ref().is_some_and(|h| h.status == HealthStatus::Healthy),
+            (None, _) => {
+                fronts.ready.lock().unwrap_or_else(PoisonError::into_inner).contains(&(member.id, member.runs))
+            }
+        }
+    }
+
+    /// Has the host's ports of a group lead to those of its containers that take connections now.
+    pub(crate) async fn refresh_front(&self, id: i64) -> Result<(), Error> {
+        let lock = self.front_lock(id);
+        let _busy = lock.lock().await;
+        let found = self
+            .read(move |tx| match tx.group(id)? {
+                Some(row) => {
+                    let members = tx.containers_of_group(id)?;
+                    Ok(Some((row, members)))
+                }
+                None => Ok(None),
+            })
+            .await?;
+        let Some((row, members)) = found else { return Ok(()) };
+        let group = group(row)?;
+        if group.spec.ports.is_empty() && group.ports.is_empty() {
+            return Ok(());
+        }
+        let mut to = Vec::new();
+        for row in members.into_iter().filter(|row| row.wanted == "running") {
+            let member = container(row)?;
+            if self.takes_connections(&member) {
+                to.push(member.uid);
+            }
+        }
+        let asked = group.front_ports(self.inner.settings.port_range);
+        let ports = self.inner.engine.set_front(&front_id(id)?, &asked, &to).await?;
+        if ports != group.ports {
+            let ports = serde_json::to_string(&ports).map_err(|e| Error::Bug(e.to_string()))?;
+            let change = berth_store::GroupChange { ports: Some(ports), ..Default::default() };
+            self.write(move |tx| Ok(tx.group_change(id, &change).map(drop)?)).await?;
+        }
+        Ok(())
+    }
+
+    fn note_ready(&self, member: &Container) {
+        let mut ready = self.inner.fronts.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        ready.retain(|(id, _)| *id != member.id);
+        ready.insert((member.id, member.runs));
+    }
+
+    /// A member without a health check has shown that it takes connections.
+    pub(crate) async fn member_is_ready(&self, member: &Container) -> Result<(), Error> {
+        let Some(group) = member.group else { return Ok(()) };
+        self.note_ready(member);
+        self.refresh_front(group).await
+    }
+
+    /// Takes a member out of its group's front and lets its connections end, as long as the group allows. It stays out until
+    /// what is returned is dropped.
+    pub(crate) async fn drain(&self, member: &Container) -> Result<Option<Draining>, Error> {
+        let Some(id) = member.group else { return Ok(None) };
+        let served = self.takes_connections(member);
+        self.inner.fronts.draining.lock().unwrap_or_else(PoisonError::into_inner).insert(member.id);
+        let draining = Draining { core: self.clone(), container: member.id };
+        self.refresh_front(id).await?;
+        let Ok(group) = self.group_by_number(id).await else { return Ok(Some(draining)) };
+        let ports = tcp_ports(&group);
+        if !served || ports.is_empty() {
+            return Ok(Some(draining));
+        }
+        let begun = Instant::now();
+        let limit = Duration::from_secs(group.spec.drain_s);
+        tokio::time::sleep(ON_THE_WAY.min(limit)).await;
+        while begun.elapsed() < limit && self.inner.engine.connections(&member.uid, &ports).await? > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(Some(draining))
+    }
+
+    /// At the start of the server: what runs is taken to be ready, and fronts of groups that are gone go, too. Then follows
+    /// what happens to members.
+    pub(crate) async fn follow_members(&self) -> Result<(), Error> {
+        let mut events = self.event_stream();
+        let groups = self.read(|tx| Ok(tx.groups(None)?)).await?;
+        let mut owned = HashSet::new();
+        for row in groups {
+            let id = row.id;
+            owned.insert(front_id(id)?);
+            let group = group(row)?;
+            for member in self.group_containers(&group).await? {
+                if member.state == ContainerState::Running {
+                    self.note_ready(&member);
+                }
+            }
+            if let Err(error) = self.refresh_front(id).await {
+                tracing::warn!(group = group.full_name(), error = error.chain(), "a group's ports could not be set");
+            }
+        }
+        for front in self.inner.engine.fronts().await? {
+            if !owned.contains(&front) {
+                self.inner.engine.set_front(&front, &[], &[]).await?;
+            }
+        }
+        let weak = Arc::downgrade(&self.inner);
+        tokio::spawn(async move {
+            loop {
+                let event = events.recv().await;
+                let Some(inner) = weak.upgrade() else { return };
+                let core = Self { inner };
+                let result = match event {
+                    Ok(event) if event.kind.starts_with("container.") => core.member_changed(&event).await,
+                    Ok(_) => Ok(()),
+                    Err(RecvError::Lagged(_)) => core.refresh_all().await,
+                    Err(RecvError::Closed) => return,
+                };
+                if let Err(error) = result {
+                    tracing::warn!(error = error.chain(), "a group's ports could not be set");
+                }
+            }
+        });
+        Ok(())
+    }
+
+    async fn refresh_all(&self) -> Result<(), Error> {
+        for row in self.read(|tx| Ok(tx.groups(None)?)).await? {
+            self.refresh_front(row.id).await?;
+        }
+        Ok(())
+    }
+
+    async fn member_changed(&self, event: &crate::events::Event) -> Result<(), Error> {
+        let Some(group) = event.detail["group"].as_i64() else { return Ok(()) };
+        if event.kind == "container.created" {
+            return Ok(());
+        }
+        let uid = event.subject.clone();
+        if event.kind == "container.started"
+            && let Some(row) = self.read(move |tx| Ok(tx.container_by_uid(&uid)?)).await?
+        {
+            let member = container(row)?;
+            if member.health_check.is_none() && member.replaces.is_none() {
+                let core = self.clone();
+                tokio::spawn(async move { core.await_readiness(member, group).await });
+            }
+        }
+        self.refresh_front(group).await
+    }
+
+    /// A member that was started by itself, or by hand, serves when it takes connections.
+    async fn await_readiness(&self, member: Container, group: i64) -> Result<(), Error> {
+        let port = self.group_by_number(group).await?.spec.asked_at();
+        let begun = Instant::now();
+        let limit = Duration::from_secs(self.inner.settings.ready_wait_s);
+        while let (Some(port), Some(address)) = (port, member.address) {
+            let tried = tokio::net::TcpStream::connect((address, port));
+            let tried = tokio::time::timeout(Duration::from_secs(1), tried).await;
+            if matches!(tried, Ok(Ok(_))) || begun.elapsed() > limit {
+                break;
+            }
+            let now = self.noted(member.id).await?;
+            if now.runs != member.runs || now.state != ContainerState::Running {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let now = self.noted(member.id).await?;
+        if now.runs == member.runs && now.state == ContainerState::Running {
+            self.member_is_ready(&now).await?;
+        }
+        Ok(())
+    }
+}
+
+fn tcp_ports(group: &Group) -> Vec<u16> {
+    if group.state == GroupState::Created && group.ports.is_empty() {
+        return Vec::new();
+    }
+    let tcp = group.spec.ports.iter().filter(|port| port.protocol == PortProtocol::Tcp);
+    tcp.map(|port| port.container_port).collect()
+}

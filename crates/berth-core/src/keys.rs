@@ -1,0 +1,450 @@
+//! Access keys: credentials for dialects whose requests are signed. Secrets must be read again, so they are kept encrypted.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use ring::hmac;
+use serde::{Deserialize, Serialize};
+
+use crate::core::Core;
+use crate::error::Error;
+use crate::secrets::unhex;
+use crate::tokens::{Caller, Credential, Role, check_name};
+use crate::{now, random_hex};
+
+/// The use of a key is noted at most so often.
+const NOTED_EVERY_NS: i64 = 60_000_000_000;
+
+/// What a key may be used for; an empty list is no bound.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KeyBounds {
+    /// Dialects by name.
+    pub dialects: Vec<String>,
+    /// Actions such as `node_start`; `*` at the end stands for anything. `read` is everything that changes nothing.
+    pub actions: Vec<String>,
+    /// Client addresses, single or with a prefix length: `10.0.0.0/8`.
+    pub addresses: Vec<String>,
+    /// Whether requests without a signature are taken: for closed networks and for development.
+    pub unsigned: bool,
+}
+
+/// A key without its secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccessKey {
+    /// Number.
+    pub id: i64,
+    /// What its owner calls it.
+    pub name: String,
+    /// What a request names.
+    pub access_key: String,
+    /// Whose rights it has.
+    pub role: Role,
+    /// What it may be used for.
+    pub bounds: KeyBounds,
+    /// Whether it is disabled.
+    pub disabled: bool,
+    /// Nanoseconds since 1970.
+    pub created_at: i64,
+    /// Nanoseconds since 1970; never if `None`.
+    pub expires_at: Option<i64>,
+    /// Until when the secret before the present one is good too, nanoseconds since 1970.
+    pub old_until: Option<i64>,
+    /// When it was last used, to the minute.
+    pub used_at: Option<i64>,
+    /// From where.
+    pub used_from: String,
+}
+
+/// A key to be made.
+#[derive(Debug, Clone)]
+pub struct NewKey {
+    /// What its owner calls it.
+    pub name: String,
+    /// Whose rights it has.
+    pub role: Role,
+    /// Name of another account, made if it is new; for administrators.
+    pub account: Option<String>,
+    /// What it may be used for.
+    pub bounds: KeyBounds,
+    /// Until it expires.
+    pub lifetime: Option<Duration>,
+}
+
+/// What a signed request brings along.
+#[derive(Debug, Clone)]
+pub struct Signed<'a> {
+    /// The public half of the key.
+    pub access_key: &'a str,
+    /// Lower-case hexadecimal HMAC-SHA256 of the text; `None` if there is none.
+    pub signature: Option<&'a str>,
+    /// What is signed.
+    pub text: &'a str,
+    /// The dialect that it came by.
+    pub dialect: &'a str,
+    /// What it wants to do.
+    pub action: &'a str,
+    /// Whether that changes nothing.
+    pub reads: bool,
+    /// Where it comes from.
+    pub from: Option<IpAddr>,
+}
+
+/// Why a signed request is not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no such key, or it is disabled or has expired.
+    UnknownKey,
+    /// The signature is missing.
+    Unsigned,
+    /// The signature is another one.
+    Signature,
+    /// The key is not for this dialect, action or address.
+    Bounds,
+}
+
+fn key(row: berth_store::AccessKey) -> Result<AccessKey, Error> {
+    let unreadable = |e: serde_json::Error| Error::Bug(format!("access key {} in the database: {e}", row.id));
+    Ok(AccessKey {
+        bounds: serde_json::from_str(&row.bounds).map_err(unreadable)?,
+        id: row.id,
+        name: row.name,
+        access_key: row.access_key,
+        role: if row.role == "admin" { Role::Admin } else { Role::User },
+        disabled: row.disabled,
+        created_at: row.created_at,
+        expires_at: row.expires_at,
+        old_until: row.old_secret.map(|_| row.old_until).filter(|until| *until > now()),
+        used_at: row.used_at,
+        used_from: row.used_from,
+    })
+}
+
+/// An address with an optional prefix length.
+fn block(text: &str) -> Option<(IpAddr, u8)> {
+    let (address, prefix) = match text.split_once('/') {
+        Some((address, prefix)) => (address, Some(prefix)),
+        None => (text, None),
+    };
+    let address: IpAddr = address.parse().ok()?;
+    let longest = if address.is_ipv4() { 32 } else { 128 };
+    let prefix = prefix.map_or(Some(longest), |p| p.parse().ok())?;
+    (prefix <= longest).then_some((address, prefix))
+}
+
+fn is_within(address: IpAddr, text: &str) -> bool {
+    // One that came over a socket for both families.
+    let address = match address {
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(address, IpAddr::V4),
+        IpAddr::V4(_) => address,
+    };
+    let same = |a: u128, b: u128, bits: u8| bits == 0 || (a ^ b).leading_zeros() >= u32::from(bits);
+    match (block(text), address) {
+        (Some((IpAddr::V4(net), prefix)), IpAddr::V4(address)) => {
+            let wide = |ip: Ipv4Addr| u128::from(u32::from(ip)) << 96;
+            same(wide(net), wide(address), prefix)
+        }
+        (Some((IpAddr::V6(net), prefix)), IpAddr::V6(address)) => {
+            let wide = |ip: Ipv6Addr| u128::from(ip);
+            same(wide(net), wide(address), prefix)
+        }
+        _ => false,
+    }
+}
+
+impl KeyBounds {
+    fn check(&self) -> Result<(), Error> {
+        if let Some(wrong) = self.addresses.iter().find(|text| block(text).is_none()) {
+            return Err(Error::invalid("addresses", format!("{wrong:?} is no address, nor one with a prefix length")));
+        }
+        Ok(())
+    }
+
+    fn allow(&self, asked: &Signed<'_>) -> bool {
+        let action = |pattern: &String| match pattern.strip_suffix('*') {
+            Some(beginning) => asked.action.starts_with(beginning),
+            None => pattern == asked.action || pattern == "read" && asked.reads,
+        };
+        (self.dialects.is_empty() || self.dialects.iter().any(|d| d == asked.dialect))
+            && (self.actions.is_empty() || self.actions.iter().any(action))
+            && (self.addresses.is_empty()
+                || asked.from.is_some_and(|from| self.addresses.iter().any(|text| is_within(from, text))))
+    }
+}
+
+/// The signature of a text: lower-case hexadecimal HMAC-SHA256.
+pub fn signature_of(secret: &str, text: &str) -> String {
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()), text.as_bytes());
+    tag.as_ref().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+impl Core {
+    fn sealed(&self, access_key: &str, secret: &str) -> Result<String, Error> {
+        self.inner.secrets.seal(&format!("access key {access_key}"), secret)
+    }
+
+    /// Has the administrator's key of the first start be known; `unsigned` requests by it are taken only in development.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub async fn administrator_key(&self, access_key: &str, secret: &str, unsigned: bool) -> Result<(), Error> {
+        let sealed = self.sealed(access_key, secret)?;
+        let public = access_key.to_owned();
+        self.write(move |tx| {
+            let bounds = KeyBounds { unsigned, ..KeyBounds::default() };
+            let bounds = serde_json::to_string(&bounds).map_err(|e| Error::Bug(e.to_string()))?;
+            if let Some(known) = tx.access_key(&public)? {
+                tx.access_key_bounds(known.id, &bounds)?;
+                return Ok(());
+            }
+            let Some(account) = tx.accounts()?.first().map(|a| a.id) else { return Ok(()) };
+            tx.access_key_add(&new_row(account, "administrator", &public, sealed, Role::Admin, bounds, None))?;
+            Ok(())
+        })
+        .await?;
+        self.forget_keys();
+        Ok(())
+    }
+
+    fn forget_keys(&self) {
+        self.inner.keys_known.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Makes a key; with it its secret, which is told this once.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`], [`Error::Invalid`].
+    pub async fn key_create(&self, caller: &Caller, new: NewKey) -> Result<(AccessKey, String), Error> {
+        if caller.role != Role::Admin && (new.role == Role::Admin || new.account.is_some()) {
+            return Err(Error::Forbidden("only an administrator makes keys for others".into()));
+        }
+        check_name("name", &new.name)?;
+        if let Some(account) = &new.account {
+            check_name("account", account)?;
+        }
+        new.bounds.check()?;
+        let (public, secret) = (random_hex(10), random_hex(20));
+        let sealed = self.sealed(&public, &secret)?;
+        let bounds = serde_json::to_string(&new.bounds).map_err(|e| Error::Bug(e.to_string()))?;
+        let expires = new.lifetime.map(|l| now().saturating_add(i64::try_from(l.as_nanos()).unwrap_or(i64::MAX)));
+        let own = caller.account;
+        let row = self
+            .write(move |tx| {
+                let account = tx.account_for(own, new.account.as_deref(), now())?;
+                let mut row = new_row(account, &new.name, &public, sealed, new.role, bounds, expires);
+                row.id = tx.access_key_add(&row)?;
+                Ok(row)
+            })
+            .await?;
+        Ok((key(row)?, secret))
+    }
+
+    /// The account's keys; those of `all` accounts for an administrator.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`].
+    pub async fn keys(&self, caller: &Caller, all: bool) -> Result<Vec<AccessKey>, Error> {
+        if all && caller.role != Role::Admin {
+            return Err(Error::Forbidden("only an administrator sees the keys of others".into()));
+        }
+        let account = (!all).then_some(caller.account);
+        let rows = self.read(move |tx| Ok(tx.access_keys(account)?)).await?;
+        rows.into_iter().map(key).collect()
+    }
+
+    /// One that the caller may change: by its public half, name or number.
+    async fn key(&self, caller: &Caller, reference: &str) -> Result<AccessKey, Error> {
+        let all = self.keys(caller, caller.role == Role::Admin).await?;
+        let number = reference.parse::<i64>().ok();
+        let found =
+            all.iter().find(|k| k.access_key == reference).or_else(|| all.iter().find(|k| Some(k.id) == number));
+        let found = match found {
+            Some(found) => found,
+            None => match all.iter().filter(|k| k.name == reference).collect::<Vec<_>>().as_slice() {
+                [one] => one,
+                [] => return Err(Error::NotFound { what: "access key", name: reference.into() }),
+                _ => return Err(Error::invalid("key", format!("several keys are named {reference:?}"))),
+            },
+        };
+        if found.role == Role::Admin && caller.role != Role::Admin {
+            return Err(Error::Forbidden("only an administrator changes an administrator's key".into()));
+        }
+        Ok(found.clone())
+    }
+
+    /// Gives a key another secret, which is told this once. The one before goes on being good for a while.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Forbidden`].
+    pub async fn key_rotate(
+        &self,
+        caller: &Caller,
+        reference: &str,
+        old_for: Duration,
+    ) -> Result<(AccessKey, String), Error> {
+        let found = self.key(caller, reference).await?;
+        let secret = random_hex(20);
+        let sealed = self.sealed(&found.access_key, &secret)?;
+        let until = now().saturating_add(i64::try_from(old_for.as_nanos()).unwrap_or(i64::MAX));
+        self.write(move |tx| Ok(tx.access_key_rotate(found.id, &sealed, until)?)).await?;
+        self.forget_keys();
+        Ok((AccessKey { old_until: Some(until).filter(|_| !old_for.is_zero()), ..found }, secret))
+    }
+
+    /// Disables or enables a key, at once.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Forbidden`].
+    pub async fn key_disable(&self, caller: &Caller, reference: &str, disabled: bool) -> Result<AccessKey, Error> {
+        let found = self.key(caller, reference).await?;
+        self.write(move |tx| Ok(tx.access_key_disable(found.id, disabled)?)).await?;
+        self.forget_keys();
+        Ok(AccessKey { disabled, ..found })
+    }
+
+    /// Removes a key, at once.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Forbidden`].
+    pub async fn key_remove(&self, caller: &Caller, reference: &str) -> Result<AccessKey, Error> {
+        let found = self.key(caller, reference).await?;
+        self.write(move |tx| Ok(tx.access_key_remove(found.id)?)).await?;
+        self.forget_keys();
+        Ok(found)
+    }
+
+    /// Who signed a request; noted as a use of the key.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub async fn authenticate_signed(&self, asked: &Signed<'_>) -> Result<Result<Caller, Refusal>, Error> {
+        let known = {
+            let kept = self.inner.keys_known.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.get(asked.access_key).cloned()
+        };
+        let row = match known {
+            Some(row) => row,
+            None => {
+                let wanted = asked.access_key.to_owned();
+                let Some(row) = self.read(move |tx| Ok(tx.access_key(&wanted)?)).await? else {
+                    return Ok(Err(Refusal::UnknownKey));
+                };
+                let mut kept = self.inner.keys_known.lock().unwrap_or_else(PoisonError::into_inner);
+                if kept.len() > 10_000 {
+                    kept.clear();
+                }
+                kept.insert(asked.access_key.to_owned(), row.clone());
+                row
+            }
+        };
+        let (secret, old) = (row.secret.clone(), row.old_secret.clone());
+        let (old_until, id, used_at) = (row.old_until, row.id, row.used_at);
+        let account = row.account_id;
+        let found = key(row)?;
+        if found.disabled || found.expires_at.is_some_and(|at| at <= now()) {
+            return Ok(Err(Refusal::UnknownKey));
+        }
+        let about = format!("access key {}", found.access_key);
+        match asked.signature {
+            None if found.bounds.unsigned => {}
+            None => return Ok(Err(Refusal::Unsigned)),
+            Some(signature) => {
+                let good = |sealed: &str| -> Result<bool, Error> {
+                    let secret = self.inner.secrets.open_sealed(&about, sealed)?;
+                    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+                    // In constant time.
+                    Ok(unhex(signature).is_some_and(|tag| hmac::verify(&key, asked.text.as_bytes(), &tag).is_ok()))
+                };
+                let old = old.filter(|_| old_until > now());
+                if !good(&secret)? && !old.as_deref().map(good).transpose()?.unwrap_or(false) {
+                    return Ok(Err(Refusal::Signature));
+                }
+            }
+        }
+        if !found.bounds.allow(asked) {
+            return Ok(Err(Refusal::Bounds));
+        }
+        let at = now();
+        if used_at.is_none_or(|last| at - last > NOTED_EVERY_NS) {
+            let from = asked.from.map(|from| from.to_string()).unwrap_or_default();
+            if let Some(kept) =
+                self.inner.keys_known.lock().unwrap_or_else(PoisonError::into_inner).get_mut(asked.access_key)
+            {
+                kept.used_at = Some(at);
+            }
+            self.write(move |tx| Ok(tx.access_key_used(id, at, &from)?)).await?;
+        }
+        Ok(Ok(Caller { account, role: found.role, credential: Credential::Key(id) }))
+    }
+}
+
+fn new_row(
+    account: i64,
+    name: &str,
+    access_key: &str,
+    secret: String,
+    role: Role,
+    bounds: String,
+    expires_at: Option<i64>,
+) -> berth_store::AccessKey {
+    berth_store::AccessKey {
+        id: 0,
+        account_id: account,
+        name: name.to_owned(),
+        access_key: access_key.to_owned(),
+        secret,
+        old_secret: None,
+        old_until: 0,
+        role: if role == Role::Admin { "admin" } else { "user" }.into(),
+        bounds,
+        disabled: false,
+        created_at: now(),
+        expires_at,
+        used_at: None,
+        used_from: String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{KeyBounds, Signed, is_within, signature_of};
+
+    #[test]
+    fn signatures_are_hmac_sha256() {
+        // RFC 4231, test case 2.
+        let expected = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843";
+        assert_eq!(signature_of("Jefe", "what do ya want for nothing?"), expected);
+    }
+
+    #[test]
+    fn bounds_bind() {
+        let asked = |action, from: &str| Signed {
+            access_key: "k",
+            signature: None,
+            text: "",
+            dialect: "acs",
+            action,
+            reads: action == "node_list",
+            from: from.parse().ok(),
+        };
+        let texts = |all: &[&str]| all.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>();
+        let bounds = KeyBounds {
+            dialects: texts(&["acs"]),
+            actions: texts(&["read", "container_*"]),
+            addresses: texts(&["10.0.0.0/8", "::1"]),
+            unsigned: false,
+        };
+        assert!(bounds.allow(&asked("node_list", "10.1.2.3")) && bounds.allow(&asked("container_stop", "::1")));
+        assert!(!bounds.allow(&asked("node_stop", "10.1.2.3")), "another action");
+        assert!(!bounds.allow(&asked("node_list", "11.0.0.1")), "another address");
+        let elsewhere = Signed { dialect: "comb", ..asked("node_list", "10.1.2.3") };
+        assert!(!bounds.allow(&elsewhere) && KeyBounds::default().allow(&elsewhere));
+        assert!(is_within("::ffff:10.9.9.9".parse().expect("address"), "10.0.0.0/8"));
+        assert!(!is_within("10.0.0.2".parse().expect("address"), "10.0.0.1") && block_of_nonsense());
+    }
+
+    fn block_of_nonsense() -> bool {
+        KeyBounds { addresses: vec!["10.0.0.0/33".into()], ..KeyBounds::default() }.check().is_err()
+    }
+}
