@@ -1,5 +1,6 @@
 //! Typed client of the native API.
 
+mod services;
 mod session;
 
 use berth_api::wire::{
@@ -12,6 +13,7 @@ use reqwest::{Body, Method, RequestBuilder, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use services::AuditQuery;
 pub use session::{Heard, Session, SessionInput, SessionOutput};
 
 /// Why a call failed.

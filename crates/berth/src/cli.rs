@@ -5,9 +5,11 @@ mod client;
 mod containers;
 mod files;
 mod images;
+mod keys;
 mod options;
 mod output;
 mod registries;
+mod services;
 mod sessions;
 mod terminal;
 mod tokens;
@@ -57,7 +59,7 @@ enum Command {
     Kill(containers::Kill),
     /// Remove containers
     Rm(containers::Remove),
-    /// Wait until containers have ended, and print their exit codes
+    /// Wait until containers have ended, and print their exit codes; or until commands are over
     Wait(containers::Ids),
     /// Run a command in a container
     Exec(sessions::Exec),
@@ -108,6 +110,23 @@ enum Command {
     /// Make, list, remove, back up and restore volumes
     #[command(subcommand)]
     Volume(volumes::VolumeCommand),
+    /// Make, list, rename and remove services
+    #[command(subcommand)]
+    Service(services::ServiceCommand),
+    /// Make, change, scale, start, stop, deploy to and remove groups of like containers
+    #[command(subcommand)]
+    Group(services::GroupCommand),
+    /// Have groups be as a file says; shows what differs first
+    Apply(services::ApplyFile),
+    /// List commands, or show, follow and cancel one
+    Commands(services::Commands),
+    /// Make, list, rotate, disable and remove access keys
+    #[command(subcommand)]
+    Key(keys::KeyCommand),
+    /// Print a signed curl line for a call of the dialect acs
+    Sign(keys::Sign),
+    /// Show who changed what
+    Audit(keys::Audit),
     /// Remove images
     Rmi(images::Remove),
     /// Show what happens
@@ -179,6 +198,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Doctor(doctor) => crate::doctor::run(&doctor).map(ExitCode::from),
         Command::Uninstall(uninstall) => settings(uninstall.config.as_deref(), &cli.connection)
             .and_then(|s| uninstall_command(&s.data_dir, uninstall.force)),
+        Command::Sign(asked) => keys::sign(&cli.connection, &asked),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "berth", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
@@ -254,7 +274,15 @@ fn client_command(command: Command, connection: &Connection) -> Result<ExitCode,
             }
             Command::Kill(kill) => containers::each(&kill.ids, |id| containers::kill(&client, id, &kill.signal)).await,
             Command::Rm(rm) => containers::each(&rm.ids, |id| containers::remove(&client, id, rm.force)).await,
-            Command::Wait(ids) => containers::each(&ids.ids, |id| containers::wait(&client, id)).await,
+            Command::Wait(ids) => {
+                if ids.ids.iter().all(|id| services::is_command(id)) {
+                    for id in &ids.ids {
+                        services::follow_id(&client, id).await?;
+                    }
+                    return Ok(ExitCode::SUCCESS);
+                }
+                containers::each(&ids.ids, |id| containers::wait(&client, id)).await
+            }
             Command::Exec(exec) => sessions::exec(&client, &exec).await,
             Command::Attach(attach) => sessions::attach(&client, &attach).await,
             Command::Cp(copy) => files::copy(&client, &copy).await,
@@ -283,9 +311,16 @@ fn client_command(command: Command, connection: &Connection) -> Result<ExitCode,
             Command::Import(import) => images::import(&client, &import).await,
             Command::Rmi(remove) => images::remove(&client, &remove).await,
             Command::Events(events) => containers::events(&client, &events).await,
+            Command::Service(service) => services::service(&client, service).await,
+            Command::Group(group) => services::group(&client, group).await,
+            Command::Apply(asked) => services::apply(&client, &asked).await,
+            Command::Commands(asked) => services::commands(&client, &asked).await,
+            Command::Key(key) => keys::run(&client, key).await,
+            Command::Audit(asked) => keys::audit(&client, &asked).await,
             Command::Info(info) => tokens::info(&client, &info).await,
             Command::Token(token) => tokens::run(&client, token).await,
             Command::Serve(_)
+            | Command::Sign(_)
             | Command::StaticServer { .. }
             | Command::Doctor(_)
             | Command::Uninstall(_)

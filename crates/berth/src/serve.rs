@@ -128,7 +128,7 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), String> {
     // Where the CLI finds this server, when it is given the folder.
     fs::write(data.join("server.json"), format!("{{\"url\": \"http://{}\"}}\n", reachable(address)))
         .map_err(|e| format!("write server.json: {e}"))?;
-    greet(reachable(address), data, first, settings.core.port_range);
+    greet(reachable(address), data, first, settings.dev, settings.core.port_range);
 
     let going = draining.clone();
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
@@ -172,7 +172,7 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 }
 
 /// What a person needs next: a line to paste, and where to look then.
-fn greet(address: SocketAddr, data: &Path, first: bool, (first_port, last_port): (u16, u16)) {
+fn greet(address: SocketAddr, data: &Path, first: bool, dev: bool, (first_port, last_port): (u16, u16)) {
     let admin = data.join("admin.json");
     tracing::info!(%address, data = %data.display(), "ready");
     // Not into a journal: the line holds the token.
@@ -187,6 +187,9 @@ fn greet(address: SocketAddr, data: &Path, first: bool, (first_port, last_port):
     let port = (first_port..=last_port).find(free).unwrap_or(first_port);
     println!("\nberth serves on {base}, its documentation is at {base}/docs/");
     println!("The administrator's credentials ({made}readable by root only) are in {}", admin.display());
+    if dev {
+        println!("Development: the administrator's access key is taken without a signature (dialect acs)");
+    }
     println!("\nThis line builds a container from the zip of a web page:\n");
     println!(
         "curl -sS -X POST {base}/container/build -H 'X-Token: {token}' -d image_name=static -d memory=64 -d code_address={base}/samples/hello.zip"

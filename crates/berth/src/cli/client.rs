@@ -19,18 +19,31 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn client(&self) -> Result<Client, String> {
+    fn field(&self, file: &str, key: &str) -> Option<String> {
         let data = self.data_dir.clone().unwrap_or_else(|| "/var/lib/berth".into());
-        let field = |file: &str, key: &str| {
-            let bytes = std::fs::read(data.join(file)).ok()?;
-            let json: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
-            json[key].as_str().map(str::to_owned)
-        };
-        let given = |value: &Option<String>| value.clone().filter(|v| !v.is_empty());
-        let host = given(&self.host).or_else(|| field("server.json", "url"));
+        let bytes = std::fs::read(data.join(file)).ok()?;
+        let json: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
+        json[key].as_str().map(str::to_owned)
+    }
+
+    /// A part of the administrator's credentials, if they can be read.
+    pub(crate) fn admin(&self, key: &str) -> Option<String> {
+        self.field("admin.json", key)
+    }
+
+    /// Where the server is.
+    pub(crate) fn address(&self) -> String {
+        let given = self.host.clone().filter(|v| !v.is_empty());
+        let host = given.or_else(|| self.field("server.json", "url"));
         let host = host.unwrap_or_else(|| "http://127.0.0.1:8080".into());
         let host = if host.contains("://") { host } else { format!("http://{host}") };
-        let token = given(&self.token).or_else(|| field("admin.json", "token")).ok_or_else(|| {
+        host.trim_end_matches('/').to_owned()
+    }
+
+    pub(crate) fn client(&self) -> Result<Client, String> {
+        let data = self.data_dir.clone().unwrap_or_else(|| "/var/lib/berth".into());
+        let host = self.address();
+        let token = self.token.clone().filter(|v| !v.is_empty()).or_else(|| self.admin("token")).ok_or_else(|| {
             format!(
                 "no token: set BERTH_TOKEN, or BERTH_DATA_DIR to the server's data folder ({} has no admin.json that can be read)",
                 data.display()
