@@ -18,6 +18,8 @@ use crate::policies::{HealthCheck, HealthState, HealthStatus, HealthTest};
 const KEPT: usize = 4096;
 /// Between two checks as long as failures don't count: readiness should be seen soon.
 const AT_FIRST: Duration = Duration::from_secs(1);
+/// The same in the first second of a run, in which no failure counts: roll-outs wait for the first success.
+const AT_ONCE: Duration = Duration::from_millis(50);
 
 impl Core {
     /// Watches over the health of a run, once, if it has a check.
@@ -39,7 +41,11 @@ impl Core {
             loop {
                 let early = begun.elapsed() < check.start_period && !seen.succeeded;
                 let first = seen.checks == 0 || early;
-                let pause = if first { check.interval.min(AT_FIRST) } else { check.interval };
+                let pause = match begun.elapsed() {
+                    young if young < grace(&check) && !seen.succeeded => AT_ONCE,
+                    _ if first => check.interval.min(AT_FIRST),
+                    _ => check.interval,
+                };
                 tokio::time::sleep(pause).await;
                 let Some(inner) = weak.upgrade() else { return };
                 let core = Self { inner };
@@ -178,6 +184,11 @@ impl Core {
     }
 }
 
+/// Time after the start in which no failure counts.
+fn grace(check: &HealthCheck) -> Duration {
+    check.interval.min(AT_FIRST)
+}
+
 /// What the checks of one run have shown so far.
 #[derive(Debug, Default)]
 struct Seen {
@@ -212,7 +223,7 @@ impl Seen {
             }
             Err(why) => {
                 self.last_failure = Some(why);
-                if self.succeeded || since_start >= check.start_period {
+                if self.succeeded || since_start >= check.start_period.max(grace(check)) {
                     self.failures += 1;
                 }
                 if self.failures >= check.retries {

@@ -195,7 +195,8 @@ pub(crate) enum GroupCommand {
         /// SERVICE/GROUP
         group: String,
         /// Version
-        version: Option<i64>,
+        #[arg(value_name = "VERSION")]
+        to: Option<i64>,
         /// Make the containers anew; the old one stays until the new one has proven itself
         #[arg(long)]
         update: bool,
@@ -419,7 +420,7 @@ pub(super) async fn group(client: &Client, command: GroupCommand) -> Outcome {
             let command = client.group_deploy(service, name, &deploy).await.map_err(|e| told(&e))?;
             follow(client, &command, &way).await
         }
-        GroupCommand::Rollback { group, version, update, way } => {
+        GroupCommand::Rollback { group, to: version, update, way } => {
             let (service, name) = names(&group)?;
             let version = match version {
                 Some(version) => version,
