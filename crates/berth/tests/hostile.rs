@@ -38,10 +38,15 @@ async fn wrong_requests_are_answered_in_form() {
     let segments = ["x", "%00", "%2e%2e%2f%2e%2e", "%ff", "a%20b", "99999999999999999999"];
     let mut tried = 0;
     for (path, operations) in spec["paths"].as_object().expect("paths") {
+        if path == "/v1/commands/events" {
+            // It goes on for ever, and takes no parameters.
+            continue;
+        }
         for method in operations.as_object().expect("operations").keys().filter(|m| *m != "parameters") {
             let method = method.to_uppercase();
             for segment in segments {
-                let path = path.replace("{id}", segment).replace("{reference}", segment).replace("{number}", segment);
+                let names = ["id", "reference", "number", "name", "registry", "service", "group", "key"];
+                let path = names.iter().fold(path.clone(), |path, n| path.replace(&format!("{{{n}}}"), segment));
                 let unauthorized = server.request_as(None, &method, &path, "").await;
                 assert_eq!(unauthorized.status, 401, "{method} {path}: {}", unauthorized.text);
                 for body in if method == "POST" { bodies.as_slice() } else { &bodies[..1] } {

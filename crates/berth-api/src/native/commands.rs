@@ -106,7 +106,7 @@ pub(super) async fn follow(
         if over {
             return None;
         }
-        let Some(first) = last else { return None };
+        let first = last?;
         if first.ended_at.is_some() {
             return Some((Ok::<_, Infallible>(told(first.clone())), (api, place, wakes, id, Some(first), true)));
         }

@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn an_account_takes_only_its_share_and_gives_it_back() {
         let places = Places::default();
-        let caller = |account| Caller { account, role: Role::User };
+        let caller = |account| Caller { account, role: Role::User, credential: berth_core::Credential::Token(1) };
         let (most_own, most) = Kind::Archive.most();
         let mut held: Vec<_> = (0..most_own).map(|_| places.take(&caller(1), Kind::Archive).expect("place")).collect();
         assert!(places.take(&caller(1), Kind::Archive).is_err());
