@@ -6,7 +6,6 @@ thousand containers' records are listed and looked up. Appends a Markdown table.
 """
 import argparse
 import concurrent.futures
-import http.client
 import http.server
 import json
 import os
@@ -33,21 +32,27 @@ class Caller(threading.Thread):
         self.times, self.failures = [], []
 
     def run(self):
-        connection = http.client.HTTPConnection("127.0.0.1", self.berth.port, timeout=30)
-        connection.connect()
-        connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # By hand: Python's own client takes more of a core than what it is to measure.
+        connection = socket.create_connection(("127.0.0.1", self.berth.port), timeout=30)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        requests = [f"{self.method} {path} HTTP/1.1\r\nHost: x\r\nX-Token: {self.berth.token}\r\nContent-Length: 0\r\n\r\n".encode()
+                    for path in self.paths]
         begun = time.perf_counter()
         for number in range(int(self.rate * self.seconds)):
             due = begun + number / self.rate
             if (wait := due - time.perf_counter()) > 0:
                 time.sleep(wait)
             at = time.perf_counter()
-            connection.request(self.method, self.paths[number % len(self.paths)], headers={"X-Token": self.berth.token})
-            answer = connection.getresponse()
-            answer.read()
+            connection.sendall(requests[number % len(requests)])
+            answer = connection.recv(1 << 16)
+            end = answer.index(b"\r\n\r\n") + 4
+            length = int(answer[:end].lower().split(b"content-length: ")[1].split(b"\r")[0])
+            missing = end + length - len(answer)
+            while missing > 0:
+                missing -= len(connection.recv(1 << 20))
             self.times.append((time.perf_counter() - at) * 1000)
-            if answer.status >= 300:
-                self.failures.append(answer.status)
+            if not answer.startswith(b"HTTP/1.1 2"):
+                self.failures.append(answer[:100])
 
 
 class Knocker(threading.Thread):

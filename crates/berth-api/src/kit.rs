@@ -81,6 +81,42 @@ pub(crate) fn local_time(at: i64, zone: &str) -> String {
     time.to_zoned(zone).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
+/// A change that is to go into the audit log when it is known what came of it.
+struct Noting {
+    core: berth_core::Core,
+    who: Who,
+    change: berth_core::Change,
+}
+
+impl Noting {
+    async fn down(mut self, result: u16, message: String) {
+        self.change.caller = self.who.0.get().copied();
+        self.change.result = result;
+        self.change.message = message;
+        // Who is nobody's caller changes nothing, and could fill the disk with attempts: only some of them are kept.
+        if self.change.caller.is_none() && !attempt_counts() {
+            return;
+        }
+        if let Err(error) = self.core.audit_note(self.change).await {
+            tracing::error!(error = error.chain(), "a change could not be noted in the audit log");
+        }
+    }
+}
+
+/// Attempts without a good credential that are noted, a minute.
+const ATTEMPTS: u64 = 60;
+
+fn attempt_counts() -> bool {
+    static MINUTE: std::sync::Mutex<(u64, u64)> = std::sync::Mutex::new((0, 0));
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs() / 60);
+    let mut minute = MINUTE.lock().unwrap_or_else(PoisonError::into_inner);
+    if minute.0 != now {
+        *minute = (now, 0);
+    }
+    minute.1 += 1;
+    minute.1 <= ATTEMPTS
+}
+
 #[derive(Clone)]
 pub(crate) struct Doorman {
     pub(crate) dialect: &'static str,
@@ -118,10 +154,26 @@ async fn attend(
         Ok(place) => {
             // A task of its own: a client that goes away must not leave its operation half done.
             let ends_with_client = (doorman.ends_with_client)(&method, &path);
+            let note = (doorman.changes)(&method, &path).then(|| Noting {
+                core: doorman.core.clone(),
+                who,
+                change: berth_core::Change {
+                    source,
+                    dialect: doorman.dialect,
+                    action: format!("{method} {path}"),
+                    request_id: id.clone(),
+                    ..berth_core::Change::default()
+                },
+            });
             let work = tokio::spawn(async move {
                 let (parts, body) = request.into_parts();
                 let (body, rest) = Rest::of(body);
                 let response = next.run(Request::from_parts(parts, body)).await;
+                // Before it is answered, and whether anybody waits for that or not.
+                if let Some(note) = note {
+                    let said = response.extensions().get::<Said>().map(|said| said.0.clone());
+                    note.down(response.status().as_u16(), said.unwrap_or_default()).await;
+                }
                 rest.drain().await;
                 drop(place);
                 response
@@ -140,21 +192,6 @@ async fn attend(
     };
     let elapsed = begun.elapsed();
     let status = response.status().as_u16();
-    if (doorman.changes)(&method, &path) {
-        let change = berth_core::Change {
-            caller: who.0.get().copied(),
-            source,
-            dialect: doorman.dialect,
-            action: format!("{method} {path}"),
-            result: status,
-            message: response.extensions().get::<Said>().map(|said| said.0.clone()).unwrap_or_default(),
-            request_id: id.clone(),
-        };
-        // Before it is answered: what a client was told is on record.
-        if let Err(error) = doorman.core.audit_note(change).await {
-            tracing::error!(error = error.chain(), "a change could not be noted in the audit log");
-        }
-    }
     doorman.meters.request(doorman.dialect, status, elapsed);
     tracing::info!(
         request_id = id,

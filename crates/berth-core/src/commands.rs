@@ -243,7 +243,7 @@ pub struct Command {
     pub created_at: i64,
     /// Nanoseconds since 1970.
     pub ended_at: Option<i64>,
-    /// What it does, container by container; empty in lists.
+    /// What it does, container by container.
     pub activities: Vec<Activity>,
 }
 
@@ -416,11 +416,20 @@ impl Core {
             open: query.open,
             limit: query.limit.saturating_add(1),
         };
-        let mut rows = self.read(move |tx| Ok(tx.commands(&filter)?)).await?;
-        let more = rows.len() > query.limit as usize;
-        rows.truncate(query.limit as usize);
-        let next = rows.last().filter(|_| more).map(|row| row.id);
-        Ok(Page { items: rows.into_iter().map(|row| command(row, Vec::new())).collect(), next })
+        let limit = query.limit as usize;
+        self.read(move |tx| {
+            let mut rows = tx.commands(&filter)?;
+            let more = rows.len() > limit;
+            rows.truncate(limit);
+            let next = rows.last().filter(|_| more).map(|row| row.id);
+            let mut items = Vec::with_capacity(rows.len());
+            for row in rows {
+                let steps = tx.activities(row.id)?;
+                items.push(command(row, steps));
+            }
+            Ok(Page { items, next })
+        })
+        .await
     }
 
     /// Has a command stop: one that waits never begins, one that runs begins no further step.

@@ -42,11 +42,15 @@ pub(crate) struct Inner {
     pub(crate) watched: Mutex<HashMap<i64, i64>>,
     pub(crate) paths: Paths,
     pub(crate) secrets: Secrets,
+    /// Grows with every change of an access key.
+    pub(crate) key_changes: std::sync::atomic::AtomicU64,
     /// Access keys that were used lately.
     pub(crate) keys_known: Mutex<HashMap<String, berth_store::AccessKey>>,
     pub(crate) driving: Driving,
     pub(crate) cancels: Cancels,
     pub(crate) trip: Trip,
+    /// Set when the server goes: no command takes a further step.
+    pub(crate) closing: std::sync::atomic::AtomicBool,
     pub(crate) fronts: Fronts,
     /// What is being done to containers now, and interactive sessions in them.
     pub(crate) busy: Mutex<HashMap<i64, crate::containers::Busy>>,
@@ -114,10 +118,12 @@ impl Core {
             watched: Mutex::default(),
             secrets: Secrets::open(&paths.secret_key)?,
             paths,
+            key_changes: 0.into(),
             keys_known: Mutex::default(),
             driving: Driving::default(),
             cancels: Cancels::default(),
             trip: Trip::default(),
+            closing: false.into(),
             fronts: Fronts::default(),
             busy: Mutex::default(),
             locks: Mutex::default(),
@@ -127,7 +133,7 @@ impl Core {
         core.forget_unanswered().await?;
         core.sweep_volumes().await?;
         crate::reconcile::begin(&core).await?;
-        core.packages_sweep().await?;
+        core.packages_sweep(0).await?;
         core.follow_members().await?;
         core.resume_commands().await?;
         Ok(core)
@@ -179,6 +185,12 @@ impl Core {
         let lock = Arc::new(tokio::sync::Mutex::new(()));
         locks.insert(container, Arc::downgrade(&lock));
         lock
+    }
+
+    /// The server goes: commands stay where they are, for the next one to go on with. What a step comes to from now on may be
+    /// the end of this server's threads, and is not written down.
+    pub fn close(&self) {
+        self.inner.closing.store(true, std::sync::atomic::Ordering::SeqCst);
     }
 
     /// Whether the database answers; for readiness.

@@ -12,7 +12,7 @@ use crate::containers::{Container, ContainerState, container};
 use crate::core::Core;
 use crate::error::Error;
 use crate::policies::HealthStatus;
-use crate::services::{Group, GroupState, group};
+use crate::services::{Group, GroupSpec, GroupState, group};
 
 /// After a container is taken out of a front: what was on its way to it by then has arrived.
 const ON_THE_WAY: Duration = Duration::from_millis(50);
@@ -107,6 +107,27 @@ impl Core {
         ready.insert((member.id, member.runs));
     }
 
+    /// Gives a group the ports of a specification that it does not have yet, before anything else is done about that.
+    pub(crate) async fn group_ports(&self, group: &Group, spec: &GroupSpec) -> Result<(), Error> {
+        if group.spec.ports == spec.ports {
+            return Ok(());
+        }
+        let (id, ports) = (group.id, spec.ports.clone());
+        let before = group.spec.clone();
+        let write = |spec: GroupSpec| async move {
+            let spec = serde_json::to_string(&spec).map_err(|e| Error::Bug(e.to_string()))?;
+            let change = berth_store::GroupChange { spec: Some(spec), ..Default::default() };
+            self.write(move |tx| Ok(tx.group_change(id, &change).map(drop)?)).await
+        };
+        write(GroupSpec { ports, ..before.clone() }).await?;
+        if let Err(error) = self.refresh_front(id).await {
+            write(before).await?;
+            self.refresh_front(id).await?;
+            return Err(error);
+        }
+        Ok(())
+    }
+
     /// A member without a health check has shown that it takes connections.
     pub(crate) async fn member_is_ready(&self, member: &Container) -> Result<(), Error> {
         let Some(group) = member.group else { return Ok(()) };
@@ -121,7 +142,10 @@ impl Core {
         let served = self.takes_connections(member);
         self.inner.fronts.draining.lock().unwrap_or_else(PoisonError::into_inner).insert(member.id);
         let draining = Draining { core: self.clone(), container: member.id };
-        self.refresh_front(id).await?;
+        if let Err(error) = self.refresh_front(id).await {
+            // No reason not to stop it.
+            tracing::warn!(group = id, error = error.chain(), "a group's ports could not be set");
+        }
         let Ok(group) = self.group_by_number(id).await else { return Ok(Some(draining)) };
         let ports = tcp_ports(&group);
         if !served || ports.is_empty() {

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ring::hmac;
@@ -158,6 +159,10 @@ impl KeyBounds {
         if let Some(wrong) = self.addresses.iter().find(|text| block(text).is_none()) {
             return Err(Error::invalid("addresses", format!("{wrong:?} is no address, nor one with a prefix length")));
         }
+        const DIALECTS: [&str; 3] = ["acs", "comb", "tingyu"];
+        if let Some(wrong) = self.dialects.iter().find(|text| !DIALECTS.contains(&text.as_str())) {
+            return Err(Error::invalid("dialects", format!("{wrong:?} is not one of {}", DIALECTS.join(", "))));
+        }
         Ok(())
     }
 
@@ -198,7 +203,13 @@ impl Core {
                 tx.access_key_bounds(known.id, &bounds)?;
                 return Ok(());
             }
+            // One that was removed stays so.
+            const ADDED: &str = "administrator_key";
             let Some(account) = tx.accounts()?.first().map(|a| a.id) else { return Ok(()) };
+            if tx.server_value(ADDED)?.is_some() {
+                return Ok(());
+            }
+            tx.server_value_set(ADDED, &public)?;
             tx.access_key_add(&new_row(account, "administrator", &public, sealed, Role::Admin, bounds, None))?;
             Ok(())
         })
@@ -208,6 +219,7 @@ impl Core {
     }
 
     fn forget_keys(&self) {
+        self.inner.key_changes.fetch_add(1, Ordering::SeqCst);
         self.inner.keys_known.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
@@ -326,6 +338,7 @@ impl Core {
         let row = match known {
             Some(row) => row,
             None => {
+                let changes = self.inner.key_changes.load(Ordering::SeqCst);
                 let wanted = asked.access_key.to_owned();
                 let Some(row) = self.read(move |tx| Ok(tx.access_key(&wanted)?)).await? else {
                     return Ok(Err(Refusal::UnknownKey));
@@ -334,7 +347,10 @@ impl Core {
                 if kept.len() > 10_000 {
                     kept.clear();
                 }
-                kept.insert(asked.access_key.to_owned(), row.clone());
+                // Changed since it was read, perhaps: the next request looks again.
+                if self.inner.key_changes.load(Ordering::SeqCst) == changes {
+                    kept.insert(asked.access_key.to_owned(), row.clone());
+                }
                 row
             }
         };

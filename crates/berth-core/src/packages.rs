@@ -15,6 +15,9 @@ use crate::services::{Group, GroupSpec};
 use crate::tokens::Caller;
 use crate::{now, random_hex};
 
+/// Seconds after which a file that is no version's is nobody's: one that was just fetched is about to be written down.
+pub(crate) const SETTLED_S: u64 = 600;
+
 /// A version of a group's code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Package {
@@ -30,6 +33,8 @@ pub struct Package {
     pub address: String,
     /// Nanoseconds since 1970.
     pub created_at: i64,
+    /// Whether a deployment of it succeeded.
+    pub proven: bool,
     pub(crate) command_id: i64,
 }
 
@@ -79,6 +84,7 @@ impl Core {
             size: row.size,
             address: row.address,
             created_at: row.created_at,
+            proven: row.proven,
             command_id: row.command_id,
         };
         Ok(rows.into_iter().map(package).collect())
@@ -126,6 +132,7 @@ impl Core {
             address: harmless(address),
             command_id: command,
             created_at: now(),
+            proven: false,
         };
         let version = self.write(move |tx| Ok(tx.package_add(&row)?)).await;
         drop((layer, pin));
@@ -184,21 +191,27 @@ impl Core {
         };
         let at = PathBuf::from(&spec.deploy_path);
         let work = move || -> io::Result<()> {
+            // Folders on the way to it stay as they are, where they are.
+            let mut below = PathBuf::from("/");
             match files.stat(&at) {
-                Ok(found) if found.kind == "folder" || found.kind == "link" => files.clear(&at)?,
+                Ok(found) if found.kind == "folder" || found.kind == "link" => {
+                    files.clear(&at)?;
+                    below.clone_from(&at);
+                }
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
             let Some(tree) = tree else { return Ok(()) };
+            let from = below.clone();
             let (mut reader, writer) = io::pipe()?;
             let packing = std::thread::spawn(move || -> io::Result<()> {
                 let root = std::fs::File::open(&tree)?;
                 let mut out = io::BufWriter::with_capacity(1 << 16, writer);
-                pack_path(root.as_fd(), Path::new("/"), Path::new(""), true, &mut out)?;
+                pack_path(root.as_fd(), &from, Path::new(""), true, &mut out)?;
                 out.flush()
             });
-            let unpacked = files.unpack(Path::new("/"), &mut reader, true);
+            let unpacked = files.unpack(&below, &mut reader, true);
             drop(reader);
             let packed = packing.join().unwrap_or_else(|_| Err(io::Error::other("a thread panicked")));
             unpacked.and(packed)
@@ -220,17 +233,20 @@ impl Core {
                 used.insert(row.version);
                 let all = tx.packages(group)?;
                 let many = all.len().saturating_sub(kept);
-                for old in all.iter().take(many).filter(|p| !used.contains(&p.version)) {
+                // Those that never worked go first.
+                let (worked, failed): (Vec<_>, Vec<_>) =
+                    all.iter().filter(|p| !used.contains(&p.version)).partition(|p| p.proven);
+                for old in failed.into_iter().chain(worked).take(many) {
                     tx.package_remove(group, old.version)?;
                 }
                 Ok(many > 0)
             })
             .await?;
-        if removed { self.packages_sweep().await } else { Ok(()) }
+        if removed { self.packages_sweep(SETTLED_S).await } else { Ok(()) }
     }
 
-    /// Removes files that no version needs.
-    pub(crate) async fn packages_sweep(&self) -> Result<(), Error> {
+    /// Removes files that no version needs and that are so old.
+    pub(crate) async fn packages_sweep(&self, settled_s: u64) -> Result<(), Error> {
         let folder = self.inner.paths.packages.clone();
         let inner = self.inner.clone();
         let work = move || -> Result<(), Error> {
@@ -247,7 +263,7 @@ impl Core {
                 let name = entry.file_name().to_string_lossy().into_owned();
                 let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|at| at.elapsed().ok());
                 // One that was just renamed into place is about to be written down.
-                let settled = age.is_some_and(|age| age.as_secs() > 3600);
+                let settled = age.is_some_and(|age| age.as_secs() >= settled_s);
                 if !used.contains(&name) && settled {
                     let _ = std::fs::remove_file(entry.path());
                 }

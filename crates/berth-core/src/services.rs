@@ -313,11 +313,10 @@ impl GroupSpec {
     }
 
     /// A container of the group.
-    pub(crate) fn container(&self, group: &Group, name: String, version: i64) -> NewContainer {
+    pub(crate) fn container(&self, group: &Group, name: String) -> NewContainer {
         let mut env: Vec<String> = self.env.iter().map(|(key, value)| format!("{key}={value}")).collect();
         env.push(format!("BERTH_SERVICE={}", group.service));
         env.push(format!("BERTH_GROUP={}", group.name));
-        env.push(format!("BERTH_VERSION={version}"));
         NewContainer {
             name: Some(name),
             image: self.image.clone(),
@@ -588,7 +587,7 @@ impl Core {
         method: Method,
     ) -> Result<Command, Error> {
         if !address.starts_with("http://") && !address.starts_with("https://") {
-            return Err(Error::invalid("url", format!("{address:?} is no http or https address")));
+            return Err(Error::invalid("url", "that is no http or https address"));
         }
         self.group_order(caller, found, Body::GroupUpload { address: address.to_owned(), update, method }).await
     }
@@ -629,7 +628,7 @@ impl Core {
         self.inner.engine.set_front(&crate::fronts::front_id(id)?, &[], &[]).await?;
         self.write(move |tx| Ok(tx.group_remove(id)?)).await?;
         drop(busy);
-        self.packages_sweep().await?;
+        self.packages_sweep(crate::packages::SETTLED_S).await?;
         self.collect_layers_soon();
         Ok(())
     }
@@ -651,6 +650,15 @@ impl Core {
             check_short("group", name)?;
             spec.check()?;
         }
+        let ports = wanted.iter().flat_map(|(service, name, spec)| {
+            spec.ports.iter().filter_map(move |p| Some((p.protocol, p.host_port?, format!("{service}/{name}"))))
+        });
+        let mut taken: BTreeMap<(String, u16), String> = BTreeMap::new();
+        for (protocol, port, group) in ports {
+            if let Some(other) = taken.insert((protocol.to_string(), port), group.clone()) {
+                return Err(Error::invalid("ports", format!("{port}/{protocol} is {other}'s and {group}'s")));
+            }
+        }
         let known = self.groups(caller).await?;
         let mut all = Vec::new();
         for (service, name, spec) in wanted {
@@ -669,7 +677,8 @@ impl Core {
                         applied.command = Some(self.group_create(caller, &service, &name, spec).await?.1);
                     }
                 }
-                Some(found) if !applied.differences.is_empty() => {
+                // One whose making failed is made now.
+                Some(found) if !applied.differences.is_empty() || found.members_never_made => {
                     applied.action = "change";
                     if !dry {
                         applied.command = Some(self.group_apply(caller, found, spec, method).await?);

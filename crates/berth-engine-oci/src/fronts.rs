@@ -118,6 +118,20 @@ impl Inner {
         Ok(change.ports)
     }
 
+    /// A container that goes is in no front any more: its address may be another's soon.
+    pub(crate) fn leave_fronts(&self, id: &UnitId) -> Result<(), EngineError> {
+        let mut all = self.fronts.all();
+        for front in all.values_mut().filter(|front| front.to.contains(id)) {
+            front.to.retain(|other| other != id);
+            let spreads = self.spreads_of(&front.ports, &front.to);
+            for (old, new) in front.spreads.iter().zip(&spreads) {
+                self.network.spread(Some(old), new).map_err(|e| EngineError::Failed(e.to_string()))?;
+            }
+            front.spreads = spreads;
+        }
+        Ok(())
+    }
+
     /// TCP connections to these ports that are not over: data may be on its way.
     pub(crate) fn connections(&self, id: &UnitId, ports: &[u16]) -> Result<usize, EngineError> {
         let Some(init) = self.unit(id)?.init() else { return Ok(0) };

@@ -351,6 +351,7 @@ impl Inner {
         }
         fs::rename(&unit.folder, &aside).map_err(failed(format!("set the folder of {id} aside")))?;
         self.units().remove(id);
+        self.leave_fronts(id)?;
         self.places().give_back(id, unit.fixed().placement.address);
         Ok(())
     }

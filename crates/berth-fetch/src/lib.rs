@@ -156,7 +156,14 @@ fn reason(error: &dyn std::error::Error) -> String {
 #[async_trait]
 impl Fetch for HttpFetch {
     async fn fetch(&self, address: &str, to: &Path, limit: u64, private: bool) -> Result<(), FetchError> {
-        let url = reqwest::Url::parse(address).map_err(|e| FetchError(format!("{address:?} is no address: {e}")))?;
+        let url = reqwest::Url::parse(address).map_err(|e| FetchError(format!("no address: {e}")))?;
+        // What it was asked with, and a password in it, are the client's secrets: errors are kept and shown.
+        let mut shown = url.clone();
+        shown.set_query(None);
+        shown.set_fragment(None);
+        let _ = shown.set_username("");
+        let _ = shown.set_password(None);
+        let address = shown.as_str();
         check_host(&url, private)?;
         let resolver = TokioResolver::builder_tokio().ok().and_then(|b| b.build().ok()).map(Arc::new);
         let policy = Policy::custom(move |attempt| {

@@ -48,7 +48,7 @@ pub fn unpack_zip(store: &Store, path: &Path, under: &Path, mut budget: Budget) 
     for index in 0..archive.len() {
         let entry = archive.by_index_raw(index).map_err(|e| bad(format!("entry {index} of the archive: {e}")))?;
         if entry.name_raw().starts_with(b"/") || entry.name_raw().contains(&b'\\') && entry.name_raw().contains(&b':') {
-            return Err(bad(format!("entry {:?} has an absolute name", entry.name())));
+            return Err(bad(format!("entry {:?} has an absolute name", String::from_utf8_lossy(entry.name_raw()))));
         }
         // Names are bytes on Linux; archivers of Windows separate them by backslashes.
         let name: Vec<u8> = entry.name_raw().iter().map(|b| if *b == b'\\' { b'/' } else { *b }).collect();

@@ -259,16 +259,18 @@ pub(crate) fn names_of(input: &mut dyn Read, budget: &Budget) -> Result<Vec<(Pat
     let mut archive = tar::Archive::new(input);
     let mut entries = archive.entries().named(|| "read the tar".into())?;
     let mut names = Vec::new();
+    let mut left = *budget;
     loop {
         allowance.for_headers();
         let Some(entry) = entries.next() else { return Ok(names) };
-        let entry = entry.map_err(|error| crate::error::not_a_tar(error, names.is_empty()))?;
+        let mut entry = entry.map_err(|error| crate::error::not_a_tar(error, names.is_empty()))?;
         allowance.for_data();
         let folder = entry.header().entry_type() == EntryType::Directory;
         names.push((clean(Path::new(OsStr::from_bytes(&entry.path_bytes())))?, folder));
         if names.len() as u64 > budget.entries {
             return Err(Error::TooBig(format!("the archive has more than {} entries", budget.entries)));
         }
+        skip(&mut entry, &mut left)?;
     }
 }
 
@@ -288,6 +290,8 @@ pub(crate) fn unpack(
     let mut archive = tar::Archive::new(input);
     let mut entries = archive.entries().named(|| "read the tar".into())?;
     let mut first = true;
+    // Files of an application's code: only they may have further names.
+    let mut files = std::collections::HashSet::new();
     loop {
         allowance.for_headers();
         let Some(entry) = entries.next() else {
@@ -311,6 +315,7 @@ pub(crate) fn unpack(
             None => clean(Path::new(OsStr::from_bytes(&entry.path_bytes())))?,
         };
         let mut meta = meta(&entry, &extensions)?;
+        let told_name = name.clone();
         let mut inside = name;
         if let Becomes::Code(wrapper) = becomes {
             if let Some(within) = wrapper.and_then(|w| inside.strip_prefix(w).ok()) {
@@ -320,6 +325,9 @@ pub(crate) fn unpack(
             let mode = meta.mode & 0o777 | if folder { 0o700 } else { 0 };
             meta = Meta { mode, mtime: meta.mtime, ..Meta::default() };
             refuse_for_code(&entry, &inside, &extensions)?;
+            if matches!(entry.header().entry_type(), EntryType::Regular | EntryType::Continuous) {
+                files.insert(told_name);
+            }
         }
         let is_root = inside.as_os_str().is_empty();
         let name = at.join(inside);
@@ -375,7 +383,18 @@ pub(crate) fn unpack(
                 }
             }
             EntryType::Symlink => builder.symlink(&name, &link(&entry)?, &meta)?,
-            EntryType::Link => builder.hard_link(&name, &at.join(clean(&link(&entry)?)?))?,
+            EntryType::Link => {
+                let mut target = clean(&link(&entry)?)?;
+                if let Becomes::Code(wrapper) = becomes {
+                    if !files.contains(&target) {
+                        return Err(bad(format!("{} is a hard link to no file before it", name.display())));
+                    }
+                    if let Some(within) = wrapper.and_then(|w| target.strip_prefix(w).ok()) {
+                        target = within.to_owned();
+                    }
+                }
+                builder.hard_link(&name, &at.join(target))?;
+            }
             EntryType::Char => {
                 let (major, minor) = device(&entry)?;
                 builder.node(&name, libc::S_IFCHR, major, minor, &meta)?;

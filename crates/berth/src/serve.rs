@@ -124,7 +124,7 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), String> {
         .map_err(|e| e.chain())?;
     let first = administrator(&core, data, settings.dev).await?;
     let draining = Draining::default();
-    let router = berth_api::router(core, draining.clone());
+    let router = berth_api::router(core.clone(), draining.clone());
     // Where the CLI finds this server, when it is given the folder.
     fs::write(data.join("server.json"), format!("{{\"url\": \"http://{}\"}}\n", reachable(address)))
         .map_err(|e| format!("write server.json: {e}"))?;
@@ -136,6 +136,7 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), String> {
         ended().await;
         tracing::info!("going: requests under way are finished, containers run on");
         going.begin();
+        core.close();
     });
     let limit = Duration::from_secs(settings.drain_s);
     let late = async {

@@ -49,7 +49,9 @@ pub(super) async fn enter(core: &Core, request: Request, action: &str) -> Result
                     "parameter signature is not that of this request: HMAC-SHA256, in lower-case hexadecimal, of the \
                      method, a line feed, and the decoded parameters sorted by name as name=value joined by &",
                 ),
-                Refusal::Bounds => Error::forbidden(format!("this access key may not do {action} from there")),
+                Refusal::Bounds => {
+                    Error::forbidden(format!("this access key may not do {action}, or not from this address"))
+                }
             })?;
             (caller, parameters)
         }

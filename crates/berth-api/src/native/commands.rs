@@ -35,7 +35,7 @@ pub(super) struct ListParams {
     open: bool,
 }
 
-/// The account's commands, newest first, without their activities.
+/// The account's commands, newest first.
 #[utoipa::path(get, path = "/v1/commands", params(ListParams), tag = "commands",
     responses((status = 200, body = List<Command>)))]
 pub(super) async fn list(

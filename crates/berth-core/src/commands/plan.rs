@@ -59,6 +59,7 @@ impl Core {
         match body {
             Body::GroupApply { spec, .. } => {
                 spec.check()?;
+                add(PREPARE, Step::Ports);
                 add(PREPARE, pull(spec));
                 let shape = spec.shape();
                 let running = wanted_running || group.members_never_made;
@@ -88,8 +89,9 @@ impl Core {
                 add(PREPARE, pull(&spec));
                 let shape = spec.shape();
                 for member in &members {
-                    // Another image is another root file system: no container keeps its own over that.
-                    if *update || member.shape != shape {
+                    // Another image is another root file system: no container keeps its own over that. One whose code is not
+                    // the group's, by a deployment that failed, is made anew, too.
+                    if *update || member.shape != shape || member.version != group.version {
                         add(MEMBERS, Step::Replace { container: member.id, start: true });
                     } else {
                         add(MEMBERS, Step::Start { container: member.id });

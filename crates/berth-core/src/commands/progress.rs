@@ -115,7 +115,9 @@ fn go_on(mut progress: Progress) -> (Progress, Vec<Effect>) {
         _ => None,
     });
     let running = progress.steps.iter().filter(|step| step.state == StepState::Running).count();
-    if let Some(outcome) = failure.or(progress.stopped) {
+    // What overtook it may have taken away what it was about.
+    let taken_away = failure == Some(Outcome::NotFound) && progress.stopped == Some(Outcome::Overtaken);
+    if let Some(outcome) = failure.filter(|_| !taken_away).or(progress.stopped) {
         if running > 0 {
             return (progress, Vec::new());
         }

@@ -173,11 +173,16 @@ impl Core {
         let caller = Caller::of_command(run.row.account_id, run.order.role);
         let mut under_way: JoinSet<(usize, Done)> = JoinSet::new();
         let first = if run.progress.status == CommandStatus::Created { Event::Publish } else { Event::Resume };
-        let mut effects = match self.asked_to_stop(&mut run).await? {
+        // As it was just read.
+        let mut effects = match stop_of(Some(&run.row)) {
             Some(outcome) if run.progress.status != CommandStatus::Running => {
                 self.step_on(&mut run, Event::Stop(outcome), None, Vec::new()).await?
             }
-            _ => self.step_on(&mut run, first, None, Vec::new()).await?,
+            stopped => {
+                // Asked before this server was there, perhaps: what ran is repeated, nothing more begins.
+                run.progress.stopped = stopped;
+                self.step_on(&mut run, first, None, Vec::new()).await?
+            }
         };
         loop {
             for effect in std::mem::take(&mut effects) {
@@ -241,12 +246,7 @@ impl Core {
         if let Some(row) = &row {
             run.row.cancelled.clone_from(&row.cancelled);
         }
-        Ok(match row {
-            None => Some(Outcome::NotFound),
-            Some(row) if !row.cancelled.is_empty() => Some(Outcome::Overtaken),
-            Some(row) if row.deadline <= now() => Some(Outcome::TimedOut),
-            Some(_) => None,
-        })
+        Ok(stop_of(row.as_ref()))
     }
 
     /// Takes an event: the new state is saved, then its effects are given to be done.
@@ -259,6 +259,9 @@ impl Core {
     ) -> Result<Vec<Effect>, Error> {
         let (progress, effects) =
             after(run.progress.clone(), event.clone()).map_err(|illegal| Error::Bug(illegal.to_string()))?;
+        if self.inner.closing.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         self.inner.trip.point().await;
         let at = now();
         let mut changed = Vec::new();
@@ -392,6 +395,16 @@ impl Core {
             }
             Err(_) => Done { outcome: Outcome::TimedOut, message: "it took too long".into(), container: None },
         }
+    }
+}
+
+/// Whether a command is to stop, by its row.
+fn stop_of(row: Option<&berth_store::Command>) -> Option<Outcome> {
+    match row {
+        None => Some(Outcome::NotFound),
+        Some(row) if !row.cancelled.is_empty() => Some(Outcome::Overtaken),
+        Some(row) if row.deadline <= now() => Some(Outcome::TimedOut),
+        Some(_) => None,
     }
 }
 

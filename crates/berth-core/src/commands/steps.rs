@@ -18,6 +18,9 @@ use crate::tokens::Caller;
 /// A container without a check of its own and without ports has proven itself when it has run so long.
 const RUNS_FOR: Duration = Duration::from_secs(1);
 
+/// Time for what is put back to prove itself, if its command has none left.
+const LAST_CHANCE_NS: i64 = 60_000_000_000;
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "snake_case")]
 pub(super) enum Step {
@@ -38,6 +41,8 @@ pub(super) enum Step {
     Pull {
         image: String,
     },
+    /// Has the host's ports be those of the specification.
+    Ports,
     /// Fetches code.
     Fetch,
     /// Makes one more member.
@@ -66,6 +71,7 @@ impl Step {
             Self::Delete { .. } => "delete",
             Self::Update { .. } => "update",
             Self::Pull { .. } => "pull",
+            Self::Ports => "ports",
             Self::Fetch => "fetch",
             Self::Create { .. } => "create",
             Self::Replace { .. } => "replace",
@@ -83,7 +89,9 @@ impl Step {
             | Self::Update { container }
             | Self::Replace { container, .. }
             | Self::Deploy { container } => Some(*container),
-            Self::Pull { .. } | Self::Fetch | Self::Create { .. } | Self::Settle | Self::RemoveGroup => None,
+            Self::Pull { .. } | Self::Ports | Self::Fetch | Self::Create { .. } | Self::Settle | Self::RemoveGroup => {
+                None
+            }
         }
     }
 }
@@ -188,11 +196,18 @@ impl Core {
     ) -> Result<Done, Error> {
         match step {
             Step::Start { container } => {
-                let found = self.member(caller, *container).await?;
-                if found.group.is_some() {
-                    self.start_proven(caller, &found, command.deadline).await?;
-                } else {
-                    self.container_start(caller, found.uid.as_str()).await?;
+                let started = self.container_start_number(caller, *container).await;
+                match started {
+                    Ok(started) if started.group.is_none() => {}
+                    // A member has to prove itself; what failed is told with its last words.
+                    Ok(found) => drop(self.start_proven(caller, &found, command.deadline).await?),
+                    Err(error @ Error::NotFound { .. }) => return Err(error),
+                    Err(error) => match self.member(caller, *container).await {
+                        Ok(found) if found.group.is_some() => {
+                            self.start_proven(caller, &found, command.deadline).await?;
+                        }
+                        _ => return Err(error),
+                    },
                 }
                 Ok(Done::success())
             }
@@ -225,12 +240,19 @@ impl Core {
                 }
                 Ok(Done::success())
             }
+            Step::Ports => {
+                let scene = self.scene(caller, command, body).await?;
+                self.group_ports(&scene.group, &scene.spec).await?;
+                Ok(Done::success())
+            }
             Step::Fetch => {
                 let Body::GroupUpload { address, .. } = body else {
                     return Err(Error::Bug("a fetch without an address".into()));
                 };
                 let group = self.group_by_number(command.target).await?;
-                let version = self.package_fetch(&group, command.id, address).await?;
+                let left = Duration::from_nanos((command.deadline - now()).max(0) as u64);
+                let fetched = tokio::time::timeout(left, self.package_fetch(&group, command.id, address)).await;
+                let version = fetched.map_err(|_| Error::Timeout("fetching the code".into()))??;
                 Ok(Done { message: format!("version {version}"), ..Done::success() })
             }
             Step::Create { start } => {
@@ -265,9 +287,9 @@ impl Core {
     /// Takes a container out of its group's front, lets its connections end, and removes it.
     async fn retire(&self, caller: &Caller, found: &Container) -> Result<(), Error> {
         if found.state.is_live() {
-            match self.container_stop(caller, found.uid.as_str(), None).await {
-                Ok(_) | Err(Error::NotFound { .. }) => {}
-                Err(error) => return Err(error),
+            // What can't be stopped is killed.
+            if let Err(error) = self.container_stop(caller, found.uid.as_str(), None).await {
+                tracing::warn!(container = %found.uid, error = error.chain(), "a container could not be stopped");
             }
         }
         match self.container_remove(caller, found.uid.as_str(), true).await {
@@ -287,10 +309,11 @@ impl Core {
     ) -> Result<Container, Error> {
         let name = scene.group.member_name(activity);
         let made = match self.container(scene.caller, &name).await {
-            Ok(found) => found,
+            Ok(found) if found.group == Some(scene.group.id) => found,
+            Ok(_) => return Err(Error::Duplicate(format!("a container named {name:?} exists already"))),
             Err(Error::NotFound { .. }) => {
                 let code = self.package_layer(&scene.group, &scene.spec, scene.version).await?;
-                let new = scene.spec.container(&scene.group, name, scene.version);
+                let new = scene.spec.container(&scene.group, name.clone());
                 let member =
                     Member { group: scene.group.id, shape: scene.spec.shape(), version: scene.version, replaces };
                 let gate = self.inner.gate.read().await;
@@ -403,7 +426,8 @@ impl Core {
     /// Stops a member, puts the code into it, starts it. If it does not prove itself then, it gets back what it had.
     async fn deploy(&self, scene: &Scene<'_>, id: i64) -> Result<Done, Error> {
         let found = self.member(scene.caller, id).await?;
-        let before = found.version;
+        // After a crash in between it says what was put into it, not what it had.
+        let before = if found.version == scene.version { scene.group.version } else { found.version };
         let result = async {
             self.container_stop(scene.caller, found.uid.as_str(), None).await?;
             self.put_code(scene, &found, scene.version).await?;
@@ -417,7 +441,8 @@ impl Core {
         let back = async {
             self.container_stop(scene.caller, found.uid.as_str(), None).await?;
             self.put_code(scene, &found, before).await?;
-            let started = self.start_proven(scene.caller, &found, i64::MAX).await;
+            let limit = now().saturating_add(LAST_CHANCE_NS).max(scene.deadline);
+            let started = self.start_proven(scene.caller, &found, limit).await;
             started.map(drop)
         };
         match back.await {
@@ -448,10 +473,14 @@ impl Core {
             wanted,
             ..Default::default()
         };
-        let id = scene.group.id;
+        let (id, version) = (scene.group.id, scene.version);
+        let deployed = matches!(body, Body::GroupUpload { .. } | Body::GroupHistory { .. });
         self.write(move |tx| {
             if tx.group(id)?.is_some_and(|row| row.wanted != "removed") {
                 tx.group_change(id, &change)?;
+                if deployed {
+                    tx.package_proven(id, version)?;
+                }
             }
             Ok(())
         })

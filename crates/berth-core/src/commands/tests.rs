@@ -133,6 +133,7 @@ impl World {
 
     /// `kill -9` and a new server.
     fn restart(&mut self) {
+        self.core.close();
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_timeout(Duration::from_secs(5));
         }
@@ -427,8 +428,8 @@ fn what_does_not_prove_itself_is_undone_and_told() {
         done.message
     );
     let states: Vec<_> = done.activities.iter().map(|a| (a.name.as_str(), a.result)).collect();
-    assert_eq!(states[1], ("replace", Some(Outcome::Failed)), "{states:?}");
-    assert_eq!(states[2], ("replace", Some(Outcome::Overtaken)), "{states:?}");
+    assert_eq!(states[2], ("replace", Some(Outcome::Failed)), "{states:?}");
+    assert_eq!(states[3], ("replace", Some(Outcome::Overtaken)), "{states:?}");
     world.check("after a broken version", true);
     let after = world.block_on(world.core.group_containers(&world.group())).expect("members");
     let ids = |all: &[crate::Container]| all.iter().map(|c| (c.id, c.runs)).collect::<Vec<_>>();

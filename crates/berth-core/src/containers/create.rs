@@ -258,6 +258,12 @@ impl Core {
                     }
                 }
                 let spec = core.decide(&caller_copy, &new, &uid, &name, &config, layers.clone())?;
+                // A group that is gone, or going, gets no more members.
+                if let Some(member) = &member
+                    && tx.group(member.group)?.is_none_or(|group| group.wanted == "removed")
+                {
+                    return Err(Error::NotFound { what: "group", name: member.group.to_string() });
+                }
                 let mut row = berth_store::Container {
                     id: 0,
                     uid: uid.to_string(),

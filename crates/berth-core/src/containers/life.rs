@@ -131,12 +131,21 @@ impl Core {
         self.start_locked(self.container(caller, found.uid.as_str()).await?).await
     }
 
+    /// [`container_start`](Self::container_start) by number.
+    pub(crate) async fn container_start_number(&self, caller: &Caller, id: i64) -> Result<Container, Error> {
+        let lock = self.lock(id);
+        let _busy = lock.lock().await;
+        self.start_locked(self.container_by_number(caller, id).await?).await
+    }
+
     async fn start_locked(&self, mut target: Container) -> Result<Container, Error> {
         let _doing = self.begin(target.id, Doing::Starting);
         let observed = self.inner.engine.observe(&target.uid).await?;
         if matches!(observed.state, State::Running { .. }) {
             // It may have been asked to end by a signal, and not have heeded it: it is wanted again.
-            self.want(target.id, "running").await?;
+            if !target.wanted_running {
+                self.want(target.id, "running").await?;
+            }
             self.watch_health(&target);
             return Ok(target);
         }

@@ -107,6 +107,8 @@ impl Core {
 
     /// Notes that a container runs, but did not prove itself.
     pub(crate) async fn note_trouble(&self, id: i64) -> Result<(), Error> {
+        let lock = self.lock(id);
+        let _busy = lock.lock().await;
         let mut noted = self.noted(id).await?;
         if noted.state.is_live() {
             noted.trouble = Some(Trouble::RunFailed);

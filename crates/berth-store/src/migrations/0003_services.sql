@@ -32,6 +32,7 @@ CREATE TABLE packages (
     address TEXT NOT NULL,
     command_id BIGINT NOT NULL,
     created_at BIGINT NOT NULL,
+    proven BIGINT NOT NULL DEFAULT 0,
     PRIMARY KEY (group_id, version)
 );
 CREATE TABLE commands (

@@ -76,6 +76,8 @@ pub struct Package {
     pub command_id: i64,
     /// Nanoseconds since 1970.
     pub created_at: i64,
+    /// Whether a deployment of it succeeded.
+    pub proven: bool,
 }
 
 fn service(row: &Row<'_>) -> rusqlite::Result<Service> {
@@ -101,7 +103,8 @@ fn group(row: &Row<'_>) -> rusqlite::Result<Group> {
     })
 }
 
-const PACKAGE: &str = "SELECT group_id, version, digest, name, size, address, command_id, created_at FROM packages";
+const PACKAGE: &str =
+    "SELECT group_id, version, digest, name, size, address, command_id, created_at, proven FROM packages";
 
 fn package(row: &Row<'_>) -> rusqlite::Result<Package> {
     Ok(Package {
@@ -113,6 +116,7 @@ fn package(row: &Row<'_>) -> rusqlite::Result<Package> {
         address: row.get(5)?,
         command_id: row.get(6)?,
         created_at: row.get(7)?,
+        proven: row.get(8)?,
     })
 }
 
@@ -259,6 +263,16 @@ impl Tx<'_> {
         let sql = format!("{PACKAGE} WHERE group_id = $1 ORDER BY version");
         let mut statement = self.connection.prepare_cached(&sql)?;
         Ok(statement.query_map([group], package)?.collect::<Result<_, _>>()?)
+    }
+
+    /// Notes that a deployment of a version succeeded.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn package_proven(&self, group: i64, version: i64) -> Result<(), Error> {
+        let sql = "UPDATE packages SET proven = 1 WHERE group_id = $1 AND version = $2";
+        self.connection.prepare_cached(sql)?.execute(params![group, version])?;
+        Ok(())
     }
 
     /// Forgets a version.

@@ -79,7 +79,10 @@ fn told(error: &berth_client::Error) -> String {
 
 fn row(key: AccessKey) -> Vec<String> {
     let all = |list: Vec<String>| if list.is_empty() { "all".to_owned() } else { list.join(",") };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i64);
+    let expired = key.expires_at.as_deref().and_then(berth_runtime::log::parse_time).is_some_and(|at| at <= now);
     let state = match (key.disabled, key.unsigned) {
+        _ if expired => "expired",
         (true, _) => "disabled",
         (false, true) => "unsigned",
         (false, false) => "good",

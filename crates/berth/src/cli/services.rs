@@ -427,8 +427,8 @@ pub(super) async fn group(client: &Client, command: GroupCommand) -> Outcome {
                 None => {
                     let all = client.packages(service, name).await.map_err(|e| told(&e))?;
                     let current = all.iter().find(|p| p.current).map_or(i64::MAX, |p| p.version);
-                    let before = all.iter().filter(|p| p.version < current).map(|p| p.version).max();
-                    before.ok_or_else(|| format!("{group} has no version before the present one"))?
+                    let before = all.iter().filter(|p| p.version < current && p.proven).map(|p| p.version).max();
+                    before.ok_or_else(|| format!("{group} has no version before the present one that worked"))?
                 }
             };
             let deploy = GroupDeploy { url: None, version: Some(version), update, method: Some(way.method()) };
@@ -445,8 +445,10 @@ pub(super) async fn group(client: &Client, command: GroupCommand) -> Outcome {
                     .into_iter()
                     .map(|p| {
                         let current = if p.current { "*" } else { "" };
+                        let state = if p.proven { "worked" } else { "failed" };
                         vec![
                             format!("{}{current}", p.version),
+                            state.into(),
                             p.name,
                             output::bytes(p.size),
                             output::age(&p.created_at) + " ago",
@@ -455,7 +457,7 @@ pub(super) async fn group(client: &Client, command: GroupCommand) -> Outcome {
                         ]
                     })
                     .collect();
-                output::table(&["VERSION", "FILE", "SIZE", "FETCHED", "DIGEST", "FROM"], &rows);
+                output::table(&["VERSION", "STATE", "FILE", "SIZE", "FETCHED", "DIGEST", "FROM"], &rows);
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -477,7 +479,8 @@ async fn list(client: &Client, json: bool) -> Outcome {
         .into_iter()
         .map(|g| {
             let running = g.containers.iter().filter(|c| c.state == "running").count();
-            let well = g.containers.iter().filter_map(|c| c.health.as_ref()).filter(|h| h.status == "healthy").count();
+            let live = g.containers.iter().filter(|c| c.state == "running");
+            let well = live.filter_map(|c| c.health.as_ref()).filter(|h| h.status == "healthy").count();
             let checked = g.containers.iter().any(|c| c.health_check.is_some());
             let health = if checked { format!(", {well} healthy") } else { String::new() };
             let ports: Vec<_> =

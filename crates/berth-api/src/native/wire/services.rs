@@ -368,6 +368,8 @@ pub struct Package {
     pub version: i64,
     /// Whether it is the group's now.
     pub current: bool,
+    /// Whether a deployment of it succeeded.
+    pub proven: bool,
     /// Digest of the file.
     pub digest: String,
     /// The file's name at its origin.
@@ -385,6 +387,7 @@ impl Package {
         Self {
             version: p.version,
             current: p.version == current,
+            proven: p.proven,
             digest: p.digest,
             name: p.name,
             size: u64::try_from(p.size).unwrap_or(0),
@@ -450,7 +453,7 @@ pub struct Command {
     /// When it was done.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<String>,
-    /// Its steps; not in lists.
+    /// Its steps.
     #[serde(default)]
     pub activities: Vec<Activity>,
 }
