@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use berth_image::{Budget, Config, Digest, Error, Store, import_archive, import_rootfs, unpack_zip};
+use berth_image::{Budget, Config, Digest, Error, Store, import_archive, import_rootfs, unpack_code, unpack_zip};
 
 struct Folder(PathBuf);
 
@@ -556,4 +556,82 @@ fn a_link_to_a_device_of_a_layer_below_is_refused_without_opening_it() {
     let error = import_archive(&store, Cursor::new(docker_old(&[&below, &above], &config)), Budget::default());
     let error = error.expect_err("refused").to_string();
     assert!(error.contains("x is a link to w"), "{error}");
+}
+
+/// Code as a tar or a single file: as deployed to groups.
+#[test]
+fn code_comes_as_tar_or_war_within_the_same_bounds_as_a_zip() {
+    if !is_root() {
+        println!("skipped: needs root");
+        return;
+    }
+    let folder = Folder::new("code");
+    let store = folder.store();
+    type Entry<'a> = (&'a str, tar::EntryType, &'a str, usize);
+    let made = |entries: &[Entry<'_>]| {
+        let mut archive = tar::Builder::new(Vec::new());
+        for (name, kind, target, size) in entries {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(*kind);
+            header.set_mode(0o6755);
+            header.set_uid(1000);
+            header.set_gid(1000);
+            header.set_mtime(1);
+            header.set_size(*size as u64);
+            if !target.is_empty() {
+                header.set_link_name_literal(target).expect("target");
+            }
+            let bytes = header.as_gnu_mut().expect("gnu");
+            bytes.name[..name.len()].copy_from_slice(name.as_bytes());
+            header.set_cksum();
+            archive.append(&header, io::repeat(7).take(*size as u64)).expect("append");
+        }
+        archive.into_inner().expect("tar")
+    };
+    let unpacked = |name: &str, bytes: &[u8], under: &str| {
+        let path = folder.0.join("archive");
+        fs::write(&path, bytes).expect("write");
+        unpack_code(&store, &path, name, Path::new(under), Budget { bytes: 64 << 20, entries: 100 })
+            .map(|(layer, pin)| (store.tree(&layer.digest).expect("tree"), pin))
+    };
+    use tar::EntryType::{Char, Directory, Link, Regular, Symlink};
+    let good: &[Entry<'_>] = &[
+        ("site/", Directory, "", 0),
+        ("site/large", Regular, "", 9 << 20),
+        ("site/again", Link, "site/large", 0),
+        ("site/link", Symlink, "large", 0),
+    ];
+    let plain = made(good);
+    let mut zipped = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    zipped.write_all(&plain).expect("gzip");
+    for (name, bytes) in [("a.tar", plain), ("a.tar.gz", zipped.finish().expect("gzip"))] {
+        let (tree, _pin) = unpacked(name, &bytes, "app").unwrap_or_else(|e| panic!("{name}: {e}"));
+        let metadata = fs::metadata(tree.join("app/large")).expect("the folder around everything is stepped into");
+        assert_eq!((metadata.len(), metadata.mode() & 0o7777, metadata.uid()), (9 << 20, 0o755, 0), "{name}");
+        assert_eq!(fs::metadata(tree.join("app/again")).expect("hard link").ino(), metadata.ino());
+    }
+    let wrong: [(&[Entry<'_>], &str); 6] = [
+        (&[("../x", Regular, "", 1)], "x"),
+        (&[("a", Symlink, "/etc/passwd", 0)], "leads out"),
+        (&[("a/b", Symlink, "../../etc", 0)], "leads out"),
+        (&[("h", Link, "/etc/passwd", 0)], "no file before it"),
+        (&[("l", Symlink, "x", 0), ("h", Link, "l", 0)], "no file before it"),
+        (&[("d", Char, "", 0)], "neither"),
+    ];
+    for (entries, what) in wrong {
+        let error = unpacked("a.tar", &made(entries), "app").err().unwrap_or_else(|| panic!("{what} was taken"));
+        assert!(error.to_string().contains(what) && error.is_clients(), "{what}: {error}");
+    }
+    let bomb = made(&[("zeros", Regular, "", 70 << 20)]);
+    assert!(unpacked("a.tar", &bomb, "app").is_err_and(|e| e.is_clients()), "more than is allowed");
+    for (name, bytes) in [("a.tar", &b""[..]), ("a.zip", b"hello"), ("a.war", b"hello")] {
+        assert!(unpacked(name, bytes, "app").is_err_and(|e| e.is_clients()), "{name}");
+    }
+    let mut war = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    war.start_file("WEB-INF/web.xml", zip::write::SimpleFileOptions::default()).expect("file");
+    let war = war.finish().expect("war").into_inner();
+    let (tree, _pin) = unpacked("app-1.0.war", &war, "usr/web").expect("war");
+    assert_eq!(fs::read(tree.join("usr/web/app-1.0.war")).expect("as it is"), war);
+    let (tree, _pin) = unpacked("app-1.0.war", &war, "usr/web/ROOT.war").expect("war");
+    assert_eq!(fs::read(tree.join("usr/web/ROOT.war")).expect("by the path's name"), war);
 }

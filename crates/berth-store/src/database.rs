@@ -144,6 +144,8 @@ type Done = Box<dyn FnOnce(Result<(), String>) + Send>;
 pub struct Store {
     writer: SyncSender<Job>,
     readers: Arc<Mutex<Vec<Connection>>>,
+    /// As many reads at a time as there are connections: waiting for one is cheaper than opening another.
+    reads: Arc<tokio::sync::Semaphore>,
     path: PathBuf,
 }
 
@@ -195,7 +197,8 @@ impl Store {
             .name("store-writer".into())
             .spawn(move || write_groups(&connection, &jobs, &mut reserve))
             .map_err(|_| Error::Closed)?;
-        Ok(Self { writer, readers: Arc::new(Mutex::new(readers)), path: path.to_owned() })
+        let reads = Arc::new(tokio::sync::Semaphore::new(READERS));
+        Ok(Self { writer, readers: Arc::new(Mutex::new(readers)), reads, path: path.to_owned() })
     }
 
     /// Runs `work` in a transaction and answers when it is on disk. If it fails, nothing of it is kept.
@@ -244,8 +247,14 @@ impl Store {
         E: From<Error> + Send + 'static,
         F: FnOnce(&Tx<'_>) -> Result<T, E> + Send + 'static,
     {
+        let Ok(place) = self.reads.clone().acquire_owned().await else { return Err(Error::Closed.into()) };
         let store = self.clone();
-        tokio::task::spawn_blocking(move || store.read_now(work)).await.unwrap_or_else(|_| Err(Error::Closed.into()))
+        let work = move || {
+            let result = store.read_now(work);
+            drop(place);
+            result
+        };
+        tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(Error::Closed.into()))
     }
 
     /// [`read`](Self::read) on this very thread, for callers that may block.

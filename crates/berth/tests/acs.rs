@@ -395,7 +395,7 @@ async fn files_are_applied_and_differences_told() {
     assert!(done(&server, &["apply", "-f", &file]).starts_with("  shop/prod"), "nothing differs");
     yaml(3, "      cpus: 0.5\n");
     let changed = done(&server, &["apply", "-f", &file]);
-    assert!(changed.starts_with("~ shop/prod") && changed.contains("cpu_milli: - -> 500"), "{changed}");
+    assert!(changed.starts_with("~ shop/prod") && changed.contains("cpus: - -> 0.5"), "{changed}");
     let after = server.client().containers().await.expect("list");
     assert!(after.len() == 3 && before.iter().all(|id| after.iter().any(|c| c.id == *id)), "changed where they are");
     yaml(1, "      env: {A: b}\n");
@@ -410,5 +410,43 @@ async fn files_are_applied_and_differences_told() {
     let (code, _, error) = server.cli(&["group", "create", "shop/second", "--image", "busybox", "-p", "0:80"]);
     assert!(code != 0 && error.contains("port"), "{error}");
     done(&server, &["group", "rm", "shop/prod"]);
+    server.finish().await;
+}
+
+/// The server is killed when broken code is in the containers already, and has not been found out yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_crash_left_half_deployed_is_put_back_and_ports_that_are_taken_change_nothing() {
+    let Some(rootfs) = image("busybox").filter(|_| is_root()) else { return };
+    let mut server = Server::start(env!("CARGO_BIN_EXE_berth"), "putback", "").await;
+    server.import(&rootfs, "busybox", &[]);
+    let files = FileServer::default();
+    let v1 = files.serve("v1.zip", zip_of(&[("index.html", b"one")]));
+    let v2 = files.serve("v2.zip", zip_of(&[("other.html", b"broken")]));
+    let port = free_port();
+    group(&server, "2", port);
+    let name = "商店/正式环境";
+    done(&server, &["group", "deploy", name, &v1]);
+    done(&server, &["group", "update", name, "--health-start-period", "2"]);
+    let id = done(&server, &["group", "deploy", "-d", name, &v2]);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    server.kill();
+    server.up().await;
+    let (code, _, error) = server.cli(&["wait", id.trim()]);
+    assert!(code == 1 && error.contains("with version 1 again"), "{error}");
+    assert!(get(port).await.is_ok_and(|text| text.ends_with("one")));
+    let history = done(&server, &["group", "history", name]);
+    assert!(history.contains("1*") && history.contains("failed"), "{history}");
+
+    let other = free_port();
+    let publish = format!("{other}:80");
+    done(&server, &["group", "create", "商店/预发", "--image", "busybox", "-p", &publish, "--", "sh", "-c", SERVE]);
+    let (code, _, error) = server.cli(&["group", "update", name, "-p", &publish]);
+    assert!(code == 1 && error.contains("in use"), "{error}");
+    assert!(get(port).await.is_ok(), "nothing has changed");
+    done(&server, &["group", "rm", "商店/预发"]);
+    server.kill();
+    server.up().await;
+    assert!(get(port).await.is_ok() && get(other).await.is_err(), "nor does it later");
+    done(&server, &["group", "rm", name]);
     server.finish().await;
 }

@@ -524,7 +524,17 @@ pub struct Applied {
 
 impl From<berth_core::Applied> for Applied {
     fn from(a: berth_core::Applied) -> Self {
-        let difference = |d: berth_core::Difference| Difference { field: d.field, from: d.from, to: d.to };
+        // By the names and in the units of a specification as it is written.
+        let difference = |d: berth_core::Difference| {
+            let cpus = |v: serde_json::Value| v.as_f64().map_or(v, |milli| (milli / 1000.0).into());
+            let (field, from, to) = match d.field.as_str() {
+                "cpu_milli" => ("cpus".into(), d.from.map(cpus), d.to.map(cpus)),
+                "stop_timeout_s" => ("stop_timeout".into(), d.from, d.to),
+                "drain_s" => ("drain".into(), d.from, d.to),
+                _ => (d.field, d.from, d.to),
+            };
+            Difference { field, from, to }
+        };
         Self {
             group: a.group,
             action: a.action.into(),
