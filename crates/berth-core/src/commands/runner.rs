@@ -225,6 +225,12 @@ impl Core {
                 ended = under_way.join_next() => match ended {
                     Some(Ok((index, done))) => {
                         let outcome = done.outcome;
+                        // What overtakes it is told here too late, perhaps: it may be why the step failed.
+                        if outcome != Outcome::Success
+                            && let Some(why) = self.asked_to_stop(&mut run).await?
+                        {
+                            self.step_on(&mut run, Event::Stop(why), None, Vec::new()).await?;
+                        }
                         effects = self.step_on(&mut run, Event::Ended(index, outcome), Some(done), Vec::new()).await?;
                         continue;
                     }
