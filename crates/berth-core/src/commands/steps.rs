@@ -356,6 +356,9 @@ impl Core {
             Err(why) => {
                 let said = self.last_lines(caller, found).await;
                 self.note_trouble(found.id).await?;
+                if now() > deadline {
+                    return Err(Error::Timeout(format!("starting container {} ({}){said}", found.name, found.id)));
+                }
                 Err(failed(format!("{why}{said}")))
             }
         }
