@@ -1,6 +1,5 @@
 //! From an archive of code to a running application: the main job.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,9 +10,9 @@ use berth_image::{Budget, Pin, unpack_zip};
 use crate::containers::{Container, NewContainer};
 use crate::core::Core;
 use crate::error::Error;
-use crate::random_hex;
 use crate::runtimes::{APP, PROGRAM, Runtime, RuntimeKind};
 use crate::tokens::Caller;
+use crate::{random_hex, takes_connections};
 
 /// Why code could not be fetched; told to the client.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -191,9 +190,7 @@ impl Core {
                 let message = format!("the application ended at once with exit code {}{why}{said}", exit.code);
                 return Err(Error::invalid("code_address", message));
             }
-            let socket = SocketAddr::from((address, runtime.port));
-            let tried = tokio::time::timeout(Duration::from_secs(1), tokio::net::TcpStream::connect(socket)).await;
-            if matches!(tried, Ok(Ok(_))) {
+            if takes_connections((address, runtime.port)).await {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;

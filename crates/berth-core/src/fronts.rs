@@ -235,9 +235,7 @@ impl Core {
         let begun = Instant::now();
         let limit = Duration::from_secs(self.inner.settings.ready_wait_s);
         while let (Some(port), Some(address)) = (port, member.address) {
-            let tried = tokio::net::TcpStream::connect((address, port));
-            let tried = tokio::time::timeout(Duration::from_secs(1), tried).await;
-            if matches!(tried, Ok(Ok(_))) || begun.elapsed() > limit {
+            if crate::takes_connections((address, port)).await || begun.elapsed() > limit {
                 break;
             }
             let now = self.noted(member.id).await?;

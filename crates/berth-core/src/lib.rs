@@ -52,6 +52,12 @@ pub use shares::{Share, Shares};
 pub use tokens::{Administrator, Begun, Caller, Credential, NewToken, Role, Token};
 pub use volumes::{NewVolume, Volume};
 
+/// Whether somebody takes connections there, within a second.
+pub(crate) async fn takes_connections(address: impl tokio::net::ToSocketAddrs) -> bool {
+    let tried = tokio::time::timeout(std::time::Duration::from_secs(1), tokio::net::TcpStream::connect(address)).await;
+    matches!(tried, Ok(Ok(_)))
+}
+
 /// Random bytes in hexadecimal: ids and secrets.
 pub(crate) fn random_hex(bytes: usize) -> String {
     use std::io::Read;

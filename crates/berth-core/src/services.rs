@@ -212,7 +212,11 @@ impl Group {
         format!("{}-{}-{activity}", self.service, self.name)
     }
 
-    fn asked_ports(&self, range: (u16, u16)) -> Vec<PortAsked> {
+    /// The ports of the host that it is to have now.
+    pub(crate) fn front_ports(&self, range: (u16, u16)) -> Vec<PortAsked> {
+        if self.state == GroupState::Deleting {
+            return Vec::new();
+        }
         let asked = |port: &GroupPort| PortAsked {
             protocol: port.protocol,
             host_ip: None,
@@ -220,10 +224,6 @@ impl Group {
             container_port: Some(port.container_port),
         };
         self.spec.ports.iter().map(asked).collect()
-    }
-
-    pub(crate) fn front_ports(&self, range: (u16, u16)) -> Vec<PortAsked> {
-        if self.state == GroupState::Deleting { Vec::new() } else { self.asked_ports(range) }
     }
 }
 

@@ -6,7 +6,6 @@ use crate::containers::container;
 use crate::core::Core;
 use crate::error::Error;
 use crate::services::{GroupSpec, group};
-use crate::tokens::Caller;
 
 pub(super) struct PlannedStep {
     pub(super) stage: i64,
@@ -20,12 +19,7 @@ const SURPLUS: i64 = 2;
 const SETTLE: i64 = 3;
 
 impl Core {
-    pub(super) async fn plan(
-        &self,
-        caller: &Caller,
-        command: &berth_store::Command,
-        body: &Body,
-    ) -> Result<Vec<PlannedStep>, Error> {
+    pub(super) async fn plan(&self, command: &berth_store::Command, body: &Body) -> Result<Vec<PlannedStep>, Error> {
         let target = command.target;
         let single = |step| vec![PlannedStep { stage: MEMBERS, step }];
         match body {
@@ -141,7 +135,6 @@ impl Core {
             }
             Body::ContainerStart | Body::ContainerStop | Body::ContainerDelete => {}
         }
-        let _ = caller;
         Ok(steps)
     }
 }

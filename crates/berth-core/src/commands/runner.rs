@@ -187,7 +187,7 @@ impl Core {
         loop {
             for effect in std::mem::take(&mut effects) {
                 match effect {
-                    Effect::Plan => match self.plan(&caller, &run.row, &run.order.body).await {
+                    Effect::Plan => match self.plan(&run.row, &run.order.body).await {
                         Ok(planned) => {
                             let stages = planned.iter().map(|step| step.stage).collect();
                             effects = self.step_on(&mut run, Event::Planned(stages), None, planned).await?;

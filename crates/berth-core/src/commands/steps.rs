@@ -1,6 +1,5 @@
 //! The steps of commands. Each may be done twice, and goes on where a crash left it.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use berth_engine::LogOptions;
@@ -10,10 +9,10 @@ use super::{Body, Outcome};
 use crate::containers::{Container, ContainerState, LogQuery, Member};
 use crate::core::Core;
 use crate::error::{Error, FaultKind};
-use crate::now;
 use crate::policies::HealthStatus;
 use crate::services::{Group, GroupSpec};
 use crate::tokens::Caller;
+use crate::{now, takes_connections};
 
 /// A container without a check of its own and without ports has proven itself when it has run so long.
 const RUNS_FOR: Duration = Duration::from_secs(1);
@@ -396,10 +395,8 @@ impl Core {
                     return Err("was not healthy in time".into());
                 }
             } else if let (Some(port), Some(address)) = (port, started.address) {
-                let socket = SocketAddr::from((address, port));
-                let tried = tokio::time::timeout(Duration::from_secs(1), tokio::net::TcpStream::connect(socket)).await;
                 // One that does not listen in time runs on all the same: it may listen later.
-                if matches!(tried, Ok(Ok(_))) || begun.elapsed() > wait {
+                if takes_connections((address, port)).await || begun.elapsed() > wait {
                     return Ok(());
                 }
             } else if started.group.is_none() || begun.elapsed() > RUNS_FOR {
