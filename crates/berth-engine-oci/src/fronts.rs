@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use berth_engine::{EngineError, PortAsked, PortGiven, PortProtocol, UnitId};
-use berth_net::{Protocol, Spread};
+use berth_net::{Network, Protocol, Spread};
 use berth_runtime::write_json;
 use serde::{Deserialize, Serialize};
 
@@ -132,11 +132,15 @@ impl Inner {
         Ok(())
     }
 
-    /// TCP connections to these ports that are not over: data may be on its way.
+    /// TCP connections to these ports that are not over: data may be on its way. Those that the rules have led here count
+    /// from their first packet on, although the container may not have seen it yet, or has to be sent it again.
     pub(crate) fn connections(&self, id: &UnitId, ports: &[u16]) -> Result<usize, EngineError> {
-        let Some(init) = self.unit(id)?.init() else { return Ok(0) };
+        let unit = self.unit(id)?;
+        let Some(init) = unit.init() else { return Ok(0) };
         let table = |name: &str| fs::read_to_string(format!("/proc/{}/net/{name}", init.pid)).unwrap_or_default();
-        Ok(under_way(&table("tcp"), ports) + under_way(&table("tcp6"), ports))
+        let known = under_way(&table("tcp"), ports) + under_way(&table("tcp6"), ports);
+        let Some(address) = unit.fixed().placement.address.filter(|_| known == 0) else { return Ok(known) };
+        Network::opening(address, ports).map_err(|e| EngineError::Failed(e.to_string()))
     }
 }
 

@@ -30,25 +30,42 @@ pub(crate) struct Change {
     pub(crate) removed: Vec<PortGiven>,
 }
 
-/// Binds without listening, and without SO_REUSEADDR, so that both sides see a conflict.
+/// Binds without listening, so that both sides see a conflict.
 fn bind(protocol: PortProtocol, address: SocketAddrV4) -> io::Result<OwnedFd> {
     if protocol == PortProtocol::Udp {
         return UdpSocket::bind(address).map(OwnedFd::from);
     }
-    // SAFETY: plain system calls; the descriptor is owned as soon as it exists, the address is a local.
+    match bind_tcp(address, false) {
+        // Connections of somebody who has gone may linger there for a minute (TIME-WAIT). They are in nobody's way.
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => bind_tcp(address, true),
+        other => other,
+    }
+}
+
+fn bind_tcp(address: SocketAddrV4, over_lingering: bool) -> io::Result<OwnedFd> {
+    let done = |result: i32| if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) };
+    // SAFETY: plain system calls; the descriptor is owned as soon as it exists, addresses and options are locals.
     unsafe {
-        let fd = libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
+        let fd = OwnedFd::from_raw_fd(done(libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0))?);
+        let reuse = |on: i32| {
+            let size = size_of::<i32>() as u32;
+            done(libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, (&raw const on).cast(), size))
+        };
+        if over_lingering {
+            reuse(1)?;
         }
-        let fd = OwnedFd::from_raw_fd(fd);
         let mut raw: libc::sockaddr_in = std::mem::zeroed();
         raw.sin_family = libc::AF_INET as u16;
         raw.sin_port = address.port().to_be();
         raw.sin_addr.s_addr = u32::from_ne_bytes(address.ip().octets());
         let size = size_of::<libc::sockaddr_in>() as u32;
-        if libc::bind(fd.as_raw_fd(), (&raw const raw).cast(), size) != 0 {
-            return Err(io::Error::last_os_error());
+        done(libc::bind(fd.as_raw_fd(), (&raw const raw).cast(), size))?;
+        if over_lingering {
+            // The port is shared with whoever else says SO_REUSEADDR until somebody listens on it; from then on it is this
+            // socket's alone, also when it has ceased to listen.
+            done(libc::listen(fd.as_raw_fd(), 0))?;
+            reuse(0)?;
+            done(libc::shutdown(fd.as_raw_fd(), libc::SHUT_RD))?;
         }
         Ok(fd)
     }
@@ -227,7 +244,7 @@ impl Places {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, TcpListener};
+    use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 
     use berth_engine::{EngineError, PortAsked, PortProtocol};
     use berth_net::Subnet;
@@ -253,6 +270,33 @@ mod tests {
         assert!(TcpListener::bind((Ipv4Addr::LOCALHOST, given[0].host_port)).is_err(), "held against others");
         places.give_back(&id, None);
         assert!(TcpListener::bind((Ipv4Addr::LOCALHOST, given[0].host_port)).is_ok());
+    }
+
+    #[test]
+    fn connections_that_linger_on_a_port_keep_nobody_from_it() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
+        let at = listener.local_addr().expect("address");
+        let client = TcpStream::connect(at).expect("connect");
+        // Who closes first lingers.
+        drop(listener.accept().expect("accept"));
+        drop((client, listener));
+        let raw = PortAsked {
+            protocol: PortProtocol::Tcp,
+            host_ip: None,
+            host_ports: (at.port(), at.port()),
+            container_port: None,
+        };
+        let mut places = Places::default();
+        let id = "a".parse().expect("id");
+        assert!(super::bind_tcp(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, at.port()), false).is_err(), "it lingers");
+        places.ports(&id, std::slice::from_ref(&raw)).expect("given all the same");
+        // The standard library binds with SO_REUSEADDR.
+        assert!(TcpListener::bind(at).is_err(), "held against others");
+        assert!(TcpStream::connect(at).is_err(), "nobody listens");
+        let other = "b".parse().expect("id");
+        assert!(Places::default().ports(&other, &[raw]).is_err(), "another server sees that");
+        places.give_back(&id, None);
+        assert!(TcpListener::bind(at).is_ok());
     }
 
     #[test]

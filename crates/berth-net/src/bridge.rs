@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::{fs, io};
 
-use crate::link;
+use crate::{conntrack, link};
 use crate::netlink::{Error, Socket};
 use crate::netns::{Netns, in_netns};
 use crate::nft::{self, Member, Published, Spread};
@@ -255,6 +255,15 @@ impl Network {
         nft::taken_elsewhere(&self.table, port)
     }
 
+    /// How many TCP connections to these ports of a workload have begun and are not open yet: their first packet was led
+    /// there by the rules, and may be under way still.
+    ///
+    /// # Errors
+    /// What the kernel answered to the dump.
+    pub fn opening(address: Ipv4Addr, ports: &[u16]) -> Result<usize, Error> {
+        conntrack::opening(address, ports)
+    }
+
     /// What the kernel says is published now.
     ///
     /// # Errors
@@ -413,7 +422,18 @@ mod tests {
         assert_eq!(called().0, 0);
         network.spread(Some(&spread(&[81])), &spread(&[81])).expect("although it was not there");
         assert_eq!(called(), (60, [60, 0]));
-        network.spread(Some(&spread(&[81])), &spread(&[])).expect("taken back");
+        // The queue of a listener that nobody serves is full after two: the kernel drops what begins then.
+        let full = in_netns(&netns, || std::net::TcpListener::bind(("0.0.0.0", 83)).expect("bind")).expect("enter");
+        // SAFETY: plain system call on a socket that is open.
+        unsafe { libc::listen(std::os::fd::AsRawFd::as_raw_fd(&full), 0) };
+        network.spread(Some(&spread(&[81])), &spread(&[83])).expect("to the busy one");
+        let patience = std::time::Duration::from_millis(200);
+        let at = "198.19.254.1:31005".parse().expect("address");
+        let tried: Vec<_> = (0..4).map(|_| std::net::TcpStream::connect_timeout(&at, patience)).collect();
+        assert!(tried.iter().any(Result::is_err) && tried[0].is_ok());
+        assert!(Network::opening(address, &[83]).expect("dump") > 0, "they are on their way still");
+        assert_eq!(Network::opening(address, &[81]).expect("dump"), 0);
+        network.spread(Some(&spread(&[83])), &spread(&[])).expect("taken back");
     }
 
     /// As on a host with Docker, whose policy for forwarded packets is DROP. In a namespace of its own: the host's rules are

@@ -7,6 +7,7 @@
 //! Why by hand: the crates that speak nf_tables need a C library, start the `nft` program, or are GPL.
 
 mod bridge;
+mod conntrack;
 mod link;
 mod netlink;
 mod netns;

@@ -257,7 +257,7 @@ fn send(messages: Vec<Message>) -> Result<(), Error> {
     with_socket(|socket| socket.send(messages))
 }
 
-fn dump(request: Message, each: impl FnMut(u16, &[u8])) -> Result<(), Error> {
+pub(crate) fn dump(request: Message, each: impl FnMut(u16, &[u8])) -> Result<(), Error> {
     with_socket(|socket| socket.dump(request, each))
 }
 
