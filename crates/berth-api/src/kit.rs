@@ -285,12 +285,14 @@ pub(crate) fn token_of(headers: &HeaderMap) -> Option<String> {
 pub(crate) enum BodyError {
     TooLarge,
     Broken,
+    /// It did not arrive in time.
+    Late,
 }
 
 /// The whole of a small body.
 pub(crate) async fn small_body(body: Body) -> Result<Vec<u8>, BodyError> {
     let Ok(read) = tokio::time::timeout(BODY_TIME, to_bytes(body, LONGEST_BODY)).await else {
-        return Err(BodyError::Broken);
+        return Err(BodyError::Late);
     };
     match read {
         Ok(bytes) => Ok(bytes.into()),
@@ -315,6 +317,8 @@ pub(crate) enum ParameterError {
     },
     /// The body as a whole.
     Body(String),
+    /// The body did not arrive in time.
+    Late,
 }
 
 impl Parameters {
@@ -323,11 +327,10 @@ impl Parameters {
     pub(crate) async fn of(request: Request) -> Result<Self, ParameterError> {
         let mut all = Self::default();
         all.take_form(request.uri().query().unwrap_or_default().as_bytes());
-        let body = small_body(request.into_body()).await.map_err(|error| {
-            ParameterError::Body(match error {
-                BodyError::TooLarge => format!("the body is larger than {LONGEST_BODY} bytes"),
-                BodyError::Broken => "the body could not be read".into(),
-            })
+        let body = small_body(request.into_body()).await.map_err(|error| match error {
+            BodyError::TooLarge => ParameterError::Body(format!("the body is larger than {LONGEST_BODY} bytes")),
+            BodyError::Broken => ParameterError::Body("the body could not be read".into()),
+            BodyError::Late => ParameterError::Late,
         })?;
         let first = body.iter().copied().find(|b| !b.is_ascii_whitespace());
         match first {
@@ -340,6 +343,18 @@ impl Parameters {
             Some(_) => all.take_form(&body),
         }
         Ok(all)
+    }
+
+    /// Those of a query alone.
+    pub(crate) fn of_query(query: &str) -> Self {
+        let mut all = Self::default();
+        all.take_form(query.as_bytes());
+        all
+    }
+
+    /// A parameter as it came.
+    pub(crate) fn value(&self, name: &str) -> Option<&serde_json::Value> {
+        self.0.get(name)
     }
 
     fn take_form(&mut self, bytes: &[u8]) {

@@ -2,6 +2,7 @@
 //! parses, authenticates, calls the core once and renders. It holds no state, and its codes are nobody else's.
 
 mod acs;
+mod comb;
 mod kit;
 mod meters;
 mod native;
@@ -62,6 +63,7 @@ pub fn router(core: Core, draining: Draining) -> Router {
     let doorman_of_standalone =
         Doorman { changes: standalone::changes, ..doorman("standalone", standalone::error::broken) };
     let standalone = kit::guarded(standalone::router(), doorman_of_standalone);
+    let comb = |router| kit::guarded(router, doorman("comb", comb::error::broken));
     let acs = |router| kit::guarded(router, doorman("acs", acs::error::broken));
     let other = Router::new()
         .route("/", get(native::docs::front_page))
@@ -81,6 +83,9 @@ pub fn router(core: Core, draining: Draining) -> Router {
         .nest("/api/v1/container", acs(acs::containers()))
         .nest("/api/v1/node", acs(acs::nodes()))
         .nest("/api/v1/command", acs(acs::commands()))
+        .nest("/api/v1/containers", comb(comb::containers()))
+        .nest("/api/v1/token", comb(comb::token()))
+        .nest("/api/v1/secret-keys", comb(comb::keys()))
         .fallback_service(other.with_state(api.clone()))
         .with_state(api)
 }

@@ -13,8 +13,10 @@ mod inside;
 mod keys;
 mod registries;
 mod services;
+mod ssh_keys;
 mod streams;
 mod tokens;
+mod usage;
 mod volumes;
 pub mod wire;
 
@@ -101,6 +103,9 @@ pub(crate) fn router() -> Router<Api> {
         .route("/keys/{key}/disable", post(keys::disable))
         .route("/keys/{key}/enable", post(keys::enable))
         .route("/audit", get(keys::audit))
+        .route("/ssh-keys", get(ssh_keys::list).post(ssh_keys::create))
+        .route("/ssh-keys/{number}", delete(ssh_keys::remove))
+        .route("/usage", get(usage::list))
         .route("/host", get(host::inspect))
         .route("/events", get(events::list))
         .route("/tokens", get(tokens::list).post(tokens::create))

@@ -2,7 +2,7 @@
 
 use berth_api::wire::{
     AccessKey, Applied, Apply, AuditEntry, Command, Group, GroupCreate, GroupDeploy, GroupMade, GroupSpec, GroupStart,
-    GroupStop, KeyCreate, KeyRotate, List, Package, Service, ServiceCreate,
+    GroupStop, KeyCreate, KeyRotate, List, Package, Service, ServiceCreate, SshKey, SshKeyCreate, Usage,
 };
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use reqwest::Method;
@@ -12,6 +12,16 @@ use crate::{Client, Error, Result, segment};
 /// Path of a group, by service and name.
 fn path(service: &str, group: &str) -> String {
     format!("/v1/services/{}/groups/{}", segment(service), segment(group))
+}
+
+fn time_query(from: Option<&str>, to: Option<&str>, all: bool) -> Vec<(&'static str, String)> {
+    let mut query = Vec::new();
+    query.extend(from.map(|from| ("from", from.to_owned())));
+    query.extend(to.map(|to| ("to", to.to_owned())));
+    if all {
+        query.push(("all", "true".into()));
+    }
+    query
 }
 
 /// Which entries of the audit log.
@@ -34,6 +44,36 @@ pub struct AuditQuery {
 }
 
 impl Client {
+    /// What containers used, from and to as the API has them.
+    ///
+    /// # Errors
+    /// See [`Error`]; so for every call.
+    pub async fn usage(&self, from: Option<&str>, to: Option<&str>, all: bool) -> Result<Vec<Usage>> {
+        self.all("/v1/usage", &time_query(from, to, all)).await
+    }
+
+    /// The same as CSV.
+    pub async fn usage_csv(&self, from: Option<&str>, to: Option<&str>, all: bool) -> Result<String> {
+        let mut query = time_query(from, to, all);
+        query.push(("format", "csv".into()));
+        Ok(self.send(self.request(Method::GET, "/v1/usage", &query)).await?.text().await?)
+    }
+
+    /// The account's keys for SSH.
+    pub async fn ssh_keys(&self) -> Result<Vec<SshKey>> {
+        self.all("/v1/ssh-keys", &[]).await
+    }
+
+    /// Takes one, or makes a pair.
+    pub async fn ssh_key_create(&self, new: &SshKeyCreate) -> Result<SshKey> {
+        self.post("/v1/ssh-keys", &[], new).await
+    }
+
+    /// Removes one.
+    pub async fn ssh_key_remove(&self, number: i64) -> Result<()> {
+        self.send(self.request(Method::DELETE, &format!("/v1/ssh-keys/{number}"), &[])).await.map(drop)
+    }
+
     /// The account's services.
     ///
     /// # Errors

@@ -18,7 +18,9 @@ pub(crate) use runner::{Cancels, Driving, Trip};
 use crate::containers::Page;
 use crate::core::Core;
 use crate::error::Error;
+use crate::plans::PlanChange;
 use crate::services::GroupSpec;
+use crate::settings::Settings;
 use crate::tokens::{Caller, Role};
 use crate::{now, random_hex};
 
@@ -50,7 +52,7 @@ impl CommandStatus {
         }
     }
 
-    fn of(word: &str) -> Self {
+    pub(crate) fn of(word: &str) -> Self {
         match word {
             "published" => Self::Published,
             "publish_failed" => Self::PublishFailed,
@@ -89,7 +91,7 @@ impl Outcome {
         }
     }
 
-    fn of(word: &str) -> Option<Self> {
+    pub(crate) fn of(word: &str) -> Option<Self> {
         Some(match word {
             "success" => Self::Success,
             "failed" => Self::Failed,
@@ -148,6 +150,14 @@ pub(crate) enum Body {
     ContainerStart,
     ContainerStop,
     ContainerDelete,
+    /// Brings up a container that was written down with this command.
+    ContainerCreate,
+    ContainerRestart,
+    /// Changes its plan, to another one if it `resize`s.
+    ContainerPlan {
+        change: Box<PlanChange>,
+        resize: bool,
+    },
     /// Brings a group to a specification: containers made, changed, made anew, removed.
     GroupApply {
         spec: Box<GroupSpec>,
@@ -182,6 +192,10 @@ impl Body {
             Self::ContainerStart => "container_start",
             Self::ContainerStop => "container_stop",
             Self::ContainerDelete => "container_delete",
+            Self::ContainerCreate => "container_create",
+            Self::ContainerRestart => "container_restart",
+            Self::ContainerPlan { resize: false, .. } => "container_update",
+            Self::ContainerPlan { resize: true, .. } => "container_resize",
             Self::GroupApply { .. } => "group_apply",
             Self::GroupStart { .. } => "group_start",
             Self::GroupStop { .. } => "group_stop",
@@ -198,7 +212,23 @@ impl Body {
             | Self::GroupStop { method }
             | Self::GroupUpload { method, .. }
             | Self::GroupHistory { method, .. } => *method,
-            Self::ContainerStart | Self::ContainerStop | Self::ContainerDelete | Self::GroupDelete => Method::Parallel,
+            Self::ContainerStart
+            | Self::ContainerStop
+            | Self::ContainerDelete
+            | Self::ContainerCreate
+            | Self::ContainerRestart
+            | Self::ContainerPlan { .. }
+            | Self::GroupDelete => Method::Parallel,
+        }
+    }
+
+    /// Seconds that it may take.
+    fn limit(&self, settings: &Settings) -> u64 {
+        match self {
+            Self::ContainerCreate | Self::ContainerRestart | Self::ContainerPlan { .. } => {
+                settings.plans.operation_timeout_s
+            }
+            _ => settings.command_timeout_s,
         }
     }
 
@@ -212,6 +242,13 @@ impl Body {
 pub(crate) struct Order {
     pub(crate) body: Body,
     pub(crate) role: Role,
+}
+
+/// A command that was just written down, the event that tells of it, and the commands that it overtakes.
+pub(crate) struct Ordered {
+    row: berth_store::Command,
+    event: berth_store::Event,
+    overtaken: Vec<i64>,
 }
 
 /// A command.
@@ -331,19 +368,32 @@ impl Core {
         target_name: String,
         body: Body,
     ) -> Result<Command, Error> {
+        let row = self.order_row(caller, target, &target_name, body)?;
+        let core = self.clone();
+        let ordered = self.write(move |tx| core.order_in(tx, row)).await?;
+        Ok(self.ordered(ordered))
+    }
+
+    /// A command, ready to be written down.
+    pub(crate) fn order_row(
+        &self,
+        caller: &Caller,
+        target: Target,
+        target_name: &str,
+        body: Body,
+    ) -> Result<berth_store::Command, Error> {
         let name = body.name();
-        let removal = body.is_removal();
+        let limit = i64::try_from(body.limit(&self.inner.settings)).unwrap_or(i64::MAX / 2_000_000_000);
         let order = serde_json::to_string(&Order { body, role: caller.role }).map_err(|e| Error::Bug(e.to_string()))?;
         let at = now();
-        let limit = i64::try_from(self.inner.settings.command_timeout_s).unwrap_or(i64::MAX / 2_000_000_000);
-        let mut row = berth_store::Command {
+        Ok(berth_store::Command {
             id: 0,
             uid: uuid(),
             account_id: caller.account,
             name: name.into(),
             kind: target.kind().into(),
             target: target.id(),
-            target_name,
+            target_name: target_name.to_owned(),
             body: order,
             status: CommandStatus::Created.word().into(),
             result: String::new(),
@@ -352,37 +402,46 @@ impl Core {
             deadline: at.saturating_add(limit.saturating_mul(1_000_000_000)),
             created_at: at,
             ended_at: None,
-        };
-        let (row, overtaken) = self
-            .write(move |tx| {
-                let mut overtaken = Vec::new();
-                if removal {
-                    for open in tx.commands_open(&row.kind, row.target)? {
-                        if open.name == row.name {
-                            continue;
-                        }
-                        let why = format!("overtaken by {} {}", row.name, row.uid);
-                        tx.command_cancel(open.id, &why)?;
-                        overtaken.push(open.id);
-                    }
-                    if row.kind == "group" {
-                        let change = berth_store::GroupChange { wanted: Some("removed"), ..Default::default() };
-                        tx.group_change(row.target, &change)?;
-                    }
+        })
+    }
+
+    /// Writes a command down; [`ordered`](Self::ordered) goes on when that is on disk.
+    pub(crate) fn order_in(
+        &self,
+        tx: &berth_store::Tx<'_>,
+        mut row: berth_store::Command,
+    ) -> Result<Ordered, Error> {
+        let mut overtaken = Vec::new();
+        let order: Order = serde_json::from_str(&row.body).map_err(|e| Error::Bug(e.to_string()))?;
+        if order.body.is_removal() {
+            for open in tx.commands_open(&row.kind, row.target)? {
+                if open.name == row.name {
+                    continue;
                 }
-                row.id = tx.command_add(&row)?;
-                let detail = serde_json::json!({ "name": row.name, "target": row.target_name }).to_string();
-                let event = tx.event_add(at, row.account_id, "command.created", &row.uid, &detail)?;
-                Ok(((row, event), overtaken))
-            })
-            .await?;
-        let (row, event) = row;
+                let why = format!("overtaken by {} {}", row.name, row.uid);
+                tx.command_cancel(open.id, &why)?;
+                overtaken.push(open.id);
+            }
+            if row.kind == "group" {
+                let change = berth_store::GroupChange { wanted: Some("removed"), ..Default::default() };
+                tx.group_change(row.target, &change)?;
+            }
+        }
+        row.id = tx.command_add(&row)?;
+        let detail = serde_json::json!({ "name": row.name, "target": row.target_name }).to_string();
+        let event = tx.event_add(row.created_at, row.account_id, "command.created", &row.uid, &detail)?;
+        Ok(Ordered { row, event, overtaken })
+    }
+
+    /// What follows when a command is on disk.
+    pub(crate) fn ordered(&self, ordered: Ordered) -> Command {
+        let Ordered { row, event, overtaken } = ordered;
         self.tell(vec![event]);
         for id in overtaken {
             self.inner.cancels.tell(id);
         }
-        self.drive(target);
-        Ok(command(row, Vec::new()))
+        self.drive(Target::of(&row.kind, row.target));
+        command(row, Vec::new())
     }
 
     /// One command of the caller's account, with its activities.

@@ -34,6 +34,8 @@ pub struct NewContainer {
     pub name: Option<String>,
     /// Name or digest of the image.
     pub image: String,
+    /// Its number; `image` is only how it is called then.
+    pub image_number: Option<i64>,
     /// Instead of the image's arguments.
     pub command: Option<Vec<String>>,
     /// Instead of the image's entry point; clears the image's arguments, too.

@@ -52,6 +52,11 @@ pub(crate) struct Inner {
     /// Set when the server goes: no command takes a further step.
     pub(crate) closing: std::sync::atomic::AtomicBool,
     pub(crate) fronts: Fronts,
+    /// Held while counters are read and written down.
+    pub(crate) measuring: tokio::sync::Mutex<()>,
+    /// Places that accounts' requests have left, and when that was so.
+    pub(crate) rates: Mutex<HashMap<i64, (f64, std::time::Instant)>>,
+    pub(crate) ssh: crate::ssh::Listening,
     /// What is being done to containers now, and interactive sessions in them.
     pub(crate) busy: Mutex<HashMap<i64, crate::containers::Busy>>,
     locks: Mutex<HashMap<i64, Weak<tokio::sync::Mutex<()>>>>,
@@ -125,6 +130,9 @@ impl Core {
             trip: Trip::default(),
             closing: false.into(),
             fronts: Fronts::default(),
+            measuring: tokio::sync::Mutex::default(),
+            rates: Mutex::default(),
+            ssh: crate::ssh::Listening::default(),
             busy: Mutex::default(),
             locks: Mutex::default(),
             tokens: Mutex::default(),
@@ -135,6 +143,7 @@ impl Core {
         crate::reconcile::begin(&core).await?;
         core.packages_sweep(0).await?;
         core.follow_members().await?;
+        core.begin_measuring();
         core.resume_commands().await?;
         Ok(core)
     }

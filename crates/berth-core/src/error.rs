@@ -17,6 +17,8 @@ pub enum FaultKind {
     InUse,
     /// The host has no room, or too much is under way.
     NoRoom,
+    /// The account has as much as it may have.
+    Quota,
     /// The caller may not.
     Forbidden,
     /// It took too long.
@@ -58,6 +60,9 @@ pub enum Error {
     /// See [`FaultKind::NoRoom`].
     #[error("{0}")]
     NoRoom(String),
+    /// See [`FaultKind::Quota`].
+    #[error("{0}")]
+    Quota(String),
     /// See [`FaultKind::Forbidden`].
     #[error("{0}")]
     Forbidden(String),
@@ -91,6 +96,7 @@ impl Error {
             Self::WrongState(_) => FaultKind::WrongState,
             Self::InUse(_) => FaultKind::InUse,
             Self::NoRoom(_) => FaultKind::NoRoom,
+            Self::Quota(_) => FaultKind::Quota,
             Self::Forbidden(_) => FaultKind::Forbidden,
             Self::Timeout(_) => FaultKind::Timeout,
             Self::Registry(crate::registries::RegistryError::NotFound(_)) => FaultKind::NotFound,

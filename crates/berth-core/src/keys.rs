@@ -331,39 +331,10 @@ impl Core {
     /// # Errors
     /// The database's own.
     pub async fn authenticate_signed(&self, asked: &Signed<'_>) -> Result<Result<Caller, Refusal>, Error> {
-        let known = {
-            let kept = self.inner.keys_known.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.get(asked.access_key).cloned()
-        };
-        let row = match known {
-            Some(row) => row,
-            None => {
-                let changes = self.inner.key_changes.load(Ordering::SeqCst);
-                let wanted = asked.access_key.to_owned();
-                let Some(row) = self.read(move |tx| Ok(tx.access_key(&wanted)?)).await? else {
-                    return Ok(Err(Refusal::UnknownKey));
-                };
-                let mut kept = self.inner.keys_known.lock().unwrap_or_else(PoisonError::into_inner);
-                if kept.len() > 10_000 {
-                    kept.clear();
-                }
-                // Changed since it was read, perhaps: the next request looks again.
-                if self.inner.key_changes.load(Ordering::SeqCst) == changes {
-                    kept.insert(asked.access_key.to_owned(), row.clone());
-                }
-                row
-            }
-        };
-        let (secret, old) = (row.secret.clone(), row.old_secret.clone());
-        let (old_until, id, used_at) = (row.old_until, row.id, row.used_at);
-        let account = row.account_id;
-        let found = key(row)?;
-        if found.disabled || found.expires_at.is_some_and(|at| at <= now()) {
-            return Ok(Err(Refusal::UnknownKey));
-        }
-        let about = format!("access key {}", found.access_key);
+        let Some(row) = self.key_row(asked.access_key).await? else { return Ok(Err(Refusal::UnknownKey)) };
+        let about = format!("access key {}", row.access_key);
         match asked.signature {
-            None if found.bounds.unsigned => {}
+            None if key(row.clone())?.bounds.unsigned => {}
             None => return Ok(Err(Refusal::Unsigned)),
             Some(signature) => {
                 let good = |sealed: &str| -> Result<bool, Error> {
@@ -372,11 +343,48 @@ impl Core {
                     // In constant time.
                     Ok(unhex(signature).is_some_and(|tag| hmac::verify(&key, asked.text.as_bytes(), &tag).is_ok()))
                 };
-                let old = old.filter(|_| old_until > now());
-                if !good(&secret)? && !old.as_deref().map(good).transpose()?.unwrap_or(false) {
+                let old = row.old_secret.as_deref().filter(|_| row.old_until > now());
+                if !good(&row.secret)? && !old.map(good).transpose()?.unwrap_or(false) {
                     return Ok(Err(Refusal::Signature));
                 }
             }
+        }
+        self.key_allows(row, asked).await
+    }
+
+    /// The key of a public half.
+    pub(crate) async fn key_row(&self, access_key: &str) -> Result<Option<berth_store::AccessKey>, Error> {
+        let known = {
+            let kept = self.inner.keys_known.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.get(access_key).cloned()
+        };
+        if known.is_some() {
+            return Ok(known);
+        }
+        let changes = self.inner.key_changes.load(Ordering::SeqCst);
+        let wanted = access_key.to_owned();
+        let Some(row) = self.read(move |tx| Ok(tx.access_key(&wanted)?)).await? else { return Ok(None) };
+        let mut kept = self.inner.keys_known.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() > 10_000 {
+            kept.clear();
+        }
+        // Changed since it was read, perhaps: the next request looks again.
+        if self.inner.key_changes.load(Ordering::SeqCst) == changes {
+            kept.insert(access_key.to_owned(), row.clone());
+        }
+        Ok(Some(row))
+    }
+
+    /// Whether a key whose owner has proven to be that may do what is asked; noted as a use of it.
+    pub(crate) async fn key_allows(
+        &self,
+        row: berth_store::AccessKey,
+        asked: &Signed<'_>,
+    ) -> Result<Result<Caller, Refusal>, Error> {
+        let (id, used_at, account) = (row.id, row.used_at, row.account_id);
+        let found = key(row)?;
+        if found.disabled || found.expires_at.is_some_and(|at| at <= now()) {
+            return Ok(Err(Refusal::UnknownKey));
         }
         if !found.bounds.allow(asked) {
             return Ok(Err(Refusal::Bounds));
@@ -385,7 +393,7 @@ impl Core {
         if used_at.is_none_or(|last| at - last > NOTED_EVERY_NS) {
             let from = asked.from.map(|from| from.to_string()).unwrap_or_default();
             if let Some(kept) =
-                self.inner.keys_known.lock().unwrap_or_else(PoisonError::into_inner).get_mut(asked.access_key)
+                self.inner.keys_known.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&found.access_key)
             {
                 kept.used_at = Some(at);
             }

@@ -15,15 +15,20 @@ mod fronts;
 mod host;
 mod images;
 mod keys;
+mod meters;
 mod packages;
+mod plans;
 mod policies;
 mod reconcile;
 mod registries;
 mod runtimes;
 mod secrets;
 mod services;
+mod sessions;
 mod settings;
 mod shares;
+mod ssh;
+mod ssh_keys;
 mod tokens;
 mod volumes;
 
@@ -40,15 +45,22 @@ pub use events::Event;
 pub use host::Host;
 pub use images::{DiskPart, DiskUse, Image, NewCommit, Origin, Prune, Pruned, Removed};
 pub use keys::{AccessKey, KeyBounds, NewKey, Refusal, Signed, signature_of};
+pub use meters::Usage as MeteredUsage;
 pub use packages::Package;
+pub use plans::{
+    Charge, ImageNote, NetworkCharge, NewPlanned, Plan, PlanChange, PlanOperation, PlanProgress, PlanSettings, PlanSpec, Planned,
+};
 pub use policies::{HealthCheck, HealthState, HealthStatus, HealthTest, RestartPolicy};
 pub use registries::{
     Blob, ImageReference, KnownLogin, Login, Progress, ProgressStatus, Progresses, Registry, RegistryError, Sent,
 };
 pub use runtimes::{Runtime, RuntimeKind};
 pub use services::{Applied, ContainerOrder, Difference, Group, GroupPort, GroupSpec, GroupState, Service};
+pub use sessions::{SessionToken, unsigned};
 pub use settings::Settings;
 pub use shares::{Share, Shares};
+pub use ssh::SshHost;
+pub use ssh_keys::{SshKey, SshKeyKind};
 pub use tokens::{Administrator, Begun, Caller, Credential, NewToken, Role, Token};
 pub use volumes::{NewVolume, Volume};
 

@@ -1,9 +1,11 @@
 //! Settings of the core.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::plans::PlanSettings;
 use crate::runtimes::{Runtime, defaults};
 
 /// What an administrator can set of the core's behaviour.
@@ -38,6 +40,22 @@ pub struct Settings {
     pub packages_kept: usize,
     /// Seconds that the timestamp of a signed request may be off.
     pub timestamp_tolerance_s: u64,
+    /// Address by which clients reach this host's published ports; `comb` tells it.
+    pub public_address: Option<Ipv4Addr>,
+    /// Requests a second that an account may send to the dialect `comb` for long; 0 is no bound.
+    pub requests_per_s: u32,
+    /// Requests that it may send at once after a quiet time.
+    pub requests_burst: u32,
+    /// Seconds between two readings of what containers use.
+    pub measure_period_s: u64,
+    /// Days that readings are kept one by one.
+    pub measure_raw_days: u32,
+    /// Days that they are kept added up to five minutes.
+    pub measure_five_minute_days: u32,
+    /// Days that they are kept added up to hours.
+    pub measure_hour_days: u32,
+    /// Plans of the dialect `comb`.
+    pub plans: PlanSettings,
     /// Zone of the times that dialects show without one, as the tz database names it.
     pub time_zone: String,
     /// Applications that may be built at a time.
@@ -75,6 +93,14 @@ impl Default for Settings {
             audit_days: 365,
             packages_kept: 10,
             timestamp_tolerance_s: 300,
+            public_address: None,
+            requests_per_s: 200,
+            requests_burst: 1000,
+            measure_period_s: 10,
+            measure_raw_days: 1,
+            measure_five_minute_days: 40,
+            measure_hour_days: 730,
+            plans: PlanSettings::default(),
             time_zone: "Asia/Shanghai".into(),
             builds_at_once: 8,
             build_timeout_s: 300,

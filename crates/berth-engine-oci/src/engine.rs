@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use berth_engine::{
-    Abilities, Changes, Engine, EngineError, ExecAsked, Files, LogOptions, LogReader, Observed, Placement, PortAsked,
+    Abilities, Changes, Engine, EngineError, ExecAsked, Files, Listening, LogOptions, LogReader, Observed, Placement, PortAsked,
     PortGiven, Resources, Session, State, Stats, Traffic, UnitId, UnitSpec,
 };
 use berth_image::Store as Images;
@@ -524,6 +524,11 @@ impl Engine for OciEngine {
     async fn connections(&self, id: &UnitId, ports: &[u16]) -> Result<usize, EngineError> {
         let (id, ports) = (id.clone(), ports.to_vec());
         self.blocking(move |inner| inner.connections(&id, &ports)).await
+    }
+
+    async fn listen(&self, id: &UnitId, port: u16) -> Result<Listening, EngineError> {
+        let id = id.clone();
+        self.blocking(move |inner| inner.listen(&id, port)).await
     }
 
     async fn set_ports(&self, id: &UnitId, asked: &[PortAsked]) -> Result<Placement, EngineError> {

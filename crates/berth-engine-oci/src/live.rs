@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use berth_engine::{EngineError, ExecAsked, Placement, PortAsked, Resources, State, UnitSpec};
-use berth_net::{Network, link_stats};
+use berth_engine::{EngineError, ExecAsked, Listening, Placement, PortAsked, Resources, State, UnitId, UnitSpec};
+use berth_net::{Network, in_netns, link_stats};
 use berth_runtime::{ExecSpec, Limits};
 
 use crate::counted::of_run;
@@ -32,6 +32,18 @@ pub(crate) fn exec_spec(unit: &UnitSpec, asked: &ExecAsked) -> ExecSpec {
         size: asked.size,
         stdin: asked.stdin,
         detached: asked.detached,
+    }
+}
+
+impl Inner {
+    pub(crate) fn listen(&self, id: &UnitId, port: u16) -> Result<Listening, EngineError> {
+        let unit = self.unit(id)?;
+        let live = unit.known().live.clone().ok_or_else(|| EngineError::NotRunning(id.clone()))?;
+        let netns = live.netns.ok_or(EngineError::Unsupported("listening in a container without a network of its own"))?;
+        let bind = || std::net::TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, port));
+        let bound = in_netns(&netns, bind).map_err(failed("enter the network namespace"))?;
+        let socket = bound.map_err(failed(format!("listen on port {port} in {id}")))?;
+        Ok(Listening { socket, ended: live.ended })
     }
 }
 

@@ -59,6 +59,15 @@ pub trait LogReader: Send {
     async fn next(&mut self) -> Result<Option<LogLine>, EngineError>;
 }
 
+/// A socket that listens in a container.
+#[derive(Debug)]
+pub struct Listening {
+    /// The socket.
+    pub socket: std::net::TcpListener,
+    /// Turns true when the run has ended.
+    pub ended: tokio::sync::watch::Receiver<bool>,
+}
+
 /// A stream of ids of containers that are worth observing again: a nudge, never the news itself.
 pub type Changes = broadcast::Receiver<UnitId>;
 
@@ -106,6 +115,10 @@ pub trait Engine: Send + Sync {
 
     /// TCP connections to these ports of the container that are not over.
     async fn connections(&self, id: &UnitId, ports: &[u16]) -> Result<usize, EngineError>;
+
+    /// A socket of this process that listens on a TCP port in the container's network, on all its addresses. It, and what
+    /// it accepted, are to be closed when the run has ended, which `ended` tells.
+    async fn listen(&self, id: &UnitId, port: u16) -> Result<Listening, EngineError>;
 
     /// Stops its processes where they are. One that is paused stays so.
     async fn pause(&self, id: &UnitId) -> Result<(), EngineError>;

@@ -278,6 +278,10 @@ impl Engine for FakeEngine {
         Err(EngineError::Unsupported("attaching"))
     }
 
+    async fn listen(&self, _id: &UnitId, _port: u16) -> Result<crate::engine::Listening, EngineError> {
+        Err(EngineError::Unsupported("listening in a container"))
+    }
+
     async fn files(&self, _id: &UnitId, _write: bool) -> Result<Box<dyn Files>, EngineError> {
         Err(EngineError::Unsupported("reading files"))
     }

@@ -9,7 +9,7 @@ mod fake;
 mod session;
 mod words;
 
-pub use engine::{Changes, Engine, EngineError, LogReader};
+pub use engine::{Changes, Engine, EngineError, Listening, LogReader};
 pub use fake::FakeEngine;
 pub use session::{ExecAsked, FileStat, Files, Said, Session, Told};
 pub use words::{

@@ -100,6 +100,46 @@ pub fn unpack_zip(store: &Store, path: &Path, under: &Path, mut budget: Budget) 
     builder.finish(digest)
 }
 
+/// A file or folder of a small layer.
+#[derive(Debug, Clone, Copy)]
+pub struct LayerFile<'a> {
+    /// Relative path; folders come before what is in them.
+    pub path: &'a str,
+    /// Permissions.
+    pub mode: u32,
+    /// Content; `None` for a folder.
+    pub content: Option<&'a [u8]>,
+}
+
+/// Makes a layer of these files, owned by root. Equal files are kept once.
+///
+/// # Errors
+/// The disk's word.
+pub fn layer_of_files(store: &Store, files: &[LayerFile<'_>]) -> Result<(Layer, Pin), Error> {
+    let mut described = Vec::new();
+    for file in files {
+        let kind = if file.content.is_some() { "file" } else { "folder" };
+        let content = Digest::of(file.content.unwrap_or_default());
+        described.extend_from_slice(format!("{kind} {:o} {} {content}\n", file.mode, file.path).as_bytes());
+    }
+    let digest = Digest::of(&described);
+    if let Some(known) = store.pinned(&digest) {
+        return Ok(known);
+    }
+    let mut builder = LayerBuilder::new(store)?;
+    builder.directory(Path::new(""), &Meta { mode: 0o755, ..Meta::default() })?;
+    for file in files {
+        let meta = Meta { mode: file.mode, ..Meta::default() };
+        match file.content {
+            Some(mut content) => {
+                builder.file(Path::new(file.path), &meta, &mut content, &mut Budget::default())?;
+            }
+            None => builder.directory(Path::new(file.path), &meta)?,
+        }
+    }
+    builder.finish(digest)
+}
+
 /// Looks at the end record (and its 64 bit form) before the directory is read into memory.
 fn check_directory(mut file: &File, length: u64, budget: &Budget) -> Result<(), Error> {
     const LONGEST_END: u64 = 22 + 65_535 + 20;

@@ -23,7 +23,7 @@ pub use archive::{Imported, import_archive, import_rootfs};
 pub use berth_runtime::log::format_time as rfc3339;
 pub use berth_runtime::remove_tree;
 pub use builder::{Budget, LayerBuilder};
-pub use code::{unpack_code, unpack_zip};
+pub use code::{LayerFile, layer_of_files, unpack_code, unpack_zip};
 pub use config::{Config, Health, ImageConfig, architecture};
 pub use digest::Digest;
 pub use error::Error;

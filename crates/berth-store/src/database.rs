@@ -153,6 +153,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_start.sql"),
     include_str!("migrations/0002_daily.sql"),
     include_str!("migrations/0003_services.sql"),
+    include_str!("migrations/0004_plans.sql"),
 ];
 
 fn open(path: &Path, flags: OpenFlags) -> Result<Connection, Error> {

@@ -13,6 +13,7 @@ mod services;
 mod sessions;
 mod terminal;
 mod tokens;
+mod usage;
 mod volumes;
 
 use std::path::PathBuf;
@@ -127,6 +128,11 @@ enum Command {
     Sign(keys::Sign),
     /// Show who changed what
     Audit(keys::Audit),
+    /// Make, take, list and remove keys for SSH logins into containers
+    #[command(subcommand)]
+    SshKey(usage::SshKeyCommand),
+    /// Show what containers used in a time, removed ones too
+    Usage(usage::Usage),
     /// Remove images
     Rmi(images::Remove),
     /// Show what happens
@@ -317,6 +323,8 @@ fn client_command(command: Command, connection: &Connection) -> Result<ExitCode,
             Command::Commands(asked) => services::commands(&client, &asked).await,
             Command::Key(key) => keys::run(&client, key).await,
             Command::Audit(asked) => keys::audit(&client, &asked).await,
+            Command::SshKey(key) => usage::ssh_key(&client, key).await,
+            Command::Usage(asked) => usage::usage(&client, &asked).await,
             Command::Info(info) => tokens::info(&client, &info).await,
             Command::Token(token) => tokens::run(&client, token).await,
             Command::Serve(_)

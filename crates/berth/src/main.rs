@@ -5,6 +5,7 @@ mod doctor;
 mod serve;
 mod settings;
 mod static_server;
+mod tls;
 
 use std::process::ExitCode;
 

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::serve::ListenerExt;
 use berth_api::Draining;
 use berth_core::{Administrator, Core, Paths};
 use berth_engine_oci::{OciEngine, Options};
@@ -99,6 +100,10 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), String> {
         .await
         .map_err(|e| format!("listen on {}: {e}", settings.listen))?;
     let address = listener.local_addr().map_err(|e| e.to_string())?;
+    let secure = crate::tls::Listener::open(&settings.https).await?;
+    if let Some(secure) = &secure {
+        tracing::info!(address = %secure.address(), "TLS");
+    }
 
     let database = data.join("berth.db");
     let store = Store::open(&database).map_err(|e| chain(&e))?;
@@ -123,6 +128,7 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), String> {
         .await
         .map_err(|e| e.chain())?;
     let first = administrator(&core, data, settings.dev).await?;
+    berth_ssh::begin(core.clone()).await.map_err(|e| e.chain())?;
     let draining = Draining::default();
     let router = berth_api::router(core.clone(), draining.clone());
     // Where the CLI finds this server, when it is given the folder.
@@ -132,6 +138,7 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), String> {
 
     let going = draining.clone();
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    let (secure_service, secure_going) = (service.clone(), draining.clone());
     let server = axum::serve(listener, service).with_graceful_shutdown(async move {
         ended().await;
         tracing::info!("going: requests under way are finished, containers run on");
@@ -143,8 +150,18 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), String> {
         draining.begun().await;
         tokio::time::sleep(limit).await;
     };
+    let all = async {
+        let secure = async {
+            let Some(listener) = secure else { return Ok(()) };
+            let listener = listener.tap_io(|_| {});
+            let going = async move { secure_going.begun().await };
+            axum::serve(listener, secure_service).with_graceful_shutdown(going).into_future().await
+        };
+        let (plain, secure) = tokio::join!(server.into_future(), secure);
+        plain.and(secure)
+    };
     tokio::select! {
-        result = server.into_future() => result.map_err(|e| format!("serve: {e}")),
+        result = all => result.map_err(|e| format!("serve: {e}")),
         () = late => {
             tracing::warn!("some requests did not end in {} s", limit.as_secs());
             Ok(())

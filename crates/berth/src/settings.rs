@@ -16,6 +16,8 @@ pub(crate) struct Settings {
     /// Set by `--dev` only: the administrator's access key is taken without a signature.
     #[serde(skip)]
     pub(crate) dev: bool,
+    /// A second listener with TLS.
+    pub(crate) https: Https,
     /// Seconds that requests under way may take when the server goes.
     pub(crate) drain_s: u64,
     /// Log of the server.
@@ -28,6 +30,17 @@ pub(crate) struct Settings {
     pub(crate) registries: berth_fetch::RegistriesSettings,
     /// Behaviour.
     pub(crate) core: berth_core::Settings,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Https {
+    /// Where it listens, `0.0.0.0:8443`; empty: nowhere.
+    pub(crate) listen: String,
+    /// PEM file with the certificate and those that lead to its authority.
+    pub(crate) certificate: PathBuf,
+    /// PEM file with its private key.
+    pub(crate) key: PathBuf,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -71,6 +84,7 @@ impl Default for Settings {
             data_dir: "/var/lib/berth".into(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             dev: false,
+            https: Https::default(),
             drain_s: 30,
             log: Log::default(),
             engine: Engine::default(),
@@ -178,7 +192,7 @@ mod tests {
     fn keys(prefix: &str, value: &toml::Value, all: &mut Vec<String>) {
         if let toml::Value::Table(table) = value {
             for (key, value) in table {
-                if prefix == "core.runtimes." {
+                if ["core.runtimes.", "core.plans.specs.", "core.plans.images."].contains(&prefix) {
                     continue;
                 }
                 let path = format!("{prefix}{key}");

@@ -52,7 +52,7 @@ impl From<berth_core::Error> for Error {
             FaultKind::NotFound => StatusCode::NOT_FOUND,
             FaultKind::Duplicate | FaultKind::WrongState | FaultKind::InUse => StatusCode::CONFLICT,
             FaultKind::NoRoom | FaultKind::Timeout | FaultKind::Upstream => StatusCode::SERVICE_UNAVAILABLE,
-            FaultKind::Forbidden => StatusCode::FORBIDDEN,
+            FaultKind::Forbidden | FaultKind::Quota => StatusCode::FORBIDDEN,
             FaultKind::Bug => {
                 tracing::error!(error = error.chain(), "acs: internal error");
                 StatusCode::INTERNAL_SERVER_ERROR
@@ -70,6 +70,7 @@ impl From<ParameterError> for Error {
                 format!("parameter {name} must be {expected}, not {found:?}")
             }
             ParameterError::Body(message) => message,
+            ParameterError::Late => "the body did not arrive in time".into(),
         })
     }
 }

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::{commands, containers, events, host, images, inside, keys, registries, services, tokens, volumes};
+use super::{commands, containers, events, host, images, inside, keys, registries, services, ssh_keys, tokens, usage, volumes};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -28,6 +28,7 @@ use super::{commands, containers, events, host, images, inside, keys, registries
         services::group_start, services::group_stop, services::group_deploy, services::packages, services::apply,
         commands::list, commands::inspect, commands::wait, commands::cancel, commands::follow, commands::follow_all,
         keys::list, keys::create, keys::rotate, keys::disable, keys::enable, keys::remove, keys::audit,
+        ssh_keys::list, ssh_keys::create, ssh_keys::remove, usage::list,
         host::inspect, events::list, tokens::list, tokens::create, tokens::revoke,
     ),
     components(schemas(super::wire::Problem)),

@@ -65,6 +65,7 @@ impl From<berth_core::Error> for Error {
             FaultKind::WrongState => (StatusCode::CONFLICT, "wrong_state"),
             FaultKind::InUse => (StatusCode::CONFLICT, "in_use"),
             FaultKind::NoRoom => (StatusCode::SERVICE_UNAVAILABLE, "no_room"),
+            FaultKind::Quota => (StatusCode::FORBIDDEN, "quota"),
             FaultKind::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
             FaultKind::Timeout => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
             FaultKind::Upstream => (StatusCode::BAD_GATEWAY, "upstream"),
@@ -83,6 +84,7 @@ impl From<BodyError> for Error {
             BodyError::TooLarge => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "the body is larger than 1 MiB")
             }
+            BodyError::Late => Self::new(StatusCode::REQUEST_TIMEOUT, "timeout", "the body did not arrive in time"),
             BodyError::Broken => Self::invalid("the body could not be read"),
         }
     }

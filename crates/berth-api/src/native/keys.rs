@@ -6,13 +6,14 @@ use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use berth_core::{AuditQuery, Core, KeyBounds, NewKey, Role};
-use berth_runtime::log::{format_time, parse_time};
+use berth_runtime::log::format_time;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::auth::{Auth, Params, Segment};
 use super::containers::{page, read_json};
 use super::error::Error;
+use super::usage;
 use super::wire::{AccessKey, AuditEntry, KeyCreate, KeyRotate, List};
 use crate::kit::small_body;
 
@@ -172,15 +173,7 @@ pub(super) async fn audit(
     Params(params): Params<AuditParams>,
 ) -> Result<Json<List<AuditEntry>>, Error> {
     let (limit, before) = page(params.limit, params.cursor.as_deref())?;
-    let time = |text: Option<&str>| match text.filter(|t| !t.is_empty()) {
-        None => Ok(0),
-        Some(text) => text
-            .parse::<i64>()
-            .ok()
-            .and_then(|s| s.checked_mul(1_000_000_000))
-            .or_else(|| parse_time(text))
-            .ok_or_else(|| Error::invalid(format!("{text:?} is no time: RFC 3339, or seconds since 1970"))),
-    };
+    let time = |text: Option<&str>| usage::time(text).map(Option::unwrap_or_default);
     let query = AuditQuery {
         all: params.all,
         before,

@@ -5,6 +5,7 @@ mod images;
 mod inside;
 mod keys;
 mod services;
+mod usage;
 mod volumes;
 
 use berth_runtime::log::format_time;
@@ -26,6 +27,7 @@ pub use services::{
     Activity, Applied, Apply, Command, Difference, GivenPort, Group, GroupCreate, GroupDeploy, GroupMade, GroupPort,
     GroupRename, GroupSpec, GroupStart, GroupStop, Package, Service, ServiceCreate,
 };
+pub use usage::{SshKey, SshKeyCreate, Usage};
 pub use volumes::{Volume, VolumeCreate};
 
 /// What went wrong (RFC 9457).

@@ -22,7 +22,7 @@ pub(super) async fn enter(core: &Core, request: Request) -> Result<(Caller, Para
     let Some(token) = token else {
         // A body that can't be read may have held it: say what is wrong with the body then.
         return Err(match parameters {
-            Err(error @ ParameterError::Body(_)) => error.into(),
+            Err(error @ (ParameterError::Body(_) | ParameterError::Late)) => error.into(),
             _ => wrong("the token is missing: send it as parameter token, X-Token, or Authorization: Bearer"),
         });
     };

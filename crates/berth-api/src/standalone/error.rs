@@ -40,6 +40,7 @@ impl From<berth_core::Error> for Error {
         let code = match error.kind() {
             FaultKind::Invalid | FaultKind::NotFound | FaultKind::Duplicate => WRONG,
             FaultKind::WrongState | FaultKind::Forbidden => WRONG,
+            FaultKind::Quota => LATER,
             // A port that is in use is one that is not free.
             FaultKind::NoRoom | FaultKind::InUse | FaultKind::Timeout | FaultKind::Upstream => LATER,
             FaultKind::Bug => {
@@ -59,6 +60,7 @@ impl From<ParameterError> for Error {
                 Self { code: WRONG, message: format!("parameter {name} must be {expected}, not {found:?}") }
             }
             ParameterError::Body(message) => Self { code: WRONG, message },
+            ParameterError::Late => Self { code: WRONG, message: "the body did not arrive in time".into() },
         }
     }
 }

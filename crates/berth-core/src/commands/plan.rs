@@ -26,6 +26,9 @@ impl Core {
             Body::ContainerStart => return Ok(single(Step::Start { container: target })),
             Body::ContainerStop => return Ok(single(Step::Stop { container: target })),
             Body::ContainerDelete => return Ok(single(Step::Delete { container: target })),
+            Body::ContainerCreate => return Ok(single(Step::Launch { container: target })),
+            Body::ContainerRestart => return Ok(single(Step::Restart { container: target })),
+            Body::ContainerPlan { .. } => return Ok(single(Step::Plan { container: target })),
             _ => {}
         }
         let found = self
@@ -133,7 +136,12 @@ impl Core {
                 }
                 add(SETTLE, Step::Settle);
             }
-            Body::ContainerStart | Body::ContainerStop | Body::ContainerDelete => {}
+            Body::ContainerStart
+            | Body::ContainerStop
+            | Body::ContainerDelete
+            | Body::ContainerCreate
+            | Body::ContainerRestart
+            | Body::ContainerPlan { .. } => {}
         }
         Ok(steps)
     }

@@ -32,6 +32,17 @@ pub(super) enum Step {
     Delete {
         container: i64,
     },
+    /// Starts a container for the first time, until those who may log in can.
+    Launch {
+        container: i64,
+    },
+    Restart {
+        container: i64,
+    },
+    /// Has it be as its changed plan says.
+    Plan {
+        container: i64,
+    },
     /// Takes over bounds that can be changed while it runs.
     Update {
         container: i64,
@@ -68,6 +79,9 @@ impl Step {
             Self::Start { .. } => "start",
             Self::Stop { .. } => "stop",
             Self::Delete { .. } => "delete",
+            Self::Launch { .. } => "launch",
+            Self::Restart { .. } => "restart",
+            Self::Plan { .. } => "plan",
             Self::Update { .. } => "update",
             Self::Pull { .. } => "pull",
             Self::Ports => "ports",
@@ -85,6 +99,9 @@ impl Step {
             Self::Start { container }
             | Self::Stop { container }
             | Self::Delete { container }
+            | Self::Launch { container }
+            | Self::Restart { container }
+            | Self::Plan { container }
             | Self::Update { container }
             | Self::Replace { container, .. }
             | Self::Deploy { container } => Some(*container),
@@ -130,6 +147,7 @@ impl Done {
             | FaultKind::WrongState
             | FaultKind::InUse
             | FaultKind::NoRoom
+            | FaultKind::Quota
             | FaultKind::Forbidden
             | FaultKind::Upstream => Outcome::Failed,
         };
@@ -222,6 +240,23 @@ impl Core {
                     Err(Error::NotFound { .. }) => {}
                     Err(error) => return Err(error),
                 }
+                Ok(Done::success())
+            }
+            Step::Launch { container } => {
+                self.container_start_number(caller, *container).await?;
+                self.await_ssh(*container).await?;
+                Ok(Done::success())
+            }
+            Step::Restart { container } => {
+                let found = self.member(caller, *container).await?;
+                self.container_restart(caller, found.uid.as_str(), None).await?;
+                Ok(Done::success())
+            }
+            Step::Plan { container } => {
+                let Body::ContainerPlan { change, .. } = body else {
+                    return Err(Error::Bug("a changed plan without the change".into()));
+                };
+                self.plan_apply(caller, *container, change).await?;
                 Ok(Done::success())
             }
             Step::Update { container } => {

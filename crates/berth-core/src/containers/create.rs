@@ -43,6 +43,13 @@ pub(crate) fn signal_number(text: &str) -> Option<i32> {
     NAMES.iter().find(|(n, _)| *n == name).map(|(_, number)| *number)
 }
 
+/// A container that is about to be written down.
+pub(crate) struct Prepared {
+    uid: UnitId,
+    name: String,
+    new: NewContainer,
+}
+
 impl Core {
     fn decide(
         &self,
@@ -203,14 +210,8 @@ impl Core {
         self.container_make(caller, new, Vec::new(), start, None).await
     }
 
-    pub(crate) async fn container_make(
-        &self,
-        caller: &Caller,
-        new: NewContainer,
-        layers_above: Vec<String>,
-        start: bool,
-        member: Option<Member>,
-    ) -> Result<Container, Error> {
+    /// What can be decided of a container before it is written down.
+    pub(crate) async fn container_prepare(&self, caller: &Caller, mut new: NewContainer) -> Result<Prepared, Error> {
         let uid: UnitId = random_hex(6).parse().map_err(Error::Bug)?;
         let name = match &new.name {
             Some(name) => {
@@ -219,79 +220,105 @@ impl Core {
             }
             None => uid.to_string(),
         };
-        let core = self.clone();
-        let (account, caller_copy) = (caller.account, *caller);
-        let mut new = new;
         self.mount_volumes(caller, &mut new.mounts).await?;
         if !new.mounts.is_empty() {
             // Looks at the host's files, which may hang: neither this thread nor the database's writer may wait for it.
             let mut mounts = std::mem::take(&mut new.mounts);
-            let checking = core.clone();
+            let (checking, caller) = (self.clone(), *caller);
             let checked =
-                tokio::task::spawn_blocking(move || checking.check_mounts(&caller_copy, &mut mounts).map(|()| mounts));
+                tokio::task::spawn_blocking(move || checking.check_mounts(&caller, &mut mounts).map(|()| mounts));
             new.mounts = checked.await.map_err(|e| Error::Bug(e.to_string()))??;
         }
+        Ok(Prepared { uid, name, new })
+    }
+
+    /// Writes a container down, and the event that tells of it.
+    pub(crate) fn container_add(
+        &self,
+        tx: &berth_store::Tx<'_>,
+        caller: &Caller,
+        prepared: Prepared,
+        layers_above: Vec<String>,
+        start: bool,
+        member: Option<Member>,
+    ) -> Result<(Container, berth_store::Event), Error> {
+        let Prepared { uid, name, new } = prepared;
+        let account = caller.account;
+        // No image at all (the layers above are everything) is for runtimes that bring their own program.
+        let (image_name, digest, config, mut layers) = if new.image.is_empty() && !layers_above.is_empty() {
+            (String::new(), String::new(), Config::default(), Vec::new())
+        } else {
+            let row = match new.image_number {
+                Some(id) => tx.image(id)?.filter(|row| row.shared || row.account_id == account),
+                None => Some(crate::images::find(tx, account, &new.image)?),
+            };
+            let row = row.ok_or_else(|| Error::NotFound { what: "image", name: new.image.clone() })?;
+            let unreadable = |e: serde_json::Error| Error::Bug(format!("image {}: {e}", row.id));
+            let config: berth_image::ImageConfig = serde_json::from_str(&row.config).map_err(unreadable)?;
+            let layers: Vec<String> = serde_json::from_str(&row.layers).map_err(unreadable)?;
+            tx.image_used(row.id, now())?;
+            (new.image.clone(), row.digest.clone(), config.config, layers)
+        };
+        layers.extend(layers_above);
+        if layers.is_empty() {
+            return Err(Error::invalid("image", "the image has no layers"));
+        }
+        // What was found before this transaction may have been removed since.
+        for mount in &new.mounts {
+            if let MountSource::Volume { name, source } = &mount.source {
+                let row = tx.volume(account, name)?;
+                if row.is_none_or(|row| !source.ends_with(&row.folder)) {
+                    return Err(Error::WrongState(format!("volume {name} was removed meanwhile")));
+                }
+            }
+        }
+        let spec = self.decide(caller, &new, &uid, &name, &config, layers.clone())?;
+        // A group that is gone, or going, gets no more members.
+        if let Some(member) = &member
+            && tx.group(member.group)?.is_none_or(|group| group.wanted == "removed")
+        {
+            return Err(Error::NotFound { what: "group", name: member.group.to_string() });
+        }
+        let mut row = berth_store::Container {
+            id: 0,
+            uid: uid.to_string(),
+            account_id: account,
+            name,
+            image: image_name,
+            image_digest: digest,
+            layers: json(&layers)?,
+            spec: json(&spec)?,
+            wanted: if start { "running" } else { "stopped" }.into(),
+            state: "created".into(),
+            run: i64::from(start),
+            detail: json(&Detail::default())?,
+            created_at: now(),
+            group_id: member.as_ref().map(|m| m.group),
+            shape: member.as_ref().map(|m| m.shape.clone()).unwrap_or_default(),
+            version: member.as_ref().map_or(0, |m| m.version),
+            replaces: member.as_ref().and_then(|m| m.replaces),
+        };
+        row.id = tx.container_add(&row)?;
+        if let Some(key) = &new.key {
+            tx.idempotency_about(account, key, &row.uid)?;
+        }
+        let detail = serde_json::json!({ "name": row.name, "image": row.image, "group": row.group_id }).to_string();
+        let event = tx.event_add(row.created_at, account, "container.created", &row.uid, &detail)?;
+        Ok((container(row)?, event))
+    }
+
+    pub(crate) async fn container_make(
+        &self,
+        caller: &Caller,
+        new: NewContainer,
+        layers_above: Vec<String>,
+        start: bool,
+        member: Option<Member>,
+    ) -> Result<Container, Error> {
+        let prepared = self.container_prepare(caller, new).await?;
+        let (core, caller) = (self.clone(), *caller);
         let made = self
-            .write(move |tx| {
-                // No image at all (the layers above are everything) is for runtimes that bring their own program.
-                let (image_name, digest, config, mut layers) = if new.image.is_empty() && !layers_above.is_empty() {
-                    (String::new(), String::new(), Config::default(), Vec::new())
-                } else {
-                    let row = crate::images::find(tx, account, &new.image)?;
-                    let unreadable = |e: serde_json::Error| Error::Bug(format!("image {}: {e}", row.id));
-                    let config: berth_image::ImageConfig = serde_json::from_str(&row.config).map_err(unreadable)?;
-                    let layers: Vec<String> = serde_json::from_str(&row.layers).map_err(unreadable)?;
-                    tx.image_used(row.id, now())?;
-                    (new.image.clone(), row.digest.clone(), config.config, layers)
-                };
-                layers.extend(layers_above);
-                if layers.is_empty() {
-                    return Err(Error::invalid("image", "the image has no layers"));
-                }
-                // What was found before this transaction may have been removed since.
-                for mount in &new.mounts {
-                    if let MountSource::Volume { name, source } = &mount.source {
-                        let row = tx.volume(account, name)?;
-                        if row.is_none_or(|row| !source.ends_with(&row.folder)) {
-                            return Err(Error::WrongState(format!("volume {name} was removed meanwhile")));
-                        }
-                    }
-                }
-                let spec = core.decide(&caller_copy, &new, &uid, &name, &config, layers.clone())?;
-                // A group that is gone, or going, gets no more members.
-                if let Some(member) = &member
-                    && tx.group(member.group)?.is_none_or(|group| group.wanted == "removed")
-                {
-                    return Err(Error::NotFound { what: "group", name: member.group.to_string() });
-                }
-                let mut row = berth_store::Container {
-                    id: 0,
-                    uid: uid.to_string(),
-                    account_id: account,
-                    name,
-                    image: image_name,
-                    image_digest: digest,
-                    layers: json(&layers)?,
-                    spec: json(&spec)?,
-                    wanted: if start { "running" } else { "stopped" }.into(),
-                    state: "created".into(),
-                    run: i64::from(start),
-                    detail: json(&Detail::default())?,
-                    created_at: now(),
-                    group_id: member.as_ref().map(|m| m.group),
-                    shape: member.as_ref().map(|m| m.shape.clone()).unwrap_or_default(),
-                    version: member.as_ref().map_or(0, |m| m.version),
-                    replaces: member.as_ref().and_then(|m| m.replaces),
-                };
-                row.id = tx.container_add(&row)?;
-                if let Some(key) = &new.key {
-                    tx.idempotency_about(account, key, &row.uid)?;
-                }
-                let detail =
-                    serde_json::json!({ "name": row.name, "image": row.image, "group": row.group_id }).to_string();
-                let event = tx.event_add(row.created_at, account, "container.created", &row.uid, &detail)?;
-                Ok((container(row)?, event))
-            })
+            .write(move |tx| core.container_add(tx, &caller, prepared, layers_above, start, member))
             .await;
         let (made, event) = made?;
         let lock = self.lock(made.id);

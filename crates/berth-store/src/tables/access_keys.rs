@@ -96,6 +96,15 @@ impl Tx<'_> {
         Ok(self.connection.prepare_cached(&sql)?.query_row([access_key], key).optional()?)
     }
 
+    /// The key with this number.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn access_key_by_id(&self, id: i64) -> Result<Option<AccessKey>, Error> {
+        let sql = format!("SELECT {COLUMNS} FROM access_keys WHERE id = $1");
+        Ok(self.connection.prepare_cached(&sql)?.query_row([id], key).optional()?)
+    }
+
     /// Keys by number: of one account, or of all.
     ///
     /// # Errors
@@ -151,6 +160,7 @@ impl Tx<'_> {
     /// # Errors
     /// The database's own.
     pub fn access_key_remove(&self, id: i64) -> Result<(), Error> {
+        self.connection.prepare_cached("DELETE FROM tokens WHERE key_id = $1")?.execute([id])?;
         self.connection.prepare_cached("DELETE FROM access_keys WHERE id = $1")?.execute([id])?;
         Ok(())
     }

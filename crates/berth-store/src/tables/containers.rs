@@ -185,6 +185,19 @@ impl Tx<'_> {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
+    /// A page of the account's containers by number, without those that are being removed.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn containers_page(&self, account: i64, offset: i64, limit: i64) -> Result<Vec<Container>, Error> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM containers WHERE account_id = $1 AND wanted <> 'removed' ORDER BY id
+             LIMIT $2 OFFSET $3"
+        );
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        Ok(statement.query_map(params![account, limit, offset], container)?.collect::<Result<_, _>>()?)
+    }
+
     /// The containers of a group, by number.
     ///
     /// # Errors

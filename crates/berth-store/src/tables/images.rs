@@ -206,6 +206,15 @@ impl Tx<'_> {
         Ok(self.connection.prepare_cached(sql)?.query_row([account], |row| row.get(0))?)
     }
 
+    /// The image with this number.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn image(&self, id: i64) -> Result<Option<Image>, Error> {
+        let sql = format!("SELECT {COLUMNS} FROM images WHERE id = $1");
+        Ok(self.connection.prepare_cached(&sql)?.query_row([id], image).optional()?)
+    }
+
     /// Removes an image with its names.
     ///
     /// # Errors

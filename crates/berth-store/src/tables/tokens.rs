@@ -3,6 +3,7 @@
 use rusqlite::{OptionalExtension, Row, params};
 
 use crate::database::{Error, Tx, unique};
+use crate::tables::access_keys::AccessKey;
 
 /// Who owns things.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +29,11 @@ pub struct Token {
     pub created_at: i64,
     /// Nanoseconds since 1970; never if `None`.
     pub expires_at: Option<i64>,
+    /// The access key that it was given for: it is good only as far as that is.
+    pub key_id: Option<i64>,
 }
+
+const COLUMNS: &str = "id, account_id, name, role, created_at, expires_at, key_id";
 
 fn token(row: &Row<'_>) -> rusqlite::Result<Token> {
     Ok(Token {
@@ -38,6 +43,7 @@ fn token(row: &Row<'_>) -> rusqlite::Result<Token> {
         role: row.get(3)?,
         created_at: row.get(4)?,
         expires_at: row.get(5)?,
+        key_id: row.get(6)?,
     })
 }
 
@@ -116,13 +122,27 @@ impl Tx<'_> {
         now: i64,
         expires_at: Option<i64>,
     ) -> Result<Token, Error> {
-        let sql = "INSERT INTO tokens (account_id, name, hash, role, created_at, expires_at)
-                   VALUES ($1, $2, $3, $4, $5, $6)
-                   RETURNING id, account_id, name, role, created_at, expires_at";
-        Ok(self
-            .connection
-            .prepare_cached(sql)?
-            .query_row(params![account, name, hash, role, now, expires_at], token)?)
+        let sql = format!(
+            "INSERT INTO tokens (account_id, name, hash, role, created_at, expires_at)
+             VALUES ($1, $2, $3, $4, $5, $6) RETURNING {COLUMNS}"
+        );
+        let values = params![account, name, hash, role, now, expires_at];
+        Ok(self.connection.prepare_cached(&sql)?.query_row(values, token)?)
+    }
+
+    /// Adds a token that an access key was given for, and forgets those of it that have expired.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn token_of_key_add(&self, key: &AccessKey, hash: &str, now: i64, expires_at: i64) -> Result<Token, Error> {
+        let sql = "DELETE FROM tokens WHERE key_id = $1 AND expires_at <= $2";
+        self.connection.prepare_cached(sql)?.execute(params![key.id, now])?;
+        let sql = format!(
+            "INSERT INTO tokens (account_id, name, hash, role, created_at, expires_at, key_id)
+             VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING {COLUMNS}"
+        );
+        let values = params![key.account_id, key.name, hash, key.role, now, expires_at, key.id];
+        Ok(self.connection.prepare_cached(&sql)?.query_row(values, token)?)
     }
 
     /// The token with this hash, unless it was revoked or has expired by `now`.
@@ -130,30 +150,33 @@ impl Tx<'_> {
     /// # Errors
     /// The database's own.
     pub fn token_by_hash(&self, hash: &str, now: i64) -> Result<Option<Token>, Error> {
-        let sql = "SELECT id, account_id, name, role, created_at, expires_at FROM tokens
-                   WHERE hash = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)";
-        Ok(self.connection.prepare_cached(sql)?.query_row(params![hash, now], token).optional()?)
+        let sql = format!(
+            "SELECT {COLUMNS} FROM tokens
+             WHERE hash = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)"
+        );
+        Ok(self.connection.prepare_cached(&sql)?.query_row(params![hash, now], token).optional()?)
     }
 
-    /// The account's tokens that were not revoked.
+    /// The account's tokens that were not revoked, but for those of access keys.
     ///
     /// # Errors
     /// The database's own.
     pub fn tokens(&self, account: i64) -> Result<Vec<Token>, Error> {
-        let sql = "SELECT id, account_id, name, role, created_at, expires_at FROM tokens
-                   WHERE account_id = $1 AND revoked_at IS NULL ORDER BY id";
-        let mut statement = self.connection.prepare_cached(sql)?;
+        let sql = format!(
+            "SELECT {COLUMNS} FROM tokens
+             WHERE account_id = $1 AND revoked_at IS NULL AND key_id IS NULL ORDER BY id"
+        );
+        let mut statement = self.connection.prepare_cached(&sql)?;
         Ok(statement.query_map([account], token)?.collect::<Result<_, _>>()?)
     }
 
-    /// All accounts' tokens that are not revoked.
+    /// All accounts' tokens that are not revoked, but for those of access keys.
     ///
     /// # Errors
     /// The database's own.
     pub fn tokens_of_all(&self) -> Result<Vec<Token>, Error> {
-        let sql = "SELECT id, account_id, name, role, created_at, expires_at FROM tokens
-                   WHERE revoked_at IS NULL ORDER BY id";
-        let mut statement = self.connection.prepare_cached(sql)?;
+        let sql = format!("SELECT {COLUMNS} FROM tokens WHERE revoked_at IS NULL AND key_id IS NULL ORDER BY id");
+        let mut statement = self.connection.prepare_cached(&sql)?;
         Ok(statement.query_map([], token)?.collect::<Result<_, _>>()?)
     }
 

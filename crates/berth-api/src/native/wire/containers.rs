@@ -533,6 +533,7 @@ impl TryFrom<ContainerCreate> for NewContainer {
         Ok(Self {
             name: c.name,
             image: c.image,
+            image_number: None,
             command: c.command,
             entrypoint: c.entrypoint,
             env: c.env,

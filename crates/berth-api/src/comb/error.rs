@@ -1,0 +1,164 @@
+//! Codes: three digits of the HTTP status, two of the service, two of the detail.
+
+use axum::Json;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use berth_core::FaultKind;
+use serde::Serialize;
+
+use crate::kit::{Breakdown, ParameterError, Said};
+
+/// A code of the document, and what it says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Code(u32, &'static str);
+
+pub(super) const INVALID: Code = Code(4_000_001, "Invalid parameter");
+pub(super) const MISSING: Code = Code(4_000_002, "Missing parameters");
+pub(super) const NAME: Code = Code(4_000_121, "Invalid container name");
+pub(super) const ENV_SIZE: Code = Code(4_000_123, "Environment variables are too large");
+pub(super) const ENV_KEY: Code = Code(4_000_124, "Invalid environment variable key");
+pub(super) const SSH_KEY: Code = Code(4_000_136, "Invalid ssh key");
+pub(super) const UNAUTHORIZED: Code = Code(4_010_001, "Unauthorized user.");
+pub(super) const TOO_OFTEN: Code = Code(4_030_001, "Api freq out of limit");
+pub(super) const QUOTA: Code = Code(4_030_002, "Container quota out of limit");
+pub(super) const STATUS: Code = Code(4_030_010, "Container status abnormal");
+pub(super) const NO_CONTAINER: Code = Code(4_040_002, "No such container");
+pub(super) const NO_KEY: Code = Code(4_040_005, "No such secret key");
+pub(super) const NO_API: Code = Code(4_040_006, "No such api");
+pub(super) const NO_SPEC: Code = Code(4_040_118, "No such spec");
+pub(super) const NO_IMAGE: Code = Code(4_040_129, "No such image");
+pub(super) const METHOD: Code = Code(4_050_001, "Http method not allowed");
+pub(super) const TIMEOUT: Code = Code(4_080_001, "Request timeout");
+pub(super) const DUPLICATE: Code = Code(4_090_001, "Duplicate container name");
+pub(super) const UNSUPPORTED: Code = Code(4_150_001, "Unsupported media type");
+pub(super) const UNREADABLE: Code = Code(4_220_001, "Unprocessable entity");
+pub(super) const CREATE: Code = Code(5_000_001, "Create container error");
+pub(super) const DELETE: Code = Code(5_000_002, "Delete container error");
+pub(super) const INTERNAL: Code = Code(5_000_007, "Internal server error");
+
+impl Code {
+    /// With which field, or why.
+    pub(super) fn with(self, detail: impl std::fmt::Display) -> Error {
+        Error { code: self, message: format!("{}: {detail}", self.1.trim_end_matches('.')) }
+    }
+}
+
+impl From<Code> for Error {
+    fn from(code: Code) -> Self {
+        Self { code, message: code.1.to_owned() }
+    }
+}
+
+/// An error as this dialect has it.
+#[derive(Debug)]
+pub(crate) struct Error {
+    code: Code,
+    message: String,
+}
+
+#[derive(Serialize)]
+struct Failure {
+    code: u32,
+    message: String,
+}
+
+impl Error {
+    pub(super) fn unauthorized() -> Self {
+        UNAUTHORIZED.into()
+    }
+
+    /// Where it is berth's own fault or the host's, by what was asked for.
+    pub(super) fn during(self, code: Code) -> Self {
+        if self.code == INTERNAL { Self { code, ..code.with(self.message) } } else { self }
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let status = u16::try_from(self.code.0 / 10_000).ok().and_then(|s| StatusCode::from_u16(s).ok());
+        let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let said = Said(format!("{}: {}", self.code.0, self.message));
+        let mut response = (status, Json(Failure { code: self.code.0, message: self.message })).into_response();
+        if self.code == TOO_OFTEN {
+            response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
+        }
+        response.extensions_mut().insert(said);
+        response
+    }
+}
+
+impl From<berth_core::Error> for Error {
+    fn from(error: berth_core::Error) -> Self {
+        let code = match error.kind() {
+            FaultKind::Invalid => match &error {
+                berth_core::Error::Invalid { field: "name", .. } => NAME,
+                berth_core::Error::Invalid { field: "env_size", .. } => ENV_SIZE,
+                berth_core::Error::Invalid { field: "env_key", .. } => ENV_KEY,
+                _ => INVALID,
+            },
+            FaultKind::NotFound => match &error {
+                berth_core::Error::NotFound { what: "spec", .. } => NO_SPEC,
+                berth_core::Error::NotFound { what: "image", .. } => NO_IMAGE,
+                berth_core::Error::NotFound { what: "ssh key", .. } => SSH_KEY,
+                berth_core::Error::NotFound { what: "secret key", .. } => NO_KEY,
+                _ => NO_CONTAINER,
+            },
+            FaultKind::Duplicate => DUPLICATE,
+            FaultKind::WrongState | FaultKind::InUse => STATUS,
+            FaultKind::Quota => QUOTA,
+            FaultKind::Forbidden => INVALID,
+            FaultKind::Timeout => TIMEOUT,
+            FaultKind::NoRoom | FaultKind::Upstream => INTERNAL,
+            FaultKind::Bug => {
+                tracing::error!(error = error.chain(), "comb: internal error");
+                INTERNAL
+            }
+        };
+        code.with(error.public())
+    }
+}
+
+impl From<ParameterError> for Error {
+    fn from(error: ParameterError) -> Self {
+        match error {
+            ParameterError::Missing(name) => MISSING.with(name),
+            ParameterError::Wrong { name, expected, found } => {
+                INVALID.with(format!("{name} must be {expected}, not {found:?}"))
+            }
+            ParameterError::Body(message) => UNREADABLE.with(message),
+            ParameterError::Late => TIMEOUT.with("the body did not arrive in time"),
+        }
+    }
+}
+
+pub(super) async fn no_such_path() -> Error {
+    NO_API.into()
+}
+
+pub(super) async fn wrong_method() -> Error {
+    METHOD.into()
+}
+
+pub(crate) fn broken(what: Breakdown) -> Response {
+    match what {
+        Breakdown::Panic => Error::from(INTERNAL),
+        Breakdown::Overload => TOO_OFTEN.with("too many requests are under way"),
+    }
+    .into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::response::IntoResponse;
+
+    use super::{Error, INTERNAL, MISSING, UNAUTHORIZED};
+
+    #[test]
+    fn the_status_is_in_the_code() {
+        assert_eq!(Error::from(UNAUTHORIZED).into_response().status(), 401);
+        assert_eq!(MISSING.with("name").into_response().status(), 400);
+        let error = Error::from(berth_core::Error::Duplicate("x".into()));
+        assert_eq!((error.code.0, error.message.as_str()), (4_090_001, "Duplicate container name: x"));
+        assert_eq!(Error::from(INTERNAL).during(super::CREATE).code.0, 5_000_001);
+    }
+}

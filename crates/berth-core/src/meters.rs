@@ -1,0 +1,382 @@
+//! What containers use, over time.
+//!
+//! A sampler reads the counters of all containers that run, every ten seconds, and writes down what has been added since the
+//! last reading, in the same transaction as that reading: each byte is in one point and no other, whatever crashes. Who asks
+//! for a container's use has it read at once, so its answer goes to the moment. Readings are added up to five minutes and to
+//! hours, and the finer ones forgotten in time.
+
+use std::collections::BTreeMap;
+
+use berth_engine::{Stats, Traffic, UnitId};
+use berth_store::{Meter, Point, Tx, Used};
+use serde::{Deserialize, Serialize};
+
+use crate::containers::{Container, ContainerState, container};
+use crate::core::Core;
+use crate::error::Error;
+use crate::now;
+use crate::plans::Plan;
+use crate::tokens::{Caller, Role};
+
+/// Milliseconds of the middle and the long step.
+pub(crate) const STEPS: [i64; 2] = [300_000, 3_600_000];
+/// Readings that share a transaction.
+const CHUNK: usize = 500;
+/// Readings are added up when no more of their time can come in.
+const LATE_MS: i64 = 60_000;
+const DAY_MS: i64 = 86_400_000;
+const MS: i64 = 1_000_000;
+
+/// What a container's counters show.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Reading {
+    /// Nanoseconds since 1970.
+    at: i64,
+    /// Start of the run that runs; none if none does.
+    run: Option<i64>,
+    /// Of that run, nanoseconds.
+    cpu: u64,
+    /// At this moment, bytes.
+    memory: u64,
+    block_read: u64,
+    block_write: u64,
+    /// Over its whole life.
+    traffic: Traffic,
+}
+
+/// What a container used.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Usage {
+    /// Name of its account.
+    pub account: String,
+    /// Its number.
+    pub container: i64,
+    /// Its textual id.
+    pub uid: String,
+    /// Its name.
+    pub name: String,
+    /// Its image.
+    pub image: String,
+    /// Its plan, the last that it had.
+    pub plan: Option<Plan>,
+    /// When it was made, nanoseconds since 1970.
+    pub created_at: i64,
+    /// When it was removed.
+    pub ended_at: Option<i64>,
+    /// What it used in the time asked for.
+    pub used: Used,
+}
+
+impl Reading {
+    fn of(stats: &Stats, run: Option<i64>) -> Self {
+        Self {
+            at: stats.at,
+            run,
+            cpu: stats.cpu_ns,
+            memory: stats.memory,
+            block_read: stats.block_read,
+            block_write: stats.block_write,
+            traffic: stats.traffic,
+        }
+    }
+
+    /// What was used since an earlier reading. `ended_at` is the end of the run that ran then, if it has ended.
+    fn since(&self, before: &Self, ended_at: Option<i64>) -> Used {
+        // A counter that has gone down began anew.
+        let more = |now: u64, then: u64| i64::try_from(if now >= then { now - then } else { now }).unwrap_or(i64::MAX);
+        let same_run = self.run.is_some() && self.run == before.run;
+        let of_run = |now: u64, then: u64| if same_run { more(now, then) } else { more(now, 0) };
+        let mut ran = 0;
+        if let Some(begun) = self.run {
+            ran += (self.at - begun.max(before.at)) / MS;
+        }
+        if before.run.is_some() && !same_run {
+            ran += (ended_at.unwrap_or(self.run.unwrap_or(self.at)).clamp(before.at, self.at) - before.at) / MS;
+        }
+        let ran = ran.clamp(0, (self.at - before.at) / MS);
+        let memory = if self.run.is_some() { self.memory } else { before.memory };
+        let (now, then) = (&self.traffic, &before.traffic);
+        Used {
+            ran,
+            cpu: of_run(self.cpu, before.cpu) / 1000,
+            memory: i64::try_from(u128::from(memory) * ran.unsigned_abs() as u128 / (1 << 20)).unwrap_or(i64::MAX),
+            block_read: of_run(self.block_read, before.block_read),
+            block_write: of_run(self.block_write, before.block_write),
+            rx_bytes: more(now.rx_bytes, then.rx_bytes),
+            rx_packets: more(now.rx_packets, then.rx_packets),
+            tx_bytes: more(now.tx_bytes, then.tx_bytes),
+            tx_packets: more(now.tx_packets, then.tx_packets),
+        }
+    }
+}
+
+fn parsed<T: for<'a> Deserialize<'a>>(text: &str, what: &str) -> Result<T, Error> {
+    serde_json::from_str(text).map_err(|e| Error::Bug(format!("{what} in the database: {e}")))
+}
+
+/// Writes down a reading of a container, and what it adds.
+fn note(tx: &Tx<'_>, of: &Container, reading: Reading, ended_at: Option<i64>) -> Result<(), Error> {
+    let known = tx.meter(of.id)?;
+    let before = match &known {
+        Some(meter) => parsed(&meter.last, "a reading")?,
+        None => Reading { at: of.created_at, ..Reading::default() },
+    };
+    // Somebody was faster.
+    if known.as_ref().is_some_and(|meter| meter.ended_at.is_some()) || reading.at <= before.at {
+        return Ok(());
+    }
+    let used = reading.since(&before, of.exit.as_ref().map(|exit| exit.finished_at));
+    let meter = Meter {
+        id: 0,
+        account_id: of.account,
+        container_id: of.id,
+        uid: of.uid.to_string(),
+        name: of.name.clone(),
+        image: of.image.clone(),
+        plan: tx.plan(of.id)?.map(|row| row.plan),
+        live: reading.run.is_some() && ended_at.is_none(),
+        last: serde_json::to_string(&reading).map_err(|e| Error::Bug(e.to_string()))?,
+        created_at: of.created_at,
+        ended_at,
+    };
+    let id = tx.meter_set(&meter)?;
+    if used != Used::default() {
+        // What is added up already stays as it is: a reading that comes very late is of the time after.
+        let since = before.at / MS;
+        let at = (reading.at / MS).max(since + 1).max(tx.horizons()?.added_up.saturating_add(1));
+        tx.point_add(id, &Point { at, since, used })?;
+    }
+    Ok(())
+}
+
+/// The share of a number that a part of its time has, so that shares of all parts add up to no more than it.
+fn share(value: i64, part: i64, whole: i64) -> i64 {
+    (i128::from(value) * i128::from(part) / i128::from(whole.max(1))) as i64
+}
+
+/// What points come to from `from` to `to`; of one that lies partly outside its share.
+pub(crate) fn sum(points: &[Point], from: i64, to: i64) -> Used {
+    let mut all = Used::default();
+    for point in points {
+        let (whole, part) = (point.at - point.since, point.at.min(to) - point.since.max(from));
+        if part <= 0 {
+            continue;
+        }
+        let of = |value: i64| if part >= whole { value } else { share(value, part, whole) };
+        let used = &point.used;
+        all.ran += of(used.ran);
+        all.cpu += of(used.cpu);
+        all.memory += of(used.memory);
+        all.block_read += of(used.block_read);
+        all.block_write += of(used.block_write);
+        all.rx_bytes += of(used.rx_bytes);
+        all.rx_packets += of(used.rx_packets);
+        all.tx_bytes += of(used.tx_bytes);
+        all.tx_packets += of(used.tx_packets);
+    }
+    all
+}
+
+impl Core {
+    /// Reads the counters of these containers (number, textual id) and writes down what they add.
+    async fn measure(&self, targets: Vec<(i64, UnitId)>) -> Result<(), Error> {
+        let _turn = self.inner.measuring.lock().await;
+        for chunk in targets.chunks(CHUNK) {
+            let ids: Vec<UnitId> = chunk.iter().map(|(_, uid)| uid.clone()).collect();
+            let stats: BTreeMap<UnitId, Stats> = self.inner.engine.stats(&ids).await?.into_iter().collect();
+            let rest: Vec<UnitId> = ids.iter().filter(|uid| !stats.contains_key(uid)).cloned().collect();
+            let mut resting = BTreeMap::new();
+            if !rest.is_empty() {
+                let at = now();
+                let all = self.inner.engine.traffic(&rest).await?;
+                resting.extend(all.into_iter().map(|(uid, traffic)| (uid, Reading { at, traffic, ..Reading::default() })));
+            }
+            let chunk = chunk.to_vec();
+            self.write(move |tx| {
+                for (id, uid) in &chunk {
+                    let Some(row) = tx.container(*id)? else { continue };
+                    let found = container(row)?;
+                    let reading = match (stats.get(uid), resting.get(uid)) {
+                        (Some(stats), _) => Reading::of(stats, found.started_at),
+                        (None, Some(reading)) => *reading,
+                        (None, None) => continue,
+                    };
+                    note(tx, &found, reading, None)?;
+                }
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// One round of the sampler.
+    async fn measure_all(&self) -> Result<(), Error> {
+        let rows = self.read(|tx| Ok(tx.meters_to_read()?)).await?;
+        let targets = rows.into_iter().filter_map(|(id, uid)| Some((id, uid.parse().ok()?))).collect();
+        self.measure(targets).await?;
+        let settings = &self.inner.settings;
+        let day = |days: u32| i64::from(days.max(1)) * DAY_MS;
+        let (raw, middle, long) = (
+            day(settings.measure_raw_days),
+            day(settings.measure_five_minute_days).max(day(settings.measure_raw_days)),
+            day(settings.measure_hour_days),
+        );
+        let at = now() / MS;
+        let hour = |at: i64| at.div_euclid(STEPS[1]) * STEPS[1];
+        let until = hour(at - LATE_MS);
+        let horizons = self.read(|tx| Ok(tx.horizons()?)).await?;
+        if horizons.added_up >= until {
+            return Ok(());
+        }
+        self.write(move |tx| {
+            tx.points_add_up(until, STEPS)?;
+            Ok(tx.points_forget(hour(at - raw).min(until), hour(at - middle).min(until), hour(at - long), STEPS)?)
+        })
+        .await
+    }
+
+    /// Reads everything again and again, on the full ten seconds.
+    pub(crate) fn begin_measuring(&self) {
+        let period = std::time::Duration::from_secs(self.inner.settings.measure_period_s.max(1));
+        let weak = std::sync::Arc::downgrade(&self.inner);
+        tokio::spawn(async move {
+            loop {
+                let since = u128::from(now().unsigned_abs()) % period.as_nanos();
+                tokio::time::sleep(period - std::time::Duration::from_nanos(since as u64)).await;
+                let Some(inner) = weak.upgrade() else { return };
+                let core = Self { inner };
+                if let Err(error) = core.measure_all().await {
+                    tracing::warn!(error = error.chain(), "what containers use could not be measured");
+                }
+            }
+        });
+    }
+
+    /// The last reading of a container that is about to be removed, and has ended.
+    pub(crate) async fn measure_last(&self, of: &Container) -> Result<(), Error> {
+        if of.runs == 0 {
+            return Ok(());
+        }
+        let _turn = self.inner.measuring.lock().await;
+        let all = self.inner.engine.traffic(std::slice::from_ref(&of.uid)).await?;
+        let Some((_, traffic)) = all.into_iter().next() else { return Ok(()) };
+        let (of, at) = (of.clone(), now());
+        let reading = Reading { at, traffic, ..Reading::default() };
+        self.write(move |tx| note(tx, &of, reading, Some(at))).await
+    }
+
+    /// Bytes and packets of a container from `from` to `to`, milliseconds since 1970; `None` is its beginning, and now.
+    /// Whole lives are exact to the byte; other times as exact as there are readings at their ends.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Invalid`] for a time that ends before it begins.
+    pub async fn container_flow(
+        &self,
+        caller: &Caller,
+        id: i64,
+        from: Option<i64>,
+        to: Option<i64>,
+    ) -> Result<Traffic, Error> {
+        let found = self.container_by_number(caller, id).await?;
+        self.measure(vec![(id, found.uid)]).await?;
+        let (created, at) = (found.created_at / MS, now() / MS);
+        let (from, to) = (from.unwrap_or(created).max(created), to.unwrap_or(at).min(at));
+        if from > to {
+            return Err(Error::invalid("to_time", "before from_time"));
+        }
+        let used = self
+            .read(move |tx| {
+                let Some(meter) = tx.meter(id)? else { return Ok(Used::default()) };
+                Ok(sum(&tx.points(meter.id, from, to, STEPS)?, from, to))
+            })
+            .await?;
+        let number = |value: i64| u64::try_from(value).unwrap_or(0);
+        Ok(Traffic {
+            rx_bytes: number(used.rx_bytes),
+            rx_packets: number(used.rx_packets),
+            tx_bytes: number(used.tx_bytes),
+            tx_packets: number(used.tx_packets),
+        })
+    }
+
+    /// What each container of the account, or of `all` accounts for an administrator, used from `from` to `to`, nanoseconds
+    /// since 1970; removed ones too.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`], [`Error::Invalid`] for a time that ends before it begins.
+    pub async fn usage(&self, caller: &Caller, all: bool, from: i64, to: i64) -> Result<Vec<Usage>, Error> {
+        if all && caller.role != Role::Admin {
+            return Err(Error::Forbidden("only an administrator sees what others use".into()));
+        }
+        if from > to {
+            return Err(Error::invalid("to", "before from"));
+        }
+        let account = (!all).then_some(caller.account);
+        let filter = berth_store::ContainerFilter { account, limit: u32::MAX, ..Default::default() };
+        let rows = self.read(move |tx| Ok(tx.containers(&filter)?)).await?;
+        let live = rows.into_iter().filter(|row| {
+            [ContainerState::Running.word(), ContainerState::Paused.word()].contains(&row.state.as_str())
+        });
+        self.measure(live.filter_map(|row| Some((row.id, row.uid.parse().ok()?))).collect()).await?;
+        self.read(move |tx| {
+            let names: BTreeMap<i64, String> = tx.accounts()?.into_iter().map(|a| (a.id, a.name)).collect();
+            let mut found = Vec::new();
+            for meter in tx.meters(account, from, to)? {
+                let used = sum(&tx.points(meter.id, from / MS, to / MS, STEPS)?, from / MS, to / MS);
+                found.push(Usage {
+                    account: names.get(&meter.account_id).cloned().unwrap_or_default(),
+                    container: meter.container_id,
+                    plan: meter.plan.as_deref().map(|text| parsed(text, "a plan")).transpose()?,
+                    uid: meter.uid,
+                    name: meter.name,
+                    image: meter.image,
+                    created_at: meter.created_at,
+                    ended_at: meter.ended_at,
+                    used,
+                });
+            }
+            Ok(found)
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use berth_engine::Traffic;
+    use berth_store::{Point, Used};
+
+    use super::{MS, Reading, sum};
+
+    fn reading(at: i64, run: Option<i64>, cpu: u64, bytes: u64) -> Reading {
+        let traffic = Traffic { rx_bytes: bytes, ..Traffic::default() };
+        Reading { at: at * MS, run: run.map(|r| r * MS), cpu: cpu * 1000, memory: 1 << 20, traffic, ..Reading::default() }
+    }
+
+    #[test]
+    fn readings_add_what_has_come_since() {
+        let first = reading(1000, Some(500), 10, 100);
+        let used = reading(3000, Some(500), 30, 150).since(&first, None);
+        assert_eq!((used.ran, used.cpu, used.memory, used.rx_bytes), (2000, 20, 2000, 50));
+        // Another run: CPU counts anew, traffic goes on.
+        let used = reading(3000, Some(2500), 7, 160).since(&first, Some(2000 * MS));
+        assert_eq!((used.ran, used.cpu, used.rx_bytes), (1500, 7, 60));
+        // It has ended.
+        let used = reading(3000, None, 0, 170).since(&first, Some(1200 * MS));
+        assert_eq!((used.ran, used.cpu, used.rx_bytes), (200, 0, 70));
+        // A counter that was lost begins anew.
+        assert_eq!(reading(3000, Some(2500), 0, 5).since(&first, None).rx_bytes, 5);
+    }
+
+    #[test]
+    fn parts_of_points_are_shared_out() {
+        let point = |since, at, bytes| Point { at, since, used: Used { rx_bytes: bytes, ..Used::default() } };
+        let points = [point(0, 10, 100), point(10, 30, 7)];
+        assert_eq!(sum(&points, 0, 30).rx_bytes, 107);
+        assert_eq!(sum(&points, 5, 30).rx_bytes, 57);
+        assert_eq!(sum(&points, 30, 40).rx_bytes, 0);
+        assert!(sum(&points, 0, 15).rx_bytes + sum(&points, 15, 30).rx_bytes <= 107);
+    }
+}

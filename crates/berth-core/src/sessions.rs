@@ -1,0 +1,133 @@
+//! Tokens that an access key is exchanged for. They last for a day, and are good only as far as their key is: in its
+//! dialects, for its actions, from its addresses, and as long as it is not disabled.
+
+use std::net::IpAddr;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use ring::hmac;
+
+use crate::core::Core;
+use crate::error::Error;
+use crate::keys::{Refusal, Signed};
+use crate::tokens::{Caller, hash};
+use crate::{now, random_hex};
+
+/// How long such a token lasts.
+const LIFETIME: Duration = Duration::from_secs(86_400);
+
+/// A token for an access key.
+#[derive(Debug)]
+pub struct SessionToken {
+    /// What a client sends.
+    pub secret: String,
+    /// How long it is good.
+    pub lifetime: Duration,
+    /// Whose it is.
+    pub caller: Caller,
+}
+
+impl Core {
+    /// Exchanges an access key and its secret for a token. `asked` says for what; its signature is not looked at.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub async fn session_create(
+        &self,
+        secret_key: &str,
+        asked: &Signed<'_>,
+    ) -> Result<Result<SessionToken, Refusal>, Error> {
+        let Some(row) = self.key_row(asked.access_key).await? else { return Ok(Err(Refusal::UnknownKey)) };
+        let about = format!("access key {}", row.access_key);
+        let same = |sealed: &str| -> Result<bool, Error> {
+            let secret = self.inner.secrets.open_sealed(&about, sealed)?;
+            // Compared by what they sign: in constant time.
+            let key = |secret: &str| hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+            Ok(hmac::verify(&key(&secret), b"session", hmac::sign(&key(secret_key), b"session").as_ref()).is_ok())
+        };
+        let old = row.old_secret.as_deref().filter(|_| row.old_until > now());
+        if !same(&row.secret)? && !old.map(same).transpose()?.unwrap_or(false) {
+            return Ok(Err(Refusal::Signature));
+        }
+        let caller = match self.key_allows(row.clone(), asked).await? {
+            Ok(caller) => caller,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let secret = format!("berth_{}", random_hex(24));
+        let hashed = hash(&secret);
+        let expires = now().saturating_add(i64::try_from(LIFETIME.as_nanos()).unwrap_or(i64::MAX));
+        self.write(move |tx| Ok(tx.token_of_key_add(&row, &hashed, now(), expires)?)).await?;
+        Ok(Ok(SessionToken { secret, lifetime: LIFETIME, caller }))
+    }
+
+    /// Whose token this is, in a dialect whose callers exchange keys for tokens: any token, or one of a key that is good for
+    /// what is `asked`.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub async fn session(&self, secret: &str, asked: &Signed<'_>) -> Result<Option<Caller>, Error> {
+        if let Some(caller) = self.authenticate(secret).await? {
+            return Ok(Some(caller));
+        }
+        let wanted = hash(secret);
+        let found = self
+            .read(move |tx| {
+                let Some(token) = tx.token_by_hash(&wanted, now())? else { return Ok(None) };
+                Ok(token.key_id.map(|id| tx.access_key_by_id(id)).transpose()?.flatten())
+            })
+            .await?;
+        let Some(row) = found else { return Ok(None) };
+        Ok(self.key_allows(row, asked).await?.ok())
+    }
+
+    /// Whether an account's requests come slowly enough. Each that does takes one place; places come back with time.
+    pub fn within_rate(&self, caller: &Caller) -> bool {
+        let (rate, burst) = (self.inner.settings.requests_per_s, self.inner.settings.requests_burst);
+        if rate == 0 {
+            return true;
+        }
+        let mut all = self.inner.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        take_place(all.entry(caller.account).or_insert((f64::from(burst.max(1)), Instant::now())), rate, burst)
+    }
+}
+
+fn take_place((places, at): &mut (f64, Instant), rate: u32, burst: u32) -> bool {
+    let now = Instant::now();
+    *places = (*places + now.duration_since(*at).as_secs_f64() * f64::from(rate)).min(f64::from(burst.max(1)));
+    *at = now;
+    let free = *places >= 1.0;
+    if free {
+        *places -= 1.0;
+    }
+    free
+}
+
+/// What a token of a key is asked for; there is no signature.
+pub fn unsigned<'a>(
+    access_key: &'a str,
+    dialect: &'a str,
+    action: &'a str,
+    reads: bool,
+    from: Option<IpAddr>,
+) -> Signed<'a> {
+    Signed { access_key, signature: None, text: "", dialect, action, reads, from }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::take_place;
+
+    #[test]
+    fn places_are_taken_and_come_back() {
+        let mut state = (3.0, Instant::now());
+        let taken = (0..10).filter(|_| take_place(&mut state, 1, 3)).count();
+        assert_eq!(taken, 3);
+        state.1 = Instant::now().checked_sub(Duration::from_secs(2)).expect("an earlier time");
+        let taken = (0..10).filter(|_| take_place(&mut state, 1, 3)).count();
+        assert_eq!(taken, 2);
+        state.1 = Instant::now().checked_sub(Duration::from_secs(3600)).expect("an earlier time");
+        assert_eq!((0..10).filter(|_| take_place(&mut state, 1, 3)).count(), 3, "no more than the burst");
+    }
+}

@@ -1,0 +1,178 @@
+//! SSH logins into containers whose image has no server for them.
+//!
+//! For each such container that runs, a socket of this process listens on port 22 *in the container's network*: its published
+//! ports, its bandwidth and its counters hold for logins as for everything else. Who may come in is what the container's own
+//! `authorized_keys` of root says. A login's process is run in the container as `berth exec` does; nothing of the protocol is
+//! done by anything in it.
+//!
+//! Absent: forwarding of ports, agents and X11, passwords. Files go by `scp -O` or `sftp` as far as the image has their
+//! programs, or by a pipe through a command.
+
+mod connection;
+mod session;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use berth_core::{Core, Error, SshHost};
+use russh::keys::PrivateKey;
+use russh::server::Config;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, broadcast::error::RecvError};
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::connection::Connection;
+
+/// Connections of a container at a time.
+const CONNECTIONS: usize = 64;
+/// Those of them that have not shown a key yet.
+const STRANGERS: usize = 16;
+/// Time to show one.
+const LOGIN_TIME: Duration = Duration::from_secs(60);
+
+/// Serves the containers that run now, and those that come, until the core goes.
+///
+/// # Errors
+/// The server's own key can't be read or made.
+pub async fn begin(core: Core) -> Result<(), Error> {
+    let key = core.ssh_own_key().await?;
+    let key = PrivateKey::from_openssh(&key).map_err(|e| Error::Bug(format!("the server's key for SSH: {e}")))?;
+    let config = Arc::new(Config {
+        server_id: russh::SshId::Standard("SSH-2.0-berth".into()),
+        methods: [russh::MethodKind::PublicKey].as_slice().into(),
+        keys: vec![key],
+        auth_rejection_time: Duration::from_millis(300),
+        auth_rejection_time_initial: Some(Duration::ZERO),
+        inactivity_timeout: None,
+        keepalive_interval: Some(Duration::from_secs(60)),
+        nodelay: true,
+        ..Config::default()
+    });
+    // From here on nothing is missed.
+    let mut events = core.event_stream();
+    let mut served = Served { config, runs: HashMap::new() };
+    for host in core.ssh_hosts().await? {
+        served.begin(&core, host).await;
+    }
+    tokio::spawn(async move {
+        loop {
+            let hosts = match events.recv().await {
+                Ok(event) if event.kind == "container.started" => match core.ssh_host(&event.subject).await {
+                    Ok(host) => host.into_iter().collect(),
+                    Err(error) => {
+                        tracing::warn!(error = error.chain(), "a container's plan could not be read");
+                        continue;
+                    }
+                },
+                Ok(_) => continue,
+                Err(RecvError::Lagged(_)) => core.ssh_hosts().await.unwrap_or_default(),
+                Err(RecvError::Closed) => return,
+            };
+            for host in hosts {
+                served.begin(&core, host).await;
+            }
+        }
+    });
+    Ok(())
+}
+
+struct Served {
+    config: Arc<Config>,
+    /// Container: its run, and who listens in it.
+    runs: HashMap<i64, (i64, AbortHandle)>,
+}
+
+impl Served {
+    async fn begin(&mut self, core: &Core, host: SshHost) {
+        self.runs.retain(|_, (_, task)| !task.is_finished());
+        match self.runs.get(&host.container) {
+            Some((run, _)) if *run == host.run => return,
+            // Its run is over; whoever listens there ends with it.
+            Some(_) | None => {}
+        }
+        let listening = match core.ssh_listen(&host).await {
+            Ok(listening) => listening,
+            Err(error) => {
+                tracing::warn!(container = host.name, error = error.chain(), "nobody answers SSH in a container");
+                return;
+            }
+        };
+        let socket = listening.socket.set_nonblocking(true).and_then(|()| TcpListener::from_std(listening.socket));
+        let socket = match socket {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::warn!(container = host.name, %error, "nobody answers SSH in a container");
+                return;
+            }
+        };
+        let (core, config, mut ended, id, run) =
+            (core.clone(), self.config.clone(), listening.ended, host.container, host.run);
+        let task = tokio::spawn(async move {
+            tokio::select! {
+                () = serve(&core, &host, &config, socket) => {}
+                _ = ended.wait_for(|ended| *ended) => {}
+            }
+            core.ssh_ended(&host);
+        });
+        self.runs.insert(id, (run, task.abort_handle()));
+    }
+}
+
+async fn serve(core: &Core, host: &SshHost, config: &Arc<Config>, socket: TcpListener) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let strangers = Arc::new(Semaphore::new(STRANGERS));
+    // Ends with this: a connection must not hold the network of a container that has ended.
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            Some(_) = connections.join_next() => continue,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::debug!(container = host.name, %error, "an SSH connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let (Ok(place), Ok(stranger)) = (places.clone().try_acquire_owned(), strangers.clone().try_acquire_owned())
+        else {
+            continue;
+        };
+        let (core, host, config) = (core.clone(), host.clone(), config.clone());
+        connections.spawn(async move {
+            let _place = place;
+            if let Err(error) = attend(core, &host, config, stream, stranger).await {
+                tracing::debug!(container = host.name, %error, "an SSH connection ended");
+            }
+        });
+    }
+}
+
+async fn attend(
+    core: Core,
+    host: &SshHost,
+    config: Arc<Config>,
+    stream: TcpStream,
+    stranger: tokio::sync::OwnedSemaphorePermit,
+) -> Result<(), russh::Error> {
+    let _ = stream.set_nodelay(true);
+    let known = Arc::new(AtomicBool::new(false));
+    let connection = Connection::new(core, host.clone(), known.clone(), stranger);
+    let begin = tokio::time::timeout(LOGIN_TIME, russh::server::run_stream(config, stream, connection));
+    let running = begin.await.map_err(|_| russh::Error::ConnectionTimeout)??;
+    let handle = running.handle();
+    let mut running = std::pin::pin!(running);
+    tokio::select! {
+        ended = &mut running => return ended,
+        () = tokio::time::sleep(LOGIN_TIME) => {}
+    }
+    if !known.load(Ordering::SeqCst) {
+        let _ = handle.disconnect(russh::Disconnect::ByApplication, "no key was shown in time".into(), String::new()).await;
+        return Ok(());
+    }
+    running.await
+}

@@ -1,0 +1,281 @@
+//! What containers used, over time.
+//!
+//! A meter is a container that is, or was, measured; it stays when the container goes. A point is what the container used
+//! from `since` (not included) to `at` (included), as the difference of two readings of its counters: points of a meter
+//! follow each other without a gap or an overlap, so their sum is what the counters show. Points of readings (step 0) are
+//! added up to longer ones, which take over when the short ones are forgotten.
+
+use rusqlite::{OptionalExtension, Row, params};
+
+use crate::database::{Error, Tx};
+
+/// A container that is, or was, measured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Meter {
+    /// Number.
+    pub id: i64,
+    /// Account of the container.
+    pub account_id: i64,
+    /// Its number.
+    pub container_id: i64,
+    /// Its textual id.
+    pub uid: String,
+    /// Its name.
+    pub name: String,
+    /// Its image, as it was named.
+    pub image: String,
+    /// Its plan, JSON of the core; the last that it had.
+    pub plan: Option<String>,
+    /// Whether it ran when it was read last.
+    pub live: bool,
+    /// The last reading, JSON of the core.
+    pub last: String,
+    /// When the container was made, nanoseconds since 1970.
+    pub created_at: i64,
+    /// When it was removed.
+    pub ended_at: Option<i64>,
+}
+
+/// What was used in a time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Used {
+    /// Milliseconds that it ran.
+    pub ran: i64,
+    /// CPU time, microseconds.
+    pub cpu: i64,
+    /// Memory over time, MiB milliseconds.
+    pub memory: i64,
+    /// Bytes read from block devices.
+    pub block_read: i64,
+    /// Bytes written to block devices.
+    pub block_write: i64,
+    /// Bytes that came in.
+    pub rx_bytes: i64,
+    /// Packets that came in.
+    pub rx_packets: i64,
+    /// Bytes that went out.
+    pub tx_bytes: i64,
+    /// Packets that went out.
+    pub tx_packets: i64,
+}
+
+/// A point: what was used from `since` to `at`, milliseconds since 1970.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Point {
+    /// Its end.
+    pub at: i64,
+    /// Its beginning.
+    pub since: i64,
+    /// What was used.
+    pub used: Used,
+}
+
+/// Where one resolution begins and the next coarser one ends, milliseconds since 1970.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Horizons {
+    /// Readings after this are kept one by one.
+    pub raw: i64,
+    /// Points of the middle step after this are kept.
+    pub middle: i64,
+    /// Everything up to this is in points of the middle and the long step.
+    pub added_up: i64,
+}
+
+const METER: &str = "id, account_id, container_id, uid, name, image, plan, live, last, created_at, ended_at";
+
+fn meter(row: &Row<'_>) -> rusqlite::Result<Meter> {
+    Ok(Meter {
+        id: row.get(0)?,
+        account_id: row.get(1)?,
+        container_id: row.get(2)?,
+        uid: row.get(3)?,
+        name: row.get(4)?,
+        image: row.get(5)?,
+        plan: row.get(6)?,
+        live: row.get(7)?,
+        last: row.get(8)?,
+        created_at: row.get(9)?,
+        ended_at: row.get(10)?,
+    })
+}
+
+fn point(row: &Row<'_>) -> rusqlite::Result<Point> {
+    Ok(Point {
+        at: row.get(0)?,
+        since: row.get(1)?,
+        used: Used {
+            ran: row.get(2)?,
+            cpu: row.get(3)?,
+            memory: row.get(4)?,
+            block_read: row.get(5)?,
+            block_write: row.get(6)?,
+            rx_bytes: row.get(7)?,
+            rx_packets: row.get(8)?,
+            tx_bytes: row.get(9)?,
+            tx_packets: row.get(10)?,
+        },
+    })
+}
+
+impl Tx<'_> {
+    /// The meter of a container.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn meter(&self, container: i64) -> Result<Option<Meter>, Error> {
+        let sql = format!("SELECT {METER} FROM meters WHERE container_id = $1");
+        Ok(self.connection.prepare_cached(&sql)?.query_row([container], meter).optional()?)
+    }
+
+    /// The meters of an account, or of all, that measured something in a time, nanoseconds since 1970.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn meters(&self, account: Option<i64>, from: i64, to: i64) -> Result<Vec<Meter>, Error> {
+        let sql = format!(
+            "SELECT {METER} FROM meters WHERE ($1 IS NULL OR account_id = $1) AND created_at < $3
+             AND (ended_at IS NULL OR ended_at >= $2) ORDER BY id"
+        );
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        Ok(statement.query_map(params![account, from, to], meter)?.collect::<Result<_, _>>()?)
+    }
+
+    /// Numbers of the containers that are to be read: those that run, and those that ran when they were read last.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn meters_to_read(&self) -> Result<Vec<(i64, String)>, Error> {
+        let sql = "SELECT id, uid FROM containers WHERE state IN ('running', 'paused')
+                   UNION SELECT container_id, uid FROM meters WHERE live <> 0 AND ended_at IS NULL ORDER BY 1";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        Ok(statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?)
+    }
+
+    /// Adds a meter (`id` is ignored), or changes what may change of one; its number.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn meter_set(&self, new: &Meter) -> Result<i64, Error> {
+        let sql = "INSERT INTO meters (account_id, container_id, uid, name, image, plan, live, last, created_at, ended_at)
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+                   ON CONFLICT (container_id) DO UPDATE SET name = excluded.name, plan = excluded.plan,
+                   live = excluded.live, last = excluded.last, ended_at = excluded.ended_at RETURNING id";
+        let values = params![
+            new.account_id,
+            new.container_id,
+            new.uid,
+            new.name,
+            new.image,
+            new.plan,
+            new.live,
+            new.last,
+            new.created_at,
+            new.ended_at
+        ];
+        Ok(self.connection.prepare_cached(sql)?.query_row(values, |row| row.get(0))?)
+    }
+
+    /// Adds a reading's point. Two that end in the same millisecond become one.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn point_add(&self, meter: i64, point: &Point) -> Result<(), Error> {
+        let sql = "INSERT INTO points (step, meter_id, at, since, ran, cpu, memory, block_read, block_write, rx_bytes,
+                   rx_packets, tx_bytes, tx_packets) VALUES (0, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+                   ON CONFLICT (step, meter_id, at) DO UPDATE SET ran = ran + excluded.ran, cpu = cpu + excluded.cpu,
+                   memory = memory + excluded.memory, block_read = block_read + excluded.block_read,
+                   block_write = block_write + excluded.block_write, rx_bytes = rx_bytes + excluded.rx_bytes,
+                   rx_packets = rx_packets + excluded.rx_packets, tx_bytes = tx_bytes + excluded.tx_bytes,
+                   tx_packets = tx_packets + excluded.tx_packets";
+        let used = &point.used;
+        self.connection.prepare_cached(sql)?.execute(params![
+            meter,
+            point.at,
+            point.since,
+            used.ran,
+            used.cpu,
+            used.memory,
+            used.block_read,
+            used.block_write,
+            used.rx_bytes,
+            used.rx_packets,
+            used.tx_bytes,
+            used.tx_packets
+        ])?;
+        Ok(())
+    }
+
+    /// The points of a meter that overlap a time (milliseconds since 1970), each moment in one of them: the finest that there
+    /// is. `steps` are the middle and the long step, milliseconds.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn points(&self, meter: i64, from: i64, to: i64, steps: [i64; 2]) -> Result<Vec<Point>, Error> {
+        let horizons = self.horizons()?;
+        let sql = "SELECT at, since, ran, cpu, memory, block_read, block_write, rx_bytes, rx_packets, tx_bytes, tx_packets
+                   FROM points WHERE step = $1 AND meter_id = $2 AND at > $3 AND at > $4 AND at <= $5 AND since < $6
+                   ORDER BY at";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let mut all = Vec::new();
+        for (step, after, until) in [
+            (steps[1], i64::MIN, horizons.middle),
+            (steps[0], horizons.middle, horizons.raw),
+            (0, horizons.raw, i64::MAX),
+        ] {
+            for found in statement.query_map(params![step, meter, from, after, until, to], point)? {
+                all.push(found?);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Where each resolution begins.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn horizons(&self) -> Result<Horizons, Error> {
+        let value = |key: &str| -> Result<i64, Error> {
+            Ok(self.server_value(key)?.and_then(|text| text.parse().ok()).unwrap_or(i64::MIN))
+        };
+        Ok(Horizons {
+            raw: value("points_raw")?,
+            middle: value("points_middle")?,
+            added_up: value("points_added_up")?,
+        })
+    }
+
+    /// Adds up all readings between what is added up already and `to`, which must be a multiple of both steps.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn points_add_up(&self, to: i64, steps: [i64; 2]) -> Result<(), Error> {
+        let from = self.horizons()?.added_up;
+        for step in steps {
+            // What ends on a boundary belongs to what ends there.
+            let sql = "INSERT INTO points SELECT $1, meter_id, (at + $1 - 1) / $1 * $1, (at + $1 - 1) / $1 * $1 - $1,
+                       SUM(ran), SUM(cpu), SUM(memory), SUM(block_read), SUM(block_write), SUM(rx_bytes),
+                       SUM(rx_packets), SUM(tx_bytes), SUM(tx_packets)
+                       FROM points WHERE step = 0 AND at > $2 AND at <= $3 GROUP BY meter_id, (at + $1 - 1) / $1";
+            self.connection.prepare_cached(sql)?.execute(params![step, from, to])?;
+        }
+        self.server_value_set("points_added_up", &to.to_string())
+    }
+
+    /// Forgets readings up to `raw` and points of the middle step up to `middle`, those of the long step up to `long`, and
+    /// meters that have nothing left.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn points_forget(&self, raw: i64, middle: i64, long: i64, steps: [i64; 2]) -> Result<(), Error> {
+        let before = self.horizons()?;
+        let sql = "DELETE FROM points WHERE step = $1 AND at <= $2";
+        for (step, until) in [(0, raw), (steps[0], middle), (steps[1], long)] {
+            self.connection.prepare_cached(sql)?.execute(params![step, until])?;
+        }
+        self.server_value_set("points_raw", &before.raw.max(raw).to_string())?;
+        self.server_value_set("points_middle", &before.middle.max(middle).to_string())?;
+        let sql = "DELETE FROM meters WHERE ended_at <= $1";
+        self.connection.prepare_cached(sql)?.execute([long.saturating_mul(1_000_000)])?;
+        Ok(())
+    }
+}

@@ -1,0 +1,145 @@
+//! The listener with TLS. A certificate that is renewed is taken up without a restart.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::settings::Https;
+
+/// Time for a handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Handshakes under way at a time.
+const AT_ONCE: usize = 1024;
+/// The files are looked at so often.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// The certificate in the files, as they are or were.
+#[derive(Debug)]
+struct Certificate {
+    settings: Https,
+    now: Mutex<(Arc<CertifiedKey>, Option<SystemTime>, Instant)>,
+}
+
+fn changed(path: &Path) -> Option<SystemTime> {
+    std::fs::metadata(path).and_then(|meta| meta.modified()).ok()
+}
+
+fn load(settings: &Https) -> Result<Arc<CertifiedKey>, String> {
+    let (certificate, key) = (&settings.certificate, &settings.key);
+    let named = |path: &Path, e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(certificate)
+        .and_then(Iterator::collect)
+        .map_err(|e| named(certificate, &e))?;
+    if chain.is_empty() {
+        return Err(named(certificate, &"no certificate in it"));
+    }
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|e| named(key, &e))?;
+    let signing = rustls::crypto::ring::sign::any_supported_type(&private).map_err(|e| named(key, &e))?;
+    let certified = CertifiedKey::new(chain, signing);
+    certified.keys_match().map_err(|e| format!("{} and {}: {e}", certificate.display(), key.display()))?;
+    Ok(Arc::new(certified))
+}
+
+impl ResolvesServerCert for Certificate {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.2.elapsed() > LOOK {
+            now.2 = Instant::now();
+            let at = changed(&self.settings.certificate);
+            if at != now.1 {
+                match load(&self.settings) {
+                    Ok(fresh) => {
+                        tracing::info!("the certificate was renewed");
+                        (now.0, now.1) = (fresh, at);
+                    }
+                    // Half written, perhaps: the one before is better than none.
+                    Err(error) => tracing::warn!(error, "the certificate has changed and can't be read"),
+                }
+            }
+        }
+        Some(now.0.clone())
+    }
+}
+
+/// A listener whose connections have shaken hands.
+pub(crate) struct Listener {
+    ready: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
+    address: SocketAddr,
+}
+
+impl Listener {
+    /// The listener of the settings; none if they name no address.
+    pub(crate) async fn open(settings: &Https) -> Result<Option<Self>, String> {
+        if settings.listen.is_empty() {
+            return Ok(None);
+        }
+        let socket = TcpListener::bind(&settings.listen).await;
+        let socket = socket.map_err(|e| format!("https.listen {}: {e}", settings.listen))?;
+        let address = socket.local_addr().map_err(|e| e.to_string())?;
+        let now = Mutex::new((load(settings)?, changed(&settings.certificate), Instant::now()));
+        let certificate = Certificate { settings: settings.clone(), now };
+        let mut config = rustls::ServerConfig::builder().with_no_client_auth().with_cert_resolver(Arc::new(certificate));
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let (send, ready) = mpsc::channel(64);
+        let places = Arc::new(Semaphore::new(AT_ONCE));
+        tokio::spawn(async move {
+            // Ends with whoever receives.
+            while !send.is_closed() {
+                let Ok(place) = places.clone().acquire_owned().await else { return };
+                let accepted = tokio::select! {
+                    accepted = socket.accept() => accepted,
+                    () = send.closed() => return,
+                };
+                let (stream, from) = match accepted {
+                    Ok(accepted) => accepted,
+                    Err(error) => {
+                        tracing::debug!(%error, "a connection could not be accepted");
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        continue;
+                    }
+                };
+                let (acceptor, send) = (acceptor.clone(), send.clone());
+                tokio::spawn(async move {
+                    let _place = place;
+                    // A client that dawdles holds up nobody else.
+                    if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+                        let _ = send.send((stream, from)).await;
+                    }
+                });
+            }
+        });
+        Ok(Some(Self { ready, address }))
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl axum::serve::Listener for Listener {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        match self.ready.recv().await {
+            Some(ready) => ready,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        Ok(self.address)
+    }
+}
