@@ -33,7 +33,7 @@ bench: build images tools
 	python3 bench/services.py --berth dist/berth --image $(IMAGES)/busybox.tar --out docs/benchmarks.md
 
 # Root file systems for test images, out of Debian packages. Kept between runs.
-images: $(addprefix $(IMAGES)/,busybox.tar python.tar node.tar php.tar java.tar go.tar)
+images: $(addprefix $(IMAGES)/,busybox.tar python.tar node.tar php.tar java.tar go.tar dropbear.tar)
 
 $(IMAGES)/%.tar: tests/images/mkroot.sh
 	@mkdir -p $(IMAGES)
@@ -47,9 +47,10 @@ $(IMAGES)/%.tar: tests/images/mkroot.sh
 
 # What tests compare with: a registry, other tools for images, another runtime. Without them those tests are skipped.
 tools:
-	@missing=; for pair in docker-registry:docker-registry htpasswd:apache2-utils skopeo:skopeo umoci:umoci runc:runc python3:python3-minimal; do \
+	@missing=; for pair in docker-registry:docker-registry htpasswd:apache2-utils skopeo:skopeo umoci:umoci runc:runc python3:python3-minimal ssh:openssh-client curl:curl openssl:openssl; do \
 		PATH=$$PATH:/usr/sbin command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; \
 	done; \
+	python3 -c 'import requests' 2>/dev/null || missing="$$missing python3-requests"; \
 	if [ -n "$$missing" ]; then \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 			apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends $$missing; \

@@ -1,5 +1,5 @@
 #!/bin/sh
-# mkroot.sh NAME OUT.tar       NAME: busybox python node php java go
+# mkroot.sh NAME OUT.tar       NAME: busybox python node php java go dropbear
 #
 # Makes a small root file system tarball out of Debian packages without running
 # any maintainer script.  Needs root, apt, dpkg-deb, GNU tar, flock.  Mounts
@@ -17,7 +17,7 @@ export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 die() { echo "mkroot: $*" >&2; exit 1; }
 say() { echo "mkroot: $(date +%T) $name: $*" >&2; }
 
-[ $# -eq 2 ] || die "usage: mkroot.sh busybox|python|node|php|java|go OUT.tar"
+[ $# -eq 2 ] || die "usage: mkroot.sh busybox|python|node|php|java|go|dropbear OUT.tar"
 [ "$(id -u)" = 0 ] || die "must be root (file owners, chroot)"
 name=$1 out=$2 extra=${EXTRA:-} warm=${WARM:-1}
 
@@ -29,6 +29,7 @@ case $name in
   php)     pkgs="$base php-cli" ;;
   java)    pkgs="$base default-jre-headless" ;;
   go)      pkgs="$base golang-go" ;;
+  dropbear) pkgs="$base dropbear-bin" ;;
   *)       die "unknown image: $name" ;;
 esac
 
@@ -259,6 +260,8 @@ java)
   for b in "$root"/usr/lib/jvm/default-java/bin/*; do
     link "../lib/jvm/default-java/bin/${b##*/}" "usr/bin/${b##*/}"
   done ;;
+dropbear)
+  mkdir -p "$root/etc/dropbear" ;;                  # where -R puts host keys
 go)
   # Settings go reads on its own when HOME=/root.
   mkdir -p "$root/root/.config/go"

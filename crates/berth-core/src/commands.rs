@@ -406,11 +406,7 @@ impl Core {
     }
 
     /// Writes a command down; [`ordered`](Self::ordered) goes on when that is on disk.
-    pub(crate) fn order_in(
-        &self,
-        tx: &berth_store::Tx<'_>,
-        mut row: berth_store::Command,
-    ) -> Result<Ordered, Error> {
+    pub(crate) fn order_in(&self, tx: &berth_store::Tx<'_>, mut row: berth_store::Command) -> Result<Ordered, Error> {
         let mut overtaken = Vec::new();
         let order: Order = serde_json::from_str(&row.body).map_err(|e| Error::Bug(e.to_string()))?;
         if order.body.is_removal() {

@@ -48,7 +48,8 @@ pub use keys::{AccessKey, KeyBounds, NewKey, Refusal, Signed, signature_of};
 pub use meters::Usage as MeteredUsage;
 pub use packages::Package;
 pub use plans::{
-    Charge, ImageNote, NetworkCharge, NewPlanned, Plan, PlanChange, PlanOperation, PlanProgress, PlanSettings, PlanSpec, Planned,
+    Charge, ImageNote, NetworkCharge, NewPlanned, Plan, PlanChange, PlanOperation, PlanProgress, PlanSettings,
+    PlanSpec, Planned,
 };
 pub use policies::{HealthCheck, HealthState, HealthStatus, HealthTest, RestartPolicy};
 pub use registries::{

@@ -81,18 +81,21 @@ impl Reading {
         }
     }
 
-    /// What was used since an earlier reading. `ended_at` is the end of the run that ran then, if it has ended.
-    fn since(&self, before: &Self, ended_at: Option<i64>) -> Used {
+    /// What was used since an earlier reading. `run` is the newest run's beginning, and end if it has ended.
+    fn since(&self, before: &Self, (begun, ended_at): (Option<i64>, Option<i64>)) -> Used {
         // A counter that has gone down began anew.
         let more = |now: u64, then: u64| i64::try_from(if now >= then { now - then } else { now }).unwrap_or(i64::MAX);
         let same_run = self.run.is_some() && self.run == before.run;
         let of_run = |now: u64, then: u64| if same_run { more(now, then) } else { more(now, 0) };
+        let until = |end: i64| end.clamp(before.at, self.at);
         let mut ran = 0;
-        if let Some(begun) = self.run {
-            ran += (self.at - begun.max(before.at)) / MS;
-        }
-        if before.run.is_some() && !same_run {
-            ran += (ended_at.unwrap_or(self.run.unwrap_or(self.at)).clamp(before.at, self.at) - before.at) / MS;
+        if let Some(begun) = self.run.or(begun) {
+            let end = if self.run.is_some() { self.at } else { until(ended_at.unwrap_or(self.at)) };
+            ran += (end - begun.max(before.at)).max(0) / MS;
+            // The run before, as long as it can have been.
+            if before.run.is_some_and(|run| run != begun) {
+                ran += (until(begun) - before.at) / MS;
+            }
         }
         let ran = ran.clamp(0, (self.at - before.at) / MS);
         let memory = if self.run.is_some() { self.memory } else { before.memory };
@@ -126,7 +129,7 @@ fn note(tx: &Tx<'_>, of: &Container, reading: Reading, ended_at: Option<i64>) ->
     if known.as_ref().is_some_and(|meter| meter.ended_at.is_some()) || reading.at <= before.at {
         return Ok(());
     }
-    let used = reading.since(&before, of.exit.as_ref().map(|exit| exit.finished_at));
+    let used = reading.since(&before, (of.started_at, of.exit.as_ref().map(|exit| exit.finished_at)));
     let meter = Meter {
         id: 0,
         account_id: of.account,
@@ -190,7 +193,8 @@ impl Core {
             if !rest.is_empty() {
                 let at = now();
                 let all = self.inner.engine.traffic(&rest).await?;
-                resting.extend(all.into_iter().map(|(uid, traffic)| (uid, Reading { at, traffic, ..Reading::default() })));
+                resting
+                    .extend(all.into_iter().map(|(uid, traffic)| (uid, Reading { at, traffic, ..Reading::default() })));
             }
             let chunk = chunk.to_vec();
             self.write(move |tx| {
@@ -254,17 +258,30 @@ impl Core {
         });
     }
 
-    /// The last reading of a container that is about to be removed, and has ended.
+    /// Ends a container that is about to be removed, with a last reading of its counters: when nothing can be added any more.
     pub(crate) async fn measure_last(&self, of: &Container) -> Result<(), Error> {
         if of.runs == 0 {
             return Ok(());
+        }
+        // Those of the run go with its end.
+        let stats = self.inner.engine.stats(std::slice::from_ref(&of.uid)).await?.into_iter().next();
+        match self.inner.engine.stop(&of.uid, 9, std::time::Duration::ZERO).await {
+            Ok(()) => {}
+            Err(berth_engine::EngineError::NoSuchUnit(_)) => return Ok(()),
+            Err(error) => return Err(error.into()),
         }
         let _turn = self.inner.measuring.lock().await;
         let all = self.inner.engine.traffic(std::slice::from_ref(&of.uid)).await?;
         let Some((_, traffic)) = all.into_iter().next() else { return Ok(()) };
         let (of, at) = (of.clone(), now());
         let reading = Reading { at, traffic, ..Reading::default() };
-        self.write(move |tx| note(tx, &of, reading, Some(at))).await
+        self.write(move |tx| {
+            if let Some((_, stats)) = stats {
+                note(tx, &of, Reading::of(&stats, of.started_at), None)?;
+            }
+            note(tx, &of, reading, Some(at))
+        })
+        .await
     }
 
     /// Bytes and packets of a container from `from` to `to`, milliseconds since 1970; `None` is its beginning, and now.
@@ -282,10 +299,10 @@ impl Core {
         let found = self.container_by_number(caller, id).await?;
         self.measure(vec![(id, found.uid)]).await?;
         let (created, at) = (found.created_at / MS, now() / MS);
-        let (from, to) = (from.unwrap_or(created).max(created), to.unwrap_or(at).min(at));
-        if from > to {
+        if from.zip(to).is_some_and(|(from, to)| from > to) {
             return Err(Error::invalid("to_time", "before from_time"));
         }
+        let (from, to) = (from.unwrap_or(created).max(created), to.unwrap_or(at).min(at));
         let used = self
             .read(move |tx| {
                 let Some(meter) = tx.meter(id)? else { return Ok(Used::default()) };
@@ -352,22 +369,34 @@ mod tests {
 
     fn reading(at: i64, run: Option<i64>, cpu: u64, bytes: u64) -> Reading {
         let traffic = Traffic { rx_bytes: bytes, ..Traffic::default() };
-        Reading { at: at * MS, run: run.map(|r| r * MS), cpu: cpu * 1000, memory: 1 << 20, traffic, ..Reading::default() }
+        Reading {
+            at: at * MS,
+            run: run.map(|r| r * MS),
+            cpu: cpu * 1000,
+            memory: 1 << 20,
+            traffic,
+            ..Reading::default()
+        }
     }
 
     #[test]
     fn readings_add_what_has_come_since() {
         let first = reading(1000, Some(500), 10, 100);
-        let used = reading(3000, Some(500), 30, 150).since(&first, None);
+        let run = |begun: i64, ended: Option<i64>| (Some(begun * MS), ended.map(|e| e * MS));
+        let used = reading(3000, Some(500), 30, 150).since(&first, run(500, None));
         assert_eq!((used.ran, used.cpu, used.memory, used.rx_bytes), (2000, 20, 2000, 50));
         // Another run: CPU counts anew, traffic goes on.
-        let used = reading(3000, Some(2500), 7, 160).since(&first, Some(2000 * MS));
-        assert_eq!((used.ran, used.cpu, used.rx_bytes), (1500, 7, 60));
+        let used = reading(3000, Some(2500), 7, 160).since(&first, run(2500, None));
+        assert_eq!((used.ran, used.cpu, used.rx_bytes), (2000, 7, 60));
         // It has ended.
-        let used = reading(3000, None, 0, 170).since(&first, Some(1200 * MS));
+        let used = reading(3000, None, 0, 170).since(&first, run(500, Some(1200)));
         assert_eq!((used.ran, used.cpu, used.rx_bytes), (200, 0, 70));
+        // A whole run since, and none before.
+        let none = reading(1000, None, 0, 0);
+        assert_eq!(reading(3000, None, 0, 5).since(&none, run(1500, Some(1700))).ran, 200);
+        assert_eq!(reading(3000, None, 0, 5).since(&none, run(500, Some(700))).ran, 0, "counted before");
         // A counter that was lost begins anew.
-        assert_eq!(reading(3000, Some(2500), 0, 5).since(&first, None).rx_bytes, 5);
+        assert_eq!(reading(3000, Some(2500), 0, 5).since(&first, run(2500, None)).rx_bytes, 5);
     }
 
     #[test]

@@ -308,7 +308,9 @@ fn has_ssh_server(trees: &[PathBuf]) -> bool {
     const PROGRAMS: [&str; 5] =
         ["usr/sbin/sshd", "usr/bin/sshd", "sbin/sshd", "usr/sbin/dropbear", "usr/local/sbin/sshd"];
     trees.iter().filter_map(|tree| std::fs::File::open(tree).ok()).any(|root| {
-        PROGRAMS.iter().any(|program| berth_image::stat(root.as_fd(), Path::new(program)).is_ok_and(|s| s.kind == "file"))
+        PROGRAMS
+            .iter()
+            .any(|program| berth_image::stat(root.as_fd(), Path::new(program)).is_ok_and(|s| s.kind == "file"))
     })
 }
 
@@ -423,7 +425,8 @@ impl Core {
                     return Err(Error::Quota(format!("the account may have {quota} containers, and has {has}")));
                 }
                 let (made, event) = core.container_add(tx, &caller_copy, prepared, layers, false, None)?;
-                let row = core.order_row(&caller_copy, Target::Container(made.id), &made.name, Body::ContainerCreate)?;
+                let row =
+                    core.order_row(&caller_copy, Target::Container(made.id), &made.name, Body::ContainerCreate)?;
                 let ordered = core.order_in(tx, row)?;
                 let text = serde_json::to_string(&plan).map_err(|e| Error::Bug(e.to_string()))?;
                 tx.plan_set(&berth_store::Plan { container_id: made.id, plan: text, updated_at: made.created_at })?;

@@ -115,8 +115,7 @@ impl Core {
         private: Option<String>,
     ) -> Result<SshKey, Error> {
         let (account_id, name) = (caller.account, name.to_owned());
-        let mut row =
-            berth_store::SshKey { id: 0, account_id, name, public, fingerprint, private, created_at: now() };
+        let mut row = berth_store::SshKey { id: 0, account_id, name, public, fingerprint, private, created_at: now() };
         self.write(move |tx| {
             row.id = tx.ssh_key_add(&row)?;
             Ok(key(row))

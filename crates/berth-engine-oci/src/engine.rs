@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use berth_engine::{
-    Abilities, Changes, Engine, EngineError, ExecAsked, Files, Listening, LogOptions, LogReader, Observed, Placement, PortAsked,
-    PortGiven, Resources, Session, State, Stats, Traffic, UnitId, UnitSpec,
+    Abilities, Changes, Engine, EngineError, ExecAsked, Files, Listening, LogOptions, LogReader, Observed, Placement,
+    PortAsked, PortGiven, Resources, Session, State, Stats, Traffic, UnitId, UnitSpec,
 };
 use berth_image::Store as Images;
 use berth_net::{Netns, Network, link_stats};

@@ -30,6 +30,8 @@ use crate::unit::{Fixed, Live, RUN, Run, UNIT, Unit, exit_of, read_json};
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// How long a killed container may take to end.
 const KILL_LIMIT: Duration = Duration::from_secs(20);
+/// Time that this server's own sockets in a container have to be closed when it has ended.
+const GOODBYE: Duration = Duration::from_millis(100);
 /// Memory that must be available before anything is started.
 const MEMORY_RESERVE: u64 = 64 << 20;
 
@@ -399,6 +401,8 @@ impl OciEngine {
     pub(crate) fn attend(&self, unit: &Arc<Unit>, begun: Begun) -> Result<(), EngineError> {
         let Begun { shim, init, run, netns } = begun;
         let (ended, watched) = watch::channel(false);
+        let closing = Arc::new(watch::channel(false).0);
+        let listening = closing.clone();
         let waiting = match shim {
             None => None,
             Some(shim) => {
@@ -415,13 +419,16 @@ impl OciEngine {
             known.observed = Observed { state, run: run.number };
             // Its end may have come, but it is not over before the shim is: until then nothing else may begin.
             let init = init.open().map(Arc::new);
-            known.live = waiting.is_some().then_some(Live { init, link: run.link, netns, ended: watched });
+            known.live = waiting.is_some().then_some(Live { init, link: run.link, netns, ended: watched, closing });
         }
         let (inner, unit) = (self.inner.clone(), unit.clone());
         tokio::spawn(async move {
             if let Some(shim) = &waiting {
                 let _ = shim.readable().await;
             }
+            // What listens in it says goodbye while its packets still go out.
+            listening.send_replace(true);
+            let _ = tokio::time::timeout(GOODBYE, listening.closed()).await;
             let noted = unit.clone();
             let worker = inner.clone();
             let _ = tokio::task::spawn_blocking(move || worker.note_end(&noted, &run)).await;
@@ -503,14 +510,34 @@ pub(crate) fn of_link(host: &berth_net::LinkStats) -> berth_runtime::Traffic {
     berth_runtime::Traffic::of_link(host.tx_bytes, host.tx_packets, host.rx_bytes, host.rx_packets)
 }
 
+/// Whether a signal reaches the first process of a pid namespace: the kernel discards what it does not handle, ignore or
+/// block (pid_namespaces(7)). One that ignores it means to go on for a while, and is given the time.
+fn hears(pid: i32, signal: i32) -> bool {
+    let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { return true };
+    minds(&status, signal)
+}
+
+fn minds(status: &str, signal: i32) -> bool {
+    let mut masks = status.lines().filter_map(|line| {
+        let (key, mask) = line.split_once(':')?;
+        ["SigBlk", "SigIgn", "SigCgt"].contains(&key).then(|| u64::from_str_radix(mask.trim(), 16).unwrap_or(u64::MAX))
+    });
+    masks.any(|mask| mask & 1u64.checked_shl(signal.unsigned_abs() - 1).unwrap_or(0) != 0)
+}
+
 impl Unit {
-    /// Signal, grace, kill. Returns when the end has been taken note of.
+    /// Signal, grace, kill. One that can't hear the signal is killed at once. Returns when the end has been taken note of.
     pub(crate) async fn end(&self, signal: i32, grace: Duration) -> Result<(), EngineError> {
         let Some(live) = self.known().live.clone() else { return Ok(()) };
         let mut ended = live.ended.clone();
         live.signal(signal).map_err(failed(format!("send signal {signal} to {}", self.id())))?;
         if signal != libc::SIGKILL {
-            if !grace.is_zero() && tokio::time::timeout(grace, ended.wait_for(|e| *e)).await.is_ok() {
+            let pid = match self.known().observed.state {
+                State::Running { pid, .. } => pid,
+                _ => None,
+            };
+            let heard = pid.is_none_or(|pid| hears(pid, signal));
+            if heard && !grace.is_zero() && tokio::time::timeout(grace, ended.wait_for(|e| *e)).await.is_ok() {
                 return Ok(());
             }
             live.signal(libc::SIGKILL).map_err(failed(format!("kill {}", self.id())))?;
@@ -524,7 +551,19 @@ impl Unit {
 
 #[cfg(test)]
 mod tests {
-    use super::resolv_conf;
+    use super::{minds, resolv_conf};
+
+    #[test]
+    fn a_signal_is_heard_if_it_is_handled_ignored_or_blocked() {
+        let status = |blocked: u64, ignored: u64, caught: u64| {
+            format!("Name:\tsh\nSigBlk:\t{blocked:016x}\nSigIgn:\t{ignored:016x}\nSigCgt:\t{caught:016x}\n")
+        };
+        assert!(!minds(&status(0, 1 << 2, 1 << 1), 15));
+        assert!(
+            minds(&status(1 << 14, 0, 0), 15) && minds(&status(0, 1 << 14, 0), 15) && minds(&status(0, 0, 1 << 14), 15)
+        );
+        assert!(minds(&status(0, 0, 1 << 63), 64));
+    }
 
     #[test]
     fn name_servers_on_the_hosts_loopback_are_replaced() {

@@ -39,11 +39,12 @@ impl Inner {
     pub(crate) fn listen(&self, id: &UnitId, port: u16) -> Result<Listening, EngineError> {
         let unit = self.unit(id)?;
         let live = unit.known().live.clone().ok_or_else(|| EngineError::NotRunning(id.clone()))?;
-        let netns = live.netns.ok_or(EngineError::Unsupported("listening in a container without a network of its own"))?;
+        let netns =
+            live.netns.ok_or(EngineError::Unsupported("listening in a container without a network of its own"))?;
         let bind = || std::net::TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, port));
         let bound = in_netns(&netns, bind).map_err(failed("enter the network namespace"))?;
         let socket = bound.map_err(failed(format!("listen on port {port} in {id}")))?;
-        Ok(Listening { socket, ended: live.ended })
+        Ok(Listening { socket, ended: live.closing.subscribe() })
     }
 }
 

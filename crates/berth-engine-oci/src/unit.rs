@@ -67,6 +67,8 @@ pub(crate) struct Live {
     pub(crate) netns: Option<Arc<Netns>>,
     /// Turns true when the end has been taken note of.
     pub(crate) ended: watch::Receiver<bool>,
+    /// Turns true when it ends, before its place in the network is taken back: for those who listen in it.
+    pub(crate) closing: Arc<watch::Sender<bool>>,
 }
 
 /// A run that goes on, as found: its shim, its first process, its number.

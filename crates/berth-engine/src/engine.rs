@@ -64,7 +64,8 @@ pub trait LogReader: Send {
 pub struct Listening {
     /// The socket.
     pub socket: std::net::TcpListener,
-    /// Turns true when the run has ended.
+    /// Turns true when the run has ended. The engine waits a moment until this is dropped: connections are closed before that,
+    /// or their ends are never heard of.
     pub ended: tokio::sync::watch::Receiver<bool>,
 }
 

@@ -3,11 +3,11 @@
 use std::net::Ipv4Addr;
 use std::{fs, io};
 
-use crate::{conntrack, link};
 use crate::netlink::{Error, Socket};
 use crate::netns::{Netns, in_netns};
 use crate::nft::{self, Member, Published, Spread};
 use crate::tc;
+use crate::{conntrack, link};
 
 /// An IPv4 network, told by its gateway (the bridge's own address) and prefix length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,8 +12,8 @@ mod connection;
 mod session;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use berth_core::{Core, Error, SshHost};
@@ -110,21 +110,60 @@ impl Served {
         let (core, config, mut ended, id, run) =
             (core.clone(), self.config.clone(), listening.ended, host.container, host.run);
         let task = tokio::spawn(async move {
+            let open = Open::default();
+            let mut serving = std::pin::pin!(serve(&core, &host, &config, socket, &open));
             tokio::select! {
-                () = serve(&core, &host, &config, socket) => {}
+                () = &mut serving => {}
                 _ = ended.wait_for(|ended| *ended) => {}
             }
+            // While the container's network is there to tell the clients.
+            open.shut();
             core.ssh_ended(&host);
+            drop(ended);
         });
         self.runs.insert(id, (run, task.abort_handle()));
     }
 }
 
-async fn serve(core: &Core, host: &SshHost, config: &Arc<Config>, socket: TcpListener) {
+/// Connections that are open, to be closed from outside: their own tasks may be busy.
+#[derive(Clone, Default)]
+struct Open(Arc<Mutex<HashMap<u64, std::net::TcpStream>>>);
+
+/// Takes a connection out when it has ended.
+struct Entered(Open, u64);
+
+impl Open {
+    fn all(&self) -> MutexGuard<'_, HashMap<u64, std::net::TcpStream>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A stream that is closed by [`shut`](Self::shut).
+    fn enter(&self, stream: TcpStream, number: u64) -> std::io::Result<(TcpStream, Entered)> {
+        let stream = stream.into_std()?;
+        self.all().insert(number, stream.try_clone()?);
+        let entered = Entered(self.clone(), number);
+        Ok((TcpStream::from_std(stream)?, entered))
+    }
+
+    fn shut(&self) {
+        for (_, stream) in self.all().drain() {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.all().remove(&self.1);
+    }
+}
+
+async fn serve(core: &Core, host: &SshHost, config: &Arc<Config>, socket: TcpListener, open: &Open) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let strangers = Arc::new(Semaphore::new(STRANGERS));
     // Ends with this: a connection must not hold the network of a container that has ended.
     let mut connections = JoinSet::new();
+    let mut number = 0;
     loop {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
@@ -142,9 +181,11 @@ async fn serve(core: &Core, host: &SshHost, config: &Arc<Config>, socket: TcpLis
         else {
             continue;
         };
+        number += 1;
+        let Ok((stream, entered)) = open.enter(stream, number) else { continue };
         let (core, host, config) = (core.clone(), host.clone(), config.clone());
         connections.spawn(async move {
-            let _place = place;
+            let (_place, _entered) = (place, entered);
             if let Err(error) = attend(core, &host, config, stream, stranger).await {
                 tracing::debug!(container = host.name, %error, "an SSH connection ended");
             }
@@ -171,7 +212,8 @@ async fn attend(
         () = tokio::time::sleep(LOGIN_TIME) => {}
     }
     if !known.load(Ordering::SeqCst) {
-        let _ = handle.disconnect(russh::Disconnect::ByApplication, "no key was shown in time".into(), String::new()).await;
+        let _ =
+            handle.disconnect(russh::Disconnect::ByApplication, "no key was shown in time".into(), String::new()).await;
         return Ok(());
     }
     running.await

@@ -62,7 +62,9 @@ pub(crate) async fn serve(core: Core, host: SshHost, mut channel: Channel<Msg>, 
             ChannelMsg::RequestShell { .. } => break Program::Shell,
             ChannelMsg::Exec { command, .. } => break Program::Command(String::from_utf8_lossy(&command).into_owned()),
             ChannelMsg::RequestSubsystem { name, .. } if name == "sftp" => break Program::Sftp,
-            ChannelMsg::RequestSubsystem { .. } | ChannelMsg::AgentForward { .. } | ChannelMsg::RequestX11 { .. } => false,
+            ChannelMsg::RequestSubsystem { .. } | ChannelMsg::AgentForward { .. } | ChannelMsg::RequestX11 { .. } => {
+                false
+            }
             ChannelMsg::Close | ChannelMsg::Eof => return,
             _ => continue,
         };
@@ -186,9 +188,12 @@ mod tests {
 
     #[test]
     fn logins_run_a_shell_and_commands_are_its_argument() {
-        let asked = Asked { term: Some("xterm-256color".into()), size: (40, 100), env: vec!["LANG=zh_CN.UTF-8".into()] };
+        let asked =
+            Asked { term: Some("xterm-256color".into()), size: (40, 100), env: vec!["LANG=zh_CN.UTF-8".into()] };
         let shell = exec_of(&asked, Program::Shell);
-        assert!(shell.terminal && shell.size == Some((40, 100)) && shell.env.contains(&"TERM=xterm-256color".to_owned()));
+        assert!(
+            shell.terminal && shell.size == Some((40, 100)) && shell.env.contains(&"TERM=xterm-256color".to_owned())
+        );
         let command = exec_of(&Asked::default(), Program::Command("echo \"$HOME\"; exit 3".into()));
         assert!(!command.terminal && command.args.last().is_some_and(|last| last == "echo \"$HOME\"; exit 3"));
         assert_eq!(command.user.as_deref(), Some("0:0"));

@@ -37,9 +37,8 @@ fn changed(path: &Path) -> Option<SystemTime> {
 fn load(settings: &Https) -> Result<Arc<CertifiedKey>, String> {
     let (certificate, key) = (&settings.certificate, &settings.key);
     let named = |path: &Path, e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(certificate)
-        .and_then(Iterator::collect)
-        .map_err(|e| named(certificate, &e))?;
+    let chain: Vec<CertificateDer<'static>> =
+        CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect).map_err(|e| named(certificate, &e))?;
     if chain.is_empty() {
         return Err(named(certificate, &"no certificate in it"));
     }
@@ -88,7 +87,8 @@ impl Listener {
         let address = socket.local_addr().map_err(|e| e.to_string())?;
         let now = Mutex::new((load(settings)?, changed(&settings.certificate), Instant::now()));
         let certificate = Certificate { settings: settings.clone(), now };
-        let mut config = rustls::ServerConfig::builder().with_no_client_auth().with_cert_resolver(Arc::new(certificate));
+        let mut config =
+            rustls::ServerConfig::builder().with_no_client_auth().with_cert_resolver(Arc::new(certificate));
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let (send, ready) = mpsc::channel(64);

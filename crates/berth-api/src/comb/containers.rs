@@ -26,11 +26,7 @@ fn whole(parameters: &Parameters, name: &'static str) -> Result<Option<i64>, Err
     }
 }
 
-fn one_of<T>(
-    parameters: &Parameters,
-    name: &'static str,
-    of: impl Fn(i64) -> Option<T>,
-) -> Result<Option<T>, Error> {
+fn one_of<T>(parameters: &Parameters, name: &'static str, of: impl Fn(i64) -> Option<T>) -> Result<Option<T>, Error> {
     let Some(number) = whole(parameters, name)? else { return Ok(None) };
     of(number).map(Some).ok_or_else(|| INVALID.with(format!("{name} must be 1 or 2, not {number}")))
 }
@@ -112,12 +108,7 @@ pub(super) async fn create(State(core): State<Core>, request: Request) -> Result
 }
 
 /// What must be there beside what is.
-fn complete(
-    kind: Charge,
-    public: bool,
-    network: Option<NetworkCharge>,
-    bandwidth: Option<i64>,
-) -> Result<(), Error> {
+fn complete(kind: Charge, public: bool, network: Option<NetworkCharge>, bandwidth: Option<i64>) -> Result<(), Error> {
     if kind != Charge::Use || !public {
         return Ok(());
     }
@@ -246,10 +237,7 @@ pub(super) async fn flow(
     let id = number(&id, NO_CONTAINER)?;
     let time = |name| whole(&parameters, name).map(moment);
     let traffic = core.container_flow(&caller, id, time("from_time")?, time("to_time")?).await?;
-    Ok(Json(Flow {
-        container_up_flow: megabytes(traffic.tx_bytes),
-        container_down_flow: megabytes(traffic.rx_bytes),
-    }))
+    Ok(Json(Flow { container_up_flow: megabytes(traffic.tx_bytes), container_down_flow: megabytes(traffic.rx_bytes) }))
 }
 
 #[cfg(test)]

@@ -246,7 +246,10 @@ mod tests {
     fn bytes_are_shown_with_one_decimal_and_times_to_the_second() {
         assert_eq!(megabytes(0), "0.0MB");
         assert_eq!(megabytes(1_234_000_000), "1234.0MB");
-        assert_eq!((megabytes(49_999), megabytes(50_000), megabytes(999_999)), ("0.0MB".into(), "0.1MB".into(), "1.0MB".into()));
+        assert_eq!(
+            (megabytes(49_999), megabytes(50_000), megabytes(999_999)),
+            ("0.0MB".into(), "0.1MB".into(), "1.0MB".into())
+        );
         assert_eq!(megabytes(u64::MAX), "18446744073709.6MB");
         assert_eq!(time(1_458_366_257_987_654_321), "2016-03-19T05:44:17Z");
     }

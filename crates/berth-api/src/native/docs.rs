@@ -9,7 +9,9 @@ use axum::response::{IntoResponse, Redirect, Response};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use super::{commands, containers, events, host, images, inside, keys, registries, services, ssh_keys, tokens, usage, volumes};
+use super::{
+    commands, containers, events, host, images, inside, keys, registries, services, ssh_keys, tokens, usage, volumes,
+};
 
 #[derive(OpenApi)]
 #[openapi(

@@ -317,9 +317,7 @@ impl Core {
     ) -> Result<Container, Error> {
         let prepared = self.container_prepare(caller, new).await?;
         let (core, caller) = (self.clone(), *caller);
-        let made = self
-            .write(move |tx| core.container_add(tx, &caller, prepared, layers_above, start, member))
-            .await;
+        let made = self.write(move |tx| core.container_add(tx, &caller, prepared, layers_above, start, member)).await;
         let (made, event) = made?;
         let lock = self.lock(made.id);
         let _busy = lock.lock().await;

@@ -106,12 +106,8 @@ impl Core {
 
     /// Removes engine's and database's part, in this order: what the engine has is owned until the end.
     pub(crate) async fn erase(&self, target: &Container) -> Result<(), Error> {
-        // Its counters go with it: they are read when nothing can be added any more.
-        match self.inner.engine.stop(&target.uid, 9, Duration::ZERO).await {
-            Ok(()) => self.measure_last(target).await?,
-            Err(berth_engine::EngineError::NoSuchUnit(_)) => {}
-            Err(error) => return Err(error.into()),
-        }
+        // Its counters go with it.
+        self.measure_last(target).await?;
         self.inner.engine.remove(&target.uid).await?;
         let (id, account, uid) = (target.id, target.account, target.uid.to_string());
         let (name, group) = (target.name.clone(), target.group);

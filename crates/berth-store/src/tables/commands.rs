@@ -196,9 +196,8 @@ impl Tx<'_> {
     /// # Errors
     /// The database's own.
     pub fn command_newest(&self, kind: &str, target: i64, names: [&str; 4]) -> Result<Option<Command>, Error> {
-        let sql = format!(
-            "{COMMAND} WHERE kind = $1 AND target = $2 AND name IN ($3, $4, $5, $6) ORDER BY id DESC LIMIT 1"
-        );
+        let sql =
+            format!("{COMMAND} WHERE kind = $1 AND target = $2 AND name IN ($3, $4, $5, $6) ORDER BY id DESC LIMIT 1");
         let values = params![kind, target, names[0], names[1], names[2], names[3]];
         Ok(self.connection.prepare_cached(&sql)?.query_row(values, command).optional()?)
     }

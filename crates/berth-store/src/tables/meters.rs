@@ -133,11 +133,11 @@ impl Tx<'_> {
     /// The database's own.
     pub fn meters(&self, account: Option<i64>, from: i64, to: i64) -> Result<Vec<Meter>, Error> {
         let sql = format!(
-            "SELECT {METER} FROM meters WHERE ($1 IS NULL OR account_id = $1) AND created_at < $3
-             AND (ended_at IS NULL OR ended_at >= $2) ORDER BY id"
+            "SELECT {METER} FROM meters WHERE ($1 IS NULL OR account_id = $1) AND created_at < $2
+             AND (ended_at IS NULL OR ended_at >= $3) ORDER BY id"
         );
         let mut statement = self.connection.prepare_cached(&sql)?;
-        Ok(statement.query_map(params![account, from, to], meter)?.collect::<Result<_, _>>()?)
+        Ok(statement.query_map(params![account, to, from], meter)?.collect::<Result<_, _>>()?)
     }
 
     /// Numbers of the containers that are to be read: those that run, and those that ran when they were read last.
@@ -156,7 +156,8 @@ impl Tx<'_> {
     /// # Errors
     /// The database's own.
     pub fn meter_set(&self, new: &Meter) -> Result<i64, Error> {
-        let sql = "INSERT INTO meters (account_id, container_id, uid, name, image, plan, live, last, created_at, ended_at)
+        let sql =
+            "INSERT INTO meters (account_id, container_id, uid, name, image, plan, live, last, created_at, ended_at)
                    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
                    ON CONFLICT (container_id) DO UPDATE SET name = excluded.name, plan = excluded.plan,
                    live = excluded.live, last = excluded.last, ended_at = excluded.ended_at RETURNING id";
@@ -212,7 +213,8 @@ impl Tx<'_> {
     /// The database's own.
     pub fn points(&self, meter: i64, from: i64, to: i64, steps: [i64; 2]) -> Result<Vec<Point>, Error> {
         let horizons = self.horizons()?;
-        let sql = "SELECT at, since, ran, cpu, memory, block_read, block_write, rx_bytes, rx_packets, tx_bytes, tx_packets
+        let sql =
+            "SELECT at, since, ran, cpu, memory, block_read, block_write, rx_bytes, rx_packets, tx_bytes, tx_packets
                    FROM points WHERE step = $1 AND meter_id = $2 AND at > $3 AND at > $4 AND at <= $5 AND since < $6
                    ORDER BY at";
         let mut statement = self.connection.prepare_cached(sql)?;
@@ -237,11 +239,7 @@ impl Tx<'_> {
         let value = |key: &str| -> Result<i64, Error> {
             Ok(self.server_value(key)?.and_then(|text| text.parse().ok()).unwrap_or(i64::MIN))
         };
-        Ok(Horizons {
-            raw: value("points_raw")?,
-            middle: value("points_middle")?,
-            added_up: value("points_added_up")?,
-        })
+        Ok(Horizons { raw: value("points_raw")?, middle: value("points_middle")?, added_up: value("points_added_up")? })
     }
 
     /// Adds up all readings between what is added up already and `to`, which must be a multiple of both steps.
@@ -277,5 +275,65 @@ impl Tx<'_> {
         let sql = "DELETE FROM meters WHERE ended_at <= $1";
         self.connection.prepare_cached(sql)?.execute([long.saturating_mul(1_000_000)])?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Meter, Point, Used};
+    use crate::{Error, Store};
+
+    const STEPS: [i64; 2] = [300, 3600];
+
+    fn used(bytes: i64) -> Used {
+        Used { rx_bytes: bytes, tx_packets: 1, ..Used::default() }
+    }
+
+    #[tokio::test]
+    async fn points_are_added_up_forgotten_and_never_counted_twice() {
+        let folder = std::env::temp_dir().join(format!("berth-store-meters-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("folder");
+        let store = Store::open(&folder.join("berth.db")).expect("store");
+        let total = |points: &[Point]| points.iter().map(|p| p.used.rx_bytes).sum::<i64>();
+        let work = move |tx: &crate::Tx<'_>| -> Result<(), Error> {
+            let meter = Meter {
+                id: 0,
+                account_id: 1,
+                container_id: 7,
+                uid: "a".into(),
+                name: "a".into(),
+                image: "i".into(),
+                plan: None,
+                live: true,
+                last: "{}".into(),
+                created_at: 5,
+                ended_at: None,
+            };
+            let id = tx.meter_set(&meter)?;
+            assert_eq!(tx.meter_set(&Meter { live: false, ..meter.clone() })?, id, "changed, not added");
+            // Every ten from 10 to 9000, of one byte more each time.
+            let sum = |from: i64, to: i64| (from / 10 + 1..=to / 10).sum::<i64>();
+            for n in 1..=900 {
+                tx.point_add(id, &Point { at: n * 10, since: n * 10 - 10, used: used(n) })?;
+            }
+            assert_eq!(total(&tx.points(id, i64::MIN, i64::MAX, STEPS)?), sum(0, 9000));
+            tx.points_add_up(3600, STEPS)?;
+            tx.points_add_up(7200, STEPS)?;
+            assert_eq!(total(&tx.points(id, i64::MIN, i64::MAX, STEPS)?), sum(0, 9000), "not twice");
+            tx.points_forget(7200, 3600, i64::MIN, STEPS)?;
+            let all = tx.points(id, i64::MIN, i64::MAX, STEPS)?;
+            assert_eq!((total(&all), all.len()), (sum(0, 9000), 1 + 12 + 180), "an hour, an hour in twelve, readings");
+            assert!(all.windows(2).all(|pair| pair[0].at == pair[1].since), "no gap, no overlap");
+            let some = tx.points(id, 3600, 7200, STEPS)?;
+            assert_eq!((total(&some), some.len()), (sum(3600, 7200), 12));
+            assert_eq!(tx.points(id, 7190, 7215, STEPS)?.len(), 1 + 2, "what overlaps");
+            assert_eq!(tx.meters(Some(1), 0, 100)?.len(), 1);
+            assert_eq!(tx.meters(Some(1), 0, 5)?.len() + tx.meters(Some(2), 0, 100)?.len(), 0);
+            tx.meter_set(&Meter { ended_at: Some(50), ..meter })?;
+            assert_eq!((tx.meters(None, 51, 100)?.len(), tx.meters(None, 50, 100)?.len()), (0, 1));
+            Ok(())
+        };
+        store.write(work).await.expect("write");
+        std::fs::remove_dir_all(folder).expect("clean");
     }
 }
