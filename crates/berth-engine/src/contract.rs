@@ -110,8 +110,17 @@ pub async fn check(engine: &dyn Engine, material: &Material) {
     assert_eq!(engine.observe(&id).await.expect("observe"), first, "the same run goes on");
     assert!(matches!(first.state, State::Running { .. }) && first.run == 1);
     assert_eq!(engine.stats(std::slice::from_ref(&id)).await.expect("stats").len(), 1);
+    let listening = match engine.listen(&id, 2222).await {
+        Err(EngineError::Unsupported(_)) => None,
+        other => Some(other.expect("listen")),
+    };
+    assert!(listening.as_ref().is_none_or(|listening| !*listening.ended.borrow()), "it goes on");
     engine.stop(&id, 15, Duration::from_secs(5)).await.expect("stop");
     engine.stop(&id, 15, Duration::from_secs(5)).await.expect("stop again");
+    if let Some(mut listening) = listening {
+        let told = tokio::time::timeout(Duration::from_secs(5), listening.ended.wait_for(|ended| *ended)).await;
+        assert!(told.is_ok_and(|told| told.is_ok()), "who listens is told of the end");
+    }
     let stopped = engine.observe(&id).await.expect("observe");
     assert!(matches!(stopped.state, State::Exited(_)), "{stopped:?}");
     engine.start(&id, 1).await.expect("a run that has ended is not begun again");

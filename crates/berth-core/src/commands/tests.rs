@@ -1,5 +1,7 @@
 //! Every command, with every step repeated, every step failed, and the server killed before and after each write.
 
+mod plans;
+
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
