@@ -21,6 +21,7 @@ use crate::{socket, terminal};
 /// Name of the socket in the container's folder.
 pub(crate) const SOCKET: &str = "attach";
 /// Most bytes kept for the first client.
+const YOUNG: Duration = Duration::from_secs(2);
 const EARLY: usize = 64 * 1024;
 /// How long a client may take none of what it is sent.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -50,6 +51,7 @@ pub(crate) struct Hub {
     terminal: bool,
     early: Option<Vec<Vec<u8>>>,
     early_size: usize,
+    begun: Instant,
 }
 
 fn nonblocking(file: &File) -> io::Result<()> {
@@ -75,6 +77,7 @@ impl Hub {
             terminal,
             early: Some(Vec::new()),
             early_size: 0,
+            begun: Instant::now(),
         })
     }
 
@@ -205,8 +208,8 @@ impl Hub {
 
     /// At the end of the container: what waits is sent if it is taken soon.
     pub(crate) fn close(mut self) {
-        if let Some(early) = self.early.take() {
-            // Somebody may be about to come for it.
+        if let Some(early) = self.early.take().filter(|_| self.begun.elapsed() < YOUNG) {
+            // Somebody may be about to come for it: whoever started it.
             let mut wait = libc::pollfd { fd: self.listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
             // SAFETY: one pollfd, as said.
             unsafe { libc::poll(&raw mut wait, 1, if early.is_empty() { 100 } else { 1000 }) };
