@@ -81,6 +81,13 @@ pub(crate) fn local_time(at: i64, zone: &str) -> String {
     time.to_zoned(zone).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
+/// The same read: nanoseconds since 1970.
+pub(crate) fn local_time_of(text: &str, zone: &str) -> Option<i64> {
+    let time = jiff::civil::DateTime::strptime("%Y-%m-%d %H:%M:%S", text.trim()).ok()?;
+    let zone = jiff::tz::TimeZone::get(zone).unwrap_or(jiff::tz::TimeZone::UTC);
+    i64::try_from(time.to_zoned(zone).ok()?.timestamp().as_nanosecond()).ok()
+}
+
 /// A change that is to go into the audit log when it is known what came of it.
 struct Noting {
     core: berth_core::Core,
@@ -321,6 +328,18 @@ pub(crate) enum ParameterError {
     Late,
 }
 
+/// What kind of JSON it is, where its value is nothing to repeat.
+pub(crate) fn kind_of(value: &serde_json::Value) -> &'static str {
+    match value {
+        serde_json::Value::Null => "null",
+        serde_json::Value::Bool(_) => "a truth value",
+        serde_json::Value::Number(_) => "a number",
+        serde_json::Value::String(_) => "a string",
+        serde_json::Value::Array(_) => "an array",
+        serde_json::Value::Object(_) => "an object",
+    }
+}
+
 impl Parameters {
     /// Reads query and body. A body that begins like JSON is JSON, whatever its `Content-Type` says; otherwise it is a
     /// form. What the body says goes before the query.
@@ -365,14 +384,14 @@ impl Parameters {
         }
     }
 
-    /// Text that must be there and not be empty.
+    /// Text that must be there and not be empty. What is there instead is not told: it may be a secret.
     pub(crate) fn text(&self, name: &'static str) -> Result<String, ParameterError> {
         match self.0.get(name) {
             None | Some(serde_json::Value::Null) => Err(ParameterError::Missing(name)),
             Some(serde_json::Value::String(text)) if text.is_empty() => Err(ParameterError::Missing(name)),
             Some(serde_json::Value::String(text)) => Ok(text.clone()),
             Some(serde_json::Value::Number(number)) => Ok(number.to_string()),
-            Some(other) => Err(ParameterError::Wrong { name, expected: "a string", found: other.to_string() }),
+            Some(other) => Err(ParameterError::Wrong { name, expected: "a string", found: kind_of(other).to_owned() }),
         }
     }
 

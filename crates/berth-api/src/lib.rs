@@ -6,8 +6,10 @@ mod comb;
 mod kit;
 mod meters;
 mod native;
+mod ranges;
 mod sample;
 mod standalone;
+mod tingyu;
 
 use std::sync::Arc;
 
@@ -64,6 +66,9 @@ pub fn router(core: Core, draining: Draining) -> Router {
         Doorman { changes: standalone::changes, ..doorman("standalone", standalone::error::broken) };
     let standalone = kit::guarded(standalone::router(), doorman_of_standalone);
     let comb = |router| kit::guarded(router, doorman("comb", comb::error::broken));
+    let nothing: Router = comb(Router::new().fallback(comb::error::no_such_path)).with_state(api.clone());
+    let doorman_of_tingyu = Doorman { changes: tingyu::changes, ..doorman("tingyu", tingyu::error::broken) };
+    let tingyu = kit::guarded(tingyu::router(), doorman_of_tingyu);
     let acs = |router| kit::guarded(router, doorman("acs", acs::error::broken));
     let other = Router::new()
         .route("/", get(native::docs::front_page))
@@ -83,9 +88,14 @@ pub fn router(core: Core, draining: Draining) -> Router {
         .nest("/api/v1/container", acs(acs::containers()))
         .nest("/api/v1/node", acs(acs::nodes()))
         .nest("/api/v1/command", acs(acs::commands()))
+        .nest("/tingyu", tingyu)
         .nest("/api/v1/containers", comb(comb::containers()))
         .nest("/api/v1/token", comb(comb::token()))
         .nest("/api/v1/secret-keys", comb(comb::keys()))
+        // Only what is below is nested.
+        .route_service("/api/v1/containers/", nothing.clone())
+        .route_service("/api/v1/secret-keys/", nothing.clone())
+        .route_service("/api/v1/token/", nothing)
         .fallback_service(other.with_state(api.clone()))
         .with_state(api)
 }

@@ -7,6 +7,7 @@ pub(crate) mod docs;
 pub(crate) mod error;
 mod events;
 mod host;
+mod hosts;
 mod idempotency;
 mod images;
 mod inside;
@@ -28,7 +29,7 @@ use axum::routing::{delete, get, patch, post, put};
 use crate::Api;
 
 pub use docs::openapi;
-pub(crate) use streams::Places;
+pub(crate) use streams::{Places, reader, stream_reader};
 
 pub(crate) fn ends_with_client(method: &Method, path: &str) -> bool {
     method == Method::GET || path.ends_with("/exec")
@@ -106,6 +107,9 @@ pub(crate) fn router() -> Router<Api> {
         .route("/ssh-keys", get(ssh_keys::list).post(ssh_keys::create))
         .route("/ssh-keys/{number}", delete(ssh_keys::remove))
         .route("/usage", get(usage::list))
+        .route("/bandwidth", get(hosts::bandwidth))
+        .route("/hosts", get(hosts::list))
+        .route("/hosts/{host}", get(hosts::inspect).patch(hosts::label))
         .route("/host", get(host::inspect))
         .route("/events", get(events::list))
         .route("/tokens", get(tokens::list).post(tokens::create))

@@ -1,8 +1,9 @@
 //! Services, groups, commands, access keys, the audit log.
 
 use berth_api::wire::{
-    AccessKey, Applied, Apply, AuditEntry, Command, Group, GroupCreate, GroupDeploy, GroupMade, GroupSpec, GroupStart,
-    GroupStop, KeyCreate, KeyRotate, List, Package, Service, ServiceCreate, SshKey, SshKeyCreate, Usage,
+    AccessKey, Applied, Apply, AuditEntry, Bandwidth, Command, Group, GroupCreate, GroupDeploy, GroupMade, GroupSpec,
+    GroupStart, GroupStop, HostEntry, HostLabel, KeyCreate, KeyRotate, List, Package, Service, ServiceCreate, SshKey,
+    SshKeyCreate, Usage,
 };
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use reqwest::Method;
@@ -21,6 +22,13 @@ fn time_query(from: Option<&str>, to: Option<&str>, all: bool) -> Vec<(&'static 
     if all {
         query.push(("all", "true".into()));
     }
+    query
+}
+
+fn bandwidth_query(by: &str, key: Option<&str>, from: Option<&str>, to: Option<&str>) -> Vec<(&'static str, String)> {
+    let mut query = time_query(from, to, false);
+    query.push(("by", by.to_owned()));
+    query.extend(key.map(|key| ("key", key.to_owned())));
     query
 }
 
@@ -57,6 +65,45 @@ impl Client {
         let mut query = time_query(from, to, all);
         query.push(("format", "csv".into()));
         Ok(self.send(self.request(Method::GET, "/v1/usage", &query)).await?.text().await?)
+    }
+
+    /// What containers carried in each five minutes, by `host`, `image` or `version`.
+    pub async fn bandwidth(
+        &self,
+        by: &str,
+        key: Option<&str>,
+        from: Option<&str>,
+        to: Option<&str>,
+    ) -> Result<Bandwidth> {
+        self.get("/v1/bandwidth", &bandwidth_query(by, key, from, to)).await
+    }
+
+    /// The same as CSV.
+    pub async fn bandwidth_csv(
+        &self,
+        by: &str,
+        key: Option<&str>,
+        from: Option<&str>,
+        to: Option<&str>,
+    ) -> Result<String> {
+        let mut query = bandwidth_query(by, key, from, to);
+        query.push(("format", "csv".into()));
+        Ok(self.send(self.request(Method::GET, "/v1/bandwidth", &query)).await?.text().await?)
+    }
+
+    /// All machines.
+    pub async fn hosts(&self) -> Result<Vec<HostEntry>> {
+        self.all("/v1/hosts", &[]).await
+    }
+
+    /// One machine, by number, id or name.
+    pub async fn host_entry(&self, host: &str) -> Result<HostEntry> {
+        self.get(&format!("/v1/hosts/{}", segment(host)), &[]).await
+    }
+
+    /// Says something about a machine.
+    pub async fn host_label(&self, host: &str, label: &HostLabel) -> Result<HostEntry> {
+        self.json(self.request(Method::PATCH, &format!("/v1/hosts/{}", segment(host)), &[]).json(label)).await
     }
 
     /// The account's keys for SSH.

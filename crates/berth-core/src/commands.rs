@@ -17,6 +17,7 @@ pub(crate) use runner::{Cancels, Driving, Trip};
 
 use crate::containers::Page;
 use crate::core::Core;
+use crate::deployments::{DeploymentSpec, Move};
 use crate::error::Error;
 use crate::plans::PlanChange;
 use crate::services::GroupSpec;
@@ -110,25 +111,36 @@ pub enum Target {
     Container(i64),
     /// A group, by number.
     Group(i64),
+    /// A deployment, by a number that follows from its name.
+    Deployment(i64),
+    /// A roll-out, by a number that follows from its image.
+    Rollout(i64),
 }
 
 impl Target {
-    /// `container` or `group`.
+    /// `container`, `group`, `deployment` or `rollout`.
     pub fn kind(self) -> &'static str {
         match self {
             Self::Container(_) => "container",
             Self::Group(_) => "group",
+            Self::Deployment(_) => "deployment",
+            Self::Rollout(_) => "rollout",
         }
     }
 
     /// Its number.
     pub fn id(self) -> i64 {
-        let (Self::Container(id) | Self::Group(id)) = self;
+        let (Self::Container(id) | Self::Group(id) | Self::Deployment(id) | Self::Rollout(id)) = self;
         id
     }
 
     fn of(kind: &str, id: i64) -> Self {
-        if kind == "group" { Self::Group(id) } else { Self::Container(id) }
+        match kind {
+            "group" => Self::Group(id),
+            "deployment" => Self::Deployment(id),
+            "rollout" => Self::Rollout(id),
+            _ => Self::Container(id),
+        }
     }
 }
 
@@ -157,6 +169,27 @@ pub(crate) enum Body {
     ContainerPlan {
         change: Box<PlanChange>,
         resize: bool,
+    },
+    DeploymentCreate {
+        host: String,
+        spec: Box<DeploymentSpec>,
+    },
+    DeploymentUpdate {
+        host: String,
+        spec: Box<DeploymentSpec>,
+    },
+    DeploymentDelete {
+        host: String,
+    },
+    /// Moves deployments to a version, or back from it.
+    Rollout {
+        image: String,
+        moves: Vec<Move>,
+        undo: bool,
+    },
+    /// Makes a file of a container ready to be fetched.
+    FileReady {
+        path: String,
     },
     /// Brings a group to a specification: containers made, changed, made anew, removed.
     GroupApply {
@@ -196,6 +229,12 @@ impl Body {
             Self::ContainerRestart => "container_restart",
             Self::ContainerPlan { resize: false, .. } => "container_update",
             Self::ContainerPlan { resize: true, .. } => "container_resize",
+            Self::DeploymentCreate { .. } => "deployment_create",
+            Self::DeploymentUpdate { .. } => "deployment_update",
+            Self::DeploymentDelete { .. } => "deployment_delete",
+            Self::Rollout { undo: false, .. } => "rollout",
+            Self::Rollout { undo: true, .. } => "rollout_undo",
+            Self::FileReady { .. } => "file_ready",
             Self::GroupApply { .. } => "group_apply",
             Self::GroupStart { .. } => "group_start",
             Self::GroupStop { .. } => "group_stop",
@@ -218,7 +257,21 @@ impl Body {
             | Self::ContainerCreate
             | Self::ContainerRestart
             | Self::ContainerPlan { .. }
+            | Self::DeploymentCreate { .. }
+            | Self::DeploymentUpdate { .. }
+            | Self::DeploymentDelete { .. }
+            | Self::Rollout { .. }
+            | Self::FileReady { .. }
             | Self::GroupDelete => Method::Parallel,
+        }
+    }
+
+    fn host(self) -> Option<String> {
+        match self {
+            Self::DeploymentCreate { host, .. }
+            | Self::DeploymentUpdate { host, .. }
+            | Self::DeploymentDelete { host } => Some(host),
+            _ => None,
         }
     }
 
@@ -233,7 +286,7 @@ impl Body {
     }
 
     fn is_removal(&self) -> bool {
-        matches!(self, Self::ContainerDelete | Self::GroupDelete)
+        matches!(self, Self::ContainerDelete | Self::GroupDelete | Self::DeploymentDelete { .. })
     }
 }
 
@@ -280,6 +333,8 @@ pub struct Command {
     pub created_at: i64,
     /// Nanoseconds since 1970.
     pub ended_at: Option<i64>,
+    /// Textual id of the host that it is about, if it is about a deployment.
+    pub host: Option<String>,
     /// What it does, container by container.
     pub activities: Vec<Activity>,
 }
@@ -333,6 +388,10 @@ fn command(row: berth_store::Command, steps: Vec<berth_store::Activity>) -> Comm
         deadline: row.deadline,
         created_at: row.created_at,
         ended_at: row.ended_at,
+        host: match row.kind.as_str() {
+            "deployment" => serde_json::from_str::<Order>(&row.body).ok().and_then(|order| order.body.host()),
+            _ => None,
+        },
         activities: steps.into_iter().map(activity).collect(),
     }
 }

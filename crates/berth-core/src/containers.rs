@@ -90,6 +90,12 @@ pub struct NewContainer {
     pub health: Option<Option<HealthCheck>>,
     /// The idempotency key that the request came with.
     pub key: Option<String>,
+    /// The machine that it is to be on: number and textual id; this server's own if `None`.
+    pub host: Option<(i64, String)>,
+    /// The container whose place it is to take.
+    pub replaces: Option<i64>,
+    /// Whether the host's network is for it although its account is none of an administrator; never what a client says.
+    pub host_network_allowed: bool,
 }
 
 /// What is kept of it, with everything decided.
@@ -227,6 +233,8 @@ pub struct Container {
     pub group: Option<i64>,
     /// Version of the code in it; 0 is none.
     pub version: i64,
+    /// Number of the host that it is on.
+    pub host: i64,
     pub(crate) shape: String,
     pub(crate) replaces: Option<i64>,
     pub(crate) wanted_running: bool,
@@ -293,6 +301,7 @@ pub(crate) fn container(row: berth_store::Container) -> Result<Container, Error>
         health: detail.health,
         group: row.group_id,
         version: row.version,
+        host: row.host_id,
         shape: row.shape,
         replaces: row.replaces,
         wanted_running: row.wanted == "running",

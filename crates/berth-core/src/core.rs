@@ -54,6 +54,8 @@ pub(crate) struct Inner {
     pub(crate) fronts: Fronts,
     /// Held while counters are read and written down.
     pub(crate) measuring: tokio::sync::Mutex<()>,
+    /// The step in which containers' disks were looked at last.
+    pub(crate) disks_looked_at: std::sync::atomic::AtomicI64,
     /// Places that accounts' requests have left, and when that was so.
     pub(crate) rates: Mutex<HashMap<i64, (f64, std::time::Instant)>>,
     pub(crate) ssh: crate::ssh::Listening,
@@ -70,6 +72,8 @@ pub struct Paths {
     pub volumes: PathBuf,
     /// Folder of groups' code.
     pub packages: PathBuf,
+    /// Folder of files that are ready to be fetched.
+    pub downloads: PathBuf,
     /// The key that secrets are encrypted with; made if it is not there.
     pub secret_key: PathBuf,
 }
@@ -131,6 +135,7 @@ impl Core {
             closing: false.into(),
             fronts: Fronts::default(),
             measuring: tokio::sync::Mutex::default(),
+            disks_looked_at: 0.into(),
             rates: Mutex::default(),
             ssh: crate::ssh::Listening::default(),
             busy: Mutex::default(),
@@ -139,10 +144,12 @@ impl Core {
         };
         let core = Self { inner: Arc::new(inner) };
         core.forget_unanswered().await?;
+        core.meet_hosts().await?;
         core.sweep_volumes().await?;
         crate::reconcile::begin(&core).await?;
         core.packages_sweep(0).await?;
         core.follow_members().await?;
+        core.begin_meeting_hosts();
         core.begin_measuring();
         core.resume_commands().await?;
         Ok(core)

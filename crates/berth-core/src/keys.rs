@@ -172,7 +172,8 @@ impl KeyBounds {
             None => pattern == asked.action || pattern == "read" && asked.reads,
         };
         (self.dialects.is_empty() || self.dialects.iter().any(|d| d == asked.dialect))
-            && (self.actions.is_empty() || self.actions.iter().any(action))
+            // What a token may be used for is looked at when it is used.
+            && (self.actions.is_empty() || asked.action == TOKEN || self.actions.iter().any(action))
             && (self.addresses.is_empty()
                 || asked.from.is_some_and(|from| self.addresses.iter().any(|text| is_within(from, text))))
     }
@@ -183,6 +184,9 @@ pub fn signature_of(secret: &str, text: &str) -> String {
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()), text.as_bytes());
     tag.as_ref().iter().map(|b| format!("{b:02x}")).collect()
 }
+
+/// Exchanging a key for a token.
+pub(crate) const TOKEN: &str = "token_create";
 
 impl Core {
     fn sealed(&self, access_key: &str, secret: &str) -> Result<String, Error> {
@@ -299,7 +303,12 @@ impl Core {
         let secret = random_hex(20);
         let sealed = self.sealed(&found.access_key, &secret)?;
         let until = now().saturating_add(i64::try_from(old_for.as_nanos()).unwrap_or(i64::MAX));
-        self.write(move |tx| Ok(tx.access_key_rotate(found.id, &sealed, until)?)).await?;
+        self.write(move |tx| {
+            tx.access_key_rotate(found.id, &sealed, until)?;
+            // Tokens last no longer than the secret that they were given for.
+            Ok(tx.tokens_of_key_end(found.id, until)?)
+        })
+        .await?;
         self.forget_keys();
         Ok((AccessKey { old_until: Some(until).filter(|_| !old_for.is_zero()), ..found }, secret))
     }

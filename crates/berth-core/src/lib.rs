@@ -6,13 +6,17 @@
 
 mod apps;
 mod audit;
+mod bandwidth;
 mod commands;
 mod containers;
 mod core;
+mod deployments;
+mod downloads;
 mod error;
 mod events;
 mod fronts;
 mod host;
+mod hosts;
 mod images;
 mod keys;
 mod meters;
@@ -34,15 +38,19 @@ mod volumes;
 
 pub use apps::{App, Fetch, FetchError, NewApp};
 pub use audit::{AuditEntry, AuditQuery, Change};
+pub use bandwidth::{Grouped, SeriesPoint, billed_mbit};
 pub use commands::{Activity, Command, CommandQuery, CommandStatus, Method, Outcome, Target};
 pub use containers::{
     Activity as ContainerActivity, Container, ContainerState, ContainerUpdate, LogFollower, LogQuery, NewContainer,
     Page, Usage,
 };
 pub use core::{Core, Paths};
+pub use deployments::{Deployment, DeploymentSpec, NewDeployment, Rollout};
+pub use downloads::Download;
 pub use error::{Error, FaultKind};
 pub use events::Event;
 pub use host::Host;
+pub use hosts::{HostSettings, Machine, MachineLabels};
 pub use images::{DiskPart, DiskUse, Image, NewCommit, Origin, Prune, Pruned, Removed};
 pub use keys::{AccessKey, KeyBounds, NewKey, Refusal, Signed, signature_of};
 pub use meters::Usage as MeteredUsage;
@@ -57,7 +65,7 @@ pub use registries::{
 };
 pub use runtimes::{Runtime, RuntimeKind};
 pub use services::{Applied, ContainerOrder, Difference, Group, GroupPort, GroupSpec, GroupState, Service};
-pub use sessions::{SessionToken, unsigned};
+pub use sessions::{NoToken, SessionToken, unsigned};
 pub use settings::Settings;
 pub use shares::{Share, Shares};
 pub use ssh::SshHost;

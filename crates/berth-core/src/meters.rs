@@ -43,6 +43,8 @@ pub(crate) struct Reading {
     block_write: u64,
     /// Over its whole life.
     traffic: Traffic,
+    /// Bytes that it had written to its disk when that was looked at last.
+    disk: u64,
 }
 
 /// What a container used.
@@ -78,12 +80,14 @@ impl Reading {
             block_read: stats.block_read,
             block_write: stats.block_write,
             traffic: stats.traffic,
+            disk: 0,
         }
     }
 
-    /// What was used since an earlier reading. `run` is the newest run's beginning, and end if it has ended.
-    fn since(&self, before: &Self, (begun, ended_at): (Option<i64>, Option<i64>)) -> Used {
-        // A counter that has gone down began anew.
+    /// What was used since an earlier reading. `run` is the newest run's beginning, and end if it has ended; `unseen` is how
+    /// long a run before it can have gone on after it was last seen, nanoseconds: the machine may have been off since.
+    fn since(&self, before: &Self, (begun, ended_at): (Option<i64>, Option<i64>), unseen: i64) -> Used {
+        // A counter of a run that has gone down began anew.
         let more = |now: u64, then: u64| i64::try_from(if now >= then { now - then } else { now }).unwrap_or(i64::MAX);
         let same_run = self.run.is_some() && self.run == before.run;
         let of_run = |now: u64, then: u64| if same_run { more(now, then) } else { more(now, 0) };
@@ -94,22 +98,28 @@ impl Reading {
             ran += (end - begun.max(before.at)).max(0) / MS;
             // The run before, as long as it can have been.
             if before.run.is_some_and(|run| run != begun) {
-                ran += (until(begun) - before.at) / MS;
+                ran += (until(begun) - before.at).min(unseen) / MS;
             }
         }
         let ran = ran.clamp(0, (self.at - before.at) / MS);
         let memory = if self.run.is_some() { self.memory } else { before.memory };
+        let over_time = |bytes: u64| {
+            i64::try_from(u128::from(bytes) * u128::from(ran.unsigned_abs()) / (1 << 20)).unwrap_or(i64::MAX)
+        };
+        // The engine's totals only grow. Where it has lost the last seconds with its machine, counting goes on from what it has.
+        let grown = |now: u64, then: u64| i64::try_from(now.saturating_sub(then)).unwrap_or(i64::MAX);
         let (now, then) = (&self.traffic, &before.traffic);
         Used {
             ran,
             cpu: of_run(self.cpu, before.cpu) / 1000,
-            memory: i64::try_from(u128::from(memory) * ran.unsigned_abs() as u128 / (1 << 20)).unwrap_or(i64::MAX),
+            memory: over_time(memory),
+            disk: over_time(self.disk),
             block_read: of_run(self.block_read, before.block_read),
             block_write: of_run(self.block_write, before.block_write),
-            rx_bytes: more(now.rx_bytes, then.rx_bytes),
-            rx_packets: more(now.rx_packets, then.rx_packets),
-            tx_bytes: more(now.tx_bytes, then.tx_bytes),
-            tx_packets: more(now.tx_packets, then.tx_packets),
+            rx_bytes: grown(now.rx_bytes, then.rx_bytes),
+            rx_packets: grown(now.rx_packets, then.rx_packets),
+            tx_bytes: grown(now.tx_bytes, then.tx_bytes),
+            tx_packets: grown(now.tx_packets, then.tx_packets),
         }
     }
 }
@@ -118,8 +128,21 @@ fn parsed<T: for<'a> Deserialize<'a>>(text: &str, what: &str) -> Result<T, Error
     serde_json::from_str(text).map_err(|e| Error::Bug(format!("{what} in the database: {e}")))
 }
 
-/// Writes down a reading of a container, and what it adds.
-fn note(tx: &Tx<'_>, of: &Container, reading: Reading, ended_at: Option<i64>) -> Result<(), Error> {
+/// The name of an image without its version: `x:5000/app:1` is `x:5000/app`.
+pub(crate) fn image_name(full: &str) -> &str {
+    let bare = full.split_once('@').map_or(full, |(name, _)| name);
+    bare.rsplit_once(':').filter(|(_, version)| !version.contains('/')).map_or(bare, |(name, _)| name)
+}
+
+/// Writes down a reading of a container, and what it adds. Its disk is looked at now and then only.
+fn note(
+    tx: &Tx<'_>,
+    of: &Container,
+    mut reading: Reading,
+    disk: Option<u64>,
+    ended_at: Option<i64>,
+    unseen: i64,
+) -> Result<(), Error> {
     let known = tx.meter(of.id)?;
     let before = match &known {
         Some(meter) => parsed(&meter.last, "a reading")?,
@@ -129,14 +152,19 @@ fn note(tx: &Tx<'_>, of: &Container, reading: Reading, ended_at: Option<i64>) ->
     if known.as_ref().is_some_and(|meter| meter.ended_at.is_some()) || reading.at <= before.at {
         return Ok(());
     }
-    let used = reading.since(&before, (of.started_at, of.exit.as_ref().map(|exit| exit.finished_at)));
+    reading.disk = disk.unwrap_or(before.disk);
+    let used = reading.since(&before, (of.started_at, of.exit.as_ref().map(|exit| exit.finished_at)), unseen);
+    // As others call it: `app` is `app:latest`.
+    let image = crate::images::full_name(&of.image).unwrap_or_else(|_| of.image.clone());
     let meter = Meter {
         id: 0,
         account_id: of.account,
         container_id: of.id,
         uid: of.uid.to_string(),
         name: of.name.clone(),
-        image: of.image.clone(),
+        image_name: image_name(&image).to_owned(),
+        image,
+        host_id: of.host,
         plan: tx.plan(of.id)?.map(|row| row.plan),
         live: reading.run.is_some() && ended_at.is_none(),
         last: serde_json::to_string(&reading).map_err(|e| Error::Bug(e.to_string()))?,
@@ -171,6 +199,7 @@ pub(crate) fn sum(points: &[Point], from: i64, to: i64) -> Used {
         all.ran += of(used.ran);
         all.cpu += of(used.cpu);
         all.memory += of(used.memory);
+        all.disk += of(used.disk);
         all.block_read += of(used.block_read);
         all.block_write += of(used.block_write);
         all.rx_bytes += of(used.rx_bytes);
@@ -183,7 +212,13 @@ pub(crate) fn sum(points: &[Point], from: i64, to: i64) -> Used {
 
 impl Core {
     /// Reads the counters of these containers (number, textual id) and writes down what they add.
-    async fn measure(&self, targets: Vec<(i64, UnitId)>) -> Result<(), Error> {
+    async fn measure(&self, targets: Vec<(i64, UnitId)>, with_disks: bool) -> Result<(), Error> {
+        let mut disks = BTreeMap::new();
+        if with_disks {
+            let ids: Vec<UnitId> = targets.iter().map(|(_, uid)| uid.clone()).collect();
+            disks.extend(self.inner.engine.disk(&ids).await?);
+        }
+        let disks = std::sync::Arc::new(disks);
         let _turn = self.inner.measuring.lock().await;
         for chunk in targets.chunks(CHUNK) {
             let ids: Vec<UnitId> = chunk.iter().map(|(_, uid)| uid.clone()).collect();
@@ -196,7 +231,7 @@ impl Core {
                 resting
                     .extend(all.into_iter().map(|(uid, traffic)| (uid, Reading { at, traffic, ..Reading::default() })));
             }
-            let chunk = chunk.to_vec();
+            let (chunk, disks, unseen) = (chunk.to_vec(), disks.clone(), self.unseen());
             self.write(move |tx| {
                 for (id, uid) in &chunk {
                     let Some(row) = tx.container(*id)? else { continue };
@@ -206,7 +241,7 @@ impl Core {
                         (None, Some(reading)) => *reading,
                         (None, None) => continue,
                     };
-                    note(tx, &found, reading, None)?;
+                    note(tx, &found, reading, disks.get(uid).copied(), None, unseen)?;
                 }
                 Ok(())
             })
@@ -215,11 +250,31 @@ impl Core {
         Ok(())
     }
 
+    /// Two rounds of the sampler, nanoseconds.
+    fn unseen(&self) -> i64 {
+        i64::try_from(self.inner.settings.measure_period_s.max(1)).unwrap_or(60).saturating_mul(2_000_000_000)
+    }
+
+    /// Reads the counters of a container that is about to be ended: those of the run go with it.
+    pub(crate) async fn measure_before_end(&self, of: &Container) {
+        if !of.state.is_live() {
+            return;
+        }
+        if let Err(error) = self.measure(vec![(of.id, of.uid.clone())], false).await {
+            tracing::debug!(container = %of.uid, error = error.chain(), "not measured before its end");
+        }
+    }
+
     /// One round of the sampler.
     async fn measure_all(&self) -> Result<(), Error> {
         let rows = self.read(|tx| Ok(tx.meters_to_read()?)).await?;
         let targets = rows.into_iter().filter_map(|(id, uid)| Some((id, uid.parse().ok()?))).collect();
-        self.measure(targets).await?;
+        let at = now() / MS;
+        // Walking through what containers have written takes its time: once in the middle step.
+        let looked = self.inner.disks_looked_at.load(std::sync::atomic::Ordering::Relaxed);
+        let with_disks = at.div_euclid(STEPS[0]) != looked;
+        self.inner.disks_looked_at.store(at.div_euclid(STEPS[0]), std::sync::atomic::Ordering::Relaxed);
+        self.measure(targets, with_disks).await?;
         let settings = &self.inner.settings;
         let day = |days: u32| i64::from(days.max(1)) * DAY_MS;
         let (raw, middle, long) = (
@@ -229,14 +284,19 @@ impl Core {
         );
         let at = now() / MS;
         let hour = |at: i64| at.div_euclid(STEPS[1]) * STEPS[1];
-        let until = hour(at - LATE_MS);
+        let until = (at - LATE_MS).div_euclid(STEPS[0]) * STEPS[0];
         let horizons = self.read(|tx| Ok(tx.horizons()?)).await?;
         if horizons.added_up >= until {
             return Ok(());
         }
         self.write(move |tx| {
             tx.points_add_up(until, STEPS)?;
-            Ok(tx.points_forget(hour(at - raw).min(until), hour(at - middle).min(until), hour(at - long), STEPS)?)
+            // Only what the coarser step has already; once in that.
+            let whole = hour(until);
+            if horizons.added_up != i64::MIN && whole == hour(horizons.added_up) {
+                return Ok(());
+            }
+            Ok(tx.points_forget(hour(at - raw).min(whole), hour(at - middle).min(whole), hour(at - long), STEPS)?)
         })
         .await
     }
@@ -273,13 +333,13 @@ impl Core {
         let _turn = self.inner.measuring.lock().await;
         let all = self.inner.engine.traffic(std::slice::from_ref(&of.uid)).await?;
         let Some((_, traffic)) = all.into_iter().next() else { return Ok(()) };
-        let (of, at) = (of.clone(), now());
+        let (of, at, unseen) = (of.clone(), now(), self.unseen());
         let reading = Reading { at, traffic, ..Reading::default() };
         self.write(move |tx| {
             if let Some((_, stats)) = stats {
-                note(tx, &of, Reading::of(&stats, of.started_at), None)?;
+                note(tx, &of, Reading::of(&stats, of.started_at), None, None, unseen)?;
             }
-            note(tx, &of, reading, Some(at))
+            note(tx, &of, reading, None, Some(at), unseen)
         })
         .await
     }
@@ -297,7 +357,7 @@ impl Core {
         to: Option<i64>,
     ) -> Result<Traffic, Error> {
         let found = self.container_by_number(caller, id).await?;
-        self.measure(vec![(id, found.uid)]).await?;
+        self.measure(vec![(id, found.uid)], false).await?;
         let (created, at) = (found.created_at / MS, now() / MS);
         if from.zip(to).is_some_and(|(from, to)| from > to) {
             return Err(Error::invalid("to_time", "before from_time"));
@@ -336,7 +396,7 @@ impl Core {
         let live = rows.into_iter().filter(|row| {
             [ContainerState::Running.word(), ContainerState::Paused.word()].contains(&row.state.as_str())
         });
-        self.measure(live.filter_map(|row| Some((row.id, row.uid.parse().ok()?))).collect()).await?;
+        self.measure(live.filter_map(|row| Some((row.id, row.uid.parse().ok()?))).collect(), false).await?;
         self.read(move |tx| {
             let names: BTreeMap<i64, String> = tx.accounts()?.into_iter().map(|a| (a.id, a.name)).collect();
             let mut found = Vec::new();
@@ -383,20 +443,39 @@ mod tests {
     fn readings_add_what_has_come_since() {
         let first = reading(1000, Some(500), 10, 100);
         let run = |begun: i64, ended: Option<i64>| (Some(begun * MS), ended.map(|e| e * MS));
-        let used = reading(3000, Some(500), 30, 150).since(&first, run(500, None));
+        let used = reading(3000, Some(500), 30, 150).since(&first, run(500, None), 20_000 * MS);
         assert_eq!((used.ran, used.cpu, used.memory, used.rx_bytes), (2000, 20, 2000, 50));
         // Another run: CPU counts anew, traffic goes on.
-        let used = reading(3000, Some(2500), 7, 160).since(&first, run(2500, None));
+        let used = reading(3000, Some(2500), 7, 160).since(&first, run(2500, None), 20_000 * MS);
         assert_eq!((used.ran, used.cpu, used.rx_bytes), (2000, 7, 60));
         // It has ended.
-        let used = reading(3000, None, 0, 170).since(&first, run(500, Some(1200)));
+        let used = reading(3000, None, 0, 170).since(&first, run(500, Some(1200)), 20_000 * MS);
         assert_eq!((used.ran, used.cpu, used.rx_bytes), (200, 0, 70));
         // A whole run since, and none before.
         let none = reading(1000, None, 0, 0);
-        assert_eq!(reading(3000, None, 0, 5).since(&none, run(1500, Some(1700))).ran, 200);
-        assert_eq!(reading(3000, None, 0, 5).since(&none, run(500, Some(700))).ran, 0, "counted before");
+        assert_eq!(reading(3000, None, 0, 5).since(&none, run(1500, Some(1700)), 20_000 * MS).ran, 200);
+        assert_eq!(reading(3000, None, 0, 5).since(&none, run(500, Some(700)), 20_000 * MS).ran, 0, "counted before");
         // A counter that was lost begins anew.
-        assert_eq!(reading(3000, Some(2500), 0, 5).since(&first, run(2500, None)).rx_bytes, 5);
+        // The engine lost the last seconds with its machine: nothing is counted twice.
+        let lost = reading(3000, Some(2500), 0, 5);
+        assert_eq!(lost.since(&first, run(2500, None), 20_000 * MS).rx_bytes, 0);
+        assert_eq!(reading(4000, Some(2500), 0, 25).since(&lost, run(2500, None), 20_000 * MS).rx_bytes, 20);
+        // And was off for an hour.
+        let off = reading(3_600_000, Some(3_599_000), 0, 200).since(&first, run(3_599_000, None), 20_000 * MS);
+        assert_eq!(off.ran, 1000 + 20_000);
+    }
+
+    #[test]
+    fn images_are_told_from_their_versions() {
+        for (full, name) in [
+            ("app:1", "app"),
+            ("app", "app"),
+            ("x:5000/app:v1", "x:5000/app"),
+            ("x:5000/app", "x:5000/app"),
+            ("a@sha256:0", "a"),
+        ] {
+            assert_eq!(super::image_name(full), name);
+        }
     }
 
     #[test]

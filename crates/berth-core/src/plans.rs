@@ -303,6 +303,9 @@ impl Plan {
     }
 }
 
+/// Keys that one container lets in.
+const MOST_KEYS: usize = 64;
+
 /// Whether a layer of the image brings an SSH server.
 fn has_ssh_server(trees: &[PathBuf]) -> bool {
     const PROGRAMS: [&str; 5] =
@@ -321,7 +324,13 @@ fn authorized(trees: &[PathBuf]) -> String {
     const MOST: u64 = 64 << 10;
     for tree in trees.iter().rev() {
         let Ok(root) = std::fs::File::open(tree) else { continue };
-        if berth_image::stat(root.as_fd(), Path::new(PATH)).is_err() {
+        // Folders that this layer took away, or replaced whole, hide what is in those below.
+        let stat = |path: &str| berth_image::stat(root.as_fd(), Path::new(path)).ok();
+        let hidden = |path: &str| stat(path).is_some_and(|found| found.kind != "folder" || found.opaque);
+        if stat(PATH).is_none() {
+            if hidden("root") || hidden("root/.ssh") {
+                return String::new();
+            }
             continue;
         }
         let mut text = String::new();
@@ -365,6 +374,12 @@ impl Core {
     pub async fn planned_create(&self, caller: &Caller, new: NewPlanned) -> Result<Container, Error> {
         let settings = &self.inner.settings.plans;
         let NewPlanned { name, mut plan, official } = new;
+        let mut named = std::collections::BTreeSet::new();
+        plan.ssh_keys.retain(|id| named.insert(*id));
+        if plan.ssh_keys.len() > MOST_KEYS {
+            let given = plan.ssh_keys.len();
+            return Err(Error::invalid("ssh_key_ids", format!("{MOST_KEYS} at most, not {given}")));
+        }
         let spec = plan.check(settings)?;
         let (account, wanted, keys) = (caller.account, plan.image, plan.ssh_keys.clone());
         let (image, names, public_keys) = self

@@ -120,6 +120,7 @@ async fn round(core: &Core, start: Option<Beginning>) -> Result<(), Error> {
     }
     core.free_disk_by_watermark().await?;
     core.packages_sweep(crate::packages::SETTLED_S).await?;
+    core.downloads_sweep().await?;
     let settings = &core.inner.settings;
     let (days, command_days) = (i64::from(settings.event_days), i64::from(settings.command_days));
     let audit_days = i64::from(settings.audit_days);

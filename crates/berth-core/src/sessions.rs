@@ -27,6 +27,15 @@ pub struct SessionToken {
     pub caller: Caller,
 }
 
+/// Why there is no token.
+#[derive(Debug)]
+pub enum NoToken {
+    /// The key is not good for it.
+    Refused(Refusal),
+    /// Too many requests of this caller's account.
+    TooOften(Caller),
+}
+
 impl Core {
     /// Exchanges an access key and its secret for a token. `asked` says for what; its signature is not looked at.
     ///
@@ -36,8 +45,10 @@ impl Core {
         &self,
         secret_key: &str,
         asked: &Signed<'_>,
-    ) -> Result<Result<SessionToken, Refusal>, Error> {
-        let Some(row) = self.key_row(asked.access_key).await? else { return Ok(Err(Refusal::UnknownKey)) };
+    ) -> Result<Result<SessionToken, NoToken>, Error> {
+        let Some(row) = self.key_row(asked.access_key).await? else {
+            return Ok(Err(NoToken::Refused(Refusal::UnknownKey)));
+        };
         let about = format!("access key {}", row.access_key);
         let same = |sealed: &str| -> Result<bool, Error> {
             let secret = self.inner.secrets.open_sealed(&about, sealed)?;
@@ -47,17 +58,23 @@ impl Core {
         };
         let old = row.old_secret.as_deref().filter(|_| row.old_until > now());
         if !same(&row.secret)? && !old.map(same).transpose()?.unwrap_or(false) {
-            return Ok(Err(Refusal::Signature));
+            return Ok(Err(NoToken::Refused(Refusal::Signature)));
         }
         let caller = match self.key_allows(row.clone(), asked).await? {
             Ok(caller) => caller,
-            Err(refusal) => return Ok(Err(refusal)),
+            Err(refusal) => return Ok(Err(NoToken::Refused(refusal))),
         };
+        if !self.within_rate(&caller) {
+            return Ok(Err(NoToken::TooOften(caller)));
+        }
         let secret = format!("berth_{}", random_hex(24));
         let hashed = hash(&secret);
-        let expires = now().saturating_add(i64::try_from(LIFETIME.as_nanos()).unwrap_or(i64::MAX));
+        let lifetime = row.expires_at.map_or(LIFETIME, |at| {
+            LIFETIME.min(Duration::from_nanos(u64::try_from(at.saturating_sub(now())).unwrap_or(0)))
+        });
+        let expires = now().saturating_add(i64::try_from(lifetime.as_nanos()).unwrap_or(i64::MAX));
         self.write(move |tx| Ok(tx.token_of_key_add(&row, &hashed, now(), expires)?)).await?;
-        Ok(Ok(SessionToken { secret, lifetime: LIFETIME, caller }))
+        Ok(Ok(SessionToken { secret, lifetime, caller }))
     }
 
     /// Whose token this is, in a dialect whose callers exchange keys for tokens: any token, or one of a key that is good for

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::hosts::HostSettings;
 use crate::plans::PlanSettings;
 use crate::runtimes::{Runtime, defaults};
 
@@ -54,8 +55,14 @@ pub struct Settings {
     pub measure_five_minute_days: u32,
     /// Days that they are kept added up to hours.
     pub measure_hour_days: u32,
+    /// Largest archive of images that is fetched from an address, MiB.
+    pub image_fetch_max_mib: u64,
+    /// Percent of a roll-out's deployments that are moved at a time.
+    pub rollout_batch_percent: u8,
     /// Plans of the dialect `comb`.
     pub plans: PlanSettings,
+    /// This server's own machine.
+    pub host: HostSettings,
     /// Zone of the times that dialects show without one, as the tz database names it.
     pub time_zone: String,
     /// Applications that may be built at a time.
@@ -100,7 +107,10 @@ impl Default for Settings {
             measure_raw_days: 1,
             measure_five_minute_days: 40,
             measure_hour_days: 730,
+            image_fetch_max_mib: 8192,
+            rollout_batch_percent: 10,
             plans: PlanSettings::default(),
+            host: HostSettings { lease_s: 40, ..HostSettings::default() },
             time_zone: "Asia/Shanghai".into(),
             builds_at_once: 8,
             build_timeout_s: 300,

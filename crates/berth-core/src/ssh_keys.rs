@@ -57,6 +57,11 @@ fn fingerprint(public: &PublicKey) -> Result<String, Error> {
 }
 
 /// A new pair: the private half in OpenSSH's form, the public half as a line.
+/// Bytes of a public key with its comment; one of 16,384 bits has less than 3 KiB.
+const MOST_PUBLIC: usize = 16 << 10;
+/// Pairs that are made at the same time.
+static MAKING: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(1);
+
 fn make(kind: SshKeyKind, name: &str) -> Result<(String, PublicKey), Error> {
     let failed = |e: ssh_key::Error| Error::Bug(format!("a key could not be made: {e}"));
     let mut random = rand::rng();
@@ -86,7 +91,8 @@ impl Core {
     pub async fn ssh_key_create(&self, caller: &Caller, name: &str, kind: SshKeyKind) -> Result<SshKey, Error> {
         check_name("key_name", name)?;
         let comment = name.to_owned();
-        // An RSA key takes a while to find.
+        // An RSA key takes a while to find; the threads are there for others, too.
+        let _turn = MAKING.acquire().await.map_err(|e| Error::Bug(e.to_string()))?;
         let made = tokio::task::spawn_blocking(move || make(kind, &comment)).await;
         let (private, public) = made.map_err(|e| Error::Bug(e.to_string()))??;
         let line = public.to_openssh().map_err(|e| Error::Bug(format!("a public key: {e}")))?;
@@ -100,7 +106,14 @@ impl Core {
     /// [`Error::Invalid`] for the name, or for what is no public key.
     pub async fn ssh_key_add(&self, caller: &Caller, name: &str, public: &str) -> Result<SshKey, Error> {
         check_name("key_name", name)?;
+        // What is written into a container is one line, whatever came.
+        if public.trim().contains(char::is_control) {
+            return Err(Error::invalid("public_key", "one line without control characters"));
+        }
         let wrong = |e: ssh_key::Error| Error::invalid("public_key", format!("no public key of OpenSSH's form: {e}"));
+        if public.len() > MOST_PUBLIC {
+            return Err(Error::invalid("public_key", format!("{} bytes, {MOST_PUBLIC} are allowed", public.len())));
+        }
         let read = PublicKey::from_openssh(public.trim()).map_err(wrong)?;
         let line = read.to_openssh().map_err(wrong)?;
         self.ssh_key_keep(caller, name, line, fingerprint(&read)?, None).await

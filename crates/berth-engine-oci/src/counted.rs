@@ -22,6 +22,9 @@ struct Kept {
     /// The last sample of run `sampled`.
     sample: Traffic,
     sampled: u64,
+    /// The sample is not on disk yet.
+    #[serde(skip)]
+    unsaved: bool,
 }
 
 #[derive(Debug)]
@@ -33,6 +36,16 @@ fn plus(a: Traffic, b: Traffic) -> Traffic {
         rx_packets: a.rx_packets + b.rx_packets,
         tx_bytes: a.tx_bytes + b.tx_bytes,
         tx_packets: a.tx_packets + b.tx_packets,
+    }
+}
+
+/// Counters only grow: what was read later and is less was read elsewhere.
+fn most(a: Traffic, b: Traffic) -> Traffic {
+    Traffic {
+        rx_bytes: a.rx_bytes.max(b.rx_bytes),
+        rx_packets: a.rx_packets.max(b.rx_packets),
+        tx_bytes: a.tx_bytes.max(b.tx_bytes),
+        tx_packets: a.tx_packets.max(b.tx_packets),
     }
 }
 
@@ -53,9 +66,12 @@ impl Counted {
     /// Takes note of what a run that goes on has; on disk if it is new.
     pub(crate) fn sample(&self, folder: &Path, run: u64, now: Traffic) {
         let mut kept = self.kept();
-        if kept.run < run && (kept.sampled != run || kept.sample != now) {
+        let before = if kept.sampled == run { kept.sample } else { Traffic::default() };
+        let now = most(before, now);
+        if kept.run < run && (kept.unsaved || kept.sampled != run || kept.sample != now) {
             kept.sample = now;
             kept.sampled = run;
+            kept.unsaved = false;
             save(folder, &kept);
         }
     }
@@ -67,18 +83,26 @@ impl Counted {
             return;
         }
         let sample = if kept.sampled == run { kept.sample } else { Traffic::default() };
-        kept.ended = plus(kept.ended, last.unwrap_or(sample));
+        kept.ended = plus(kept.ended, most(last.unwrap_or_default(), sample));
         kept.run = run;
+        kept.unsaved = false;
         save(folder, &kept);
     }
 
     /// The whole life, with what the present run has now.
     /// `now` is of run `run`; a run that has been added already is not added again.
     pub(crate) fn total(&self, run: u64, now: Option<Traffic>) -> Traffic {
-        let kept = self.kept();
+        let mut kept = self.kept();
         let now = now.filter(|_| kept.run < run);
+        if let Some(now) = now {
+            // Nothing less is told later.
+            let before = if kept.sampled == run { kept.sample } else { Traffic::default() };
+            kept.unsaved |= kept.sampled != run || before != now;
+            kept.sample = most(before, now);
+            kept.sampled = run;
+        }
         let waiting = if kept.sampled > kept.run { kept.sample } else { Traffic::default() };
-        plus(kept.ended, now.unwrap_or(waiting))
+        plus(kept.ended, waiting)
     }
 }
 
@@ -110,7 +134,12 @@ mod tests {
         let counted = Counted::load(&folder);
         assert_eq!(counted.total(9, None), bytes(13), "the last sample stands in");
         counted.end(&folder, 2, None);
-        assert_eq!(Counted::load(&folder).total(9, None), bytes(13));
+        let counted = Counted::load(&folder);
+        assert_eq!(counted.total(9, None), bytes(13));
+        assert_eq!(counted.total(3, Some(bytes(9))), bytes(22));
+        assert_eq!(counted.total(3, Some(bytes(8))), bytes(22), "nothing less than was told");
+        counted.end(&folder, 3, Some(bytes(7)));
+        assert_eq!(Counted::load(&folder).total(3, None), bytes(22));
         std::fs::remove_dir_all(folder).expect("clean");
     }
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use berth_engine::{
-    Abilities, Changes, Engine, EngineError, ExecAsked, Files, Listening, LogOptions, LogReader, Observed, Placement,
-    PortAsked, PortGiven, Resources, Session, State, Stats, Traffic, UnitId, UnitSpec,
+    Abilities, Changes, Engine, EngineError, ExecAsked, Files, HostFacts, Listening, LogOptions, LogReader, Observed,
+    Placement, PortAsked, PortGiven, Resources, Session, State, Stats, Traffic, UnitId, UnitSpec,
 };
 use berth_image::Store as Images;
 use berth_net::{Netns, Network, link_stats};
@@ -375,6 +375,11 @@ fn load(path: &Path) -> std::io::Result<Option<Unit>> {
 impl Engine for OciEngine {
     fn abilities(&self) -> Abilities {
         Abilities { survives_server: true, publishes_ports: true, logs: true }
+    }
+
+    async fn hosts(&self) -> Result<Vec<HostFacts>, EngineError> {
+        let folder = self.inner.options.folder.clone();
+        self.blocking(move |_| Ok(vec![crate::host::facts(&folder)])).await
     }
 
     async fn create(&self, spec: &UnitSpec) -> Result<Placement, EngineError> {

@@ -17,6 +17,7 @@ mod counted;
 mod engine;
 mod files;
 mod fronts;
+mod host;
 mod instance;
 mod lifecycle;
 mod live;

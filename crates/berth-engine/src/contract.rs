@@ -26,6 +26,7 @@ pub struct Material {
 /// A spec with nothing special about it.
 pub fn plain(id: &str, layers: &[String], args: &[String]) -> UnitSpec {
     UnitSpec {
+        host: String::new(),
         id: id.parse().unwrap_or_else(|e| panic!("{e}")),
         layers: layers.to_vec(),
         args: args.to_vec(),

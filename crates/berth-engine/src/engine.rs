@@ -7,8 +7,8 @@ use tokio::sync::broadcast;
 
 use crate::session::{ExecAsked, Files, Session};
 use crate::words::{
-    Abilities, LogLine, LogOptions, Observed, Placement, PortAsked, PortGiven, PortProtocol, Resources, Stats, Traffic,
-    UnitId, UnitSpec,
+    Abilities, HostFacts, LogLine, LogOptions, Observed, Placement, PortAsked, PortGiven, PortProtocol, Resources,
+    Stats, Traffic, UnitId, UnitSpec,
 };
 
 /// Why an engine did not do what it was asked.
@@ -80,6 +80,9 @@ pub type Changes = broadcast::Receiver<UnitId>;
 pub trait Engine: Send + Sync {
     /// What it can do beyond the contract.
     fn abilities(&self) -> Abilities;
+
+    /// The machines that it runs containers on and that it can reach now, its own first.
+    async fn hosts(&self) -> Result<Vec<HostFacts>, EngineError>;
 
     /// Makes the container and gives it its address and ports, for its whole life. Nothing runs yet. Where it was made
     /// already, its placement is given again and `spec` is not looked at.

@@ -11,8 +11,8 @@ use tokio::sync::broadcast;
 use crate::engine::{Changes, Engine, EngineError, LogReader};
 use crate::session::{ExecAsked, Files, Said, Session};
 use crate::words::{
-    Abilities, Exit, LogLine, LogOptions, LogStream, NetworkMode, Observed, Placement, PortAsked, PortGiven, Resources,
-    State, Stats, Traffic, UnitId, UnitSpec,
+    Abilities, Exit, HostFacts, LogLine, LogOptions, LogStream, NetworkMode, Observed, Placement, PortAsked, PortGiven,
+    Resources, State, Stats, Traffic, UnitId, UnitSpec,
 };
 
 #[derive(Debug)]
@@ -22,6 +22,7 @@ struct Unit {
     state: State,
     run: u64,
     lines: Vec<LogLine>,
+    traffic: Traffic,
 }
 
 /// Containers that exist only as rows. A program is told by its first argument: `exit N` ends at once with that code,
@@ -33,6 +34,7 @@ pub struct FakeEngine {
     units: Arc<Mutex<BTreeMap<UnitId, Unit>>>,
     fronts: Arc<Mutex<BTreeMap<UnitId, Front>>>,
     changes: broadcast::Sender<UnitId>,
+    hosts: Arc<Mutex<Vec<HostFacts>>>,
 }
 
 /// Ports, and where they lead.
@@ -40,7 +42,7 @@ type Front = (Vec<PortGiven>, Vec<UnitId>);
 
 impl Default for FakeEngine {
     fn default() -> Self {
-        Self { units: Arc::default(), fronts: Arc::default(), changes: broadcast::channel(1024).0 }
+        Self::with_hosts(1)
     }
 }
 
@@ -53,6 +55,46 @@ fn ended(code: i32, signal: Option<i32>) -> State {
 }
 
 impl FakeEngine {
+    /// One on so many machines.
+    pub fn with_hosts(count: usize) -> Self {
+        let host = |number| HostFacts {
+            id: format!("{:032x}", number + 1),
+            name: format!("host{number}"),
+            cpus: 8,
+            memory: 64 << 30,
+            disks: vec![crate::words::DiskFacts { path: "/".into(), size: 100 << 30, used: 10 << 30 }],
+            interfaces: vec![crate::words::InterfaceFacts {
+                name: "eth0".into(),
+                address: "192.0.2.1".into(),
+                real: true,
+            }],
+            system: "linux".into(),
+            distribution: "Fake".into(),
+            kernel: "6.0".into(),
+            architecture: "amd64".into(),
+        };
+        let hosts = Arc::new(Mutex::new((0..count).map(host).collect()));
+        Self { units: Arc::default(), fronts: Arc::default(), changes: broadcast::channel(1024).0, hosts }
+    }
+
+    /// Whether a machine can be reached from now on.
+    pub fn set_reached(&self, id: &str, reached: bool) {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        match (reached, hosts.iter().position(|host| host.id == id)) {
+            (false, Some(index)) => drop(hosts.remove(index)),
+            (true, None) => hosts.push(HostFacts { id: id.into(), ..HostFacts::default() }),
+            _ => {}
+        }
+    }
+
+    /// Has a container have sent and received so much more.
+    pub fn add_traffic(&self, id: &UnitId, rx_bytes: u64, tx_bytes: u64) {
+        let _ = self.with(id, |unit| {
+            unit.traffic.rx_bytes += rx_bytes;
+            unit.traffic.tx_bytes += tx_bytes;
+        });
+    }
+
     fn units(&self) -> MutexGuard<'_, BTreeMap<UnitId, Unit>> {
         self.units.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -143,6 +185,10 @@ impl Engine for FakeEngine {
         Abilities { survives_server: true, publishes_ports: true, logs: true }
     }
 
+    async fn hosts(&self) -> Result<Vec<HostFacts>, EngineError> {
+        Ok(self.hosts.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
     async fn create(&self, spec: &UnitSpec) -> Result<Placement, EngineError> {
         let mut units = self.units();
         if let Some(unit) = units.get(&spec.id) {
@@ -152,8 +198,14 @@ impl Engine for FakeEngine {
         let number = u32::try_from(units.len()).unwrap_or(0) + 2;
         let address = (spec.network == NetworkMode::Bridge).then(|| Ipv4Addr::from(0x0a00_0000 + number));
         let placement = Placement { address, ports };
-        let unit =
-            Unit { spec: spec.clone(), placement: placement.clone(), state: State::Created, run: 0, lines: Vec::new() };
+        let unit = Unit {
+            spec: spec.clone(),
+            placement: placement.clone(),
+            state: State::Created,
+            run: 0,
+            lines: Vec::new(),
+            traffic: Traffic::default(),
+        };
         units.insert(spec.id.clone(), unit);
         Ok(placement)
     }
@@ -288,7 +340,7 @@ impl Engine for FakeEngine {
 
     async fn traffic(&self, ids: &[UnitId]) -> Result<Vec<(UnitId, Traffic)>, EngineError> {
         let units = self.units();
-        Ok(ids.iter().filter(|id| units.contains_key(id)).map(|id| (id.clone(), Traffic::default())).collect())
+        Ok(ids.iter().filter_map(|id| Some((id.clone(), units.get(id)?.traffic))).collect())
     }
 
     async fn disk(&self, ids: &[UnitId]) -> Result<Vec<(UnitId, u64)>, EngineError> {
@@ -308,8 +360,10 @@ impl Engine for FakeEngine {
 
     async fn stats(&self, ids: &[UnitId]) -> Result<Vec<(UnitId, Stats)>, EngineError> {
         let units = self.units();
-        let running = ids.iter().filter(|id| units.get(id).is_some_and(|u| matches!(u.state, State::Running { .. })));
-        Ok(running.map(|id| (id.clone(), Stats { at: now(), memory_limit: 1 << 30, ..Stats::default() })).collect())
+        let running = ids.iter().filter_map(|id| Some((id, units.get(id)?)));
+        let running = running.filter(|(_, unit)| matches!(unit.state, State::Running { .. }));
+        let stats = |unit: &Unit| Stats { at: now(), memory_limit: 1 << 30, traffic: unit.traffic, ..Stats::default() };
+        Ok(running.map(|(id, unit)| (id.clone(), stats(unit))).collect())
     }
 
     async fn logs(&self, id: &UnitId, options: &LogOptions) -> Result<Box<dyn LogReader>, EngineError> {

@@ -13,6 +13,7 @@ pub use engine::{Changes, Engine, EngineError, Listening, LogReader};
 pub use fake::FakeEngine;
 pub use session::{ExecAsked, FileStat, Files, Said, Session, Told};
 pub use words::{
-    Abilities, Exit, LogLine, LogOptions, LogStream, Mount, MountSource, NetworkMode, Observed, Placement, PortAsked,
-    PortGiven, PortProtocol, Rates, Resources, State, Stats, Traffic, UnitId, UnitSpec,
+    Abilities, DiskFacts, Exit, HostFacts, InterfaceFacts, LogLine, LogOptions, LogStream, Mount, MountSource,
+    NetworkMode, Observed, Placement, PortAsked, PortGiven, PortProtocol, Rates, Resources, State, Stats, Traffic,
+    UnitId, UnitSpec,
 };

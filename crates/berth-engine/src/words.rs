@@ -53,6 +53,9 @@ impl UnitId {
 pub struct UnitSpec {
     /// The container.
     pub id: UnitId,
+    /// The host that it is to be on; empty: the engine's own.
+    #[serde(default)]
+    pub host: String,
     /// Layers of the root file system by digest, lowest first.
     pub layers: Vec<String>,
     /// Command and arguments, not empty.
@@ -100,6 +103,54 @@ pub struct UnitSpec {
     /// Whether it has a terminal.
     #[serde(default)]
     pub terminal: bool,
+}
+
+/// What is read from a machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HostFacts {
+    /// 32 hexadecimal digits, derived from the machine's own id.
+    pub id: String,
+    /// Its name in the network.
+    pub name: String,
+    /// CPUs.
+    pub cpus: u64,
+    /// Bytes of memory.
+    pub memory: u64,
+    /// File systems on disks.
+    pub disks: Vec<DiskFacts>,
+    /// Links with an IPv4 address.
+    pub interfaces: Vec<InterfaceFacts>,
+    /// `linux`.
+    pub system: String,
+    /// The distribution's own name.
+    pub distribution: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// Go's word: `amd64`.
+    pub architecture: String,
+}
+
+/// A file system on a disk.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskFacts {
+    /// Where it is mounted.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// Bytes that are taken.
+    pub used: u64,
+}
+
+/// A link with an address.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceFacts {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub address: String,
+    /// Whether there is hardware behind it.
+    pub real: bool,
 }
 
 /// Bounds on traffic, bits per second; `None` is no bound.

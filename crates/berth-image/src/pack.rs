@@ -404,6 +404,8 @@ fn own_metadata(fd: &OwnedFd) -> io::Result<fs::Metadata> {
 pub struct Stat {
     /// The last part of its name.
     pub name: String,
+    /// In a layer: whether it hides what is in the same folder of layers below.
+    pub opaque: bool,
     /// `file`, `folder`, `link` or `other`.
     pub kind: &'static str,
     /// Bytes.
@@ -437,6 +439,7 @@ pub fn stat(root: BorrowedFd<'_>, path: &Path) -> io::Result<Stat> {
     let target = kind.is_symlink().then(|| read_link(&fd)).transpose()?;
     Ok(Stat {
         name: path.file_name().map_or_else(|| "/".into(), |n| n.to_string_lossy().into_owned()),
+        opaque: kind.is_dir() && is_opaque(&fd),
         kind: match kind {
             k if k.is_dir() => "folder",
             k if k.is_file() => "file",

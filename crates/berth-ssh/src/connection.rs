@@ -23,6 +23,8 @@ pub(crate) struct Connection {
     /// Given back when it has shown a key.
     stranger: Option<OwnedSemaphorePermit>,
     open: Arc<AtomicUsize>,
+    /// Bytes on their way to the container, of all connections.
+    kept: Arc<AtomicUsize>,
     /// End with the connection.
     sessions: JoinSet<()>,
 }
@@ -35,9 +37,15 @@ fn lets_in(line: &str, key: &PublicKey) -> bool {
 }
 
 impl Connection {
-    pub(crate) fn new(core: Core, host: SshHost, known: Arc<AtomicBool>, stranger: OwnedSemaphorePermit) -> Self {
+    pub(crate) fn new(
+        core: Core,
+        host: SshHost,
+        known: Arc<AtomicBool>,
+        stranger: OwnedSemaphorePermit,
+        kept: Arc<AtomicUsize>,
+    ) -> Self {
         let (open, sessions) = (Arc::default(), JoinSet::new());
-        Self { core, host, known, stranger: Some(stranger), open, sessions }
+        Self { core, host, known, stranger: Some(stranger), open, kept, sessions }
     }
 
     async fn judge(&self, user: &str, key: &PublicKey) -> Auth {
@@ -85,8 +93,9 @@ impl Handler for Connection {
         }
         reply.accept().await;
         let (core, host, handle, open) = (self.core.clone(), self.host.clone(), session.handle(), self.open.clone());
+        let kept = self.kept.clone();
         self.sessions.spawn(async move {
-            session::serve(core, host, channel, handle).await;
+            session::serve(core, host, kept, channel, handle).await;
             open.fetch_sub(1, Ordering::SeqCst);
         });
         Ok(())

@@ -12,7 +12,7 @@ mod connection;
 mod session;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,9 +28,9 @@ use crate::connection::Connection;
 /// Connections of a container at a time.
 const CONNECTIONS: usize = 64;
 /// Those of them that have not shown a key yet.
-const STRANGERS: usize = 16;
+const STRANGERS: usize = 48;
 /// Time to show one.
-const LOGIN_TIME: Duration = Duration::from_secs(60);
+const LOGIN_TIME: Duration = Duration::from_secs(20);
 
 /// Serves the containers that run now, and those that come, until the core goes.
 ///
@@ -59,13 +59,15 @@ pub async fn begin(core: Core) -> Result<(), Error> {
     tokio::spawn(async move {
         loop {
             let hosts = match events.recv().await {
-                Ok(event) if event.kind == "container.started" => match core.ssh_host(&event.subject).await {
-                    Ok(host) => host.into_iter().collect(),
-                    Err(error) => {
-                        tracing::warn!(error = error.chain(), "a container's plan could not be read");
-                        continue;
+                Ok(event) if ["container.started", "container.resumed"].contains(&event.kind.as_str()) => {
+                    match core.ssh_host(&event.subject).await {
+                        Ok(host) => host.into_iter().collect(),
+                        Err(error) => {
+                            tracing::warn!(error = error.chain(), "a container's plan could not be read");
+                            continue;
+                        }
                     }
-                },
+                }
                 Ok(_) => continue,
                 Err(RecvError::Lagged(_)) => core.ssh_hosts().await.unwrap_or_default(),
                 Err(RecvError::Closed) => return,
@@ -161,6 +163,7 @@ impl Drop for Entered {
 async fn serve(core: &Core, host: &SshHost, config: &Arc<Config>, socket: TcpListener, open: &Open) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let strangers = Arc::new(Semaphore::new(STRANGERS));
+    let kept = Arc::new(AtomicUsize::new(0));
     // Ends with this: a connection must not hold the network of a container that has ended.
     let mut connections = JoinSet::new();
     let mut number = 0;
@@ -183,10 +186,10 @@ async fn serve(core: &Core, host: &SshHost, config: &Arc<Config>, socket: TcpLis
         };
         number += 1;
         let Ok((stream, entered)) = open.enter(stream, number) else { continue };
-        let (core, host, config) = (core.clone(), host.clone(), config.clone());
+        let (core, host, config, kept) = (core.clone(), host.clone(), config.clone(), kept.clone());
         connections.spawn(async move {
             let (_place, _entered) = (place, entered);
-            if let Err(error) = attend(core, &host, config, stream, stranger).await {
+            if let Err(error) = attend(core, &host, config, stream, stranger, kept).await {
                 tracing::debug!(container = host.name, %error, "an SSH connection ended");
             }
         });
@@ -199,10 +202,11 @@ async fn attend(
     config: Arc<Config>,
     stream: TcpStream,
     stranger: tokio::sync::OwnedSemaphorePermit,
+    kept: Arc<AtomicUsize>,
 ) -> Result<(), russh::Error> {
     let _ = stream.set_nodelay(true);
     let known = Arc::new(AtomicBool::new(false));
-    let connection = Connection::new(core, host.clone(), known.clone(), stranger);
+    let connection = Connection::new(core, host.clone(), known.clone(), stranger, kept);
     let begin = tokio::time::timeout(LOGIN_TIME, russh::server::run_stream(config, stream, connection));
     let running = begin.await.map_err(|_| russh::Error::ConnectionTimeout)??;
     let handle = running.handle();

@@ -1,11 +1,18 @@
 //! A session: one process in the container, and the conversation with it.
 
-use berth_core::{Core, SshHost};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use berth_core::{ContainerState, Core, FaultKind, SshHost};
 use berth_engine::{ExecAsked, LogStream, Said, Told};
 use russh::server::{Handle, Msg};
 use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Sig};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
+
+/// How long a login waits for a container that is paused.
+const PAUSED_FOR: Duration = Duration::from_secs(20);
 
 /// Variables that a client may set.
 fn may_set(name: &str) -> bool {
@@ -37,7 +44,14 @@ fn size(rows: u32, columns: u32) -> (u16, u16) {
 }
 
 /// Takes a session from its opening to its end.
-pub(crate) async fn serve(core: Core, host: SshHost, mut channel: Channel<Msg>, handle: Handle) {
+/// `budget` counts what is on its way to the container, over all its sessions.
+pub(crate) async fn serve(
+    core: Core,
+    host: SshHost,
+    budget: Arc<AtomicUsize>,
+    mut channel: Channel<Msg>,
+    handle: Handle,
+) {
     let id = channel.id();
     let mut asked = Asked::default();
     let program = loop {
@@ -53,7 +67,8 @@ pub(crate) async fn serve(core: Core, host: SshHost, mut channel: Channel<Msg>, 
                 if good {
                     asked.env.push(format!("{variable_name}={variable_value}"));
                 }
-                good
+                // Not answered: clients don't ask for it, and russh tells no answer apart from that to what comes next.
+                continue;
             }
             ChannelMsg::WindowChange { col_width, row_height, .. } => {
                 asked.size = size(row_height, col_width);
@@ -73,7 +88,21 @@ pub(crate) async fn serve(core: Core, host: SshHost, mut channel: Channel<Msg>, 
             return;
         }
     };
-    let session = core.container_exec(&host.caller(), &host.container_uid, exec_of(&asked, program)).await;
+    let asked = exec_of(&asked, program);
+    let begun = std::time::Instant::now();
+    let session = loop {
+        let session = core.container_exec(&host.caller(), &host.container_uid, asked.clone()).await;
+        // It is while an image is made of it; that takes seconds.
+        let paused = session.as_ref().is_err_and(|e| e.kind() == FaultKind::WrongState)
+            && core
+                .container(&host.caller(), &host.container_uid)
+                .await
+                .is_ok_and(|c| c.state == ContainerState::Paused);
+        if !paused || begun.elapsed() > PAUSED_FOR {
+            break session;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
     let session = match session {
         Ok(session) => session,
         Err(error) => {
@@ -91,9 +120,16 @@ pub(crate) async fn serve(core: Core, host: SshHost, mut channel: Channel<Msg>, 
     }
     let (reader, writer) = channel.split();
     // Either may have to wait for the other side; none for the other. What the client says ends with what the process says.
+    let flow = Flow { kept: budget, ..Flow::default() };
     tokio::select! {
-        () = answer(session.output, &writer) => {}
-        () = hear(reader, session.input) => {}
+        () = answer(session.output, &writer, &flow) => {}
+        () = hear(reader, session.input, &flow) => {
+            if flow.broken.load(Ordering::Relaxed) {
+                let text = b"berth: the session ends: neither side reads what the other says\r\n".to_vec();
+                // The client may not take this, either.
+                let _ = tokio::time::timeout(Duration::from_millis(100), writer.extended_data_bytes(1, text)).await;
+            }
+        }
     }
     let _ = writer.close().await;
 }
@@ -129,10 +165,11 @@ fn exec_of(asked: &Asked, program: Program) -> ExecAsked {
 }
 
 /// What the process says goes to the client, as fast as that takes it.
-async fn answer(mut output: mpsc::Receiver<Said>, writer: &ChannelWriteHalf<Msg>) {
+async fn answer(mut output: mpsc::Receiver<Said>, writer: &ChannelWriteHalf<Msg>, flow: &Flow) {
     let mut out = Box::pin(writer.make_writer());
     let mut err = Box::pin(writer.make_writer_ext(Some(1)));
     while let Some(said) = output.recv().await {
+        flow.waits.store(true, Ordering::Relaxed);
         let written = match said {
             Said::Output(LogStream::Stdout, bytes) => out.write_all(&bytes).await,
             Said::Output(LogStream::Stderr, bytes) => err.write_all(&bytes).await,
@@ -142,30 +179,101 @@ async fn answer(mut output: mpsc::Receiver<Said>, writer: &ChannelWriteHalf<Msg>
                 return;
             }
         };
+        flow.waits.store(false, Ordering::Relaxed);
         if written.is_err() {
             return;
         }
     }
 }
 
-/// What the client says goes to the process, until it closes the session.
-async fn hear(mut reader: ChannelReadHalf, input: mpsc::Sender<Told>) {
-    while let Some(message) = reader.wait().await {
-        let told = match message {
-            ChannelMsg::Data { data } => Told::Input(data.to_vec()),
-            ChannelMsg::Eof => Told::EndOfInput,
-            ChannelMsg::WindowChange { col_width, row_height, .. } => {
-                let (rows, columns) = size(row_height, col_width);
-                Told::Resize { rows, columns }
+/// Bytes that sessions of one container may have on their way to its processes. A process that is slower than its client is
+/// waited for then, with the whole connection.
+const ON_THE_WAY: usize = 32 << 20;
+/// How long that may last while the client is not told anything, either: it would not end by itself.
+const STANDSTILL: Duration = Duration::from_secs(10);
+
+/// How the two directions of a session do.
+#[derive(Default)]
+struct Flow {
+    /// Bytes on their way to the container's processes.
+    kept: Arc<AtomicUsize>,
+    /// Something is being said to the client.
+    waits: AtomicBool,
+    /// Both sides wait for each other.
+    broken: AtomicBool,
+}
+
+/// What the client says goes to the process, until it closes the session. The connection is read on while the process is slow:
+/// what the client says of its own room comes the same way.
+async fn hear(mut reader: ChannelReadHalf, input: mpsc::Sender<Told>, flow: &Flow) {
+    let (queue, mut queued) = mpsc::unbounded_channel::<Told>();
+    let size_of = |told: &Told| if let Told::Input(bytes) = told { bytes.len() } else { 0 };
+    let own = AtomicUsize::new(0);
+    let listen = async {
+        while let Some(message) = reader.wait().await {
+            let told = match message {
+                ChannelMsg::Data { data } => Told::Input(data.to_vec()),
+                ChannelMsg::Eof => Told::EndOfInput,
+                ChannelMsg::WindowChange { col_width, row_height, .. } => {
+                    let (rows, columns) = size(row_height, col_width);
+                    Told::Resize { rows, columns }
+                }
+                ChannelMsg::Signal { signal } => Told::Signal(number(&signal)),
+                ChannelMsg::Close => return,
+                _ => continue,
+            };
+            let bytes = size_of(&told);
+            own.fetch_add(bytes, Ordering::Relaxed);
+            flow.kept.fetch_add(bytes, Ordering::Relaxed);
+            if queue.send(told).is_err() {
+                break;
             }
-            ChannelMsg::Signal { signal } => Told::Signal(number(&signal)),
-            ChannelMsg::Close => return,
-            _ => continue,
-        };
-        if input.send(told).await.is_err() {
-            // The process has ended or closed its input: its last words are still to be told.
-            std::future::pending::<()>().await;
+            let mut still = Duration::ZERO;
+            while flow.kept.load(Ordering::Relaxed) > ON_THE_WAY && own.load(Ordering::Relaxed) > 0 {
+                const PAUSE: Duration = Duration::from_millis(20);
+                let before = own.load(Ordering::Relaxed);
+                tokio::time::sleep(PAUSE).await;
+                let moved = own.load(Ordering::Relaxed) < before || !flow.waits.load(Ordering::Relaxed);
+                still = if moved { Duration::ZERO } else { still + PAUSE };
+                if still > STANDSTILL {
+                    flow.broken.store(true, Ordering::Relaxed);
+                    return;
+                }
+            }
         }
+        // The client has gone, or its process has: its last words are still to be told.
+        std::future::pending::<()>().await;
+    };
+    let pass_on = async {
+        while let Some(told) = queued.recv().await {
+            let bytes = size_of(&told);
+            let sent = input.send(told).await;
+            own.fetch_sub(bytes, Ordering::Relaxed);
+            flow.kept.fetch_sub(bytes, Ordering::Relaxed);
+            if sent.is_err() {
+                // The process has ended or closed its input.
+                break;
+            }
+        }
+        queued.close();
+        std::future::pending::<()>().await;
+    };
+    let _returned = Returned { own: &own, kept: &flow.kept };
+    tokio::select! {
+        () = listen => {}
+        () = pass_on => {}
+    }
+}
+
+/// What is still on its way when a session ends is not.
+struct Returned<'a> {
+    own: &'a AtomicUsize,
+    kept: &'a AtomicUsize,
+}
+
+impl Drop for Returned<'_> {
+    fn drop(&mut self) {
+        self.kept.fetch_sub(self.own.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 }
 

@@ -154,6 +154,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0002_daily.sql"),
     include_str!("migrations/0003_services.sql"),
     include_str!("migrations/0004_plans.sql"),
+    include_str!("migrations/0005_hosts.sql"),
 ];
 
 fn open(path: &Path, flags: OpenFlags) -> Result<Connection, Error> {

@@ -4,6 +4,7 @@ mod change;
 mod client;
 mod containers;
 mod files;
+mod hosts;
 mod images;
 mod keys;
 mod options;
@@ -133,6 +134,11 @@ enum Command {
     SshKey(usage::SshKeyCommand),
     /// Show what containers used in a time, removed ones too
     Usage(usage::Usage),
+    /// List and label machines that run containers
+    #[command(subcommand)]
+    Host(hosts::HostCommand),
+    /// Show what containers carried in each five minutes, and the 95th percentile
+    Bandwidth(hosts::BandwidthOf),
     /// Remove images
     Rmi(images::Remove),
     /// Show what happens
@@ -325,6 +331,8 @@ fn client_command(command: Command, connection: &Connection) -> Result<ExitCode,
             Command::Audit(asked) => keys::audit(&client, &asked).await,
             Command::SshKey(key) => usage::ssh_key(&client, key).await,
             Command::Usage(asked) => usage::usage(&client, &asked).await,
+            Command::Host(host) => hosts::run(&client, host).await,
+            Command::Bandwidth(asked) => hosts::bandwidth(&client, &asked).await,
             Command::Info(info) => tokens::info(&client, &info).await,
             Command::Token(token) => tokens::run(&client, token).await,
             Command::Serve(_)

@@ -121,8 +121,12 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), String> {
         ..Options::new(data.join("engine"), program)
     };
     let engine = OciEngine::open(options, images.clone()).map_err(|e| format!("start the engine: {e}"))?;
-    let paths =
-        Paths { volumes: data.join("volumes"), packages: data.join("packages"), secret_key: data.join("secret.key") };
+    let paths = Paths {
+        volumes: data.join("volumes"),
+        packages: data.join("packages"),
+        downloads: data.join("downloads"),
+        secret_key: data.join("secret.key"),
+    };
     let registry = Arc::new(Registries::new(settings.registries.clone()));
     let core = Core::open(store, Arc::new(engine), images, Arc::new(HttpFetch), registry, paths, settings.core.clone())
         .await

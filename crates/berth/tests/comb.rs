@@ -1,6 +1,6 @@
 //! The dialect `comb`, as its document shows it, with real containers.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -494,6 +494,30 @@ fn ssh(key: &Path, port: u16, more: &[&str], command: &str, input: &[u8]) -> Out
     output
 }
 
+/// The same, by a client that does not read for a second.
+fn ssh_slowly(key: &Path, port: u16, command: &str, input: &[u8]) -> Vec<u8> {
+    let port = port.to_string();
+    let mut child = Command::new("timeout")
+        .args(["60", "ssh", "-F", "none", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"])
+        .args(["-o", "LogLevel=ERROR", "-o", "BatchMode=yes", "-p", &port, "-i"])
+        .arg(key)
+        .args(["root@127.0.0.1", command])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("ssh");
+    let mut stdin = child.stdin.take().expect("stdin");
+    let mut stdout = child.stdout.take().expect("stdout");
+    let input = input.to_vec();
+    let writing = std::thread::spawn(move || drop(stdin.write_all(&input)));
+    std::thread::sleep(Duration::from_secs(1));
+    let mut all = Vec::new();
+    stdout.read_to_end(&mut all).expect("read");
+    child.wait().expect("wait");
+    writing.join().expect("join");
+    all
+}
+
 fn said(output: &Output) -> (i32, String) {
     (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
@@ -586,6 +610,12 @@ async fn keys_log_in_with_and_without_a_server_in_the_image() {
         echoed.stdout.len(),
         String::from_utf8_lossy(&echoed.stderr)
     );
+    // A reader that pauses holds up what it reads, and nothing for good.
+    let bytes: Vec<u8> = (0..20_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let slow = ssh_slowly(&paths[0], port, "cat", &bytes);
+    assert!(slow == bytes, "{} bytes", slow.len());
+    let variable = ssh(&paths[0], port, &["-o", "SetEnv=GIT_PROTOCOL=version=2"], "echo \"<$GIT_PROTOCOL>\"", b"");
+    assert_eq!(said(&variable), (0, "<>".to_owned()), "{variable:?}");
     let terminal = ssh(&paths[0], port, &["-tt"], "tty; stty size; echo $TERM", b"");
     let (code, text) = said(&terminal);
     assert!(code == 0 && text.contains("/dev/pts/0") && text.lines().nth(1).is_some_and(|l| l.contains(' ')), "{text}");

@@ -69,7 +69,7 @@ impl Container {
             create_time: time(Some(c.created_at)),
             start_time: time(c.started_at),
             stop_time: time(c.exit.as_ref().map(|exit| exit.finished_at)),
-            host_id: THIS_HOST,
+            host_id: c.host,
             cpu: c.spec.cpu_milli.map_or(-1, |milli| i64::try_from(milli.div_ceil(1000)).unwrap_or(i64::MAX)),
             mem: c.spec.memory.unwrap_or(0) / MIB,
             disk: disk.unwrap_or(0) / MIB,

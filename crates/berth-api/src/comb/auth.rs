@@ -24,7 +24,7 @@ pub(super) async fn parameters(request: Request) -> Result<Parameters, Error> {
 pub(super) async fn enter(core: &Core, request: Request, action: &str) -> Result<(Caller, Parameters), Error> {
     let token = token_of(request.headers()).ok_or_else(Error::unauthorized)?;
     let from = client_address(request.extensions());
-    let asked = unsigned("", "comb", action, request.method() == Method::GET, from);
+    let asked = unsigned("", "comb", action, request.method() == Method::GET && action != super::keys::PRIVATE, from);
     let caller = core.session(&token, &asked).await?.ok_or_else(Error::unauthorized)?;
     if let Some(who) = request.extensions().get::<Who>() {
         who.is(caller);

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::auth::enter;
 use super::error::{CREATE, Code, DELETE, ENV_KEY, Error, INVALID, MISSING, NO_CONTAINER, SSH_KEY};
 use super::wire::{Container, Containers, Created, Flow, Tagged, charge, megabytes, network_charge};
-use crate::kit::Parameters;
+use crate::kit::{Parameters, kind_of};
 
 /// A number of the path; what is none names nothing.
 pub(super) fn number(text: &str, none: Code) -> Result<i64, Error> {
@@ -56,14 +56,16 @@ fn variables(parameters: &Parameters) -> Result<BTreeMap<String, String>, Error>
         None | Some(Value::Null) => return Ok(BTreeMap::new()),
         Some(Value::String(text)) if text.is_empty() => return Ok(BTreeMap::new()),
         Some(Value::Object(object)) => object,
-        Some(other) => return Err(INVALID.with(format!("env_var must be an object, not {other}"))),
+        Some(other) => return Err(INVALID.with(format!("env_var must be an object, not {}", kind_of(other)))),
     };
     let text = |(key, value): (&String, &Value)| match value {
         Value::String(text) if text.contains('\0') => Err(ENV_KEY.with(format!("a zero byte in {key}"))),
         Value::String(text) => Ok((key.clone(), text.clone())),
         Value::Null => Ok((key.clone(), String::new())),
         Value::Number(_) | Value::Bool(_) => Ok((key.clone(), value.to_string())),
-        Value::Array(_) | Value::Object(_) => Err(INVALID.with(format!("env_var: {key} must be text, not {value}"))),
+        Value::Array(_) | Value::Object(_) => {
+            Err(INVALID.with(format!("env_var: {key} must be text, not {}", kind_of(value))))
+        }
     };
     object.iter().map(text).collect()
 }

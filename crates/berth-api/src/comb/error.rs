@@ -131,7 +131,7 @@ impl From<ParameterError> for Error {
     }
 }
 
-pub(super) async fn no_such_path() -> Error {
+pub(crate) async fn no_such_path() -> Error {
     NO_API.into()
 }
 

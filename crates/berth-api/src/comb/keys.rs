@@ -2,14 +2,17 @@
 
 use axum::Json;
 use axum::extract::{Path, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use berth_core::{Core, SshKeyKind};
 
 use super::auth::enter;
 use super::containers::number;
-use super::error::{Error, INVALID, NO_KEY};
+use super::error::{self, Error, INVALID, NO_KEY};
 use super::wire::{SecretKey, SecretKeys};
+
+/// Fetching the private half: no mere question, although it is a GET.
+pub(super) const PRIVATE: &str = "secret_key_get";
 
 /// `POST /api/v1/secret-keys`: makes a pair, or takes a `public_key` that is there. `key_type` is `ed25519` or `rsa`.
 pub(super) async fn create(State(core): State<Core>, request: Request) -> Result<(StatusCode, Json<SecretKey>), Error> {
@@ -40,7 +43,11 @@ pub(super) async fn private(
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Response, Error> {
-    let (caller, _) = enter(&core, request, "secret_key_get").await?;
+    // It can be had once: who asks for its size only would lose it.
+    if request.method() == Method::HEAD {
+        return Ok(error::wrong_method().await.into_response());
+    }
+    let (caller, _) = enter(&core, request, PRIVATE).await?;
     let id = number(&id, NO_KEY)?;
     let text = core.ssh_key_private(&caller, id).await?;
     let headers = [

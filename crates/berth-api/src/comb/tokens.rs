@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
-use berth_core::{Core, unsigned};
+use berth_core::{Core, NoToken, unsigned};
 
 use super::auth::parameters;
 use super::error::{Error, TOO_OFTEN};
@@ -18,12 +18,18 @@ pub(super) async fn create(State(core): State<Core>, request: Request) -> Result
     let (key, secret) = (parameters.text("app_key")?, parameters.text("app_secret")?);
     // What a token may be used for is looked at when it is.
     let asked = unsigned(&key, "comb", "token_create", true, from);
-    let token = core.session_create(&secret, &asked).await?.map_err(|_| Error::unauthorized())?;
-    if let Some(who) = who {
-        who.is(token.caller);
+    let made = core.session_create(&secret, &asked).await?;
+    let caller = match &made {
+        Ok(token) => Some(token.caller),
+        Err(NoToken::TooOften(caller)) => Some(*caller),
+        Err(NoToken::Refused(_)) => None,
+    };
+    if let Some((who, caller)) = who.zip(caller) {
+        who.is(caller);
     }
-    if !core.within_rate(&token.caller) {
-        return Err(TOO_OFTEN.into());
-    }
+    let token = made.map_err(|why| match why {
+        NoToken::TooOften(_) => TOO_OFTEN.into(),
+        NoToken::Refused(_) => Error::unauthorized(),
+    })?;
     Ok((StatusCode::CREATED, Json(Token { token: token.secret, expires_in: token.lifetime.as_secs().to_string() })))
 }

@@ -10,7 +10,8 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use super::{
-    commands, containers, events, host, images, inside, keys, registries, services, ssh_keys, tokens, usage, volumes,
+    commands, containers, events, host, hosts, images, inside, keys, registries, services, ssh_keys, tokens, usage,
+    volumes,
 };
 
 #[derive(OpenApi)]
@@ -30,7 +31,7 @@ use super::{
         services::group_start, services::group_stop, services::group_deploy, services::packages, services::apply,
         commands::list, commands::inspect, commands::wait, commands::cancel, commands::follow, commands::follow_all,
         keys::list, keys::create, keys::rotate, keys::disable, keys::enable, keys::remove, keys::audit,
-        ssh_keys::list, ssh_keys::create, ssh_keys::remove, usage::list,
+        hosts::list, hosts::inspect, hosts::label, hosts::bandwidth, ssh_keys::list, ssh_keys::create, ssh_keys::remove, usage::list,
         host::inspect, events::list, tokens::list, tokens::create, tokens::revoke,
     ),
     components(schemas(super::wire::Problem)),

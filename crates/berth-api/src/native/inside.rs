@@ -1,22 +1,19 @@
 //! Inside a container: processes and files.
 
-use std::io::{self, SeekFrom};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 use berth_core::{Core, Share};
 use berth_engine::{Files, LogStream, Said, Session, Told};
 use futures_util::{Sink, SinkExt, StreamExt};
 use serde::Deserialize;
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
-use tokio_util::io::ReaderStream;
 use utoipa::IntoParams;
 
 use super::auth::{Auth, Params, Segment};
@@ -25,6 +22,7 @@ use super::error::Error;
 use super::streams::{Kind, Places, reader, tar, tar_of, written_by};
 use super::wire::{ExecCreate, ExecResult, FileStat, channel};
 use crate::kit::small_body;
+use crate::ranges;
 use crate::{Api, Draining};
 
 /// Most bytes of each stream that an answer holds.
@@ -294,27 +292,6 @@ pub(super) async fn stat(
     Ok(Json(blocking(&path, move |path| files.stat(path)).await?.into()))
 }
 
-/// `bytes=5-9`, `bytes=5-` or `bytes=-5` of a file of this length: first byte and how many. `None` where the whole is meant.
-fn range(headers: &HeaderMap, length: u64) -> Result<Option<(u64, u64)>, Error> {
-    let Some(text) = headers.get(header::RANGE).and_then(|v| v.to_str().ok()) else { return Ok(None) };
-    // What is not understood (several ranges, other units) is answered by the whole (RFC 9110, 14.2).
-    let Some((first, last)) = text.strip_prefix("bytes=").and_then(|r| r.split_once('-')) else { return Ok(None) };
-    let number = |text: &str| text.trim().parse::<u64>().ok();
-    let (first, last) = match (number(first), number(last)) {
-        (Some(first), Some(last)) if first <= last => (first, last.min(length.saturating_sub(1))),
-        (Some(first), None) if last.trim().is_empty() => (first, length.saturating_sub(1)),
-        (None, Some(count)) if first.trim().is_empty() && count > 0 => {
-            (length.saturating_sub(count), length.saturating_sub(1))
-        }
-        _ => return Ok(None),
-    };
-    if first >= length {
-        let detail = format!("the file has {length} bytes");
-        return Err(Error::new(StatusCode::RANGE_NOT_SATISFIABLE, "range", detail));
-    }
-    Ok(Some((first, last - first + 1)))
-}
-
 /// The content of a file. Ranges are served.
 #[utoipa::path(get, path = "/v1/containers/{id}/files", tag = "inside",
     params(("id" = String, Path), PathParams, ("Range" = Option<String>, Header, description = "`bytes=FIRST-LAST`")),
@@ -334,31 +311,10 @@ pub(super) async fn download(
         Ok((file, meta))
     })
     .await?;
-    let modified = meta.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok()).unwrap_or_default();
-    let tag = format!("\"{:x}-{:x}\"", modified.as_nanos(), meta.len());
-    // A range of a file that has changed since is no part of what the client has.
-    let same = headers.get(header::IF_RANGE).is_none_or(|v| v.as_bytes() == tag.as_bytes());
-    let part = if same { range(&headers, meta.len())? } else { None };
-    let (first, count) = part.unwrap_or((0, meta.len()));
-    let mut file = tokio::fs::File::from_std(file);
-    file.seek(SeekFrom::Start(first)).await.map_err(|e| file_error(&e, &path))?;
-    let body = Body::from_stream(ReaderStream::with_capacity(file.take(count), 256 * 1024));
-    let mut response = body.into_response();
-    let answer = response.headers_mut();
-    answer.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    answer.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    answer.insert(header::CONTENT_LENGTH, count.into());
-    if let Ok(tag) = HeaderValue::from_str(&tag) {
-        answer.insert(header::ETAG, tag);
-    }
-    if part.is_some() {
-        let shown = format!("bytes {first}-{}/{}", first + count - 1, meta.len());
-        if let Ok(shown) = HeaderValue::from_str(&shown) {
-            answer.insert(header::CONTENT_RANGE, shown);
-        }
-        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-    }
-    Ok(response)
+    let served = ranges::serve(file, &meta, &headers).await.map_err(|e| file_error(&e, &path))?;
+    served.map_err(|length| {
+        Error::new(StatusCode::RANGE_NOT_SATISFIABLE, "range", format!("the file has {length} bytes"))
+    })
 }
 
 /// What is at a path, as a tar whose entries begin with its name.
@@ -426,28 +382,9 @@ pub(super) async fn export(
 #[cfg(test)]
 mod tests {
     use axum::extract::ws::Message;
-    use axum::http::HeaderMap;
     use berth_engine::Told;
 
-    use super::{range, told};
-
-    #[test]
-    fn ranges_are_read_as_rfc_9110_has_them() {
-        let of = |text: &str, length| {
-            let mut headers = HeaderMap::new();
-            headers.insert("range", text.parse().expect("value"));
-            range(&headers, length)
-        };
-        assert_eq!(of("bytes=0-4", 10).ok(), Some(Some((0, 5))));
-        assert_eq!(of("bytes=5-", 10).ok(), Some(Some((5, 5))));
-        assert_eq!(of("bytes=-3", 10).ok(), Some(Some((7, 3))));
-        assert_eq!(of("bytes=0-99", 10).ok(), Some(Some((0, 10))));
-        assert_eq!(of("bytes=-99", 10).ok(), Some(Some((0, 10))));
-        for whole in ["bytes=5-2", "bytes=a-b", "bytes=0-1,3-4", "lines=1-2", "bytes=-0"] {
-            assert_eq!(of(whole, 10).ok(), Some(None), "{whole}");
-        }
-        assert!(of("bytes=10-", 10).is_err() && of("bytes=0-0", 0).is_err());
-    }
+    use super::told;
 
     #[test]
     fn messages_are_understood_or_passed_over() {

@@ -135,9 +135,16 @@ pub(super) fn tar(body: Body) -> Response {
 }
 
 /// The request's body as something that blocks when read; for threads that unpack.
-pub(super) fn reader(request: Request) -> impl Read + Send + 'static {
+pub(crate) fn reader(request: Request) -> impl Read + Send + 'static {
+    stream_reader(request.into_body().into_data_stream())
+}
+
+/// The same of any stream of bytes.
+pub(crate) fn stream_reader<E: std::error::Error + Send + Sync + 'static>(
+    stream: impl futures_util::Stream<Item = Result<Bytes, E>> + Send + Unpin + 'static,
+) -> impl Read + Send + 'static {
     // A client that stops sending must not hold its thread for ever.
-    let stream = futures_util::stream::unfold(request.into_body().into_data_stream(), async |mut body| {
+    let stream = futures_util::stream::unfold(stream, async |mut body| {
         let chunk = match tokio::time::timeout(STALL, body.next()).await {
             Ok(chunk) => chunk?.map_err(io::Error::other),
             Err(_) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the archive stopped coming")),

@@ -39,6 +39,22 @@ pub(super) fn time(text: Option<&str>) -> Result<Option<i64>, Error> {
     seconds().or_else(|| parse_time(text)).map(Some).ok_or_else(wrong)
 }
 
+/// Rows as CSV, with a line of names before any.
+pub(super) fn table<T: serde::Serialize + Default>(rows: &[T]) -> Result<Vec<u8>, String> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    // A table without rows has names, too.
+    let empty = rows.is_empty().then(T::default);
+    for row in rows.iter().chain(&empty) {
+        writer.serialize(row).map_err(|e| e.to_string())?;
+    }
+    let mut bytes = writer.into_inner().map_err(|e| e.to_string())?;
+    if empty.is_some() {
+        let end = bytes.iter().position(|b| *b == b'\n').map_or(bytes.len(), |at| at + 1);
+        bytes.truncate(end);
+    }
+    Ok(bytes)
+}
+
 fn render(usage: MeteredUsage) -> Usage {
     let number = |value: i64| u64::try_from(value).unwrap_or(0);
     let plan = usage.plan.as_ref();
@@ -99,16 +115,6 @@ pub(super) async fn list(
     if !csv {
         return Ok(Json(List { items, next_cursor: None }).into_response());
     }
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    // Names before any row: a table without rows has them too.
-    let empty = items.is_empty().then(Usage::default);
-    for item in items.iter().chain(&empty) {
-        writer.serialize(item).map_err(|e| Error::invalid(e.to_string()))?;
-    }
-    let mut bytes = writer.into_inner().map_err(|e| Error::invalid(e.to_string()))?;
-    if empty.is_some() {
-        let end = bytes.iter().position(|b| *b == b'\n').map_or(bytes.len(), |at| at + 1);
-        bytes.truncate(end);
-    }
+    let bytes = table(&items).map_err(Error::invalid)?;
     Ok(([(header::CONTENT_TYPE, "text/csv; charset=utf-8")], bytes).into_response())
 }

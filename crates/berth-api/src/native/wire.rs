@@ -27,7 +27,9 @@ pub use services::{
     Activity, Applied, Apply, Command, Difference, GivenPort, Group, GroupCreate, GroupDeploy, GroupMade, GroupPort,
     GroupRename, GroupSpec, GroupStart, GroupStop, Package, Service, ServiceCreate,
 };
-pub use usage::{SshKey, SshKeyCreate, Usage};
+pub use usage::{
+    Bandwidth, BandwidthPoint, HostDisk, HostEntry, HostInterface, HostLabel, SshKey, SshKeyCreate, Usage,
+};
 pub use volumes::{Volume, VolumeCreate};
 
 /// What went wrong (RFC 9457).

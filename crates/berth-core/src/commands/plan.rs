@@ -29,6 +29,33 @@ impl Core {
             Body::ContainerCreate => return Ok(single(Step::Launch { container: target })),
             Body::ContainerRestart => return Ok(single(Step::Restart { container: target })),
             Body::ContainerPlan { .. } => return Ok(single(Step::Plan { container: target })),
+            Body::FileReady { .. } => return Ok(single(Step::Ready { container: target })),
+            Body::DeploymentDelete { .. } => return Ok(single(Step::Undeploy)),
+            Body::DeploymentCreate { spec, .. } | Body::DeploymentUpdate { spec, .. } => {
+                let pull = Step::Pull { image: spec.full_image() };
+                let make = match body {
+                    Body::DeploymentCreate { .. } => Step::DeployNew,
+                    _ => Step::Succeed { name: command.target_name.clone(), to: spec.clone() },
+                };
+                return Ok(vec![
+                    PlannedStep { stage: PREPARE, step: pull },
+                    PlannedStep { stage: MEMBERS, step: make },
+                ]);
+            }
+            Body::Rollout { image, moves, undo } => {
+                let mut steps = Vec::new();
+                if !undo && !moves.is_empty() {
+                    steps.push(PlannedStep { stage: PREPARE, step: Step::Pull { image: image.clone() } });
+                }
+                // A batch is a stage: the next one begins when all of it has proven itself. Back it goes at once.
+                let batch = if *undo { moves.len().max(1) } else { self.batch_of(moves.len()) };
+                for (number, one) in moves.iter().enumerate() {
+                    let stage = MEMBERS + i64::try_from(number / batch).unwrap_or(i64::MAX - 1);
+                    let step = Step::Succeed { name: one.name.clone(), to: Box::new(one.to.clone()) };
+                    steps.push(PlannedStep { stage, step });
+                }
+                return Ok(steps);
+            }
             _ => {}
         }
         let found = self
@@ -141,7 +168,12 @@ impl Core {
             | Body::ContainerDelete
             | Body::ContainerCreate
             | Body::ContainerRestart
-            | Body::ContainerPlan { .. } => {}
+            | Body::ContainerPlan { .. }
+            | Body::DeploymentCreate { .. }
+            | Body::DeploymentUpdate { .. }
+            | Body::DeploymentDelete { .. }
+            | Body::Rollout { .. }
+            | Body::FileReady { .. } => {}
         }
         Ok(steps)
     }

@@ -334,6 +334,11 @@ impl Core {
             })
             .collect::<Result<Vec<_>, Error>>()?;
         let published = run.progress.status != progress.status;
+        let undo = match effects.last() {
+            Some(Effect::Finish(outcome)) if *outcome != Outcome::Success => self.undo_order(run)?,
+            _ => None,
+        };
+        let (core, follows) = (self.clone(), undo.is_some());
         let saved = row.clone();
         // A command that is only on its way to its plan is saved with that: one disk flush less.
         let passing = effects == [Effect::Plan];
@@ -349,6 +354,9 @@ impl Core {
                     tx.activity_progress(step)?;
                 }
                 tx.command_progress(saved.id, &saved.status, &saved.result, &saved.message, saved.ended_at)?;
+                if let Some(undo) = undo {
+                    core.order_in(tx, undo)?;
+                }
                 let told = if published || !changed.is_empty() {
                     let kind = if saved.ended_at.is_some() { "command.done" } else { "command.running" };
                     let detail = serde_json::json!({
@@ -363,12 +371,29 @@ impl Core {
             })
             .await?
         };
+        if follows {
+            self.drive(Target::of(&row.kind, row.target));
+        }
         run.row = row;
         run.progress = progress;
         run.steps.extend(added);
         self.tell(event.into_iter().collect());
         self.inner.trip.point().await;
         Ok(effects)
+    }
+
+    /// The command that takes back what a failed roll-out has done: written down with its end.
+    fn undo_order(&self, run: &Run) -> Result<Option<berth_store::Command>, Error> {
+        let done: Vec<String> = run
+            .steps
+            .iter()
+            .filter(|(row, _)| Outcome::of(&row.result) == Some(Outcome::Success))
+            .filter_map(|(_, step)| if let Step::Succeed { name, .. } = step { Some(name.clone()) } else { None })
+            .collect();
+        let Some(body) = self.undo_of(&done, &run.order.body) else { return Ok(None) };
+        let caller = Caller::of_command(run.row.account_id, run.order.role);
+        let target = Target::of(&run.row.kind, run.row.target);
+        self.order_row(&caller, target, &run.row.target_name, body).map(Some)
     }
 
     async fn do_in_time(

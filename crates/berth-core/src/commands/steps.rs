@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Body, Outcome};
 use crate::containers::{Container, ContainerState, LogQuery, Member};
 use crate::core::Core;
+use crate::deployments::DeploymentSpec;
 use crate::error::{Error, FaultKind};
 use crate::policies::HealthStatus;
 use crate::services::{Group, GroupSpec};
@@ -41,6 +42,19 @@ pub(super) enum Step {
     },
     /// Has it be as its changed plan says.
     Plan {
+        container: i64,
+    },
+    /// Makes and starts the command's deployment.
+    DeployNew,
+    /// A successor takes a deployment's place.
+    Succeed {
+        name: String,
+        to: Box<DeploymentSpec>,
+    },
+    /// Removes the command's deployment.
+    Undeploy,
+    /// Makes the command's file ready.
+    Ready {
         container: i64,
     },
     /// Takes over bounds that can be changed while it runs.
@@ -82,6 +96,10 @@ impl Step {
             Self::Launch { .. } => "launch",
             Self::Restart { .. } => "restart",
             Self::Plan { .. } => "plan",
+            Self::DeployNew => "deploy_new",
+            Self::Succeed { .. } => "succeed",
+            Self::Undeploy => "undeploy",
+            Self::Ready { .. } => "ready",
             Self::Update { .. } => "update",
             Self::Pull { .. } => "pull",
             Self::Ports => "ports",
@@ -102,12 +120,19 @@ impl Step {
             | Self::Launch { container }
             | Self::Restart { container }
             | Self::Plan { container }
+            | Self::Ready { container }
             | Self::Update { container }
             | Self::Replace { container, .. }
             | Self::Deploy { container } => Some(*container),
-            Self::Pull { .. } | Self::Ports | Self::Fetch | Self::Create { .. } | Self::Settle | Self::RemoveGroup => {
-                None
-            }
+            Self::DeployNew
+            | Self::Succeed { .. }
+            | Self::Undeploy
+            | Self::Pull { .. }
+            | Self::Ports
+            | Self::Fetch
+            | Self::Create { .. }
+            | Self::Settle
+            | Self::RemoveGroup => None,
         }
     }
 }
@@ -257,6 +282,24 @@ impl Core {
                     return Err(Error::Bug("a changed plan without the change".into()));
                 };
                 self.plan_apply(caller, *container, change).await?;
+                Ok(Done::success())
+            }
+            Step::DeployNew => {
+                let Body::DeploymentCreate { host, spec } = body else {
+                    return Err(Error::Bug("a deployment without what is asked for".into()));
+                };
+                Ok(Done::with(self.deployment_make(caller, &command.target_name, host, spec).await?))
+            }
+            Step::Succeed { name, to } => Ok(Done::with(self.deployment_replace(caller, name, to, activity.id).await?)),
+            Step::Undeploy => {
+                self.deployment_remove(caller, &command.target_name).await?;
+                Ok(Done::success())
+            }
+            Step::Ready { container } => {
+                let Body::FileReady { path } = body else {
+                    return Err(Error::Bug("a file without a path".into()));
+                };
+                self.download_make(caller, *container, &command.uid, path).await?;
                 Ok(Done::success())
             }
             Step::Update { container } => {

@@ -236,6 +236,7 @@ fn open(folder: &Path, engine: &FakeEngine) -> (tokio::runtime::Runtime, Core) {
         let paths = Paths {
             volumes: folder.join("volumes"),
             packages: folder.join("packages"),
+            downloads: folder.join("downloads"),
             secret_key: folder.join("secret.key"),
         };
         let settings = Settings { disk_high_percent: 0, ..Settings::default() };

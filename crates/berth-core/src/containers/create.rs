@@ -93,7 +93,8 @@ impl Core {
         if new.stop_signal.is_some_and(|s| !(1..=64).contains(&s)) {
             return Err(Error::invalid("stop_signal", "a signal's number is 1 to 64"));
         }
-        if caller.role != Role::Admin && (new.network == NetworkMode::Host || new.new_privileges) {
+        let host_network = new.network == NetworkMode::Host && !new.host_network_allowed;
+        if caller.role != Role::Admin && (host_network || new.new_privileges) {
             return Err(Error::Forbidden("network host and new_privileges are for administrators".into()));
         }
         let resources = Resources {
@@ -137,6 +138,7 @@ impl Core {
         Ok(Spec {
             unit: UnitSpec {
                 id: uid.clone(),
+                host: new.host.as_ref().map(|(_, uid)| uid.clone()).unwrap_or_default(),
                 layers,
                 args,
                 env,
@@ -168,7 +170,7 @@ impl Core {
         })
     }
 
-    fn check_mounts(&self, caller: &Caller, mounts: &mut [Mount]) -> Result<(), Error> {
+    pub(crate) fn check_mounts(&self, caller: &Caller, mounts: &mut [Mount]) -> Result<(), Error> {
         for mount in mounts {
             let plain = |path: &Path| {
                 path.is_absolute() && !path.components().any(|c| matches!(c, std::path::Component::ParentDir))
@@ -296,7 +298,8 @@ impl Core {
             group_id: member.as_ref().map(|m| m.group),
             shape: member.as_ref().map(|m| m.shape.clone()).unwrap_or_default(),
             version: member.as_ref().map_or(0, |m| m.version),
-            replaces: member.as_ref().and_then(|m| m.replaces),
+            replaces: member.as_ref().and_then(|m| m.replaces).or(new.replaces),
+            host_id: new.host.as_ref().map_or(1, |(id, _)| *id),
         };
         row.id = tx.container_add(&row)?;
         if let Some(key) = &new.key {

@@ -114,6 +114,7 @@ impl Core {
         let event = self
             .write(move |tx| {
                 tx.container_remove(id)?;
+                tx.meter_end(id, now())?;
                 let detail = serde_json::json!({ "name": name, "group": group }).to_string();
                 Ok(tx.event_add(now(), account, "container.removed", &uid, &detail)?)
             })
@@ -198,6 +199,7 @@ impl Core {
             _ => self.drain(&target).await?,
         };
         self.want(target.id, "stopped").await?;
+        self.measure_before_end(&target).await;
         let id = target.id;
         let before = self.read(move |tx| Ok(tx.container(id)?)).await?.map(|row| ContainerState::of(&row.state));
         let stopped =
@@ -272,6 +274,7 @@ impl Core {
         if force {
             // Written down first: a crash from here on ends in the removal, never in a container that was merely killed.
             self.want(found.id, "removed").await?;
+            self.measure_before_end(&found).await;
             if let Err(error) = self.inner.engine.signal(&found.uid, 9).await {
                 // Not running is fine; a stop that waits out its grace must not hold up a removal by force.
                 tracing::debug!(container = %found.uid, %error, "nothing to kill");

@@ -139,6 +139,59 @@ impl Core {
         .await
     }
 
+    /// Takes away the names of an image of the account's own, all its versions or one, and the images with their last names.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::InUse`] if a container was made of one; nothing is done then.
+    pub async fn image_versions_remove(
+        &self,
+        caller: &Caller,
+        image: &str,
+        version: Option<&str>,
+    ) -> Result<(), Error> {
+        let account = caller.account;
+        let wanted = match version {
+            Some(version) => Some(super::full_name(&format!("{image}:{version}"))?),
+            None => None,
+        };
+        let name = image.to_owned();
+        let mut names: Vec<String> =
+            self.read(move |tx| Ok(tx.image_names(account)?.into_iter().map(|n| n.name).collect())).await?;
+        names.retain(|full| match &wanted {
+            Some(wanted) => full == wanted,
+            None => crate::meters::image_name(full) == name,
+        });
+        if names.is_empty() {
+            let name = wanted.unwrap_or(image.to_owned());
+            return Err(Error::NotFound { what: "image", name });
+        }
+        let used = self.containers(caller, None, 0, u32::MAX - 1).await?.items;
+        let user = used.iter().find(|c| super::full_name(&c.image).is_ok_and(|full| names.contains(&full)));
+        if let Some(user) = user {
+            return Err(Error::InUse(format!("container {} was made of image {}", user.name, user.image)));
+        }
+        for name in names {
+            self.image_remove(caller, &name, false).await?;
+        }
+        Ok(())
+    }
+
+    /// Imports the one image of an archive at an address.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for the address or the archive.
+    pub async fn image_fetch(&self, caller: &Caller, address: &str, name: Option<String>) -> Result<Vec<Image>, Error> {
+        let settings = &self.inner.settings;
+        let file = self.inner.images.work_folder().join(format!("upload-{}.tar", crate::random_hex(8)));
+        let file = crate::apps::Temporary(file);
+        let bound = settings.image_fetch_max_mib << 20;
+        self.inner.images.room()?;
+        let fetched = self.inner.fetch.fetch(address, &file.0, bound, settings.code_from_private_addresses).await;
+        fetched.map_err(|error| Error::invalid("image_url", error.to_string()))?;
+        let content = std::fs::File::open(&file.0).map_err(|e| Error::Bug(format!("a downloaded archive: {e}")))?;
+        self.image_import(caller, content, name).await
+    }
+
     /// How an image came about, as its configuration has it.
     ///
     /// # Errors

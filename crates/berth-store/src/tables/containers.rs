@@ -41,6 +41,8 @@ pub struct Container {
     pub version: i64,
     /// The container whose place it takes when it has proven itself.
     pub replaces: Option<i64>,
+    /// Number of the host that it is on.
+    pub host_id: i64,
 }
 
 /// What changes of a row; `None` leaves a value as it is.
@@ -73,7 +75,7 @@ pub struct ContainerFilter {
 
 const COLUMNS: &str =
     "id, uid, account_id, name, image, image_digest, layers, spec, wanted, state, run, detail, created_at,
-     group_id, shape, version, replaces";
+     group_id, shape, version, replaces, host_id";
 
 fn container(row: &Row<'_>) -> rusqlite::Result<Container> {
     Ok(Container {
@@ -94,6 +96,7 @@ fn container(row: &Row<'_>) -> rusqlite::Result<Container> {
         shape: row.get(14)?,
         version: row.get(15)?,
         replaces: row.get(16)?,
+        host_id: row.get(17)?,
     })
 }
 
@@ -105,8 +108,8 @@ impl Tx<'_> {
     pub fn container_add(&self, new: &Container) -> Result<i64, Error> {
         let sql = "INSERT INTO containers
                    (uid, account_id, name, image, image_digest, layers, spec, wanted, state, run, detail, created_at,
-                   group_id, shape, version, replaces)
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) RETURNING id";
+                   group_id, shape, version, replaces, host_id)
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) RETURNING id";
         self.connection
             .prepare_cached(sql)?
             .query_row(
@@ -126,7 +129,8 @@ impl Tx<'_> {
                     new.group_id,
                     new.shape,
                     new.version,
-                    new.replaces
+                    new.replaces,
+                    new.host_id
                 ],
                 |row| row.get(0),
             )
@@ -196,6 +200,18 @@ impl Tx<'_> {
         );
         let mut statement = self.connection.prepare_cached(&sql)?;
         Ok(statement.query_map(params![account, limit, offset], container)?.collect::<Result<_, _>>()?)
+    }
+
+    /// The account's containers on a host, by number, without those that are being removed.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn containers_on_host(&self, account: i64, host: i64) -> Result<Vec<Container>, Error> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM containers WHERE account_id = $1 AND host_id = $2 AND wanted <> 'removed' ORDER BY id"
+        );
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        Ok(statement.query_map(params![account, host], container)?.collect::<Result<_, _>>()?)
     }
 
     /// The containers of a group, by number.

@@ -24,6 +24,10 @@ pub struct Meter {
     pub name: String,
     /// Its image, as it was named.
     pub image: String,
+    /// The image's name without the version.
+    pub image_name: String,
+    /// Number of its host.
+    pub host_id: i64,
     /// Its plan, JSON of the core; the last that it had.
     pub plan: Option<String>,
     /// Whether it ran when it was read last.
@@ -45,6 +49,8 @@ pub struct Used {
     pub cpu: i64,
     /// Memory over time, MiB milliseconds.
     pub memory: i64,
+    /// Disk that it wrote over time, MiB milliseconds.
+    pub disk: i64,
     /// Bytes read from block devices.
     pub block_read: i64,
     /// Bytes written to block devices.
@@ -70,6 +76,61 @@ pub struct Point {
     pub used: Used,
 }
 
+/// What containers are put together by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SumKind {
+    /// By host: its number.
+    Host,
+    /// By image: its name without the version.
+    Image,
+    /// By version: name and version, `name:version`.
+    Version,
+}
+
+impl SumKind {
+    const ALL: [Self; 3] = [Self::Host, Self::Image, Self::Version];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Image => "image",
+            Self::Version => "version",
+        }
+    }
+
+    /// The expression that makes the key of a meter.
+    fn key(self) -> &'static str {
+        match self {
+            Self::Host => "CAST(m.host_id AS TEXT)",
+            Self::Image => "m.image_name",
+            Self::Version => "m.image",
+        }
+    }
+}
+
+/// What several containers came to in a time of the middle step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sum {
+    /// Its end, milliseconds since 1970.
+    pub at: i64,
+    /// See [`SumKind`].
+    pub key: String,
+    /// How many they were.
+    pub containers: i64,
+    /// See [`Used::ran`].
+    pub ran: i64,
+    /// See [`Used::cpu`].
+    pub cpu: i64,
+    /// See [`Used::memory`].
+    pub memory: i64,
+    /// See [`Used::disk`].
+    pub disk: i64,
+    /// See [`Used::rx_bytes`].
+    pub rx_bytes: i64,
+    /// See [`Used::tx_bytes`].
+    pub tx_bytes: i64,
+}
+
 /// Where one resolution begins and the next coarser one ends, milliseconds since 1970.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Horizons {
@@ -77,11 +138,12 @@ pub struct Horizons {
     pub raw: i64,
     /// Points of the middle step after this are kept.
     pub middle: i64,
-    /// Everything up to this is in points of the middle and the long step.
+    /// Everything up to this is in points of the middle step, and in those of the long step as far as that is complete.
     pub added_up: i64,
 }
 
-const METER: &str = "id, account_id, container_id, uid, name, image, plan, live, last, created_at, ended_at";
+const METER: &str =
+    "id, account_id, container_id, uid, name, image, plan, live, last, created_at, ended_at, host_id, image_name";
 
 fn meter(row: &Row<'_>) -> rusqlite::Result<Meter> {
     Ok(Meter {
@@ -96,6 +158,8 @@ fn meter(row: &Row<'_>) -> rusqlite::Result<Meter> {
         last: row.get(8)?,
         created_at: row.get(9)?,
         ended_at: row.get(10)?,
+        host_id: row.get(11)?,
+        image_name: row.get(12)?,
     })
 }
 
@@ -113,6 +177,7 @@ fn point(row: &Row<'_>) -> rusqlite::Result<Point> {
             rx_packets: row.get(8)?,
             tx_bytes: row.get(9)?,
             tx_packets: row.get(10)?,
+            disk: row.get(11)?,
         },
     })
 }
@@ -151,14 +216,24 @@ impl Tx<'_> {
         Ok(statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?)
     }
 
+    /// Ends a removed container's meter, if it has not ended with a reading.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn meter_end(&self, container: i64, at: i64) -> Result<(), Error> {
+        let sql = "UPDATE meters SET ended_at = $1, live = 0 WHERE container_id = $2 AND ended_at IS NULL";
+        self.connection.prepare_cached(sql)?.execute(params![at, container])?;
+        Ok(())
+    }
+
     /// Adds a meter (`id` is ignored), or changes what may change of one; its number.
     ///
     /// # Errors
     /// The database's own.
     pub fn meter_set(&self, new: &Meter) -> Result<i64, Error> {
         let sql =
-            "INSERT INTO meters (account_id, container_id, uid, name, image, plan, live, last, created_at, ended_at)
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+            "INSERT INTO meters (account_id, container_id, uid, name, image, plan, live, last, created_at, ended_at,
+                   host_id, image_name) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
                    ON CONFLICT (container_id) DO UPDATE SET name = excluded.name, plan = excluded.plan,
                    live = excluded.live, last = excluded.last, ended_at = excluded.ended_at RETURNING id";
         let values = params![
@@ -171,7 +246,9 @@ impl Tx<'_> {
             new.live,
             new.last,
             new.created_at,
-            new.ended_at
+            new.ended_at,
+            new.host_id,
+            new.image_name
         ];
         Ok(self.connection.prepare_cached(sql)?.query_row(values, |row| row.get(0))?)
     }
@@ -182,12 +259,12 @@ impl Tx<'_> {
     /// The database's own.
     pub fn point_add(&self, meter: i64, point: &Point) -> Result<(), Error> {
         let sql = "INSERT INTO points (step, meter_id, at, since, ran, cpu, memory, block_read, block_write, rx_bytes,
-                   rx_packets, tx_bytes, tx_packets) VALUES (0, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+                   rx_packets, tx_bytes, tx_packets, disk) VALUES (0, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
                    ON CONFLICT (step, meter_id, at) DO UPDATE SET ran = ran + excluded.ran, cpu = cpu + excluded.cpu,
                    memory = memory + excluded.memory, block_read = block_read + excluded.block_read,
                    block_write = block_write + excluded.block_write, rx_bytes = rx_bytes + excluded.rx_bytes,
                    rx_packets = rx_packets + excluded.rx_packets, tx_bytes = tx_bytes + excluded.tx_bytes,
-                   tx_packets = tx_packets + excluded.tx_packets";
+                   tx_packets = tx_packets + excluded.tx_packets, disk = disk + excluded.disk";
         let used = &point.used;
         self.connection.prepare_cached(sql)?.execute(params![
             meter,
@@ -201,7 +278,8 @@ impl Tx<'_> {
             used.rx_bytes,
             used.rx_packets,
             used.tx_bytes,
-            used.tx_packets
+            used.tx_packets,
+            used.disk
         ])?;
         Ok(())
     }
@@ -214,7 +292,7 @@ impl Tx<'_> {
     pub fn points(&self, meter: i64, from: i64, to: i64, steps: [i64; 2]) -> Result<Vec<Point>, Error> {
         let horizons = self.horizons()?;
         let sql =
-            "SELECT at, since, ran, cpu, memory, block_read, block_write, rx_bytes, rx_packets, tx_bytes, tx_packets
+            "SELECT at, since, ran, cpu, memory, block_read, block_write, rx_bytes, rx_packets, tx_bytes, tx_packets, disk
                    FROM points WHERE step = $1 AND meter_id = $2 AND at > $3 AND at > $4 AND at <= $5 AND since < $6
                    ORDER BY at";
         let mut statement = self.connection.prepare_cached(sql)?;
@@ -242,21 +320,96 @@ impl Tx<'_> {
         Ok(Horizons { raw: value("points_raw")?, middle: value("points_middle")?, added_up: value("points_added_up")? })
     }
 
-    /// Adds up all readings between what is added up already and `to`, which must be a multiple of both steps.
+    /// Adds up all readings between what is added up already and `to`, which is a multiple of the middle step, and points of
+    /// that to the long step as far as that is complete; and what all containers of a host, an image and a version come to.
     ///
     /// # Errors
     /// The database's own.
     pub fn points_add_up(&self, to: i64, steps: [i64; 2]) -> Result<(), Error> {
         let from = self.horizons()?.added_up;
-        for step in steps {
-            // What ends on a boundary belongs to what ends there.
-            let sql = "INSERT INTO points SELECT $1, meter_id, (at + $1 - 1) / $1 * $1, (at + $1 - 1) / $1 * $1 - $1,
-                       SUM(ran), SUM(cpu), SUM(memory), SUM(block_read), SUM(block_write), SUM(rx_bytes),
-                       SUM(rx_packets), SUM(tx_bytes), SUM(tx_packets)
-                       FROM points WHERE step = 0 AND at > $2 AND at <= $3 GROUP BY meter_id, (at + $1 - 1) / $1";
-            self.connection.prepare_cached(sql)?.execute(params![step, from, to])?;
+        let [middle, long] = steps;
+        // What ends on a boundary belongs to what ends there. Meter by meter: the key begins with step and meter, and the newest
+        // of all points are far apart.
+        let sql = "INSERT INTO points (step, meter_id, at, since, ran, cpu, memory, block_read, block_write, rx_bytes,
+                   rx_packets, tx_bytes, tx_packets, disk)
+                   SELECT $1, p.meter_id, (p.at + $1 - 1) / $1 * $1, (p.at + $1 - 1) / $1 * $1 - $1,
+                   SUM(p.ran), SUM(p.cpu), SUM(p.memory), SUM(p.block_read), SUM(p.block_write), SUM(p.rx_bytes),
+                   SUM(p.rx_packets), SUM(p.tx_bytes), SUM(p.tx_packets), SUM(p.disk)
+                   FROM meters m CROSS JOIN points p ON p.step = $2 AND p.meter_id = m.id AND p.at > $3 AND p.at <= $4
+                   GROUP BY p.meter_id, (p.at + $1 - 1) / $1";
+        self.connection.prepare_cached(sql)?.execute(params![middle, 0, from, to])?;
+        let hours = to.div_euclid(long) * long;
+        let hours_from = if from == i64::MIN { from } else { from.div_euclid(long) * long };
+        if hours > hours_from {
+            self.connection.prepare_cached(sql)?.execute(params![long, middle, hours_from, hours])?;
+        }
+        for kind in SumKind::ALL {
+            let sql = format!(
+                "INSERT INTO sums (kind, account_id, key, at, containers, ran, cpu, memory, disk, rx_bytes, tx_bytes)
+                 SELECT $1, m.account_id, {}, p.at, COUNT(*), SUM(p.ran), SUM(p.cpu), SUM(p.memory), SUM(p.disk),
+                 SUM(p.rx_bytes), SUM(p.tx_bytes)
+                 FROM meters m CROSS JOIN points p ON p.step = $2 AND p.meter_id = m.id AND p.at > $3 AND p.at <= $4
+                 GROUP BY m.account_id, {}, p.at",
+                kind.key(),
+                kind.key()
+            );
+            self.connection.prepare_cached(&sql)?.execute(params![kind.word(), middle, from, to])?;
         }
         self.server_value_set("points_added_up", &to.to_string())
+    }
+
+    /// What containers of an account, or of all, came to at each point of the middle step in a time, milliseconds since 1970:
+    /// of one host, image or version, or of each.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn sums(
+        &self,
+        kind: SumKind,
+        account: Option<i64>,
+        key: Option<&str>,
+        from: i64,
+        to: i64,
+    ) -> Result<Vec<Sum>, Error> {
+        const TAIL: &str = "SUM(containers), SUM(ran), SUM(cpu), SUM(memory), SUM(disk), SUM(rx_bytes), SUM(tx_bytes)
+                            FROM sums WHERE kind = $1";
+        let read = |row: &Row<'_>| {
+            Ok(Sum {
+                at: row.get(0)?,
+                key: row.get(1)?,
+                containers: row.get(2)?,
+                ran: row.get(3)?,
+                cpu: row.get(4)?,
+                memory: row.get(5)?,
+                disk: row.get(6)?,
+                rx_bytes: row.get(7)?,
+                tx_bytes: row.get(8)?,
+            })
+        };
+        let mut all = Vec::new();
+        // A form of its own where the key leads to the rows: a condition that may be absent leads nowhere.
+        match (account, key) {
+            (Some(account), Some(key)) => {
+                let sql = format!(
+                    "SELECT at, key, {TAIL} AND account_id = $2 AND key = $3 AND at > $4 AND at <= $5 GROUP BY at, key ORDER BY at"
+                );
+                let mut statement = self.connection.prepare_cached(&sql)?;
+                for row in statement.query_map(params![kind.word(), account, key, from, to], read)? {
+                    all.push(row?);
+                }
+            }
+            (account, key) => {
+                let sql = format!(
+                    "SELECT at, key, {TAIL} AND ($2 IS NULL OR account_id = $2) AND ($3 IS NULL OR key = $3)
+                     AND at > $4 AND at <= $5 GROUP BY at, key ORDER BY at, key"
+                );
+                let mut statement = self.connection.prepare_cached(&sql)?;
+                for row in statement.query_map(params![kind.word(), account, key, from, to], read)? {
+                    all.push(row?);
+                }
+            }
+        }
+        Ok(all)
     }
 
     /// Forgets readings up to `raw` and points of the middle step up to `middle`, those of the long step up to `long`, and
@@ -266,12 +419,13 @@ impl Tx<'_> {
     /// The database's own.
     pub fn points_forget(&self, raw: i64, middle: i64, long: i64, steps: [i64; 2]) -> Result<(), Error> {
         let before = self.horizons()?;
-        let sql = "DELETE FROM points WHERE step = $1 AND at <= $2";
+        let sql = "DELETE FROM points WHERE step = $1 AND meter_id IN (SELECT id FROM meters) AND at <= $2";
         for (step, until) in [(0, raw), (steps[0], middle), (steps[1], long)] {
             self.connection.prepare_cached(sql)?.execute(params![step, until])?;
         }
         self.server_value_set("points_raw", &before.raw.max(raw).to_string())?;
         self.server_value_set("points_middle", &before.middle.max(middle).to_string())?;
+        self.connection.prepare_cached("DELETE FROM sums WHERE at <= $1")?.execute([middle])?;
         let sql = "DELETE FROM meters WHERE ended_at <= $1";
         self.connection.prepare_cached(sql)?.execute([long.saturating_mul(1_000_000)])?;
         Ok(())
@@ -280,7 +434,7 @@ impl Tx<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Meter, Point, Used};
+    use super::{Meter, Point, SumKind, Used};
     use crate::{Error, Store};
 
     const STEPS: [i64; 2] = [300, 3600];
@@ -302,7 +456,9 @@ mod tests {
                 container_id: 7,
                 uid: "a".into(),
                 name: "a".into(),
-                image: "i".into(),
+                image: "i:1".into(),
+                image_name: "i".into(),
+                host_id: 3,
                 plan: None,
                 live: true,
                 last: "{}".into(),
@@ -320,6 +476,15 @@ mod tests {
             tx.points_add_up(3600, STEPS)?;
             tx.points_add_up(7200, STEPS)?;
             assert_eq!(total(&tx.points(id, i64::MIN, i64::MAX, STEPS)?), sum(0, 9000), "not twice");
+            for (kind, key) in [(SumKind::Host, "3"), (SumKind::Image, "i"), (SumKind::Version, "i:1")] {
+                let sums = tx.sums(kind, Some(1), Some(key), 0, 9000)?;
+                assert_eq!((sums.len(), sums.iter().map(|s| s.rx_bytes).sum::<i64>()), (24, sum(0, 7200)), "{kind:?}");
+                assert_eq!(
+                    tx.sums(kind, None, None, 3600, 7200)?.iter().map(|s| s.rx_bytes).sum::<i64>(),
+                    sum(3600, 7200)
+                );
+                assert!(tx.sums(kind, Some(2), Some(key), 0, 9000)?.is_empty());
+            }
             tx.points_forget(7200, 3600, i64::MIN, STEPS)?;
             let all = tx.points(id, i64::MIN, i64::MAX, STEPS)?;
             assert_eq!((total(&all), all.len()), (sum(0, 9000), 1 + 12 + 180), "an hour, an hour in twelve, readings");

@@ -145,6 +145,16 @@ impl Tx<'_> {
         Ok(self.connection.prepare_cached(&sql)?.query_row(values, token)?)
     }
 
+    /// Ends the tokens that an access key was given for at `until` at the latest.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn tokens_of_key_end(&self, key: i64, until: i64) -> Result<(), Error> {
+        let sql = "UPDATE tokens SET expires_at = $1 WHERE key_id IS NOT NULL AND key_id = $2 AND expires_at > $1";
+        self.connection.prepare_cached(sql)?.execute(params![until, key])?;
+        Ok(())
+    }
+
     /// The token with this hash, unless it was revoked or has expired by `now`.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! What containers used.
+//! What containers used and carried, machines, keys for SSH.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -48,6 +48,113 @@ pub struct Usage {
     pub tx_bytes: u64,
     /// Packets that went out.
     pub tx_packets: u64,
+}
+
+/// What containers carried and used in each five minutes.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Bandwidth {
+    /// The 95th percentile of the larger direction, all points of a time together: what the trade bills by, Mbit/s.
+    pub p95_mbit: f64,
+    /// The points.
+    pub points: Vec<BandwidthPoint>,
+}
+
+/// What containers of a host, an image or a version carried and used in five minutes.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct BandwidthPoint {
+    /// Beginning of the five minutes.
+    pub time: String,
+    /// Number of the host, image, or image and version.
+    pub key: String,
+    /// Containers that were there, however short.
+    pub containers: i64,
+    /// What went out, Mbit/s on average.
+    pub up_mbit: f64,
+    /// What came in, Mbit/s on average.
+    pub down_mbit: f64,
+    /// Bytes that came in.
+    pub rx_bytes: i64,
+    /// Bytes that went out.
+    pub tx_bytes: i64,
+    /// CPUs in use, on average.
+    pub cpus: f64,
+    /// MiB of memory, on average.
+    pub memory_mib: f64,
+    /// MiB of disk that they had written, on average.
+    pub disk_mib: f64,
+}
+
+/// A machine that runs containers.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct HostEntry {
+    /// Number.
+    pub number: i64,
+    /// Textual id, derived from the machine's own.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Where it stands.
+    pub area: String,
+    /// Whose network it is in.
+    pub operator: String,
+    /// What that carries, Mbit/s; 0 if nobody has said.
+    pub bandwidth_mbit: i64,
+    /// Whether it was heard of lately.
+    pub ready: bool,
+    /// When it was heard of last.
+    pub heartbeat_at: String,
+    /// Since when it is known.
+    pub created_at: String,
+    /// CPUs.
+    pub cpus: u64,
+    /// Bytes.
+    pub memory: u64,
+    /// Distribution.
+    pub os: String,
+    /// Kernel release.
+    pub kernel: String,
+    /// CPU architecture, Go's word.
+    pub architecture: String,
+    /// File systems on disks.
+    pub disks: Vec<HostDisk>,
+    /// Links with an address.
+    pub interfaces: Vec<HostInterface>,
+}
+
+/// A file system on a disk.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct HostDisk {
+    /// Where it is mounted.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// Bytes that are taken.
+    pub used: u64,
+}
+
+/// A link with an address.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct HostInterface {
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub address: String,
+    /// Whether there is hardware behind it.
+    pub real: bool,
+}
+
+/// What is said about a machine; what is absent stays as it is.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct HostLabel {
+    /// Its name.
+    pub name: Option<String>,
+    /// Where it stands.
+    pub area: Option<String>,
+    /// Whose network it is in: 移动, 联通, 电信.
+    pub operator: Option<String>,
+    /// What that carries, Mbit/s.
+    pub bandwidth_mbit: Option<i64>,
 }
 
 /// A key for SSH to be taken or made.

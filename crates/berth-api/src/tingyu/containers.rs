@@ -1,0 +1,290 @@
+//! Containers: what berth calls deployments.
+
+use axum::Json;
+use axum::extract::{Request, State};
+use berth_core::{Caller, Core, Deployment, FaultKind, Machine, NewDeployment, Rollout};
+use serde_json::Value;
+
+use super::auth::{enter, enter_with};
+use super::error::Error;
+use super::wire::{Answer, Asked, Configuration, Done, Found, Item, State as Doing, not_found, text};
+use crate::kit::{BodyError, Parameters, small_body};
+
+type Batch = Result<Json<Answer<Vec<Item>>>, Error>;
+
+/// Most items of a batch.
+const MOST: usize = 1000;
+
+/// `tingyu-…` as it is in the core.
+fn host_id(uuid: &str) -> &str {
+    uuid.strip_prefix("tingyu-").unwrap_or(uuid)
+}
+
+/// The items of a body: an array of objects.
+async fn items(request: Request) -> Result<Vec<Asked>, Error> {
+    let body = small_body(request.into_body()).await.map_err(|error| match error {
+        BodyError::TooLarge | BodyError::Broken => Error::invalid("body"),
+        BodyError::Late => Error::failed("请求超时!"),
+    })?;
+    let parsed: Value = serde_json::from_slice(&body).map_err(|_| Error::invalid("body"))?;
+    let all = match parsed {
+        Value::Array(all) => all,
+        // One alone is a batch of one.
+        one @ Value::Object(_) => vec![one],
+        _ => return Err(Error::invalid("body")),
+    };
+    if all.is_empty() {
+        return Err(Error::missing("body"));
+    }
+    if all.len() > MOST {
+        return Err(Error::invalid("body"));
+    }
+    all.into_iter().map(|item| serde_json::from_value(item).map_err(|_| Error::invalid("body"))).collect()
+}
+
+/// The host of every item; the whole request fails if one is nobody's.
+async fn hosts(core: &Core, all: &[Asked]) -> Result<Vec<Machine>, Error> {
+    let machines = core.machines().await?;
+    let host = |asked: &Asked| {
+        let uuid = text(&asked.uuid).ok_or_else(|| Error::missing("uuid"))?;
+        let found = machines.iter().find(|m| m.facts.id == host_id(&uuid));
+        found.cloned().ok_or_else(Error::no_uuid)
+    };
+    all.iter().map(host).collect()
+}
+
+/// Why an item is not taken: as the platform says it where it does.
+fn why(error: &berth_core::Error, name: &str) -> String {
+    match error.kind() {
+        FaultKind::NotFound => not_found(name),
+        FaultKind::Invalid
+        | FaultKind::Duplicate
+        | FaultKind::WrongState
+        | FaultKind::InUse
+        | FaultKind::NoRoom
+        | FaultKind::Quota
+        | FaultKind::Forbidden
+        | FaultKind::Timeout
+        | FaultKind::Upstream => error.public(),
+        FaultKind::Bug => {
+            tracing::error!(error = error.chain(), "tingyu: internal error");
+            super::error::UNKNOWN.to_owned()
+        }
+    }
+}
+
+/// `POST /container/create`.
+pub(super) async fn create(State(core): State<Core>, request: Request) -> Batch {
+    let (caller, _) = enter(&core, &request, "container_create").await?;
+    let all = items(request).await?;
+    let hosts = hosts(&core, &all).await?;
+    let mut answers: Vec<Item> = Vec::with_capacity(all.len());
+    let mut accepted: Vec<(i64, String, f64, u64)> = Vec::new();
+    for (asked, host) in all.iter().zip(&hosts) {
+        let name = asked.name();
+        let spec = match asked.spec() {
+            _ if name.is_empty() => Err("deploymentname is empty".to_owned()),
+            _ if !host.ready => Err("Node is not ready".to_owned()),
+            _ if accepted.iter().any(|(_, known, ..)| *known == name) => {
+                Err(format!("deployments.apps \"{name}\" already exists"))
+            }
+            Ok(spec) => Ok(spec),
+            Err(error) => Err(error.to_string()),
+        };
+        let spec = match spec {
+            Ok(spec) => spec,
+            Err(message) => {
+                answers.push(Item::failed(name, message));
+                continue;
+            }
+        };
+        let on_it = accepted.iter().filter(|(id, ..)| *id == host.id);
+        let also = on_it.fold((0.0, 0), |sum, (_, _, cpu, memory)| (sum.0 + cpu, sum.1 + memory));
+        let asks = (host.id, name.clone(), spec.requests_cpu, spec.requests_memory);
+        match core.deployment_create(&caller, host, NewDeployment { name: name.clone(), spec }, also).await {
+            Ok(command) => {
+                accepted.push(asks);
+                answers.push(Item::accepted(name, command.uid));
+            }
+            Err(error) => answers.push(Item::failed(name.clone(), why(&error, &name))),
+        }
+    }
+    Ok(Json(Answer::of(answers)))
+}
+
+/// `PUT /container/updateByName`.
+pub(super) async fn update_by_name(State(core): State<Core>, request: Request) -> Batch {
+    let (caller, _) = enter(&core, &request, "container_update").await?;
+    let all = items(request).await?;
+    let hosts = hosts(&core, &all).await?;
+    let mut answers = Vec::with_capacity(all.len());
+    for (asked, host) in all.iter().zip(&hosts) {
+        let name = asked.name();
+        let result = match asked.spec() {
+            _ if !host.ready => Err("Node is not ready".to_owned()),
+            Err(error) => Err(error.to_string()),
+            Ok(spec) => {
+                let updated = core.deployment_update(&caller, host, NewDeployment { name: name.clone(), spec }).await;
+                updated.map_err(|error| why(&error, &name))
+            }
+        };
+        answers.push(match result {
+            Ok(command) => Item::accepted(name, command.uid),
+            Err(message) => Item::failed(name, message),
+        });
+    }
+    Ok(Json(Answer::of(answers)))
+}
+
+/// `POST /container/inheritUpdate`: another image and version of some, everything else as it is.
+pub(super) async fn inherit_update(State(core): State<Core>, request: Request) -> Batch {
+    let (caller, parameters) = enter_with(&core, request, "container_update").await?;
+    let names = parameters.text("deploymentnames")?;
+    let (image, version) = (parameters.text("image")?, parameters.optional("imageversion")?.unwrap_or_default());
+    let machines = core.machines().await?;
+    let mut answers = Vec::new();
+    for name in split(&names) {
+        let found = match core.deployment(&caller, &name).await {
+            Ok(found) => found,
+            Err(error) if error.kind() == FaultKind::NotFound => {
+                answers.push(Item::failed(name, "Get Deploymentname Fail"));
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let Some(host) = machines.iter().find(|m| m.id == found.container.host && m.ready) else {
+            answers.push(Item::failed(name, "Node is not ready"));
+            continue;
+        };
+        let spec = berth_core::DeploymentSpec { image: image.clone(), version: version.clone(), ..found.spec };
+        answers.push(match core.deployment_update(&caller, host, NewDeployment { name: name.clone(), spec }).await {
+            Ok(command) => Item::accepted(name, command.uid),
+            Err(error) => Item::failed(name.clone(), why(&error, &name)),
+        });
+    }
+    Ok(Json(Answer::of(answers)))
+}
+
+/// `PUT /container/updateByInherit`: a share of an image's deployments in an area and an operator's network.
+pub(super) async fn update_by_inherit(
+    State(core): State<Core>,
+    request: Request,
+) -> Result<Json<Answer<Option<()>>>, Error> {
+    let (caller, parameters) = enter_with(&core, request, "container_rollout").await?;
+    let operator = parameters.text("operator")?;
+    if !["移动", "联通", "电信"].contains(&operator.as_str()) {
+        return Err(Error::operator());
+    }
+    let percent = parameters.integer("percent")?;
+    let asked = Rollout {
+        area: parameters.text("area")?,
+        operator,
+        percent: u32::try_from(percent).map_err(|_| Error::invalid("percent"))?,
+        image: parameters.text("image")?,
+        version: parameters.text("imageversion")?,
+    };
+    core.rollout(&caller, asked).await?;
+    Ok(Json(Answer::of(None)))
+}
+
+fn split(names: &str) -> Vec<String> {
+    names.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
+async fn named(
+    core: &Core,
+    caller: &Caller,
+    parameters: &Parameters,
+) -> Result<Vec<Result<Deployment, String>>, Error> {
+    let mut all = Vec::new();
+    for name in split(&parameters.text("name")?) {
+        all.push(match core.deployment(caller, &name).await {
+            Ok(found) => Ok(found),
+            Err(error) if error.kind() == FaultKind::NotFound => Err(name),
+            Err(error) => return Err(error.into()),
+        });
+    }
+    Ok(all)
+}
+
+/// `POST /container/get`.
+pub(super) async fn get(
+    State(core): State<Core>,
+    request: Request,
+) -> Result<Json<Answer<Vec<Found<Configuration>>>>, Error> {
+    let (caller, parameters) = enter_with(&core, request, "container_get").await?;
+    let all = named(&core, &caller, &parameters).await?.into_iter();
+    let all = all.map(|found| found.map_or_else(Found::none, |found| Found::one(Configuration::of(found))));
+    Ok(Json(Answer::of(all.collect())))
+}
+
+/// `POST /container/info`.
+pub(super) async fn info(State(core): State<Core>, request: Request) -> Result<Json<Answer<Vec<Found<Doing>>>>, Error> {
+    let (caller, parameters) = enter_with(&core, request, "container_info").await?;
+    let all = named(&core, &caller, &parameters).await?.into_iter();
+    let all = all.map(|found| found.map_or_else(Found::none, |found| Found::one(Doing::of(&core, found.container))));
+    Ok(Json(Answer::of(all.collect())))
+}
+
+/// `POST /container/list`: the configurations of all on a host.
+pub(super) async fn list(
+    State(core): State<Core>,
+    request: Request,
+) -> Result<Json<Answer<Vec<Configuration>>>, Error> {
+    let (caller, parameters) = enter_with(&core, request, "container_list").await?;
+    let uuid = parameters.text("uuid")?;
+    let host = core.machine_by_uid(host_id(&uuid)).await?;
+    let all = core.deployments_on(&caller, host.id).await?;
+    Ok(Json(Answer::of(all.into_iter().map(Configuration::of).collect())))
+}
+
+/// `DELETE /container/delete`.
+pub(super) async fn remove(State(core): State<Core>, request: Request) -> Batch {
+    let (caller, parameters) = enter_with(&core, request, "container_delete").await?;
+    let mut answers = Vec::new();
+    for name in split(&parameters.text("name")?) {
+        answers.push(match core.deployment_delete(&caller, &name).await {
+            Ok(command) => Item::accepted(name, command.uid),
+            Err(error) => Item::failed(name.clone(), why(&error, &name)),
+        });
+    }
+    Ok(Json(Answer::of(answers)))
+}
+
+/// All that are named; one that is nobody's fails the call, before anything is done.
+async fn each(core: &Core, request: Request, action: &str) -> Result<(Caller, Vec<Deployment>), Error> {
+    let (caller, parameters) = enter_with(core, request, action).await?;
+    let all = named(core, &caller, &parameters).await?;
+    if all.is_empty() {
+        return Err(Error::missing("name"));
+    }
+    let all: Result<Vec<_>, String> = all.into_iter().collect();
+    Ok((caller, all.map_err(|name| Error::no_container(&name))?))
+}
+
+/// `POST /container/start`.
+pub(super) async fn start(State(core): State<Core>, request: Request) -> Result<Json<Done>, Error> {
+    let (caller, all) = each(&core, request, "container_start").await?;
+    for found in all {
+        core.container_start(&caller, found.container.uid.as_str()).await?;
+    }
+    Ok(Json(Done::said("启动成功!")))
+}
+
+/// `POST /container/stop`.
+pub(super) async fn stop(State(core): State<Core>, request: Request) -> Result<Json<Done>, Error> {
+    let (caller, all) = each(&core, request, "container_stop").await?;
+    for found in all {
+        core.container_stop(&caller, found.container.uid.as_str(), None).await?;
+    }
+    Ok(Json(Done::said("停止成功!")))
+}
+
+/// `POST /container/restart`.
+pub(super) async fn restart(State(core): State<Core>, request: Request) -> Result<Json<Done>, Error> {
+    let (caller, all) = each(&core, request, "container_restart").await?;
+    for found in all {
+        core.container_restart(&caller, found.container.uid.as_str(), None).await?;
+    }
+    Ok(Json(Done::said("重启成功!")))
+}

@@ -1,0 +1,161 @@
+//! Failures of a whole request: a text as `code`, and no `data`.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use berth_core::FaultKind;
+use serde::Serialize;
+
+use crate::kit::{Breakdown, ParameterError, Said};
+
+/// What is said when nothing more can be.
+pub(super) const UNKNOWN: &str = "未知异常,请联系管理员";
+
+/// A code: text, or a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub(super) enum Code {
+    Text(&'static str),
+    Number(u16),
+}
+
+/// An error as this dialect has it.
+#[derive(Debug)]
+pub(crate) struct Error {
+    status: StatusCode,
+    code: Code,
+    message: String,
+    /// For the operations that tell one.
+    error: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Failure {
+    msg: String,
+    code: Code,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+impl Error {
+    fn coded(code: &'static str, message: impl Into<String>) -> Self {
+        Self { status: StatusCode::OK, code: Code::Text(code), message: message.into(), error: None }
+    }
+
+    pub(super) fn unauthorized() -> Self {
+        Self { status: StatusCode::UNAUTHORIZED, ..Self::coded("TY0001", "未登录或token无效") }
+    }
+
+    pub(super) fn missing(name: &str) -> Self {
+        Self::coded("TY0002", format!("缺少参数:{name}!"))
+    }
+
+    pub(super) fn invalid(name: &str) -> Self {
+        Self::coded("TY0003", format!("参数错误:{name}!"))
+    }
+
+    pub(super) fn no_container(name: &str) -> Self {
+        Self::coded("TY0010", format!("容器{name}不存在!"))
+    }
+
+    pub(super) fn no_uuid() -> Self {
+        Self::coded("TY0015", "uuid不存在!")
+    }
+
+    pub(super) fn no_image(name: &str) -> Self {
+        Self::coded("TY0020", format!("镜像{name}不存在!"))
+    }
+
+    pub(super) fn operator() -> Self {
+        Self::coded("TY0032", "运营商错误!正确为移动、联通和电信!")
+    }
+
+    pub(super) fn no_job(id: &str) -> Self {
+        Self::coded("TY0040", format!("任务{id}不存在!"))
+    }
+
+    /// It can't be done; `code` is 500.
+    pub(super) fn failed(message: impl Into<String>) -> Self {
+        Self { status: StatusCode::OK, code: Code::Number(500), message: message.into(), error: None }
+    }
+
+    /// With the field `error` that the operations on files tell.
+    pub(super) fn with_error(self, error: impl Into<String>) -> Self {
+        Self { error: Some(error.into()), ..self }
+    }
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let said = Said(match self.code {
+            Code::Text(code) => format!("{code}: {}", self.message),
+            Code::Number(code) => format!("{code}: {}", self.message),
+        });
+        let body = Json(Failure { msg: self.message, code: self.code, error: self.error });
+        let mut response = (self.status, body).into_response();
+        response.extensions_mut().insert(said);
+        response
+    }
+}
+
+impl From<berth_core::Error> for Error {
+    fn from(error: berth_core::Error) -> Self {
+        match error.kind() {
+            FaultKind::Invalid => match &error {
+                berth_core::Error::Invalid { field, .. } => Self::invalid(field),
+                _ => Self::invalid("请求"),
+            },
+            FaultKind::NotFound => match &error {
+                berth_core::Error::NotFound { what: "image", name } => Self::no_image(name),
+                berth_core::Error::NotFound { what: "host", .. } => Self::no_uuid(),
+                berth_core::Error::NotFound { what: "command", name } => Self::no_job(name),
+                berth_core::Error::NotFound { name, .. } => Self::no_container(name),
+                _ => Self::failed("不存在!"),
+            },
+            FaultKind::Duplicate => Self::failed("名称已存在!"),
+            FaultKind::WrongState => Self::failed("当前状态不允许该操作!"),
+            FaultKind::InUse => Self::failed("正在使用,不能操作!"),
+            FaultKind::NoRoom | FaultKind::Quota => Self::failed("资源不足,请稍后再试!"),
+            FaultKind::Forbidden => Self::failed("没有权限!"),
+            FaultKind::Timeout => Self::failed("操作超时!"),
+            FaultKind::Upstream => Self::failed("镜像仓库异常!"),
+            FaultKind::Bug => {
+                tracing::error!(error = error.chain(), "tingyu: internal error");
+                Self::failed(UNKNOWN)
+            }
+        }
+    }
+}
+
+impl From<ParameterError> for Error {
+    fn from(error: ParameterError) -> Self {
+        match error {
+            ParameterError::Missing(name) => Self::missing(name),
+            ParameterError::Wrong { name, .. } => Self::invalid(name),
+            ParameterError::Body(_) => Self::invalid("body"),
+            ParameterError::Late => Self::failed("请求超时!"),
+        }
+    }
+}
+
+pub(super) async fn no_such_path() -> Error {
+    Error::coded("TY0004", "接口不存在!")
+}
+
+pub(super) async fn wrong_method() -> Error {
+    Error::coded("TY0005", "请求方法错误!")
+}
+
+pub(crate) fn broken(what: Breakdown) -> Response {
+    match what {
+        Breakdown::Panic => Error::failed(UNKNOWN),
+        Breakdown::Overload => Error::failed("请求过多,请稍后再试!"),
+    }
+    .into_response()
+}

@@ -1,0 +1,116 @@
+//! Files of containers.
+
+use axum::Json;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use berth_core::{Core, FaultKind};
+use serde::Serialize;
+
+use super::auth::enter_with;
+use super::error::{Error, UNKNOWN};
+use super::wire::job_state;
+use crate::ranges;
+
+#[derive(Debug, Serialize)]
+pub(super) struct Begun {
+    msg: &'static str,
+    code: u16,
+    jobid: String,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Ready {
+    msg: &'static str,
+    code: u16,
+    state: u8,
+    size: u64,
+    sha256: String,
+    url: String,
+}
+
+/// The container that a pod's name begins with: without what tells one start from another.
+async fn container(core: &Core, caller: &berth_core::Caller, name: &str) -> Result<String, Error> {
+    match core.deployment(caller, name).await {
+        Ok(found) => return Ok(found.container.uid.to_string()),
+        Err(error) if error.kind() == FaultKind::NotFound => {}
+        Err(error) => return Err(error.into()),
+    }
+    let mut parts = name.rsplitn(3, '-');
+    let (_, _, deployment) = (parts.next(), parts.next(), parts.next());
+    let deployment = deployment.ok_or_else(|| Error::no_container(name))?;
+    let found = core.deployment(caller, deployment).await.map_err(|_| Error::no_container(name))?;
+    if super::wire::pod_name(&found.container).rsplit_once('-').map(|(p, _)| p) != name.rsplit_once('-').map(|(p, _)| p)
+    {
+        return Err(Error::no_container(name));
+    }
+    Ok(found.container.uid.to_string())
+}
+
+/// `POST /file/downloadfile`: has a file, or a folder as a tar, made ready.
+pub(super) async fn download(State(core): State<Core>, request: Request) -> Result<Json<Begun>, Error> {
+    let (caller, parameters) = enter_with(&core, request, "file_download").await?;
+    let (name, path) = (parameters.text("name")?, parameters.text("filepath")?);
+    let container = container(&core, &caller, &name).await?;
+    let command = core.download_begin(&caller, &container, &path).await?;
+    Ok(Json(Begun { msg: "success", code: 200, jobid: command.uid }))
+}
+
+/// `POST /file/getResponseByJobId`: where the file is to be had, when it is ready.
+pub(super) async fn response(State(core): State<Core>, request: Request) -> Result<Json<Ready>, Error> {
+    let host = request.headers().get(header::HOST).and_then(|v| v.to_str().ok()).unwrap_or("127.0.0.1").to_owned();
+    let (caller, parameters) = enter_with(&core, request, "file_get").await?;
+    let id = parameters.text("jobId").or_else(|_| parameters.text("jobid")).map_err(|_| Error::missing("jobId"))?;
+    let command = core.command(&caller, &id).await?;
+    let state = job_state(&command);
+    if state == 4 {
+        return Err(Error::failed(UNKNOWN).with_error(format!("get file info fail: {}", command.message)));
+    }
+    let ready = if state == 3 { core.download(&caller, &id).await? } else { None };
+    match ready {
+        Some(file) => {
+            let url = format!("http://{host}/tingyu/file/get/{}", file.token);
+            Ok(Json(Ready { msg: "success", code: 200, state, size: file.size, sha256: file.sha256, url }))
+        }
+        // Made ready, and gone since; or no job that makes a file.
+        None if state == 3 => Err(Error::failed(UNKNOWN).with_error("get file info fail")),
+        None => {
+            Ok(Json(Ready { msg: "success", code: 200, state, size: 0, sha256: String::new(), url: String::new() }))
+        }
+    }
+}
+
+/// `GET /file/get/{token}`: the file, in ranges if they are asked for. The address alone lets in.
+pub(super) async fn fetch(
+    State(core): State<Core>,
+    Path(token): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Error> {
+    let found = core.download_by_token(&token).await.map_err(|_| Error::failed("文件不存在或已过期!"))?;
+    let open = || {
+        let file = std::fs::File::open(&found.path)?;
+        let meta = file.metadata()?;
+        Ok::<_, std::io::Error>((file, meta))
+    };
+    let gone = |error: std::io::Error| {
+        tracing::error!(%error, "a file that was made ready can't be read");
+        Error::failed(UNKNOWN)
+    };
+    let (file, meta) = open().map_err(gone)?;
+    match ranges::serve(file, &meta, &headers).await.map_err(gone)? {
+        Ok(mut response) => {
+            let plain: String = found.name.chars().filter(|c| !c.is_control() && !"\"\\/".contains(*c)).collect();
+            let ascii: String = plain.chars().map(|c| if c.is_ascii() { c } else { '_' }).collect();
+            let encoded: String = plain.bytes().map(|b| format!("%{b:02X}")).collect();
+            let value = format!("attachment; filename=\"{ascii}\"; filename*=UTF-8''{encoded}");
+            if let Ok(value) = HeaderValue::from_str(&value) {
+                response.headers_mut().insert(header::CONTENT_DISPOSITION, value);
+            }
+            Ok(response)
+        }
+        Err(length) => {
+            let range = [(header::CONTENT_RANGE, format!("bytes */{length}"))];
+            Ok((StatusCode::RANGE_NOT_SATISFIABLE, range).into_response())
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! Nodes: what berth calls hosts.
+
+use axum::Json;
+use axum::extract::{Request, State};
+use berth_core::Core;
+
+use super::auth::{enter, enter_with};
+use super::error::Error;
+use super::wire::{Answer, ListedNode, Node};
+
+/// `GET /node/get`: several by name, separated by commas; those that are not there are left out.
+pub(super) async fn get(State(core): State<Core>, request: Request) -> Result<Json<Answer<Vec<Node>>>, Error> {
+    let (_, parameters) = enter_with(&core, request, "node_get").await?;
+    let names = parameters.text("name")?;
+    let names: Vec<&str> = names.split(',').map(str::trim).collect();
+    let all = core.machines().await?;
+    Ok(Json(Answer::of(all.into_iter().filter(|host| names.contains(&host.name.as_str())).map(Node::of).collect())))
+}
+
+/// `GET /node/list`.
+pub(super) async fn list(State(core): State<Core>, request: Request) -> Result<Json<Answer<Vec<ListedNode>>>, Error> {
+    enter(&core, &request, "node_list").await?;
+    let all = core.machines().await?;
+    Ok(Json(Answer::of(all.into_iter().map(|host| ListedNode::of(&core, host)).collect())))
+}

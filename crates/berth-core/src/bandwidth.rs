@@ -1,0 +1,136 @@
+//! Bandwidth and resource use over time, of hosts, images and versions; and what the trade bills by.
+
+use berth_store::{Sum, SumKind};
+
+use crate::core::Core;
+use crate::error::Error;
+use crate::meters::STEPS;
+use crate::tokens::Caller;
+
+/// Longest time that is told at once, milliseconds.
+const LONGEST: i64 = 31 * 86_400_000;
+
+/// What several containers come to.
+pub use berth_store::SumKind as Grouped;
+
+/// What they came to in five minutes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SeriesPoint {
+    /// Beginning of the five minutes, milliseconds since 1970.
+    pub from: i64,
+    /// Host's number, image, or image and version.
+    pub key: String,
+    /// Containers that were there, however short.
+    pub containers: i64,
+    /// Bytes that came in.
+    pub rx_bytes: i64,
+    /// Bytes that went out.
+    pub tx_bytes: i64,
+    /// CPUs in use, on average.
+    pub cpus: f64,
+    /// MiB of memory, on average.
+    pub memory_mib: f64,
+    /// MiB of disk written by them, on average.
+    pub disk_mib: f64,
+}
+
+impl SeriesPoint {
+    fn of(sum: Sum) -> Self {
+        let step = STEPS[0] as f64;
+        Self {
+            from: sum.at - STEPS[0],
+            key: sum.key,
+            containers: sum.containers,
+            rx_bytes: sum.rx_bytes,
+            tx_bytes: sum.tx_bytes,
+            cpus: sum.cpu as f64 / 1000.0 / step,
+            memory_mib: sum.memory as f64 / step,
+            disk_mib: sum.disk as f64 / step,
+        }
+    }
+
+    /// Mbit/s that came in, and that went out, on average.
+    pub fn mbit(&self) -> (f64, f64) {
+        let rate = |bytes: i64| bytes as f64 * 8.0 / 1e6 / (STEPS[0] as f64 / 1000.0);
+        (rate(self.rx_bytes), rate(self.tx_bytes))
+    }
+}
+
+/// The value that 95 of a hundred five-minute points do not exceed, as the trade bills it: the highest five of a hundred are
+/// struck off, the highest that is left counts. Of two directions the larger. All series of a point count together; five minutes
+/// without any are points of zero, from the first to the last of the time asked for.
+pub fn billed_mbit(points: &[SeriesPoint], from: i64, to: i64) -> f64 {
+    let mut totals = std::collections::BTreeMap::<i64, (f64, f64)>::new();
+    for point in points {
+        let (down, up) = point.mbit();
+        let total = totals.entry(point.from).or_default();
+        *total = (total.0 + down, total.1 + up);
+    }
+    let count =
+        usize::try_from((to.div_euclid(STEPS[0]) - from.div_euclid(STEPS[0])).max(0)).unwrap_or(0).max(totals.len());
+    let value = |pick: fn(&(f64, f64)) -> f64| {
+        let mut all: Vec<f64> = totals.values().map(pick).collect();
+        all.sort_by(|a, b| b.total_cmp(a));
+        all.get(count / 20).copied().unwrap_or(0.0)
+    };
+    value(|t| t.0).max(value(|t| t.1))
+}
+
+impl Core {
+    /// Five-minute points from `from` to `to`, milliseconds since 1970, 31 days at the most: of one host, image or version, or of
+    /// each that the account's containers were on or of.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for the time.
+    pub async fn series(
+        &self,
+        caller: &Caller,
+        kind: SumKind,
+        key: Option<&str>,
+        from: i64,
+        to: i64,
+    ) -> Result<Vec<SeriesPoint>, Error> {
+        if from > to {
+            return Err(Error::invalid("endDate", "before startDate"));
+        }
+        if to - from > LONGEST {
+            return Err(Error::invalid("endDate", "more than 31 days after startDate"));
+        }
+        let (account, key) = (caller.account, key.map(str::to_owned));
+        let sums = self.read(move |tx| Ok(tx.sums(kind, Some(account), key.as_deref(), from, to)?)).await?;
+        Ok(sums.into_iter().map(SeriesPoint::of).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{SeriesPoint, billed_mbit};
+    use crate::meters::STEPS;
+
+    fn point(n: i64, mbit: f64, key: &str) -> SeriesPoint {
+        SeriesPoint {
+            from: n * STEPS[0],
+            key: key.into(),
+            containers: 1,
+            rx_bytes: 0,
+            tx_bytes: (mbit * 1e6 / 8.0 * 300.0) as i64,
+            cpus: 0.0,
+            memory_mib: 0.0,
+            disk_mib: 0.0,
+        }
+    }
+
+    #[test]
+    fn the_highest_twentieth_is_struck_off() {
+        // 100 points of 1 to 100: 5 are struck off.
+        let points: Vec<_> = (0..100).map(|n| point(n, (n + 1) as f64, "a")).collect();
+        assert_eq!(billed_mbit(&points, 0, 100 * STEPS[0]), 95.0);
+        // Several series count together.
+        let both: Vec<_> = points.iter().cloned().chain((0..100).map(|n| point(n, 1.0, "b"))).collect();
+        assert_eq!(billed_mbit(&both, 0, 100 * STEPS[0]), 96.0);
+        // Time without traffic counts: five points of a hundred are nothing.
+        assert_eq!(billed_mbit(&points[95..], 0, 100 * STEPS[0]), 0.0);
+        assert_eq!(billed_mbit(&points[94..], 0, 100 * STEPS[0]), 95.0);
+        assert_eq!(billed_mbit(&[], 0, 0), 0.0);
+    }
+}

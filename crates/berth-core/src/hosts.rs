@@ -1,0 +1,194 @@
+//! Machines that run containers: what is read from them, what people say about them, and whether they are there.
+
+use berth_engine::HostFacts;
+use serde::{Deserialize, Serialize};
+
+use crate::core::Core;
+use crate::error::Error;
+use crate::now;
+use crate::tokens::{Caller, Role};
+
+/// Between two looks at who is there.
+const PERIOD: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// A machine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Machine {
+    /// Number, never used again.
+    pub id: i64,
+    /// Its name; people may give it another than its own.
+    pub name: String,
+    /// Where it stands.
+    pub area: String,
+    /// Whose network it is in.
+    pub operator: String,
+    /// What that carries, Mbit/s; 0 if nobody has said.
+    pub bandwidth_mbit: i64,
+    /// What was read from it.
+    pub facts: HostFacts,
+    /// Whether it was heard of lately.
+    pub ready: bool,
+    /// When it was heard of last, nanoseconds since 1970.
+    pub heartbeat_at: i64,
+    /// Since when it is known, nanoseconds since 1970.
+    pub created_at: i64,
+}
+
+/// What people say about a machine; `None` leaves a value as it is.
+pub type MachineLabels = berth_store::HostLabels;
+
+/// What the settings say about this server's own machine; empty is nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HostSettings {
+    /// Its name, instead of its own.
+    pub name: String,
+    /// Where it stands.
+    pub area: String,
+    /// Whose network it is in.
+    pub operator: String,
+    /// What that carries, Mbit/s; 0 is nothing said.
+    pub bandwidth_mbit: i64,
+    /// Seconds without a sign of life after which a host is not ready.
+    pub lease_s: u64,
+}
+
+fn check(labels: &MachineLabels) -> Result<(), Error> {
+    for (field, text) in [("name", &labels.name), ("area", &labels.area), ("operator", &labels.operator)] {
+        let wrong = |text: &str| text.chars().count() > 64 || text.chars().any(char::is_control);
+        if text.as_deref().is_some_and(wrong) {
+            return Err(Error::invalid(field, "at most 64 characters, none of them a control character"));
+        }
+    }
+    if labels.name.as_deref() == Some("") {
+        return Err(Error::invalid("name", "empty"));
+    }
+    if labels.bandwidth_mbit.is_some_and(|mbit| !(0..=10_000_000).contains(&mbit)) {
+        return Err(Error::invalid("bandwidth_mbit", "0 to 10000000"));
+    }
+    Ok(())
+}
+
+impl Core {
+    fn machine(&self, row: berth_store::Host) -> Result<Machine, Error> {
+        let lease = i64::try_from(self.inner.settings.host.lease_s.max(1)).unwrap_or(i64::MAX / 2_000_000_000);
+        let facts = serde_json::from_str(&row.facts)
+            .map_err(|e| Error::Bug(format!("host {} in the database: {e}", row.id)))?;
+        Ok(Machine {
+            id: row.id,
+            name: row.name,
+            area: row.area,
+            operator: row.operator,
+            bandwidth_mbit: row.bandwidth_mbit,
+            facts,
+            ready: now().saturating_sub(row.heartbeat_at) < lease.saturating_mul(1_000_000_000),
+            heartbeat_at: row.heartbeat_at,
+            created_at: row.created_at,
+        })
+    }
+
+    /// All machines.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub async fn machines(&self) -> Result<Vec<Machine>, Error> {
+        self.read(|tx| Ok(tx.hosts()?)).await?.into_iter().map(|row| self.machine(row)).collect()
+    }
+
+    /// The machine with this textual id.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub async fn machine_by_uid(&self, uid: &str) -> Result<Machine, Error> {
+        let wanted = uid.to_owned();
+        let row = self.read(move |tx| Ok(tx.host_by_uid(&wanted)?)).await?;
+        self.machine(row.ok_or_else(|| Error::NotFound { what: "host", name: uid.to_owned() })?)
+    }
+
+    /// Says something about a machine, found by its number, textual id or name; for administrators.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`], [`Error::NotFound`], [`Error::Invalid`].
+    pub async fn machine_label(
+        &self,
+        caller: &Caller,
+        reference: &str,
+        labels: MachineLabels,
+    ) -> Result<Machine, Error> {
+        if caller.role != Role::Admin {
+            return Err(Error::Forbidden("hosts are labelled by administrators".into()));
+        }
+        check(&labels)?;
+        let found = self.machine_by(reference).await?;
+        self.write(move |tx| Ok(tx.host_label(found.id, &labels)?)).await?;
+        self.machine_by_uid(&found.facts.id).await
+    }
+
+    /// A machine by its number, textual id or name.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Invalid`] if several are called so.
+    pub async fn machine_by(&self, reference: &str) -> Result<Machine, Error> {
+        let mut all = self.machines().await?;
+        let exact = all.iter().position(|m| m.facts.id == reference || m.id.to_string() == reference);
+        if let Some(index) = exact {
+            return Ok(all.swap_remove(index));
+        }
+        all.retain(|m| m.name == reference);
+        match all.len() {
+            1 => Ok(all.swap_remove(0)),
+            0 => Err(Error::NotFound { what: "host", name: reference.to_owned() }),
+            _ => Err(Error::invalid("host", format!("several hosts are called {reference:?}"))),
+        }
+    }
+
+    /// Looks who is there, once.
+    pub(crate) async fn meet_hosts(&self) -> Result<(), Error> {
+        let all = self.inner.engine.hosts().await?;
+        let own = self.inner.settings.host.clone();
+        let mut heard = Vec::with_capacity(all.len());
+        for facts in all {
+            let text = serde_json::to_string(&facts).map_err(|e| Error::Bug(e.to_string()))?;
+            heard.push((facts.id, facts.name, text));
+        }
+        self.write(move |tx| {
+            let at = now();
+            for (number, (id, name, text)) in heard.iter().enumerate() {
+                tx.host_heard(id, name, text, at)?;
+                if number > 0 {
+                    continue;
+                }
+                // What the settings say goes before what was said by hand.
+                let said = |text: &String| (!text.is_empty()).then(|| text.clone());
+                let labels = MachineLabels {
+                    name: said(&own.name),
+                    area: said(&own.area),
+                    operator: said(&own.operator),
+                    bandwidth_mbit: (own.bandwidth_mbit > 0).then_some(own.bandwidth_mbit),
+                };
+                if labels != MachineLabels::default()
+                    && let Some(row) = tx.host_by_uid(id)?
+                {
+                    tx.host_label(row.id, &labels)?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Looks again and again.
+    pub(crate) fn begin_meeting_hosts(&self) {
+        let weak = std::sync::Arc::downgrade(&self.inner);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(PERIOD).await;
+                let Some(inner) = weak.upgrade() else { return };
+                let core = Self { inner };
+                if let Err(error) = core.meet_hosts().await {
+                    tracing::warn!(error = error.chain(), "hosts could not be looked for");
+                }
+            }
+        });
+    }
+}

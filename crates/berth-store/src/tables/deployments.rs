@@ -1,0 +1,139 @@
+//! Deployments: what was asked for of a container that one of their names, and files of them that are ready to be fetched.
+
+use rusqlite::{OptionalExtension, params};
+
+use crate::database::{Error, Tx, unique};
+
+/// A file that was made ready to be fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Download {
+    /// The command that made it.
+    pub command_uid: String,
+    /// Its account.
+    pub account_id: i64,
+    /// Its name.
+    pub name: String,
+    /// Where it is kept, below the folder for such files.
+    pub file: String,
+    /// Bytes.
+    pub size: i64,
+    /// Digest, hexadecimal.
+    pub sha256: String,
+    /// Who knows this may fetch it.
+    pub token: String,
+    /// Until then, nanoseconds since 1970.
+    pub expires_at: i64,
+}
+
+fn download(row: &rusqlite::Row<'_>) -> rusqlite::Result<Download> {
+    Ok(Download {
+        command_uid: row.get(0)?,
+        account_id: row.get(1)?,
+        name: row.get(2)?,
+        file: row.get(3)?,
+        size: row.get(4)?,
+        sha256: row.get(5)?,
+        token: row.get(6)?,
+        expires_at: row.get(7)?,
+    })
+}
+
+const DOWNLOAD: &str = "command_uid, account_id, name, file, size, sha256, token, expires_at";
+
+impl Tx<'_> {
+    /// Notes what was asked for of a container, JSON of the core.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn deployment_set(&self, container: i64, spec: &str) -> Result<(), Error> {
+        let sql = "INSERT INTO deployments (container_id, spec) VALUES ($1, $2)
+                   ON CONFLICT (container_id) DO UPDATE SET spec = excluded.spec";
+        self.connection.prepare_cached(sql)?.execute(params![container, spec])?;
+        Ok(())
+    }
+
+    /// What was asked for of a container.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn deployment(&self, container: i64) -> Result<Option<String>, Error> {
+        let sql = "SELECT spec FROM deployments WHERE container_id = $1";
+        Ok(self.connection.prepare_cached(sql)?.query_row([container], |row| row.get(0)).optional()?)
+    }
+
+    /// What was asked for of all deployments on a host, of all accounts, but of those called so.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn deployments_on_host(&self, host: i64, but: &str) -> Result<Vec<String>, Error> {
+        let sql = "SELECT d.spec FROM containers c JOIN deployments d ON d.container_id = c.id
+                   WHERE c.host_id = $1 AND c.name <> $2 AND c.replaces IS NULL AND c.wanted <> 'removed'";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        Ok(statement.query_map(params![host, but], |row| row.get(0))?.collect::<Result<_, _>>()?)
+    }
+
+    /// Gives one container's name to another: the first is called `left` then, and replaces nothing any more is said of the
+    /// second.
+    ///
+    /// # Errors
+    /// [`Error::Duplicate`] if `left` is taken.
+    pub fn container_take_name(&self, from: i64, to: i64, name: &str, left: &str) -> Result<(), Error> {
+        let sql = "UPDATE containers SET name = $1 WHERE id = $2";
+        let taken = |e| unique(e, || format!("a container named {left:?}"));
+        self.connection.prepare_cached(sql)?.execute(params![left, from]).map_err(taken)?;
+        let sql = "UPDATE containers SET name = $1, replaces = NULL WHERE id = $2";
+        self.connection
+            .prepare_cached(sql)?
+            .execute(params![name, to])
+            .map_err(|e| unique(e, || format!("a container named {name:?}")))?;
+        Ok(())
+    }
+
+    /// Adds a file that is ready, or finds that it is there.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn download_add(&self, new: &Download) -> Result<(), Error> {
+        let sql = "INSERT INTO downloads (command_uid, account_id, name, file, size, sha256, token, expires_at)
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (command_uid) DO NOTHING";
+        self.connection.prepare_cached(sql)?.execute(params![
+            new.command_uid,
+            new.account_id,
+            new.name,
+            new.file,
+            new.size,
+            new.sha256,
+            new.token,
+            new.expires_at
+        ])?;
+        Ok(())
+    }
+
+    /// The file that a command made ready.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn download(&self, command: &str) -> Result<Option<Download>, Error> {
+        let sql = format!("SELECT {DOWNLOAD} FROM downloads WHERE command_uid = $1");
+        Ok(self.connection.prepare_cached(&sql)?.query_row([command], download).optional()?)
+    }
+
+    /// The file that this token is for, if it may still be fetched.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn download_by_token(&self, token: &str, now: i64) -> Result<Option<Download>, Error> {
+        let sql = format!("SELECT {DOWNLOAD} FROM downloads WHERE token = $1 AND expires_at > $2");
+        Ok(self.connection.prepare_cached(&sql)?.query_row(params![token, now], download).optional()?)
+    }
+
+    /// Forgets files that may not be fetched any more; the names of those that are still kept.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn downloads_forget(&self, now: i64) -> Result<Vec<String>, Error> {
+        self.connection.prepare_cached("DELETE FROM downloads WHERE expires_at <= $1")?.execute([now])?;
+        let mut statement = self.connection.prepare_cached("SELECT file FROM downloads")?;
+        Ok(statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?)
+    }
+}
