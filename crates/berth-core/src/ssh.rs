@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::containers::{Container, ContainerState, container};
+use crate::containers::{Container, container};
 use crate::core::Core;
 use crate::error::Error;
 use crate::plans::{Plan, SSH};
@@ -167,7 +167,8 @@ impl Core {
 }
 
 fn host_of(found: &Container) -> Option<SshHost> {
-    (found.state == ContainerState::Running).then(|| SshHost {
+    // One that is paused is served when it goes on.
+    found.state.is_live().then(|| SshHost {
         container: found.id,
         container_uid: found.uid.to_string(),
         account: found.account,

@@ -27,6 +27,8 @@ use crate::connection::Connection;
 
 /// Connections of a container at a time.
 const CONNECTIONS: usize = 64;
+/// When a container that could not be served is tried again.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Those of them that have not shown a key yet.
 const STRANGERS: usize = 48;
 /// Time to show one.
@@ -52,13 +54,22 @@ pub async fn begin(core: Core) -> Result<(), Error> {
     });
     // From here on nothing is missed.
     let mut events = core.event_stream();
-    let mut served = Served { config, runs: HashMap::new() };
+    let mut served = Served { config, runs: HashMap::new(), told: HashMap::new(), again: false };
     for host in core.ssh_hosts().await? {
         served.begin(&core, host).await;
     }
     tokio::spawn(async move {
         loop {
-            let hosts = match events.recv().await {
+            let event = if served.again {
+                match tokio::time::timeout(AGAIN_AFTER, events.recv()).await {
+                    Ok(event) => event,
+                    // Those that could not be served, such as one that a crash left paused, until they can be.
+                    Err(_) => Err(RecvError::Lagged(0)),
+                }
+            } else {
+                events.recv().await
+            };
+            let hosts = match event {
                 Ok(event) if ["container.started", "container.resumed"].contains(&event.kind.as_str()) => {
                     match core.ssh_host(&event.subject).await {
                         Ok(host) => host.into_iter().collect(),
@@ -69,7 +80,10 @@ pub async fn begin(core: Core) -> Result<(), Error> {
                     }
                 }
                 Ok(_) => continue,
-                Err(RecvError::Lagged(_)) => core.ssh_hosts().await.unwrap_or_default(),
+                Err(RecvError::Lagged(_)) => {
+                    served.again = false;
+                    core.ssh_hosts().await.unwrap_or_default()
+                }
                 Err(RecvError::Closed) => return,
             };
             for host in hosts {
@@ -84,6 +98,10 @@ struct Served {
     config: Arc<Config>,
     /// Container: its run, and who listens in it.
     runs: HashMap<i64, (i64, AbortHandle)>,
+    /// Container: the run that could not be served, as the log has it.
+    told: HashMap<i64, i64>,
+    /// Some could not be served: they are tried again.
+    again: bool,
 }
 
 impl Served {
@@ -97,7 +115,10 @@ impl Served {
         let listening = match core.ssh_listen(&host).await {
             Ok(listening) => listening,
             Err(error) => {
-                tracing::warn!(container = host.name, error = error.chain(), "nobody answers SSH in a container");
+                self.again = true;
+                if self.told.insert(host.container, host.run) != Some(host.run) {
+                    tracing::warn!(container = host.name, error = error.chain(), "nobody answers SSH in a container");
+                }
                 return;
             }
         };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use berth_core::{ContainerState, Core, FaultKind, SshHost};
+use berth_core::{Core, FaultKind, SshHost};
 use berth_engine::{ExecAsked, LogStream, Said, Told};
 use russh::server::{Handle, Msg};
 use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Sig};
@@ -93,12 +93,9 @@ pub(crate) async fn serve(
     let session = loop {
         let session = core.container_exec(&host.caller(), &host.container_uid, asked.clone()).await;
         // It is while an image is made of it; that takes seconds.
-        let paused = session.as_ref().is_err_and(|e| e.kind() == FaultKind::WrongState)
-            && core
-                .container(&host.caller(), &host.container_uid)
-                .await
-                .is_ok_and(|c| c.state == ContainerState::Paused);
-        if !paused || begun.elapsed() > PAUSED_FOR {
+        let resting = session.as_ref().is_err_and(|e| e.kind() == FaultKind::WrongState)
+            && core.container(&host.caller(), &host.container_uid).await.is_ok_and(|c| c.state.is_live());
+        if !resting || begun.elapsed() > PAUSED_FOR {
             break session;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
