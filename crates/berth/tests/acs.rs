@@ -344,6 +344,26 @@ async fn a_sequential_deployment_loses_no_request_and_survives_a_kill_of_the_ser
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn answers_that_take_their_time_are_given_before_a_container_goes() {
+    const SLOW: &str = "nc -ll -p 80 -e sh -c 'read line; read end; sleep 1; echo 200 OK slowly'";
+    let Some(rootfs) = image("busybox").filter(|_| is_root()) else { return };
+    let server = Server::start(env!("CARGO_BIN_EXE_berth"), "drain-group", "").await;
+    server.import(&rootfs, "busybox", &[]);
+    let port = free_port();
+    let publish = format!("{port}:80");
+    let args = ["group", "create", "slow/one", "--image", "busybox", "-n", "2", "-p", &publish, "--drain", "3"];
+    done(&server, &[&args[..], &["--", "sh", "-c", SLOW]].concat());
+    let asking: Vec<_> = (0..2).map(|_| tokio::spawn(get(port))).collect();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    done(&server, &["group", "stop", "slow/one"]);
+    for asked in asking {
+        let answer = asked.await.expect("join");
+        assert!(answer.as_ref().is_ok_and(|text| text.contains("slowly")), "{answer:?}: {}", server.log());
+    }
+    server.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn files_are_applied_and_differences_told() {
     let Some(rootfs) = image("busybox").filter(|_| is_root()) else { return };
     let server = Server::start(env!("CARGO_BIN_EXE_berth"), "apply", "").await;

@@ -464,6 +464,18 @@ async fn every_error_has_its_code() {
     let reader = Cloud::with(&server, &reader[0], &reader[1]).await;
     reader.call("GET", "/containers", None, 200).await;
     reader.refused("DELETE", "/containers/1", None, 4_010_001).await;
+    // A private key is had once: who may only read does not take it, and who asks for its size neither.
+    reader.refused("GET", "/secret-keys/1", None, 4_010_001).await;
+    // One that may do some things only gets a token for them.
+    let maker = halves(&["key", "create", "maker", "--dialect", "comb", "--action", "secret_key_*"]);
+    let maker = Cloud::with(&server, &maker[0], &maker[1]).await;
+    let made = maker.call("POST", "/secret-keys", Some(json!({"key_name": "mine"})), 201).await;
+    let path = format!("/secret-keys/{}", made["id"]);
+    assert_eq!(maker.plain("HEAD", &path, None).await.status, 405);
+    assert!(maker.plain("GET", &path, None).await.text.starts_with("-----BEGIN OPENSSH PRIVATE KEY-----"));
+    maker.refused("GET", &path, None, 4_040_005).await;
+    maker.refused("GET", "/containers", None, 4_010_001).await;
+    maker.refused("GET", "/containers/", None, 4_040_006).await;
     done(&server, &["key", "disable", "reader"]);
     reader.refused("GET", "/containers", None, 4_010_001).await;
     let signer = halves(&["key", "create", "signer", "--account", "b", "--dialect", "acs"]);
