@@ -455,7 +455,6 @@ mod tests {
         let none = reading(1000, None, 0, 0);
         assert_eq!(reading(3000, None, 0, 5).since(&none, run(1500, Some(1700)), 20_000 * MS).ran, 200);
         assert_eq!(reading(3000, None, 0, 5).since(&none, run(500, Some(700)), 20_000 * MS).ran, 0, "counted before");
-        // A counter that was lost begins anew.
         // The engine lost the last seconds with its machine: nothing is counted twice.
         let lost = reading(3000, Some(2500), 0, 5);
         assert_eq!(lost.since(&first, run(2500, None), 20_000 * MS).rx_bytes, 0);

@@ -20,8 +20,9 @@ use crate::{socket, terminal};
 
 /// Name of the socket in the container's folder.
 pub(crate) const SOCKET: &str = "attach";
-/// Most bytes kept for the first client.
+/// A run that ends waits for whoever is about to attach if it is no older than this.
 const YOUNG: Duration = Duration::from_secs(2);
+/// Most bytes kept for the first client.
 const EARLY: usize = 64 * 1024;
 /// How long a client may take none of what it is sent.
 const PATIENCE: Duration = Duration::from_secs(10);
