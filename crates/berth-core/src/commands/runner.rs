@@ -55,9 +55,22 @@ pub(crate) struct Trip {
     fail_at: AtomicUsize,
     /// The step that begins at this point is done twice.
     repeat_at: AtomicUsize,
+    /// Everything that comes to this point waits until it is let go.
+    hold_at: AtomicUsize,
+    let_go: Notify,
 }
 
 impl Trip {
+    #[cfg(test)]
+    pub(crate) fn hold(&self, at: usize) {
+        self.hold_at.store(at, Ordering::SeqCst);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn let_go(&self) {
+        self.let_go.notify_one();
+    }
+
     #[cfg(test)]
     pub(crate) fn set(&self, kill: usize, fail: usize, repeat: usize) {
         self.kill_at.store(kill, Ordering::SeqCst);
@@ -75,6 +88,9 @@ impl Trip {
         let number = self.passed.fetch_add(1, Ordering::SeqCst) + 1;
         if number == self.kill_at.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
+        }
+        if number == self.hold_at.load(Ordering::SeqCst) {
+            self.let_go.notified().await;
         }
         number
     }

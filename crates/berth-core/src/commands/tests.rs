@@ -300,6 +300,9 @@ fn all(stories: Vec<Box<dyn FnOnce() + Send>>) {
     });
 }
 
+/// Points from an order to its first step: before and after the two writes that lead there.
+const FIRST_STEP: usize = 5;
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Mischief {
     Kill,
@@ -452,11 +455,23 @@ fn commands_are_cancelled() {
         return;
     }
     let world = World::with_group("cancel");
+    // Its first step waits there: else all of it may be over before the cancellation comes.
+    let point = world.core.inner.trip.passed() + FIRST_STEP;
+    world.core.inner.trip.hold(point);
     let slow = world.order(Body::GroupStart { update: true, image: None, method: Method::Sequential });
+    let begun = Instant::now();
+    while world.core.inner.trip.passed() < point {
+        assert!(begun.elapsed() < Duration::from_secs(20), "no step begins");
+        std::thread::sleep(Duration::from_millis(2));
+    }
     world.block_on(world.core.command_cancel(&world.caller, &slow.uid)).expect("cancel");
+    world.core.inner.trip.let_go();
     let done = world.wait(&slow);
     assert_eq!(done.result, Some(Outcome::Overtaken), "{}", done.message);
     assert!(done.message.contains("cancelled"), "{}", done.message);
+    let results: Vec<_> = done.activities.iter().map(|a| a.result).collect();
+    assert_eq!(results[0], Some(Outcome::Success), "what had begun is done to its end: {results:?}");
+    assert_eq!(results.last(), Some(&Some(Outcome::Overtaken)), "{results:?}");
     world.check("after a cancel", true);
     assert!(world.block_on(world.core.command_cancel(&world.caller, &slow.uid)).is_err(), "it is over");
 }
