@@ -10,6 +10,9 @@ use crate::tokens::Caller;
 /// Longest time that is told at once, milliseconds.
 const LONGEST: i64 = 31 * 86_400_000;
 
+/// Most points that are told at once: a month of a hundred.
+const MOST: i64 = 1_000_000;
+
 /// What several containers come to.
 pub use berth_store::SumKind as Grouped;
 
@@ -81,7 +84,7 @@ impl Core {
     /// each that the account's containers were on or of.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for the time.
+    /// [`Error::Invalid`] for the time, and for more than a million points.
     pub async fn series(
         &self,
         caller: &Caller,
@@ -97,7 +100,10 @@ impl Core {
             return Err(Error::invalid("endDate", "more than 31 days after startDate"));
         }
         let (account, key) = (caller.account, key.map(str::to_owned));
-        let sums = self.read(move |tx| Ok(tx.sums(kind, Some(account), key.as_deref(), from, to)?)).await?;
+        let sums = self.read(move |tx| Ok(tx.sums(kind, Some(account), key.as_deref(), from, to, MOST + 1)?)).await?;
+        if sums.len() as i64 > MOST {
+            return Err(Error::invalid("endDate", format!("more than {MOST} points: ask for less time, or for one")));
+        }
         Ok(sums.into_iter().map(SeriesPoint::of).collect())
     }
 }

@@ -8,10 +8,10 @@
 use std::collections::BTreeMap;
 
 use berth_engine::{Stats, Traffic, UnitId};
-use berth_store::{Meter, Point, Tx, Used};
+use berth_store::{Measured, MeterReading, Point, Tx, Used};
 use serde::{Deserialize, Serialize};
 
-use crate::containers::{Container, ContainerState, container};
+use crate::containers::{Container, ContainerState};
 use crate::core::Core;
 use crate::error::Error;
 use crate::now;
@@ -47,6 +47,14 @@ pub(crate) struct Reading {
     disk: u64,
 }
 
+/// Of what is known of a container, what tells about its newest run.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct LastRun {
+    started_at: Option<i64>,
+    exit: Option<berth_engine::Exit>,
+}
+
 /// What a container used.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Usage {
@@ -71,10 +79,11 @@ pub struct Usage {
 }
 
 impl Reading {
-    fn of(stats: &Stats, run: Option<i64>) -> Self {
+    fn of(stats: &Stats) -> Self {
         Self {
             at: stats.at,
-            run,
+            // Which it is only its record says.
+            run: Some(0),
             cpu: stats.cpu_ns,
             memory: stats.memory,
             block_read: stats.block_read,
@@ -134,80 +143,66 @@ pub(crate) fn image_name(full: &str) -> &str {
     bare.rsplit_once(':').filter(|(_, version)| !version.contains('/')).map_or(bare, |(name, _)| name)
 }
 
-/// Writes down a reading of a container, and what it adds. Its disk is looked at now and then only.
-fn note(
-    tx: &Tx<'_>,
-    of: &Container,
+/// A reading that is to be written down, and what it adds.
+struct Noted {
+    of: Measured,
+    reading: MeterReading,
+    /// From when to when, milliseconds since 1970, and what; nothing if nothing was used.
+    point: Option<Point>,
+}
+
+/// What a reading of a container adds to what is known of it; `None` if that is newer, or nothing can be added any more. Its
+/// disk is looked at now and then only. `unseen` is as for [`Reading::since`].
+fn noted(
+    of: Measured,
     mut reading: Reading,
     disk: Option<u64>,
     ended_at: Option<i64>,
     unseen: i64,
-) -> Result<(), Error> {
-    let known = tx.meter(of.id)?;
-    let before = match &known {
+) -> Result<Option<Noted>, Error> {
+    let before = match &of.meter {
         Some(meter) => parsed(&meter.last, "a reading")?,
         None => Reading { at: of.created_at, ..Reading::default() },
     };
     // Somebody was faster.
-    if known.as_ref().is_some_and(|meter| meter.ended_at.is_some()) || reading.at <= before.at {
-        return Ok(());
+    if of.meter.as_ref().is_some_and(|meter| meter.ended) || reading.at <= before.at {
+        return Ok(None);
+    }
+    let run: LastRun = parsed(&of.detail, "a container")?;
+    if reading.run.is_some() {
+        reading.run = run.started_at;
     }
     reading.disk = disk.unwrap_or(before.disk);
-    let used = reading.since(&before, (of.started_at, of.exit.as_ref().map(|exit| exit.finished_at)), unseen);
+    let used = reading.since(&before, (run.started_at, run.exit.as_ref().map(|exit| exit.finished_at)), unseen);
     // As others call it: `app` is `app:latest`.
     let image = crate::images::full_name(&of.image).unwrap_or_else(|_| of.image.clone());
-    let meter = Meter {
-        id: 0,
-        account_id: of.account,
-        container_id: of.id,
-        uid: of.uid.to_string(),
-        name: of.name.clone(),
-        image_name: image_name(&image).to_owned(),
-        image,
-        host_id: of.host,
-        plan: tx.plan(of.id)?.map(|row| row.plan),
-        live: reading.run.is_some() && ended_at.is_none(),
-        last: serde_json::to_string(&reading).map_err(|e| Error::Bug(e.to_string()))?,
-        created_at: of.created_at,
-        ended_at,
-    };
-    let id = tx.meter_set(&meter)?;
-    if used != Used::default() {
-        // What is added up already stays as it is: a reading that comes very late is of the time after.
-        let since = before.at / MS;
-        let at = (reading.at / MS).max(since + 1).max(tx.horizons()?.added_up.saturating_add(1));
-        tx.point_add(id, &Point { at, since, used })?;
-    }
-    Ok(())
+    let since = before.at / MS;
+    Ok(Some(Noted {
+        reading: MeterReading {
+            last: serde_json::to_string(&reading).map_err(|e| Error::Bug(e.to_string()))?,
+            live: reading.run.is_some() && ended_at.is_none(),
+            ended_at,
+            image_name: image_name(&image).to_owned(),
+            image,
+        },
+        point: (used != Used::default()).then(|| Point { at: (reading.at / MS).max(since + 1), since, used }),
+        of,
+    }))
 }
 
-/// The share of a number that a part of its time has, so that shares of all parts add up to no more than it.
-fn share(value: i64, part: i64, whole: i64) -> i64 {
-    (i128::from(value) * i128::from(part) / i128::from(whole.max(1))) as i64
-}
-
-/// What points come to from `from` to `to`; of one that lies partly outside its share.
-pub(crate) fn sum(points: &[Point], from: i64, to: i64) -> Used {
-    let mut all = Used::default();
-    for point in points {
-        let (whole, part) = (point.at - point.since, point.at.min(to) - point.since.max(from));
-        if part <= 0 {
-            continue;
+/// Writes down readings, in the order in which they were read.
+fn write_down(tx: &Tx<'_>, all: &[Noted]) -> Result<(), Error> {
+    let added_up = tx.horizons()?.added_up;
+    let mut points = Vec::with_capacity(all.len());
+    for noted in all {
+        if let Some(id) = tx.meter_note(&noted.of, &noted.reading)?
+            && let Some(point) = noted.point
+        {
+            // What is added up already stays as it is: a reading that comes very late is of the time after.
+            points.push((id, Point { at: point.at.max(added_up.saturating_add(1)), ..point }));
         }
-        let of = |value: i64| if part >= whole { value } else { share(value, part, whole) };
-        let used = &point.used;
-        all.ran += of(used.ran);
-        all.cpu += of(used.cpu);
-        all.memory += of(used.memory);
-        all.disk += of(used.disk);
-        all.block_read += of(used.block_read);
-        all.block_write += of(used.block_write);
-        all.rx_bytes += of(used.rx_bytes);
-        all.rx_packets += of(used.rx_packets);
-        all.tx_bytes += of(used.tx_bytes);
-        all.tx_packets += of(used.tx_packets);
     }
-    all
+    Ok(tx.round_add(&points, STEPS)?)
 }
 
 impl Core {
@@ -232,20 +227,24 @@ impl Core {
                     .extend(all.into_iter().map(|(uid, traffic)| (uid, Reading { at, traffic, ..Reading::default() })));
             }
             let (chunk, disks, unseen) = (chunk.to_vec(), disks.clone(), self.unseen());
-            self.write(move |tx| {
-                for (id, uid) in &chunk {
-                    let Some(row) = tx.container(*id)? else { continue };
-                    let found = container(row)?;
-                    let reading = match (stats.get(uid), resting.get(uid)) {
-                        (Some(stats), _) => Reading::of(stats, found.started_at),
-                        (None, Some(reading)) => *reading,
-                        (None, None) => continue,
-                    };
-                    note(tx, &found, reading, disks.get(uid).copied(), None, unseen)?;
-                }
-                Ok(())
-            })
-            .await?;
+            // Put together beside the writing thread, which others wait for.
+            let all = self
+                .read(move |tx| {
+                    let mut all = Vec::with_capacity(chunk.len());
+                    for (id, uid) in &chunk {
+                        let reading = match (stats.get(uid), resting.get(uid)) {
+                            (Some(stats), _) => Reading::of(stats),
+                            (None, Some(reading)) => *reading,
+                            (None, None) => continue,
+                        };
+                        if let Some(found) = tx.measured(*id)? {
+                            all.extend(noted(found, reading, disks.get(uid).copied(), None, unseen)?);
+                        }
+                    }
+                    Ok(all)
+                })
+                .await?;
+            self.write(move |tx| write_down(tx, &all)).await?;
         }
         Ok(())
     }
@@ -323,8 +322,7 @@ impl Core {
         if of.runs == 0 {
             return Ok(());
         }
-        // Those of the run go with its end.
-        let stats = self.inner.engine.stats(std::slice::from_ref(&of.uid)).await?.into_iter().next();
+        self.measure_before_end(of).await;
         match self.inner.engine.stop(&of.uid, 9, std::time::Duration::ZERO).await {
             Ok(()) => {}
             Err(berth_engine::EngineError::NoSuchUnit(_)) => return Ok(()),
@@ -333,13 +331,12 @@ impl Core {
         let _turn = self.inner.measuring.lock().await;
         let all = self.inner.engine.traffic(std::slice::from_ref(&of.uid)).await?;
         let Some((_, traffic)) = all.into_iter().next() else { return Ok(()) };
-        let (of, at, unseen) = (of.clone(), now(), self.unseen());
+        let (id, at, unseen) = (of.id, now(), self.unseen());
         let reading = Reading { at, traffic, ..Reading::default() };
         self.write(move |tx| {
-            if let Some((_, stats)) = stats {
-                note(tx, &of, Reading::of(&stats, of.started_at), None, None, unseen)?;
-            }
-            note(tx, &of, reading, None, Some(at), unseen)
+            let Some(found) = tx.measured(id)? else { return Ok(()) };
+            let last = noted(found, reading, None, Some(at), unseen)?;
+            write_down(tx, &Vec::from_iter(last))
         })
         .await
     }
@@ -366,7 +363,7 @@ impl Core {
         let used = self
             .read(move |tx| {
                 let Some(meter) = tx.meter(id)? else { return Ok(Used::default()) };
-                Ok(sum(&tx.points(meter.id, from, to, STEPS)?, from, to))
+                Ok(tx.used(meter.id, from, to, STEPS, &tx.recent(from, Some(meter.id))?)?)
             })
             .await?;
         let number = |value: i64| u64::try_from(value).unwrap_or(0);
@@ -400,8 +397,9 @@ impl Core {
         self.read(move |tx| {
             let names: BTreeMap<i64, String> = tx.accounts()?.into_iter().map(|a| (a.id, a.name)).collect();
             let mut found = Vec::new();
+            let recent = tx.recent(from / MS, None)?;
             for meter in tx.meters(account, from, to)? {
-                let used = sum(&tx.points(meter.id, from / MS, to / MS, STEPS)?, from / MS, to / MS);
+                let used = tx.used(meter.id, from / MS, to / MS, STEPS, &recent)?;
                 found.push(Usage {
                     account: names.get(&meter.account_id).cloned().unwrap_or_default(),
                     container: meter.container_id,
@@ -423,9 +421,8 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use berth_engine::Traffic;
-    use berth_store::{Point, Used};
 
-    use super::{MS, Reading, sum};
+    use super::{MS, Reading};
 
     fn reading(at: i64, run: Option<i64>, cpu: u64, bytes: u64) -> Reading {
         let traffic = Traffic { rx_bytes: bytes, ..Traffic::default() };
@@ -475,15 +472,5 @@ mod tests {
         ] {
             assert_eq!(super::image_name(full), name);
         }
-    }
-
-    #[test]
-    fn parts_of_points_are_shared_out() {
-        let point = |since, at, bytes| Point { at, since, used: Used { rx_bytes: bytes, ..Used::default() } };
-        let points = [point(0, 10, 100), point(10, 30, 7)];
-        assert_eq!(sum(&points, 0, 30).rx_bytes, 107);
-        assert_eq!(sum(&points, 5, 30).rx_bytes, 57);
-        assert_eq!(sum(&points, 30, 40).rx_bytes, 0);
-        assert!(sum(&points, 0, 15).rx_bytes + sum(&points, 15, 30).rx_bytes <= 107);
     }
 }

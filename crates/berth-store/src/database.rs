@@ -37,6 +37,9 @@ pub enum Error {
     /// A statement failed.
     #[error("the database refused a statement")]
     Statement(#[from] rusqlite::Error),
+    /// Something in it is not as it was written.
+    #[error("the database holds {0}, which can't be read")]
+    Broken(String),
     /// The commit failed, so nothing was written.
     #[error("the database could not commit")]
     Commit(String),
@@ -149,12 +152,16 @@ pub struct Store {
     path: PathBuf,
 }
 
-const MIGRATIONS: &[&str] = &[
-    include_str!("migrations/0001_start.sql"),
-    include_str!("migrations/0002_daily.sql"),
-    include_str!("migrations/0003_services.sql"),
-    include_str!("migrations/0004_plans.sql"),
-    include_str!("migrations/0005_hosts.sql"),
+/// Statements, and what has to be done after them that statements can't do.
+pub(crate) type Migration = (&'static str, fn(&Connection) -> Result<(), Error>);
+
+pub(crate) const MIGRATIONS: &[Migration] = &[
+    (include_str!("migrations/0001_start.sql"), |_| Ok(())),
+    (include_str!("migrations/0002_daily.sql"), |_| Ok(())),
+    (include_str!("migrations/0003_services.sql"), |_| Ok(())),
+    (include_str!("migrations/0004_plans.sql"), |_| Ok(())),
+    (include_str!("migrations/0005_hosts.sql"), |_| Ok(())),
+    (include_str!("migrations/0006_segments.sql"), crate::tables::points::pack_old),
 ];
 
 fn open(path: &Path, flags: OpenFlags) -> Result<Connection, Error> {
@@ -174,9 +181,10 @@ fn migrate(connection: &mut Connection) -> Result<(), Error> {
     if found > known {
         return Err(Error::Newer { found, known });
     }
-    for (index, text) in MIGRATIONS.iter().enumerate().skip(found as usize) {
+    for (index, (text, then)) in MIGRATIONS.iter().enumerate().skip(found as usize) {
         let tx = connection.transaction()?;
         tx.execute_batch(text)?;
+        then(&tx)?;
         tx.pragma_update(None, "user_version", index as i64 + 1)?;
         tx.commit()?;
     }

@@ -11,6 +11,7 @@ pub(crate) mod idempotency;
 pub(crate) mod images;
 pub(crate) mod meters;
 pub(crate) mod plans;
+pub(crate) mod points;
 pub(crate) mod registries;
 pub(crate) mod services;
 pub(crate) mod ssh_keys;

@@ -1,9 +1,4 @@
-//! What containers used, over time.
-//!
-//! A meter is a container that is, or was, measured; it stays when the container goes. A point is what the container used
-//! from `since` (not included) to `at` (included), as the difference of two readings of its counters: points of a meter
-//! follow each other without a gap or an overlap, so their sum is what the counters show. Points of readings (step 0) are
-//! added up to longer ones, which take over when the short ones are forgotten.
+//! Containers that are, or were, measured. A meter stays when its container goes; what was used is in points.
 
 use rusqlite::{OptionalExtension, Row, params};
 
@@ -40,106 +35,61 @@ pub struct Meter {
     pub ended_at: Option<i64>,
 }
 
-/// What was used in a time.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Used {
-    /// Milliseconds that it ran.
-    pub ran: i64,
-    /// CPU time, microseconds.
-    pub cpu: i64,
-    /// Memory over time, MiB milliseconds.
-    pub memory: i64,
-    /// Disk that it wrote over time, MiB milliseconds.
-    pub disk: i64,
-    /// Bytes read from block devices.
-    pub block_read: i64,
-    /// Bytes written to block devices.
-    pub block_write: i64,
-    /// Bytes that came in.
-    pub rx_bytes: i64,
-    /// Packets that came in.
-    pub rx_packets: i64,
-    /// Bytes that went out.
-    pub tx_bytes: i64,
-    /// Packets that went out.
-    pub tx_packets: i64,
-}
-
-/// A point: what was used from `since` to `at`, milliseconds since 1970.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Point {
-    /// Its end.
-    pub at: i64,
-    /// Its beginning.
-    pub since: i64,
-    /// What was used.
-    pub used: Used,
-}
-
-/// What containers are put together by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SumKind {
-    /// By host: its number.
-    Host,
-    /// By image: its name without the version.
-    Image,
-    /// By version: name and version, `name:version`.
-    Version,
-}
-
-impl SumKind {
-    const ALL: [Self; 3] = [Self::Host, Self::Image, Self::Version];
-
-    fn word(self) -> &'static str {
-        match self {
-            Self::Host => "host",
-            Self::Image => "image",
-            Self::Version => "version",
-        }
-    }
-
-    /// The expression that makes the key of a meter.
-    fn key(self) -> &'static str {
-        match self {
-            Self::Host => "CAST(m.host_id AS TEXT)",
-            Self::Image => "m.image_name",
-            Self::Version => "m.image",
-        }
-    }
-}
-
-/// What several containers came to in a time of the middle step.
+/// A container, as far as its use is concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sum {
-    /// Its end, milliseconds since 1970.
-    pub at: i64,
-    /// See [`SumKind`].
-    pub key: String,
-    /// How many they were.
-    pub containers: i64,
-    /// See [`Used::ran`].
-    pub ran: i64,
-    /// See [`Used::cpu`].
-    pub cpu: i64,
-    /// See [`Used::memory`].
-    pub memory: i64,
-    /// See [`Used::disk`].
-    pub disk: i64,
-    /// See [`Used::rx_bytes`].
-    pub rx_bytes: i64,
-    /// See [`Used::tx_bytes`].
-    pub tx_bytes: i64,
+pub struct Measured {
+    /// Its number.
+    pub container_id: i64,
+    /// Its account.
+    pub account_id: i64,
+    /// Its textual id.
+    pub uid: String,
+    /// Its name.
+    pub name: String,
+    /// Its image, as the client named it.
+    pub image: String,
+    /// Number of its host.
+    pub host_id: i64,
+    /// What was observed of it, JSON of the core.
+    pub detail: String,
+    /// When it was made, nanoseconds since 1970.
+    pub created_at: i64,
+    /// Its plan, JSON of the core.
+    pub plan: Option<String>,
+    /// Its meter, if it was measured before.
+    pub meter: Option<KnownMeter>,
 }
 
-/// Where one resolution begins and the next coarser one ends, milliseconds since 1970.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Horizons {
-    /// Readings after this are kept one by one.
-    pub raw: i64,
-    /// Points of the middle step after this are kept.
-    pub middle: i64,
-    /// Everything up to this is in points of the middle step, and in those of the long step as far as that is complete.
-    pub added_up: i64,
+/// What a meter knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownMeter {
+    /// Its number.
+    pub id: i64,
+    /// Whether the container ran when it was read last.
+    pub live: bool,
+    /// The last reading, JSON of the core.
+    pub last: String,
+    /// The container's name at that time.
+    pub name: String,
+    /// Its plan at that time.
+    pub plan: Option<String>,
+    /// Whether it takes no more readings.
+    pub ended: bool,
+}
+
+/// A reading to be noted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MeterReading {
+    /// The reading, JSON of the core.
+    pub last: String,
+    /// Whether the container runs.
+    pub live: bool,
+    /// When it was removed, nanoseconds since 1970; this reading is the last then.
+    pub ended_at: Option<i64>,
+    /// Full name of its image, with the version.
+    pub image: String,
+    /// The image's name without the version.
+    pub image_name: String,
 }
 
 const METER: &str =
@@ -160,25 +110,6 @@ fn meter(row: &Row<'_>) -> rusqlite::Result<Meter> {
         ended_at: row.get(10)?,
         host_id: row.get(11)?,
         image_name: row.get(12)?,
-    })
-}
-
-fn point(row: &Row<'_>) -> rusqlite::Result<Point> {
-    Ok(Point {
-        at: row.get(0)?,
-        since: row.get(1)?,
-        used: Used {
-            ran: row.get(2)?,
-            cpu: row.get(3)?,
-            memory: row.get(4)?,
-            block_read: row.get(5)?,
-            block_write: row.get(6)?,
-            rx_bytes: row.get(7)?,
-            rx_packets: row.get(8)?,
-            tx_bytes: row.get(9)?,
-            tx_packets: row.get(10)?,
-            disk: row.get(11)?,
-        },
     })
 }
 
@@ -226,279 +157,67 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Adds a meter (`id` is ignored), or changes what may change of one; its number.
+    /// What is needed to note a reading of a container; `None` if there is no such.
     ///
     /// # Errors
     /// The database's own.
-    pub fn meter_set(&self, new: &Meter) -> Result<i64, Error> {
-        let sql =
-            "INSERT INTO meters (account_id, container_id, uid, name, image, plan, live, last, created_at, ended_at,
-                   host_id, image_name) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
-                   ON CONFLICT (container_id) DO UPDATE SET name = excluded.name, plan = excluded.plan,
-                   live = excluded.live, last = excluded.last, ended_at = excluded.ended_at RETURNING id";
-        let values = params![
-            new.account_id,
-            new.container_id,
-            new.uid,
-            new.name,
-            new.image,
-            new.plan,
-            new.live,
-            new.last,
-            new.created_at,
-            new.ended_at,
-            new.host_id,
-            new.image_name
-        ];
-        Ok(self.connection.prepare_cached(sql)?.query_row(values, |row| row.get(0))?)
-    }
-
-    /// Adds a reading's point. Two that end in the same millisecond become one.
-    ///
-    /// # Errors
-    /// The database's own.
-    pub fn point_add(&self, meter: i64, point: &Point) -> Result<(), Error> {
-        let sql = "INSERT INTO points (step, meter_id, at, since, ran, cpu, memory, block_read, block_write, rx_bytes,
-                   rx_packets, tx_bytes, tx_packets, disk) VALUES (0, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
-                   ON CONFLICT (step, meter_id, at) DO UPDATE SET ran = ran + excluded.ran, cpu = cpu + excluded.cpu,
-                   memory = memory + excluded.memory, block_read = block_read + excluded.block_read,
-                   block_write = block_write + excluded.block_write, rx_bytes = rx_bytes + excluded.rx_bytes,
-                   rx_packets = rx_packets + excluded.rx_packets, tx_bytes = tx_bytes + excluded.tx_bytes,
-                   tx_packets = tx_packets + excluded.tx_packets, disk = disk + excluded.disk";
-        let used = &point.used;
-        self.connection.prepare_cached(sql)?.execute(params![
-            meter,
-            point.at,
-            point.since,
-            used.ran,
-            used.cpu,
-            used.memory,
-            used.block_read,
-            used.block_write,
-            used.rx_bytes,
-            used.rx_packets,
-            used.tx_bytes,
-            used.tx_packets,
-            used.disk
-        ])?;
-        Ok(())
-    }
-
-    /// The points of a meter that overlap a time (milliseconds since 1970), each moment in one of them: the finest that there
-    /// is. `steps` are the middle and the long step, milliseconds.
-    ///
-    /// # Errors
-    /// The database's own.
-    pub fn points(&self, meter: i64, from: i64, to: i64, steps: [i64; 2]) -> Result<Vec<Point>, Error> {
-        let horizons = self.horizons()?;
-        let sql =
-            "SELECT at, since, ran, cpu, memory, block_read, block_write, rx_bytes, rx_packets, tx_bytes, tx_packets, disk
-                   FROM points WHERE step = $1 AND meter_id = $2 AND at > $3 AND at > $4 AND at <= $5 AND since < $6
-                   ORDER BY at";
-        let mut statement = self.connection.prepare_cached(sql)?;
-        let mut all = Vec::new();
-        for (step, after, until) in [
-            (steps[1], i64::MIN, horizons.middle),
-            (steps[0], horizons.middle, horizons.raw),
-            (0, horizons.raw, i64::MAX),
-        ] {
-            for found in statement.query_map(params![step, meter, from, after, until, to], point)? {
-                all.push(found?);
-            }
-        }
-        Ok(all)
-    }
-
-    /// Where each resolution begins.
-    ///
-    /// # Errors
-    /// The database's own.
-    pub fn horizons(&self) -> Result<Horizons, Error> {
-        let value = |key: &str| -> Result<i64, Error> {
-            Ok(self.server_value(key)?.and_then(|text| text.parse().ok()).unwrap_or(i64::MIN))
-        };
-        Ok(Horizons { raw: value("points_raw")?, middle: value("points_middle")?, added_up: value("points_added_up")? })
-    }
-
-    /// Adds up all readings between what is added up already and `to`, which is a multiple of the middle step, and points of
-    /// that to the long step as far as that is complete; and what all containers of a host, an image and a version come to.
-    ///
-    /// # Errors
-    /// The database's own.
-    pub fn points_add_up(&self, to: i64, steps: [i64; 2]) -> Result<(), Error> {
-        let from = self.horizons()?.added_up;
-        let [middle, long] = steps;
-        // What ends on a boundary belongs to what ends there. Meter by meter: the key begins with step and meter, and the newest
-        // of all points are far apart.
-        let sql = "INSERT INTO points (step, meter_id, at, since, ran, cpu, memory, block_read, block_write, rx_bytes,
-                   rx_packets, tx_bytes, tx_packets, disk)
-                   SELECT $1, p.meter_id, (p.at + $1 - 1) / $1 * $1, (p.at + $1 - 1) / $1 * $1 - $1,
-                   SUM(p.ran), SUM(p.cpu), SUM(p.memory), SUM(p.block_read), SUM(p.block_write), SUM(p.rx_bytes),
-                   SUM(p.rx_packets), SUM(p.tx_bytes), SUM(p.tx_packets), SUM(p.disk)
-                   FROM meters m CROSS JOIN points p ON p.step = $2 AND p.meter_id = m.id AND p.at > $3 AND p.at <= $4
-                   GROUP BY p.meter_id, (p.at + $1 - 1) / $1";
-        self.connection.prepare_cached(sql)?.execute(params![middle, 0, from, to])?;
-        let hours = to.div_euclid(long) * long;
-        let hours_from = if from == i64::MIN { from } else { from.div_euclid(long) * long };
-        if hours > hours_from {
-            self.connection.prepare_cached(sql)?.execute(params![long, middle, hours_from, hours])?;
-        }
-        for kind in SumKind::ALL {
-            let sql = format!(
-                "INSERT INTO sums (kind, account_id, key, at, containers, ran, cpu, memory, disk, rx_bytes, tx_bytes)
-                 SELECT $1, m.account_id, {}, p.at, COUNT(*), SUM(p.ran), SUM(p.cpu), SUM(p.memory), SUM(p.disk),
-                 SUM(p.rx_bytes), SUM(p.tx_bytes)
-                 FROM meters m CROSS JOIN points p ON p.step = $2 AND p.meter_id = m.id AND p.at > $3 AND p.at <= $4
-                 GROUP BY m.account_id, {}, p.at",
-                kind.key(),
-                kind.key()
-            );
-            self.connection.prepare_cached(&sql)?.execute(params![kind.word(), middle, from, to])?;
-        }
-        self.server_value_set("points_added_up", &to.to_string())
-    }
-
-    /// What containers of an account, or of all, came to at each point of the middle step in a time, milliseconds since 1970:
-    /// of one host, image or version, or of each.
-    ///
-    /// # Errors
-    /// The database's own.
-    pub fn sums(
-        &self,
-        kind: SumKind,
-        account: Option<i64>,
-        key: Option<&str>,
-        from: i64,
-        to: i64,
-    ) -> Result<Vec<Sum>, Error> {
-        const TAIL: &str = "SUM(containers), SUM(ran), SUM(cpu), SUM(memory), SUM(disk), SUM(rx_bytes), SUM(tx_bytes)
-                            FROM sums WHERE kind = $1";
-        let read = |row: &Row<'_>| {
-            Ok(Sum {
-                at: row.get(0)?,
-                key: row.get(1)?,
-                containers: row.get(2)?,
-                ran: row.get(3)?,
-                cpu: row.get(4)?,
-                memory: row.get(5)?,
-                disk: row.get(6)?,
-                rx_bytes: row.get(7)?,
-                tx_bytes: row.get(8)?,
+    pub fn measured(&self, container: i64) -> Result<Option<Measured>, Error> {
+        let sql = "SELECT c.id, c.account_id, c.uid, c.name, c.image, c.host_id, c.detail, c.created_at, p.plan,
+                   m.id, m.live, m.last, m.name, m.plan, m.ended_at
+                   FROM containers c LEFT JOIN meters m ON m.container_id = c.id LEFT JOIN plans p ON p.container_id = c.id
+                   WHERE c.id = $1";
+        let found = self.connection.prepare_cached(sql)?.query_row([container], |row| {
+            let meter = row.get::<_, Option<i64>>(9)?.map(|id| {
+                Ok::<_, rusqlite::Error>(KnownMeter {
+                    id,
+                    live: row.get(10)?,
+                    last: row.get(11)?,
+                    name: row.get(12)?,
+                    plan: row.get(13)?,
+                    ended: row.get::<_, Option<i64>>(14)?.is_some(),
+                })
+            });
+            Ok(Measured {
+                container_id: row.get(0)?,
+                account_id: row.get(1)?,
+                uid: row.get(2)?,
+                name: row.get(3)?,
+                image: row.get(4)?,
+                host_id: row.get(5)?,
+                detail: row.get(6)?,
+                created_at: row.get(7)?,
+                plan: row.get(8)?,
+                meter: meter.transpose()?,
             })
-        };
-        let mut all = Vec::new();
-        // A form of its own where the key leads to the rows: a condition that may be absent leads nowhere.
-        match (account, key) {
-            (Some(account), Some(key)) => {
-                let sql = format!(
-                    "SELECT at, key, {TAIL} AND account_id = $2 AND key = $3 AND at > $4 AND at <= $5 GROUP BY at, key ORDER BY at"
-                );
-                let mut statement = self.connection.prepare_cached(&sql)?;
-                for row in statement.query_map(params![kind.word(), account, key, from, to], read)? {
-                    all.push(row?);
-                }
-            }
-            (account, key) => {
-                let sql = format!(
-                    "SELECT at, key, {TAIL} AND ($2 IS NULL OR account_id = $2) AND ($3 IS NULL OR key = $3)
-                     AND at > $4 AND at <= $5 GROUP BY at, key ORDER BY at, key"
-                );
-                let mut statement = self.connection.prepare_cached(&sql)?;
-                for row in statement.query_map(params![kind.word(), account, key, from, to], read)? {
-                    all.push(row?);
-                }
-            }
-        }
-        Ok(all)
+        });
+        Ok(found.optional()?)
     }
 
-    /// Forgets readings up to `raw` and points of the middle step up to `middle`, those of the long step up to `long`, and
-    /// meters that have nothing left.
+    /// Notes a container's reading, making its meter if it has none; the meter's number. `None`, and nothing is noted, if the
+    /// meter has ended or the container is gone meanwhile.
     ///
     /// # Errors
     /// The database's own.
-    pub fn points_forget(&self, raw: i64, middle: i64, long: i64, steps: [i64; 2]) -> Result<(), Error> {
-        let before = self.horizons()?;
-        let sql = "DELETE FROM points WHERE step = $1 AND meter_id IN (SELECT id FROM meters) AND at <= $2";
-        for (step, until) in [(0, raw), (steps[0], middle), (steps[1], long)] {
-            self.connection.prepare_cached(sql)?.execute(params![step, until])?;
-        }
-        self.server_value_set("points_raw", &before.raw.max(raw).to_string())?;
-        self.server_value_set("points_middle", &before.middle.max(middle).to_string())?;
-        self.connection.prepare_cached("DELETE FROM sums WHERE at <= $1")?.execute([middle])?;
-        let sql = "DELETE FROM meters WHERE ended_at <= $1";
-        self.connection.prepare_cached(sql)?.execute([long.saturating_mul(1_000_000)])?;
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Meter, Point, SumKind, Used};
-    use crate::{Error, Store};
-
-    const STEPS: [i64; 2] = [300, 3600];
-
-    fn used(bytes: i64) -> Used {
-        Used { rx_bytes: bytes, tx_packets: 1, ..Used::default() }
-    }
-
-    #[tokio::test]
-    async fn points_are_added_up_forgotten_and_never_counted_twice() {
-        let folder = std::env::temp_dir().join(format!("berth-store-meters-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).expect("folder");
-        let store = Store::open(&folder.join("berth.db")).expect("store");
-        let total = |points: &[Point]| points.iter().map(|p| p.used.rx_bytes).sum::<i64>();
-        let work = move |tx: &crate::Tx<'_>| -> Result<(), Error> {
-            let meter = Meter {
-                id: 0,
-                account_id: 1,
-                container_id: 7,
-                uid: "a".into(),
-                name: "a".into(),
-                image: "i:1".into(),
-                image_name: "i".into(),
-                host_id: 3,
-                plan: None,
-                live: true,
-                last: "{}".into(),
-                created_at: 5,
-                ended_at: None,
-            };
-            let id = tx.meter_set(&meter)?;
-            assert_eq!(tx.meter_set(&Meter { live: false, ..meter.clone() })?, id, "changed, not added");
-            // Every ten from 10 to 9000, of one byte more each time.
-            let sum = |from: i64, to: i64| (from / 10 + 1..=to / 10).sum::<i64>();
-            for n in 1..=900 {
-                tx.point_add(id, &Point { at: n * 10, since: n * 10 - 10, used: used(n) })?;
-            }
-            assert_eq!(total(&tx.points(id, i64::MIN, i64::MAX, STEPS)?), sum(0, 9000));
-            tx.points_add_up(3600, STEPS)?;
-            tx.points_add_up(7200, STEPS)?;
-            assert_eq!(total(&tx.points(id, i64::MIN, i64::MAX, STEPS)?), sum(0, 9000), "not twice");
-            for (kind, key) in [(SumKind::Host, "3"), (SumKind::Image, "i"), (SumKind::Version, "i:1")] {
-                let sums = tx.sums(kind, Some(1), Some(key), 0, 9000)?;
-                assert_eq!((sums.len(), sums.iter().map(|s| s.rx_bytes).sum::<i64>()), (24, sum(0, 7200)), "{kind:?}");
-                assert_eq!(
-                    tx.sums(kind, None, None, 3600, 7200)?.iter().map(|s| s.rx_bytes).sum::<i64>(),
-                    sum(3600, 7200)
-                );
-                assert!(tx.sums(kind, Some(2), Some(key), 0, 9000)?.is_empty());
-            }
-            tx.points_forget(7200, 3600, i64::MIN, STEPS)?;
-            let all = tx.points(id, i64::MIN, i64::MAX, STEPS)?;
-            assert_eq!((total(&all), all.len()), (sum(0, 9000), 1 + 12 + 180), "an hour, an hour in twelve, readings");
-            assert!(all.windows(2).all(|pair| pair[0].at == pair[1].since), "no gap, no overlap");
-            let some = tx.points(id, 3600, 7200, STEPS)?;
-            assert_eq!((total(&some), some.len()), (sum(3600, 7200), 12));
-            assert_eq!(tx.points(id, 7190, 7215, STEPS)?.len(), 1 + 2, "what overlaps");
-            assert_eq!(tx.meters(Some(1), 0, 100)?.len(), 1);
-            assert_eq!(tx.meters(Some(1), 0, 5)?.len() + tx.meters(Some(2), 0, 100)?.len(), 0);
-            tx.meter_set(&Meter { ended_at: Some(50), ..meter })?;
-            assert_eq!((tx.meters(None, 51, 100)?.len(), tx.meters(None, 50, 100)?.len()), (0, 1));
-            Ok(())
+    pub fn meter_note(&self, of: &Measured, new: &MeterReading) -> Result<Option<i64>, Error> {
+        let Some(known) = &of.meter else {
+            let sql = "INSERT INTO meters (account_id, container_id, uid, name, image, plan, live, last, created_at, ended_at,
+                       host_id, image_name)
+                       SELECT account_id, id, uid, name, $1, $2, $3, $4, created_at, $5, host_id, $6 FROM containers
+                       WHERE id = $7 ON CONFLICT (container_id) DO NOTHING RETURNING id";
+            let values = params![new.image, of.plan, new.live, new.last, new.ended_at, new.image_name, of.container_id];
+            return Ok(self.connection.prepare_cached(sql)?.query_row(values, |row| row.get(0)).optional()?);
         };
-        store.write(work).await.expect("write");
-        std::fs::remove_dir_all(folder).expect("clean");
+        let changed =
+            if known.live == new.live && known.name == of.name && known.plan == of.plan && new.ended_at.is_none() {
+                // What changes each time and is in no index.
+                let sql = "UPDATE meters SET last = $1 WHERE id = $2 AND ended_at IS NULL";
+                self.connection.prepare_cached(sql)?.execute(params![new.last, known.id])?
+            } else {
+                let sql = "UPDATE meters SET last = $1, live = $2, name = $3, plan = $4, ended_at = $5
+                       WHERE id = $6 AND ended_at IS NULL";
+                let values = params![new.last, new.live, of.name, of.plan, new.ended_at, known.id];
+                self.connection.prepare_cached(sql)?.execute(values)?
+            };
+        Ok((changed == 1).then_some(known.id))
     }
 }
