@@ -102,14 +102,55 @@ fn rank(name: &str, image: &str) -> i64 {
     number_of(&["rank", image, name])
 }
 
+/// Whether a host has left what a deployment asks to be kept for it. `also` is what others that are made with it ask for, CPUs
+/// and MiB; `but` a container whose place it takes.
+fn check_room(
+    tx: &berth_store::Tx<'_>,
+    host: i64,
+    facts: &berth_engine::HostFacts,
+    spec: &DeploymentSpec,
+    also: (f64, u64),
+    but: Option<i64>,
+) -> Result<(), Error> {
+    if spec.requests_cpu == 0.0 && spec.requests_memory == 0 {
+        return Ok(());
+    }
+    let (mut cpus, mut memory) = (facts.cpus as f64 - also.0, (facts.memory >> 20).saturating_sub(also.1));
+    for text in tx.deployments_on_host(host, but)? {
+        let kept: DeploymentSpec = serde_json::from_str(&text).map_err(|e| Error::Bug(e.to_string()))?;
+        cpus -= kept.requests_cpu;
+        memory = memory.saturating_sub(kept.requests_memory);
+    }
+    if spec.requests_cpu > cpus + 1e-9 {
+        let (asked, left) = (spec.requests_cpu, cpus.max(0.0));
+        return Err(Error::NoRoom(format!("Insufficient cpu: {asked} requested, {left:.2} left")));
+    }
+    if spec.requests_memory > memory {
+        let asked = spec.requests_memory;
+        return Err(Error::NoRoom(format!("Insufficient memory: {asked} MB requested, {memory} left")));
+    }
+    Ok(())
+}
+
 impl DeploymentSpec {
     /// Image and version.
     pub fn full_image(&self) -> String {
         if self.version.is_empty() { self.image.clone() } else { format!("{}:{}", self.image, self.version) }
     }
 
+    /// The same with the version where it belongs, and told: `app:1` is version 1 of `app`, and `app` its `latest`.
+    #[must_use]
+    pub fn settled(mut self) -> Self {
+        if self.version.is_empty() && !self.image.contains('@') {
+            let full = self.image.clone();
+            self.image = crate::meters::image_name(&full).to_owned();
+            let version = full.strip_prefix(&self.image).and_then(|rest| rest.strip_prefix(':'));
+            self.version = version.filter(|v| !v.is_empty()).unwrap_or("latest").to_owned();
+        }
+        self
+    }
+
     fn of(c: &Container) -> Self {
-        let name = crate::meters::image_name(&c.image);
         let variable = |text: &String| text.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned()));
         let bind = |mount: &Mount| match &mount.source {
             MountSource::Bind { source } => {
@@ -118,8 +159,8 @@ impl DeploymentSpec {
             _ => None,
         };
         Self {
-            image: name.to_owned(),
-            version: c.image.strip_prefix(name).and_then(|rest| rest.strip_prefix(':')).unwrap_or_default().to_owned(),
+            image: c.image.clone(),
+            version: String::new(),
             env: c.spec.env.iter().filter_map(variable).collect(),
             volumes: c.spec.mounts.iter().filter_map(bind).collect(),
             requests_cpu: 0.0,
@@ -127,6 +168,7 @@ impl DeploymentSpec {
             limits_cpu: c.spec.cpu_milli.map_or(0.0, |milli| milli as f64 / 1000.0),
             limits_memory: c.spec.memory.unwrap_or(0) >> 20,
         }
+        .settled()
     }
 
     /// What can be told to be wrong before anything is done.
@@ -236,43 +278,18 @@ impl Core {
         self.deployments_of(all).await
     }
 
-    /// What deployments on a host have asked to be kept for them: CPUs, MiB.
-    async fn kept_on(&self, host: i64, but: &str) -> Result<(f64, u64), Error> {
-        let but = but.to_owned();
-        let specs = self.read(move |tx| Ok(tx.deployments_on_host(host, &but)?)).await?;
-        let mut sum = (0.0, 0);
-        for text in specs {
-            let spec: DeploymentSpec = serde_json::from_str(&text).map_err(|e| Error::Bug(e.to_string()))?;
-            sum = (sum.0 + spec.requests_cpu, sum.1 + spec.requests_memory);
-        }
-        Ok(sum)
-    }
-
     async fn check_deployment(
         &self,
         caller: &Caller,
         host: &Machine,
         new: &NewDeployment,
         also: (f64, u64),
+        but: Option<i64>,
     ) -> Result<(), Error> {
         check_name("deploymentname", &new.name)?;
         new.spec.check()?;
-        let (cpus, memory) = self.kept_on(host.id, &new.name).await?;
-        let (cpus, memory) =
-            (host.facts.cpus as f64 - cpus - also.0, (host.facts.memory >> 20).saturating_sub(memory + also.1));
-        if new.spec.requests_cpu > cpus + 1e-9 {
-            return Err(Error::NoRoom(format!(
-                "Insufficient cpu: {} requested, {:.2} left",
-                new.spec.requests_cpu,
-                cpus.max(0.0)
-            )));
-        }
-        if new.spec.requests_memory > memory {
-            return Err(Error::NoRoom(format!(
-                "Insufficient memory: {} MB requested, {memory} left",
-                new.spec.requests_memory
-            )));
-        }
+        let (facts, spec, id) = (host.facts.clone(), new.spec.clone(), host.id);
+        self.read(move |tx| check_room(tx, id, &facts, &spec, also, but)).await?;
         let (core, caller, mut mounts) = (self.clone(), *caller, new.spec.mounts());
         let checking = tokio::task::spawn_blocking(move || core.check_mounts(&caller, &mut mounts));
         checking.await.map_err(|e| Error::Bug(e.to_string()))?
@@ -289,7 +306,7 @@ impl Core {
         new: NewDeployment,
         also: (f64, u64),
     ) -> Result<Command, Error> {
-        self.check_deployment(caller, host, &new, also).await?;
+        self.check_deployment(caller, host, &new, also, None).await?;
         if self.deployment(caller, &new.name).await.is_ok() {
             return Err(Error::Duplicate(format!("deployments.apps \"{}\" already exists", new.name)));
         }
@@ -314,7 +331,7 @@ impl Core {
         if found.container.host != host.id {
             return Err(Error::invalid("uuid", format!("deployment {} is on another host", new.name)));
         }
-        self.check_deployment(caller, host, &new, (0.0, 0)).await?;
+        self.check_deployment(caller, host, &new, (0.0, 0), Some(found.container.id)).await?;
         let body = Body::DeploymentUpdate { host: host.facts.id.clone(), spec: Box::new(new.spec) };
         self.order(caller, deployment_target(caller.account, &new.name), new.name, body).await
     }
@@ -335,13 +352,14 @@ impl Core {
     /// # Errors
     /// The database's own.
     pub async fn machine_of(&self, container: &Container) -> Result<Option<Machine>, Error> {
-        Ok(self.machines().await?.into_iter().find(|m| m.id == container.host))
+        let id = container.host;
+        self.read(move |tx| Ok(tx.host(id)?)).await?.map(|row| self.machine(row)).transpose()
     }
 
     /// The deployments that a roll-out is for, those that come first in front; with each what it is and whether it is in the
     /// share.
     async fn rollout_choice(&self, caller: &Caller, asked: &Rollout) -> Result<Vec<(Deployment, bool)>, Error> {
-        let hosts: Vec<i64> = self
+        let hosts: std::collections::HashSet<i64> = self
             .machines()
             .await?
             .into_iter()
@@ -378,7 +396,7 @@ impl Core {
         }
         let mut moves = Vec::new();
         for (found, chosen) in self.rollout_choice(caller, &asked).await? {
-            if chosen && found.spec.version != asked.version {
+            if chosen && found.spec.clone().settled().version != asked.version {
                 let to = DeploymentSpec { version: asked.version.clone(), ..found.spec.clone() };
                 moves.push(Move { name: found.container.name, to, from: found.spec });
             }
@@ -417,7 +435,7 @@ impl Core {
             Err(Error::NotFound { .. }) => {
                 let machine = self.machine_by_uid(host).await?;
                 let new = spec.container(name.to_owned(), Some((machine.id, host.to_owned())), None);
-                self.deployment_add(caller, new, spec).await?
+                self.deployment_add(caller, new, spec, Some(machine)).await?
             }
             Err(error) => return Err(error),
         };
@@ -431,13 +449,19 @@ impl Core {
         caller: &Caller,
         new: NewContainer,
         spec: &DeploymentSpec,
+        host: Option<Machine>,
     ) -> Result<Container, Error> {
+        let replaces = new.replaces;
         let prepared = self.container_prepare(caller, new).await?;
         let text = serde_json::to_string(spec).map_err(|e| Error::Bug(e.to_string()))?;
-        let (core, caller) = (self.clone(), *caller);
+        let (core, caller, spec) = (self.clone(), *caller, spec.clone());
         let gate = self.inner.gate.read().await;
         let made = self
             .write(move |tx| {
+                // What others were granted since it was asked for.
+                if let Some(host) = host {
+                    check_room(tx, host.id, &host.facts, &spec, (0.0, 0), replaces)?;
+                }
                 let (made, event) = core.container_add(tx, &caller, prepared, Vec::new(), false, None)?;
                 tx.deployment_set(made.id, &text)?;
                 Ok((made, event))
@@ -475,9 +499,9 @@ impl Core {
             Ok(found) => found,
             Err(Error::NotFound { .. }) => {
                 let machine = self.machine_of(&old.container).await?;
-                let host = machine.map(|m| (m.id, m.facts.id));
+                let host = machine.as_ref().map(|m| (m.id, m.facts.id.clone()));
                 let new = to.container(temporary, host, Some(old.container.id));
-                self.deployment_add(caller, new, to).await?
+                self.deployment_add(caller, new, to, machine).await?
             }
             Err(error) => return Err(error),
         };
@@ -530,11 +554,10 @@ impl Core {
         }
         // What an update that was broken off left.
         let account = caller.account;
-        let filter = berth_store::ContainerFilter { account: Some(account), limit: u32::MAX, ..Default::default() };
-        let beginnings = [format!("{name}.new."), format!("{name}.old.")];
-        let rows = self.read(move |tx| Ok(tx.containers(&filter)?)).await?;
-        for row in rows.into_iter().filter(|row| beginnings.iter().any(|b| row.name.starts_with(b))) {
-            self.remove_kindly(caller, &crate::containers::container(row)?).await?;
+        for beginning in [format!("{name}.new."), format!("{name}.old.")] {
+            for row in self.read(move |tx| Ok(tx.containers_named_from(account, &beginning)?)).await? {
+                self.remove_kindly(caller, &crate::containers::container(row)?).await?;
+            }
         }
         Ok(())
     }

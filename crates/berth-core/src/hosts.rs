@@ -70,7 +70,7 @@ fn check(labels: &MachineLabels) -> Result<(), Error> {
 }
 
 impl Core {
-    fn machine(&self, row: berth_store::Host) -> Result<Machine, Error> {
+    pub(crate) fn machine(&self, row: berth_store::Host) -> Result<Machine, Error> {
         let lease = i64::try_from(self.inner.settings.host.lease_s.max(1)).unwrap_or(i64::MAX / 2_000_000_000);
         let facts = serde_json::from_str(&row.facts)
             .map_err(|e| Error::Bug(format!("host {} in the database: {e}", row.id)))?;
@@ -129,17 +129,23 @@ impl Core {
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Invalid`] if several are called so.
     pub async fn machine_by(&self, reference: &str) -> Result<Machine, Error> {
-        let mut all = self.machines().await?;
-        let exact = all.iter().position(|m| m.facts.id == reference || m.id.to_string() == reference);
-        if let Some(index) = exact {
-            return Ok(all.swap_remove(index));
+        let wanted = reference.to_owned();
+        let mut found = self
+            .read(move |tx| {
+                let mut exact = tx.host_by_uid(&wanted)?;
+                if let (None, Ok(id)) = (&exact, wanted.parse()) {
+                    exact = tx.host(id)?;
+                }
+                Ok(match exact {
+                    Some(row) => vec![row],
+                    None => tx.hosts_named(&wanted)?,
+                })
+            })
+            .await?;
+        if found.len() > 1 {
+            return Err(Error::invalid("host", format!("several hosts are called {reference:?}")));
         }
-        all.retain(|m| m.name == reference);
-        match all.len() {
-            1 => Ok(all.swap_remove(0)),
-            0 => Err(Error::NotFound { what: "host", name: reference.to_owned() }),
-            _ => Err(Error::invalid("host", format!("several hosts are called {reference:?}"))),
-        }
+        self.machine(found.pop().ok_or_else(|| Error::NotFound { what: "host", name: reference.to_owned() })?)
     }
 
     /// Looks who is there, once.

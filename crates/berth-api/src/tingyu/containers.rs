@@ -156,7 +156,8 @@ pub(super) async fn inherit_update(State(core): State<Core>, request: Request) -
             answers.push(Item::failed(name, "Node is not ready"));
             continue;
         };
-        let spec = berth_core::DeploymentSpec { image: image.clone(), version: version.clone(), ..found.spec };
+        let spec =
+            berth_core::DeploymentSpec { image: image.clone(), version: version.clone(), ..found.spec }.settled();
         answers.push(match core.deployment_update(&caller, host, NewDeployment { name: name.clone(), spec }).await {
             Ok(command) => Item::accepted(name, command.uid),
             Err(error) => Item::failed(name.clone(), why(&error, &name)),

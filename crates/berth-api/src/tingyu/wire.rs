@@ -149,7 +149,8 @@ impl Asked {
             requests_memory: whole(&self.requestsmemory, "requestsmemory")?,
             limits_cpu: number(&self.limitscpu, "limitscpu")?,
             limits_memory: whole(&self.limitsmemory, "limitsmemory")?,
-        })
+        }
+        .settled())
     }
 }
 

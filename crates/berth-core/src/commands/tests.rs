@@ -1,5 +1,6 @@
 //! Every command, with every step repeated, every step failed, and the server killed before and after each write.
 
+mod deployments;
 mod plans;
 
 use std::io::Cursor;

@@ -189,6 +189,19 @@ impl Tx<'_> {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
+    /// The account's containers whose names begin so.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn containers_named_from(&self, account: i64, beginning: &str) -> Result<Vec<Container>, Error> {
+        // What follows all names of that beginning, as names are compared byte by byte.
+        let sql = format!(
+            "SELECT {COLUMNS} FROM containers WHERE account_id = $1 AND name >= $2 AND name < $2 || CHAR(1114111) ORDER BY id"
+        );
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        Ok(statement.query_map(params![account, beginning], container)?.collect::<Result<_, _>>()?)
+    }
+
     /// A page of the account's containers by number, without those that are being removed.
     ///
     /// # Errors

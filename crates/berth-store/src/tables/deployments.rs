@@ -61,13 +61,13 @@ impl Tx<'_> {
         Ok(self.connection.prepare_cached(sql)?.query_row([container], |row| row.get(0)).optional()?)
     }
 
-    /// What was asked for of all deployments on a host, of all accounts, but of those called so.
+    /// What was asked for of all deployments on a host, of all accounts, but of one container.
     ///
     /// # Errors
     /// The database's own.
-    pub fn deployments_on_host(&self, host: i64, but: &str) -> Result<Vec<String>, Error> {
+    pub fn deployments_on_host(&self, host: i64, but: Option<i64>) -> Result<Vec<String>, Error> {
         let sql = "SELECT d.spec FROM containers c JOIN deployments d ON d.container_id = c.id
-                   WHERE c.host_id = $1 AND c.name <> $2 AND c.replaces IS NULL AND c.wanted <> 'removed'";
+                   WHERE c.host_id = $1 AND c.id IS NOT $2 AND c.replaces IS NULL AND c.wanted <> 'removed'";
         let mut statement = self.connection.prepare_cached(sql)?;
         Ok(statement.query_map(params![host, but], |row| row.get(0))?.collect::<Result<_, _>>()?)
     }

@@ -90,6 +90,25 @@ impl Tx<'_> {
         Ok(self.connection.prepare_cached(&sql)?.query_row([uid], host).optional()?)
     }
 
+    /// The host with this number.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn host(&self, id: i64) -> Result<Option<Host>, Error> {
+        let sql = format!("SELECT {COLUMNS} FROM hosts WHERE id = $1");
+        Ok(self.connection.prepare_cached(&sql)?.query_row([id], host).optional()?)
+    }
+
+    /// Hosts called so: two at most, for telling "none", "one", "several".
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn hosts_named(&self, name: &str) -> Result<Vec<Host>, Error> {
+        let sql = format!("SELECT {COLUMNS} FROM hosts WHERE name = $1 LIMIT 2");
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        Ok(statement.query_map([name], host)?.collect::<Result<_, _>>()?)
+    }
+
     /// Sets what people say about a host; whether there is one.
     ///
     /// # Errors

@@ -1,0 +1,258 @@
+//! The commands of deployments and roll-outs, disturbed as those of groups are.
+
+use std::io::Cursor;
+use std::time::{Duration, Instant};
+
+use berth_engine::{Engine, State};
+
+use super::super::{CommandQuery, Outcome};
+use super::{FIRST_STEP, Mischief, World, all, is_root, tar_with};
+use crate::deployments::{Deployment, DeploymentSpec, NewDeployment, Rollout};
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Deed {
+    Create,
+    Update,
+    Delete,
+    Rollout,
+}
+
+const DEEDS: [Deed; 4] = [Deed::Create, Deed::Update, Deed::Delete, Deed::Rollout];
+const NAMES: [&str; 3] = ["one", "two", "three"];
+
+fn spec(version: &str) -> DeploymentSpec {
+    DeploymentSpec {
+        image: "app".into(),
+        version: version.into(),
+        env: vec![("A".into(), "b".into())],
+        volumes: Vec::new(),
+        requests_cpu: 0.5,
+        requests_memory: 16,
+        limits_cpu: 1.0,
+        limits_memory: 32,
+    }
+}
+
+fn create(world: &World, name: &str, spec: DeploymentSpec) -> Result<String, crate::Error> {
+    world.block_on(async {
+        let host = world.core.machines().await?.remove(0);
+        let new = NewDeployment { name: name.into(), spec };
+        Ok(world.core.deployment_create(&world.caller, &host, new, (0.0, 0)).await?.uid)
+    })
+}
+
+fn roll_out(world: &World, percent: u32, version: &str) -> String {
+    let asked =
+        Rollout { area: String::new(), operator: String::new(), percent, image: "app".into(), version: version.into() };
+    world.block_on(world.core.rollout(&world.caller, asked)).expect("accepted").uid
+}
+
+/// Images: `app:2` and `app:3` run, `app:broken` ends with 7. Three deployments of `app:1`.
+fn with_three(name: &str) -> World {
+    let world = World::new(name);
+    for (version, command) in [("2", vec!["serve"]), ("3", vec!["serve"]), ("broken", vec!["exit", "7"])] {
+        let config = berth_image::Config {
+            cmd: command.into_iter().map(str::to_owned).collect(),
+            env: vec![format!("V={version}")],
+            ..Default::default()
+        };
+        let (file, name) = (Cursor::new(tar_with("etc/x")), format!("app:{version}"));
+        let import = world.core.image_import_rootfs(&world.caller, file, &name, config);
+        world.block_on(import).expect("image");
+    }
+    for name in NAMES {
+        create(&world, name, spec("1")).expect("accepted");
+    }
+    settle(&world);
+    for name in NAMES {
+        assert_eq!(find(&world, name).expect("made").spec.version, "1");
+    }
+    world
+}
+
+/// Waits until nothing is under way.
+fn settle(world: &World) {
+    let begun = Instant::now();
+    loop {
+        let open = world.block_on(world.core.read(|tx| Ok(tx.command_targets()?))).expect("read");
+        if open.is_empty() {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "{open:?} do not end");
+        std::thread::sleep(Duration::from_millis(3));
+    }
+}
+
+fn find(world: &World, name: &str) -> Option<Deployment> {
+    world.block_on(world.core.deployment(&world.caller, name)).ok()
+}
+
+/// Has it done.
+fn order(world: &World, deed: Deed) {
+    match deed {
+        Deed::Create => drop(create(world, "new", spec("2")).expect("accepted")),
+        Deed::Update => world.block_on(async {
+            let host = world.core.machines().await.expect("hosts").remove(0);
+            let new = NewDeployment { name: "one".into(), spec: spec("2") };
+            world.core.deployment_update(&world.caller, &host, new).await.map(drop).expect("accepted");
+        }),
+        Deed::Delete => {
+            world.block_on(world.core.deployment_delete(&world.caller, "one")).map(drop).expect("accepted");
+        }
+        Deed::Rollout => drop(roll_out(world, 100, "2")),
+    }
+}
+
+/// Which versions the deployments are of; they run, and nothing else is there.
+fn versions(world: &World, story: &str) -> Vec<(&'static str, String)> {
+    let mut found = Vec::new();
+    for name in ["one", "two", "three", "new"] {
+        let Some(deployment) = find(world, name) else { continue };
+        let observed = world.block_on(world.engine.observe(&deployment.container.uid)).expect("observe");
+        assert!(matches!(observed.state, State::Running { .. }), "{story}: {name} does not run: {observed:?}");
+        let image = format!("app:{}", deployment.spec.version);
+        assert_eq!(deployment.container.image, image, "{story}: {name}");
+        found.push((name, deployment.spec.version));
+    }
+    let units = world.block_on(world.engine.list()).expect("list");
+    assert_eq!(units.len(), found.len(), "{story}: {units:?}");
+    let records = world.block_on(world.core.containers(&world.caller, None, 0, 100)).expect("list").items;
+    assert_eq!(records.len(), found.len(), "{story}: {:?}", records.iter().map(|c| &c.name).collect::<Vec<_>>());
+    found
+}
+
+fn expected(deed: Option<Deed>) -> Vec<(&'static str, String)> {
+    let all = match deed {
+        None => vec![("one", "1"), ("two", "1"), ("three", "1")],
+        Some(Deed::Create) => vec![("one", "1"), ("two", "1"), ("three", "1"), ("new", "2")],
+        Some(Deed::Update) => vec![("one", "2"), ("two", "1"), ("three", "1")],
+        Some(Deed::Delete) => vec![("two", "1"), ("three", "1")],
+        Some(Deed::Rollout) => vec![("one", "2"), ("two", "2"), ("three", "2")],
+    };
+    all.into_iter().map(|(name, version)| (name, version.to_owned())).collect()
+}
+
+fn disturbed(deed: Deed, mischief: Mischief, at: usize) {
+    let story = format!("{deed:?} with {mischief:?} at {at}");
+    let mut world = with_three(&format!("deployment-{deed:?}-{mischief:?}-{at}"));
+    let point = world.core.inner.trip.passed() + at;
+    match mischief {
+        Mischief::Kill => world.core.inner.trip.set(point, 0, 0),
+        Mischief::Fail => world.core.inner.trip.set(0, point, 0),
+        Mischief::Repeat => world.core.inner.trip.set(0, 0, point),
+    }
+    order(&world, deed);
+    if mischief == Mischief::Kill {
+        let begun = Instant::now();
+        while world.core.inner.trip.passed() < point && begun.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        world.restart();
+    }
+    settle(&world);
+    let found = versions(&world, &story);
+    if found == expected(Some(deed)) {
+        return;
+    }
+    assert_eq!((mischief, found), (Mischief::Fail, expected(None)), "{story}: all or nothing");
+    // And the same does it now.
+    order(&world, deed);
+    settle(&world);
+    assert_eq!(versions(&world, &story), expected(Some(deed)), "{story}: once more");
+}
+
+#[test]
+fn every_command_of_a_deployment_disturbed_at_every_point() {
+    if !is_root() {
+        return;
+    }
+    let mut stories: Vec<Box<dyn FnOnce() + Send>> = Vec::new();
+    for deed in DEEDS {
+        let world = with_three(&format!("deployment-points-{deed:?}"));
+        let before = world.core.inner.trip.passed();
+        order(&world, deed);
+        settle(&world);
+        assert_eq!(versions(&world, "undisturbed"), expected(Some(deed)), "{deed:?}");
+        let points = world.core.inner.trip.passed() - before;
+        assert!(points > FIRST_STEP, "{deed:?}: {points}");
+        for mischief in [Mischief::Kill, Mischief::Fail, Mischief::Repeat] {
+            for at in 1..=points {
+                stories.push(Box::new(move || disturbed(deed, mischief, at)));
+            }
+        }
+    }
+    all(stories);
+}
+
+#[test]
+fn a_version_that_ends_at_once_is_taken_back_everywhere() {
+    if !is_root() {
+        return;
+    }
+    let world = with_three("deployment-broken");
+    // A third first: it goes well, and the same one is of the two thirds that follow.
+    roll_out(&world, 33, "2");
+    settle(&world);
+    let first: Vec<_> = versions(&world, "a third").into_iter().filter(|(_, version)| version == "2").collect();
+    assert_eq!(first.len(), 1, "{first:?}");
+    roll_out(&world, 66, "2");
+    settle(&world);
+    let second: Vec<_> = versions(&world, "two thirds").into_iter().filter(|(_, version)| version == "2").collect();
+    assert_eq!((second.len(), second.contains(&first[0])), (2, true), "{second:?}");
+    let before = versions(&world, "before");
+    let broken = roll_out(&world, 100, "broken");
+    settle(&world);
+    assert_eq!(versions(&world, "after a broken version"), before);
+    let told = world.block_on(world.core.command(&world.caller, &broken)).expect("command");
+    assert_eq!(told.result, Some(Outcome::Failed));
+    assert!(told.message.contains("exit code 7") && told.message.contains("runs again"), "{}", told.message);
+}
+
+#[test]
+fn a_cancelled_roll_out_goes_back() {
+    if !is_root() {
+        return;
+    }
+    let world = with_three("deployment-cancel");
+    // The second step waits there: the first is done.
+    let point = world.core.inner.trip.passed() + FIRST_STEP + 6;
+    world.core.inner.trip.hold(point);
+    let uid = roll_out(&world, 100, "2");
+    let begun = Instant::now();
+    while world.core.inner.trip.passed() < point {
+        assert!(begun.elapsed() < Duration::from_secs(20), "it does not get there");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    world.block_on(world.core.command_cancel(&world.caller, &uid)).expect("cancel");
+    world.core.inner.trip.let_go();
+    settle(&world);
+    assert_eq!(versions(&world, "after a cancel"), expected(None));
+    let told = world.block_on(world.core.command(&world.caller, &uid)).expect("command");
+    assert_eq!(told.result, Some(Outcome::Overtaken), "{}", told.message);
+    let query = CommandQuery { limit: 100, ..CommandQuery::default() };
+    let all = world.block_on(world.core.commands(&world.caller, &query)).expect("commands");
+    let undone = all.items.iter().find(|c| c.name == "rollout_undo").expect("what was moved is taken back");
+    assert_eq!(undone.result, Some(Outcome::Success), "{undone:?}");
+}
+
+#[test]
+fn room_is_granted_once() {
+    if !is_root() {
+        return;
+    }
+    let world = World::new("deployment-room");
+    // The host has eight CPUs; both are accepted before the first of them has its room.
+    let point = world.core.inner.trip.passed() + FIRST_STEP;
+    world.core.inner.trip.hold(point);
+    let big = DeploymentSpec { requests_cpu: 5.0, limits_cpu: 0.0, ..spec("1") };
+    let both =
+        [create(&world, "a", big.clone()).expect("accepted"), create(&world, "b", big.clone()).expect("accepted")];
+    world.core.inner.trip.let_go();
+    settle(&world);
+    let results = both.map(|uid| world.block_on(world.core.command(&world.caller, &uid)).expect("command"));
+    let failed: Vec<_> = results.iter().filter(|c| c.result != Some(Outcome::Success)).collect();
+    assert_eq!(failed.len(), 1, "{results:?}");
+    assert!(failed[0].message.contains("Insufficient cpu: 5 requested, 3.00 left"), "{}", failed[0].message);
+    let refused = create(&world, "c", big).expect_err("no room").to_string();
+    assert!(refused.contains("Insufficient cpu"), "{refused}");
+}
