@@ -1,7 +1,9 @@
 //! An engine in memory: for tests of the core at any scale, and to prove that the contract can be met without a kernel.
 
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,7 +11,7 @@ use async_trait::async_trait;
 use tokio::sync::broadcast;
 
 use crate::engine::{Changes, Engine, EngineError, LogReader};
-use crate::session::{ExecAsked, Files, Said, Session};
+use crate::session::{ExecAsked, FileStat, Files, Said, Session};
 use crate::words::{
     Abilities, Exit, HostFacts, LogLine, LogOptions, LogStream, NetworkMode, Observed, Placement, PortAsked, PortGiven,
     Resources, State, Stats, Traffic, UnitId, UnitSpec,
@@ -168,6 +170,60 @@ fn give(
         });
     }
     Ok(ports)
+}
+
+/// A file system with one file.
+struct OneFile(String);
+
+impl OneFile {
+    fn check(path: &Path) -> io::Result<()> {
+        if path == Path::new("/etc/hostname") { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
+    }
+}
+
+impl Files for OneFile {
+    fn stat(&self, path: &Path) -> io::Result<FileStat> {
+        Self::check(path)?;
+        Ok(FileStat {
+            name: "hostname".into(),
+            kind: "file".into(),
+            size: self.0.len() as u64,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime: 0,
+            target: None,
+        })
+    }
+
+    fn open(&self, path: &Path) -> io::Result<std::fs::File> {
+        Self::check(path)?;
+        // A pipe holds so little at once.
+        let (content, mut end) = io::pipe()?;
+        end.write_all(self.0.as_bytes())?;
+        Ok(std::os::fd::OwnedFd::from(content).into())
+    }
+
+    fn pack(&self, path: &Path, _name: &Path, _follow: bool, _out: &mut dyn io::Write) -> io::Result<()> {
+        Self::check(path)?;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn clear(&self, _path: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn unpack(&self, _path: &Path, _tar: &mut dyn io::Read, _keep_owner: bool) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn export(&self, _out: &mut dyn io::Write) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn difference(&self, _out: &mut dyn io::Write) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
 }
 
 struct Lines(std::vec::IntoIter<LogLine>);
@@ -334,8 +390,12 @@ impl Engine for FakeEngine {
         Err(EngineError::Unsupported("listening in a container"))
     }
 
-    async fn files(&self, _id: &UnitId, _write: bool) -> Result<Box<dyn Files>, EngineError> {
-        Err(EngineError::Unsupported("reading files"))
+    /// `/etc/hostname` is there, and nothing else.
+    async fn files(&self, id: &UnitId, write: bool) -> Result<Box<dyn Files>, EngineError> {
+        if write {
+            return Err(EngineError::Unsupported("writing files"));
+        }
+        self.with(id, |unit| Box::new(OneFile(format!("{}\n", unit.spec.id))) as Box<dyn Files>)
     }
 
     async fn traffic(&self, ids: &[UnitId]) -> Result<Vec<(UnitId, Traffic)>, EngineError> {

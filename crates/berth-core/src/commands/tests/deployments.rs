@@ -256,3 +256,59 @@ fn room_is_granted_once() {
     let refused = create(&world, "c", big).expect_err("no room").to_string();
     assert!(refused.contains("Insufficient cpu"), "{refused}");
 }
+
+/// A file is there to be fetched, or the command says why not; and then the same makes it ready.
+fn download_disturbed(mischief: Mischief, at: usize) {
+    let story = format!("a download with {mischief:?} at {at}");
+    let mut world = World::new(&format!("download-{mischief:?}-{at}"));
+    create(&world, "one", spec("1")).expect("accepted");
+    settle(&world);
+    let begin = |world: &World| {
+        let begun = world.core.download_begin(&world.caller, "one", "/etc/hostname");
+        world.block_on(begun).expect("accepted").uid
+    };
+    let content = |world: &World, command: &str| {
+        let found = world.block_on(world.core.download(&world.caller, command)).expect("read")?;
+        let text = std::fs::read_to_string(&found.path).expect("file");
+        assert_eq!((found.size, found.name.as_str()), (text.len() as u64, "hostname"), "{story}");
+        Some(text)
+    };
+    let expected = format!("{}\n", find(&world, "one").expect("made").container.uid);
+    let point = world.core.inner.trip.passed() + at;
+    match mischief {
+        Mischief::Kill => world.core.inner.trip.set(point, 0, 0),
+        Mischief::Fail => world.core.inner.trip.set(0, point, 0),
+        Mischief::Repeat => world.core.inner.trip.set(0, 0, point),
+    }
+    let mut command = begin(&world);
+    if mischief == Mischief::Kill {
+        let begun = Instant::now();
+        while world.core.inner.trip.passed() < point && begun.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        world.restart();
+    }
+    settle(&world);
+    if content(&world, &command).is_none() {
+        assert_eq!(mischief, Mischief::Fail, "{story}");
+        command = begin(&world);
+        settle(&world);
+    }
+    assert_eq!(content(&world, &command), Some(expected), "{story}");
+    assert!(world.block_on(world.core.download_begin(&world.caller, "one", "etc")).is_err());
+}
+
+#[test]
+fn making_a_file_ready_disturbed_at_every_point() {
+    if !is_root() {
+        return;
+    }
+    let mut stories: Vec<Box<dyn FnOnce() + Send>> = Vec::new();
+    for mischief in [Mischief::Kill, Mischief::Fail, Mischief::Repeat] {
+        // Two writes lead to the step, one follows.
+        for at in 1..=FIRST_STEP + 2 {
+            stories.push(Box::new(move || download_disturbed(mischief, at)));
+        }
+    }
+    all(stories);
+}
