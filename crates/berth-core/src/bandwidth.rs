@@ -59,10 +59,28 @@ impl SeriesPoint {
     }
 }
 
+/// Points in a time, and that time as far as it is known yet.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Series {
+    /// By time and key.
+    pub points: Vec<SeriesPoint>,
+    /// Its beginning, milliseconds since 1970.
+    pub from: i64,
+    /// Its end: what comes later is not added up yet, or has not been.
+    pub to: i64,
+}
+
+impl Series {
+    /// Mbit/s that are billed for all series together.
+    pub fn p95_mbit(&self) -> f64 {
+        billed_mbit(&self.points, self.from, self.to)
+    }
+}
+
 /// The value that 95 of a hundred five-minute points do not exceed, as the trade bills it: the highest five of a hundred are
 /// struck off, the highest that is left counts. Of two directions the larger. All series of a point count together; five minutes
 /// without any are points of zero, from the first to the last of the time asked for.
-pub fn billed_mbit(points: &[SeriesPoint], from: i64, to: i64) -> f64 {
+fn billed_mbit(points: &[SeriesPoint], from: i64, to: i64) -> f64 {
     let mut totals = std::collections::BTreeMap::<i64, (f64, f64)>::new();
     for point in points {
         let (down, up) = point.mbit();
@@ -92,7 +110,7 @@ impl Core {
         key: Option<&str>,
         from: i64,
         to: i64,
-    ) -> Result<Vec<SeriesPoint>, Error> {
+    ) -> Result<Series, Error> {
         if from > to {
             return Err(Error::invalid("endDate", "before startDate"));
         }
@@ -100,11 +118,17 @@ impl Core {
             return Err(Error::invalid("endDate", "more than 31 days after startDate"));
         }
         let (account, key) = (caller.account, key.map(str::to_owned));
-        let sums = self.read(move |tx| Ok(tx.sums(kind, Some(account), key.as_deref(), from, to, MOST + 1)?)).await?;
+        let (sums, added_up) = self
+            .read(move |tx| {
+                let sums = tx.sums(kind, Some(account), key.as_deref(), from, to, MOST + 1)?;
+                Ok((sums, tx.horizons()?.added_up))
+            })
+            .await?;
         if sums.len() as i64 > MOST {
             return Err(Error::invalid("endDate", format!("more than {MOST} points: ask for less time, or for one")));
         }
-        Ok(sums.into_iter().map(SeriesPoint::of).collect())
+        let points = sums.into_iter().map(SeriesPoint::of).collect();
+        Ok(Series { points, from, to: to.min(added_up).max(from) })
     }
 }
 

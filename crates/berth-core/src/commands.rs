@@ -17,7 +17,7 @@ pub(crate) use runner::{Cancels, Driving, Trip};
 
 use crate::containers::Page;
 use crate::core::Core;
-use crate::deployments::{DeploymentSpec, Move};
+use crate::deployments::{DeploymentSpec, Rollout};
 use crate::error::Error;
 use crate::plans::PlanChange;
 use crate::services::GroupSpec;
@@ -181,11 +181,14 @@ pub(crate) enum Body {
     DeploymentDelete {
         host: String,
     },
-    /// Moves deployments to a version, or back from it.
+    /// Moves deployments to a version.
     Rollout {
-        image: String,
-        moves: Vec<Move>,
-        undo: bool,
+        asked: Rollout,
+    },
+    /// Takes back what a roll-out has moved.
+    RolloutUndo {
+        /// That command's UUID.
+        of: String,
     },
     /// Makes a file of a container ready to be fetched.
     FileReady {
@@ -232,8 +235,8 @@ impl Body {
             Self::DeploymentCreate { .. } => "deployment_create",
             Self::DeploymentUpdate { .. } => "deployment_update",
             Self::DeploymentDelete { .. } => "deployment_delete",
-            Self::Rollout { undo: false, .. } => "rollout",
-            Self::Rollout { undo: true, .. } => "rollout_undo",
+            Self::Rollout { .. } => "rollout",
+            Self::RolloutUndo { .. } => "rollout_undo",
             Self::FileReady { .. } => "file_ready",
             Self::GroupApply { .. } => "group_apply",
             Self::GroupStart { .. } => "group_start",
@@ -261,6 +264,7 @@ impl Body {
             | Self::DeploymentUpdate { .. }
             | Self::DeploymentDelete { .. }
             | Self::Rollout { .. }
+            | Self::RolloutUndo { .. }
             | Self::FileReady { .. }
             | Self::GroupDelete => Method::Parallel,
         }
@@ -281,14 +285,24 @@ impl Body {
             Self::ContainerCreate | Self::ContainerRestart | Self::ContainerPlan { .. } => {
                 settings.plans.operation_timeout_s
             }
+            // As long as it takes for all of them; each step is bounded by what it waits for.
+            Self::Rollout { .. } | Self::RolloutUndo { .. } => settings.command_timeout_s.max(ROLLOUT_LIMIT_S),
             _ => settings.command_timeout_s,
         }
+    }
+
+    /// Whether what fails holds up nothing: as much as can be is taken back.
+    fn keeps_going(&self) -> bool {
+        matches!(self, Self::RolloutUndo { .. })
     }
 
     fn is_removal(&self) -> bool {
         matches!(self, Self::ContainerDelete | Self::GroupDelete | Self::DeploymentDelete { .. })
     }
 }
+
+/// Seconds that a roll-out may take: a week.
+const ROLLOUT_LIMIT_S: u64 = 7 * 86_400;
 
 /// A command's body, and who gave it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

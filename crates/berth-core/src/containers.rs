@@ -400,6 +400,18 @@ impl Core {
         self.up_to_date(container(row)?).await
     }
 
+    /// One container of the caller's account by its exact name.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub(crate) async fn container_named(&self, caller: &Caller, name: &str) -> Result<Container, Error> {
+        let (account, wanted) = (caller.account, name.to_owned());
+        let row = self.read(move |tx| Ok(tx.container_named(account, &wanted)?)).await?;
+        let row = row.filter(|row| row.wanted != "removed");
+        let row = row.ok_or_else(|| Error::NotFound { what: "container", name: name.to_owned() })?;
+        self.up_to_date(container(row)?).await
+    }
+
     /// One container of the caller's account, by number.
     ///
     /// # Errors

@@ -1,7 +1,6 @@
 //! Deployments: containers that are known by a name of their owner's, in their host's network, always on. Whatever is done to
 //! one is a command; another image or other bounds are a successor, which has to prove itself before the old one goes.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -59,7 +58,7 @@ pub struct Deployment {
 }
 
 /// A roll-out of a version over an image's deployments.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rollout {
     /// Only on hosts of this area; empty is all.
     pub area: String,
@@ -73,12 +72,19 @@ pub struct Rollout {
     pub version: String,
 }
 
-/// One change of a roll-out, and what it was before.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// One change of a roll-out: everything but the version stays as it is at that time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Move {
     pub(crate) name: String,
-    pub(crate) to: DeploymentSpec,
-    pub(crate) from: DeploymentSpec,
+    pub(crate) image: String,
+    pub(crate) from: String,
+    pub(crate) to: String,
+}
+
+impl Move {
+    pub(crate) fn back(&self) -> Self {
+        Self { from: self.to.clone(), to: self.from.clone(), ..self.clone() }
+    }
 }
 
 /// MiB: a PiB.
@@ -128,6 +134,27 @@ fn check_room(
     if spec.requests_memory > memory {
         let asked = spec.requests_memory;
         return Err(Error::NoRoom(format!("Insufficient memory: {asked} MB requested, {memory} left")));
+    }
+    Ok(())
+}
+
+/// Names that a deployment's successor and its forerunner have while one takes the other's place: `NAME.new.7`, `NAME.old.7`.
+fn passing_name(name: &str) -> Option<&str> {
+    let (rest, number) = name.rsplit_once('.')?;
+    let number = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+    rest.strip_suffix(".new").or_else(|| rest.strip_suffix(".old")).filter(|_| number)
+}
+
+/// Most characters of a deployment's name: what is made of it is a container's name, too.
+const LONGEST_NAME: usize = 100;
+
+fn check_deployment_name(name: &str) -> Result<(), Error> {
+    check_name("deploymentname", name)?;
+    if name.chars().count() > LONGEST_NAME {
+        return Err(Error::invalid("deploymentname", format!("more than {LONGEST_NAME} characters")));
+    }
+    if passing_name(name).is_some() {
+        return Err(Error::invalid("deploymentname", format!("{name:?} is kept for what berth makes by itself")));
     }
     Ok(())
 }
@@ -240,12 +267,13 @@ impl Core {
     /// # Errors
     /// [`Error::NotFound`].
     pub async fn deployment(&self, caller: &Caller, name: &str) -> Result<Deployment, Error> {
-        let found = self.container(caller, name).await?;
-        if found.name != name {
-            return Err(Error::NotFound { what: "deployment", name: name.to_owned() });
-        }
+        let gone = || Error::NotFound { what: "deployment", name: name.to_owned() };
+        let found = self.container_named(caller, name).await.map_err(|error| match error {
+            Error::NotFound { .. } => gone(),
+            other => other,
+        })?;
         let mut all = self.deployments_of(vec![found]).await?;
-        all.pop().ok_or_else(|| Error::NotFound { what: "deployment", name: name.to_owned() })
+        all.pop().ok_or_else(gone)
     }
 
     async fn deployments_of(&self, all: Vec<Container>) -> Result<Vec<Deployment>, Error> {
@@ -286,7 +314,7 @@ impl Core {
         also: (f64, u64),
         but: Option<i64>,
     ) -> Result<(), Error> {
-        check_name("deploymentname", &new.name)?;
+        check_deployment_name(&new.name)?;
         new.spec.check()?;
         let (facts, spec, id) = (host.facts.clone(), new.spec.clone(), host.id);
         self.read(move |tx| check_room(tx, id, &facts, &spec, also, but)).await?;
@@ -341,10 +369,21 @@ impl Core {
     /// # Errors
     /// [`Error::NotFound`].
     pub async fn deployment_delete(&self, caller: &Caller, name: &str) -> Result<Command, Error> {
-        let found = self.deployment(caller, name).await?;
-        let host = self.machine_of(&found.container).await?.map(|m| m.facts.id).unwrap_or_default();
+        let target = deployment_target(caller.account, name);
+        let host = match self.deployment(caller, name).await {
+            Ok(found) => self.machine_of(&found.container).await?.map(|m| m.facts.id).unwrap_or_default(),
+            Err(error) => {
+                // One that is still being made can be removed, too.
+                let making = self.read(move |tx| Ok(tx.command_next(target.kind(), target.id())?)).await?;
+                let made_on = making.and_then(|row| serde_json::from_str::<crate::commands::Order>(&row.body).ok());
+                match made_on.map(|order| order.body) {
+                    Some(Body::DeploymentCreate { host, .. }) => host,
+                    _ => return Err(error),
+                }
+            }
+        };
         let body = Body::DeploymentDelete { host };
-        self.order(caller, deployment_target(caller.account, name), name.to_owned(), body).await
+        self.order(caller, target, name.to_owned(), body).await
     }
 
     /// The machine that a container is on.
@@ -358,7 +397,7 @@ impl Core {
 
     /// The deployments that a roll-out is for, those that come first in front; with each what it is and whether it is in the
     /// share.
-    async fn rollout_choice(&self, caller: &Caller, asked: &Rollout) -> Result<Vec<(Deployment, bool)>, Error> {
+    async fn rollout_choice(&self, account: i64, asked: &Rollout) -> Result<Vec<(Deployment, bool)>, Error> {
         let hosts: std::collections::HashSet<i64> = self
             .machines()
             .await?
@@ -369,11 +408,15 @@ impl Core {
             })
             .map(|m| m.id)
             .collect();
-        let all = self.containers(caller, None, 0, u32::MAX - 1).await?.items;
-        let all = all.into_iter().filter(|c| {
-            c.replaces.is_none() && hosts.contains(&c.host) && crate::meters::image_name(&c.image) == asked.image
+        let filter = berth_store::ContainerFilter { account: Some(account), limit: u32::MAX, ..Default::default() };
+        let all = self.read(move |tx| Ok(tx.containers(&filter)?)).await?.into_iter().filter(|row| {
+            row.replaces.is_none()
+                && row.wanted != "removed"
+                && hosts.contains(&row.host_id)
+                && crate::meters::image_name(&row.image) == asked.image
         });
-        let mut found = self.deployments_of(all.collect()).await?;
+        let all = all.map(crate::containers::container).collect::<Result<Vec<_>, _>>()?;
+        let mut found = self.deployments_of(all).await?;
         // Containers that were made otherwise have ports, commands and networks that a successor would lose.
         found.retain(|d| d.made);
         found.sort_by_key(|d| (rank(&d.container.name, &asked.image), d.container.id));
@@ -394,17 +437,22 @@ impl Core {
         if asked.version.is_empty() {
             return Err(Error::invalid("imageversion", "empty"));
         }
-        let mut moves = Vec::new();
-        for (found, chosen) in self.rollout_choice(caller, &asked).await? {
-            if chosen && found.spec.clone().settled().version != asked.version {
-                let to = DeploymentSpec { version: asked.version.clone(), ..found.spec.clone() };
-                moves.push(Move { name: found.container.name, to, from: found.spec });
-            }
-        }
         let target = Target::Rollout(number_of(&["rollout", &caller.account.to_string(), &asked.image]));
         let name = format!("{} {}%", asked.image, asked.percent);
-        let body = Body::Rollout { image: format!("{}:{}", asked.image, asked.version), moves, undo: false };
-        self.order(caller, target, name, body).await
+        self.order(caller, target, name, Body::Rollout { asked }).await
+    }
+
+    /// What a roll-out comes to, now that it is its turn.
+    pub(crate) async fn rollout_moves(&self, account: i64, asked: &Rollout) -> Result<Vec<Move>, Error> {
+        let mut moves = Vec::new();
+        for (found, chosen) in self.rollout_choice(account, asked).await? {
+            let spec = found.spec.settled();
+            if chosen && spec.version != asked.version {
+                let (from, to) = (spec.version, asked.version.clone());
+                moves.push(Move { name: found.container.name, image: spec.image, from, to });
+            }
+        }
+        Ok(moves)
     }
 
     /// Deployments of a batch of a roll-out.
@@ -435,21 +483,26 @@ impl Core {
             Err(Error::NotFound { .. }) => {
                 let machine = self.machine_by_uid(host).await?;
                 let new = spec.container(name.to_owned(), Some((machine.id, host.to_owned())), None);
-                self.deployment_add(caller, new, spec, Some(machine)).await?
+                self.deployment_add(caller, new, spec, Some(machine), true).await?
             }
             Err(error) => return Err(error),
         };
-        self.container_start_number(caller, made.id).await?;
+        if let Err(error) = self.container_start_number(caller, made.id).await {
+            // Its name and its room are for one that can be started.
+            self.container_erase_kindly(&made).await?;
+            return Err(error);
+        }
         Ok(made.id)
     }
 
-    /// Writes down a container and what was asked for of it, together.
+    /// Writes down a container and what was asked for of it, together; and whether it `runs` when it has taken another's place.
     async fn deployment_add(
         &self,
         caller: &Caller,
         new: NewContainer,
         spec: &DeploymentSpec,
         host: Option<Machine>,
+        runs: bool,
     ) -> Result<Container, Error> {
         let replaces = new.replaces;
         let prepared = self.container_prepare(caller, new).await?;
@@ -463,7 +516,7 @@ impl Core {
                     check_room(tx, host.id, &host.facts, &spec, (0.0, 0), replaces)?;
                 }
                 let (made, event) = core.container_add(tx, &caller, prepared, Vec::new(), false, None)?;
-                tx.deployment_set(made.id, &text)?;
+                tx.deployment_add(made.id, &text, runs)?;
                 Ok((made, event))
             })
             .await;
@@ -471,6 +524,29 @@ impl Core {
         let (made, event) = made?;
         self.tell(vec![event]);
         Ok(made)
+    }
+
+    /// A command's step: one change of a roll-out, of a deployment that is still as the roll-out found it. `None` is nothing to
+    /// do: it is gone, or somebody has given it another image or version meanwhile. May be done twice.
+    pub(crate) async fn deployment_move(
+        &self,
+        caller: &Caller,
+        asked: &Move,
+        activity: i64,
+    ) -> Result<Option<i64>, Error> {
+        let moved = async {
+            let spec = self.deployment(caller, &asked.name).await?.spec.settled();
+            // At its end already, it may be half way there by this very step.
+            if spec.image != asked.image || (spec.version != asked.from && spec.version != asked.to) {
+                return Ok(None);
+            }
+            let to = DeploymentSpec { version: asked.to.clone(), ..spec };
+            self.deployment_replace(caller, &asked.name, &to, activity).await.map(Some)
+        };
+        match moved.await {
+            Err(Error::NotFound { what: "deployment", .. }) => Ok(None),
+            other => other,
+        }
     }
 
     /// A command's step: a successor takes a deployment's place. Both are in the host's network and may want the same ports, so
@@ -484,63 +560,107 @@ impl Core {
     ) -> Result<i64, Error> {
         let lock = self.deployment_lock(caller.account, name);
         let _busy = lock.lock().await;
-        let left = format!("{name}.old.{activity}");
-        // The successor has its place already: what is left of the old one goes.
-        if let Ok(old) = self.container(caller, &left).await.and_then(|found| exactly(found, &left)) {
-            self.remove_kindly(caller, &old).await?;
-        }
-        let old = self.deployment(caller, name).await?;
-        if old.spec == *to && (old.container.state.is_live() || !old.container.wanted_running) {
-            return Ok(old.container.id);
-        }
-        let runs = old.container.wanted_running;
         let temporary = format!("{name}.new.{activity}");
-        let made = match self.container(caller, &temporary).await.and_then(|found| exactly(found, &temporary)) {
+        let old = self.deployment(caller, name).await?;
+        let made = match self.container_named(caller, &temporary).await {
             Ok(found) => found,
             Err(Error::NotFound { .. }) => {
+                self.remove_passing(caller, name).await?;
+                if old.spec == *to && (old.container.state.is_live() || !old.container.wanted_running) {
+                    return Ok(old.container.id);
+                }
                 let machine = self.machine_of(&old.container).await?;
                 let host = machine.as_ref().map(|m| (m.id, m.facts.id.clone()));
                 let new = to.container(temporary, host, Some(old.container.id));
-                self.deployment_add(caller, new, to, machine).await?
+                // Decided here, once: the old one rests soon, and a crash then must not be taken for its owner's wish.
+                self.deployment_add(caller, new, to, machine, old.container.wanted_running).await?
             }
             Err(error) => return Err(error),
         };
-        if runs {
+        let id = made.id;
+        if self.read(move |tx| Ok(tx.deployment_runs(id)?)).await? {
+            self.inner.trip.point().await;
             let result = async {
                 self.container_stop(caller, old.container.uid.as_str(), None).await?;
+                self.inner.trip.point().await;
                 let started = self.container_start_number(caller, made.id).await?;
+                self.inner.trip.point().await;
                 self.proves_itself(&started).await
             };
             if let Err(error) = result.await {
-                let said = self.last_lines(caller, &made).await;
-                self.container_remove(caller, made.uid.as_str(), true).await?;
-                let back = self.container_start_number(caller, old.container.id).await;
-                let end = match back {
-                    Ok(_) => "; what it was before runs again".to_owned(),
-                    Err(error) => format!("; what it was before could not be started again: {}", error.public()),
-                };
-                let message = format!("deployment {name}: {}{said}{end}", error.public());
-                return Err(match error {
-                    Error::Timeout(_) => Error::Timeout(message),
-                    _ => Error::WrongState(message),
-                });
+                return Err(self.go_back(caller, name, &old.container, &made, error).await);
             }
         }
-        let (from, into, name, left) = (old.container.id, made.id, name.to_owned(), left);
+        self.inner.trip.point().await;
+        let (from, into, name, left) = (old.container.id, made.id, name.to_owned(), format!("{name}.old.{activity}"));
         self.write(move |tx| Ok(tx.container_take_name(from, into, &name, &left)?)).await?;
-        self.remove_kindly(caller, &old.container).await?;
+        // It is to be removed; if that can't be done now it is done later.
+        if let Err(error) = self.container_erase_kindly(&old.container).await {
+            tracing::warn!(container = %old.container.uid, error = error.chain(), "could not be removed yet");
+        }
         Ok(made.id)
     }
 
-    async fn remove_kindly(&self, caller: &Caller, found: &Container) -> Result<(), Error> {
-        if found.state.is_live() {
+    /// A successor has not proven itself: the old one runs again; what is to be told of it.
+    async fn go_back(&self, caller: &Caller, name: &str, old: &Container, made: &Container, error: Error) -> Error {
+        let said = self.last_lines(caller, made).await;
+        // The successor goes last: as long as it is there a crash has all of this done again.
+        if let Err(error) = self.container_stop(caller, made.uid.as_str(), Some(Duration::ZERO)).await {
+            tracing::warn!(container = %made.uid, error = error.chain(), "a successor could not be stopped");
+        }
+        self.inner.trip.point().await;
+        let end = match self.container_start_number(caller, old.id).await {
+            Ok(_) => "; what it was before runs again".to_owned(),
+            Err(error) => format!("; what it was before could not be started again: {}", error.public()),
+        };
+        self.inner.trip.point().await;
+        match self.container_remove(caller, made.uid.as_str(), true).await {
+            Ok(()) | Err(Error::NotFound { .. }) => {}
+            Err(error) => {
+                tracing::warn!(container = %made.uid, error = error.chain(), "a successor could not be removed yet");
+            }
+        }
+        let message = format!("deployment {name}: {}{said}{end}", error.public());
+        match error {
+            Error::Timeout(_) => Error::Timeout(message),
+            _ => Error::WrongState(message),
+        }
+    }
+
+    /// Removes what updates of a deployment left that were broken off for good.
+    async fn remove_passing(&self, caller: &Caller, name: &str) -> Result<(), Error> {
+        let account = caller.account;
+        for beginning in [format!("{name}.new."), format!("{name}.old.")] {
+            let rows = self
+                .read(move |tx| {
+                    let mut rows = tx.containers_named_from(account, &beginning)?;
+                    // Others may be called so that are nobody's successors.
+                    rows.retain(|row| passing_name(&row.name).is_some());
+                    let made = rows.into_iter().map(|row| Ok(tx.deployment(row.id)?.map(|_| row)));
+                    made.filter_map(Result::transpose).collect::<Result<Vec<_>, Error>>()
+                })
+                .await?;
+            for row in rows {
+                self.container_erase_kindly(&crate::containers::container(row)?).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends one that is to be removed as it likes to be ended, and removes it.
+    async fn container_erase_kindly(&self, found: &Container) -> Result<(), Error> {
+        let lock = self.lock(found.id);
+        let _busy = lock.lock().await;
+        self.want(found.id, "removed").await?;
+        let running = matches!(self.inner.engine.observe(&found.uid).await?.state, berth_engine::State::Running { .. });
+        if running {
+            self.measure_before_end(found).await;
             // What can't be stopped is killed.
-            let _ = self.container_stop(caller, found.uid.as_str(), None).await;
+            let _ = self.inner.engine.stop(&found.uid, found.stop_signal, found.stop_timeout).await;
         }
-        match self.container_remove(caller, found.uid.as_str(), true).await {
-            Err(Error::NotFound { .. }) => Ok(()),
-            other => other,
-        }
+        self.erase(found).await?;
+        self.collect_layers_soon();
+        Ok(())
     }
 
     /// A command's step. May be done twice.
@@ -548,18 +668,44 @@ impl Core {
         let lock = self.deployment_lock(caller.account, name);
         let _busy = lock.lock().await;
         match self.deployment(caller, name).await {
-            Ok(found) => self.remove_kindly(caller, &found.container).await?,
+            Ok(found) => self.container_erase_kindly(&found.container).await?,
             Err(Error::NotFound { .. }) => {}
             Err(error) => return Err(error),
         }
-        // What an update that was broken off left.
-        let account = caller.account;
-        for beginning in [format!("{name}.new."), format!("{name}.old.")] {
-            for row in self.read(move |tx| Ok(tx.containers_named_from(account, &beginning)?)).await? {
-                self.remove_kindly(caller, &crate::containers::container(row)?).await?;
-            }
-        }
-        Ok(())
+        self.remove_passing(caller, name).await
+    }
+
+    /// Starts a deployment, when nothing else is being done to it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; that its program can't be run.
+    pub async fn deployment_start(&self, caller: &Caller, name: &str) -> Result<(), Error> {
+        let lock = self.deployment_lock(caller.account, name);
+        let _busy = lock.lock().await;
+        let id = self.deployment(caller, name).await?.container.id;
+        self.container_start_number(caller, id).await.map(drop)
+    }
+
+    /// Stops a deployment, when nothing else is being done to it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; that it can't be stopped.
+    pub async fn deployment_stop(&self, caller: &Caller, name: &str) -> Result<(), Error> {
+        let lock = self.deployment_lock(caller.account, name);
+        let _busy = lock.lock().await;
+        let found = self.deployment(caller, name).await?.container;
+        self.container_stop(caller, found.uid.as_str(), None).await.map(drop)
+    }
+
+    /// Stops and starts a deployment, when nothing else is being done to it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; that it can't be stopped, or its program can't be run.
+    pub async fn deployment_restart(&self, caller: &Caller, name: &str) -> Result<(), Error> {
+        let lock = self.deployment_lock(caller.account, name);
+        let _busy = lock.lock().await;
+        let found = self.deployment(caller, name).await?.container;
+        self.container_restart(caller, found.uid.as_str(), None).await.map(drop)
     }
 
     /// Whether a container that was just started goes on, and is well where its image says how that is told.
@@ -593,22 +739,6 @@ impl Core {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
-
-    /// What a failed roll-out is followed by: everything that it moved goes back. `None` if there is nothing.
-    pub(crate) fn undo_of(&self, done: &[String], body: &Body) -> Option<Body> {
-        let Body::Rollout { image, moves, undo: false } = body else { return None };
-        let back: BTreeMap<&str, &Move> = moves.iter().map(|m| (m.name.as_str(), m)).collect();
-        let moves: Vec<Move> = done
-            .iter()
-            .filter_map(|name| back.get(name.as_str()))
-            .map(|m| Move { name: m.name.clone(), to: m.from.clone(), from: m.to.clone() })
-            .collect();
-        (!moves.is_empty()).then(|| Body::Rollout { image: image.clone(), moves, undo: true })
-    }
-}
-
-fn exactly(found: Container, name: &str) -> Result<Container, Error> {
-    if found.name == name { Ok(found) } else { Err(Error::NotFound { what: "deployment", name: name.to_owned() }) }
 }
 
 #[cfg(test)]

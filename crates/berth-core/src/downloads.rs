@@ -14,6 +14,33 @@ use crate::{now, random_hex};
 /// How long a file can be fetched.
 const LIFETIME_NS: i64 = 3_600_000_000_000;
 
+/// Between two looks at how much room there is, bytes.
+const LOOK: u64 = 64 << 20;
+
+/// A file that is written only as long as the disk has room beyond what is kept back: what a container has in a file, sparse
+/// ones of any size too, must not fill the server's disk.
+struct Bounded {
+    file: std::fs::File,
+    images: berth_image::Store,
+    since: u64,
+}
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.since >= LOOK {
+            self.since = 0;
+            self.images.room().map_err(|_| std::io::Error::from(std::io::ErrorKind::StorageFull))?;
+        }
+        let count = self.file.write(bytes)?;
+        self.since += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
+}
+
 /// A file that is ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Download {
@@ -87,11 +114,12 @@ impl Core {
         let files = self.inner.engine.files(&found.uid, false).await?;
         let folder = self.inner.paths.downloads.clone();
         self.inner.images.room()?;
-        let (wanted, file) = (PathBuf::from(path), command.to_owned());
+        let (wanted, file, images) = (PathBuf::from(path), command.to_owned(), self.inner.images.clone());
         let work = move || -> std::io::Result<(String, u64, String)> {
             std::fs::create_dir_all(&folder)?;
             let target = folder.join(&file);
-            let mut out = std::io::BufWriter::with_capacity(1 << 18, std::fs::File::create(&target)?);
+            let file = Bounded { file: std::fs::File::create(&target)?, images, since: 0 };
+            let mut out = std::io::BufWriter::with_capacity(1 << 18, file);
             let base = wanted.file_name().map_or_else(|| "root".into(), |name| name.to_string_lossy().into_owned());
             // Links are followed as the container would.
             let name = match files.open(&wanted) {
@@ -105,7 +133,7 @@ impl Core {
                 }
             };
             out.flush()?;
-            let file = out.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+            let file = out.into_inner().map_err(std::io::IntoInnerError::into_error)?.file;
             file.sync_all()?;
             let size = file.metadata()?.len();
             let digest = Digest::of_reader(std::fs::File::open(&target)?)?;

@@ -38,7 +38,7 @@ pub struct Machine {
 pub type MachineLabels = berth_store::HostLabels;
 
 /// What the settings say about this server's own machine; empty is nothing.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HostSettings {
     /// Its name, instead of its own.
@@ -51,6 +51,19 @@ pub struct HostSettings {
     pub bandwidth_mbit: i64,
     /// Seconds without a sign of life after which a host is not ready.
     pub lease_s: u64,
+}
+
+impl Default for HostSettings {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            area: String::new(),
+            operator: String::new(),
+            bandwidth_mbit: 0,
+            // Three signs of life may be lost.
+            lease_s: 40,
+        }
+    }
 }
 
 fn check(labels: &MachineLabels) -> Result<(), Error> {
@@ -196,5 +209,16 @@ impl Core {
                 }
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::HostSettings;
+
+    #[test]
+    fn what_is_not_set_is_as_documented() {
+        let some: HostSettings = serde_json::from_str(r#"{"area": "x"}"#).expect("settings");
+        assert_eq!((some.area.as_str(), some.lease_s), ("x", 40));
     }
 }

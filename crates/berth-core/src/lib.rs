@@ -38,7 +38,7 @@ mod volumes;
 
 pub use apps::{App, Fetch, FetchError, NewApp};
 pub use audit::{AuditEntry, AuditQuery, Change};
-pub use bandwidth::{Grouped, SeriesPoint, billed_mbit};
+pub use bandwidth::{Grouped, Series, SeriesPoint};
 pub use commands::{Activity, Command, CommandQuery, CommandStatus, Method, Outcome, Target};
 pub use containers::{
     Activity as ContainerActivity, Container, ContainerState, ContainerUpdate, LogFollower, LogQuery, NewContainer,

@@ -363,7 +363,7 @@ impl Core {
         let used = self
             .read(move |tx| {
                 let Some(meter) = tx.meter(id)? else { return Ok(Used::default()) };
-                Ok(tx.used(meter.id, from, to, STEPS, &tx.recent(from, Some(meter.id))?)?)
+                Ok(tx.used(meter.id, from, to, STEPS, &tx.recent(from, Some(&[meter.id].into()))?)?)
             })
             .await?;
         let number = |value: i64| u64::try_from(value).unwrap_or(0);
@@ -397,8 +397,9 @@ impl Core {
         self.read(move |tx| {
             let names: BTreeMap<i64, String> = tx.accounts()?.into_iter().map(|a| (a.id, a.name)).collect();
             let mut found = Vec::new();
-            let recent = tx.recent(from / MS, None)?;
-            for meter in tx.meters(account, from, to)? {
+            let meters = tx.meters(account, from, to)?;
+            let recent = tx.recent(from / MS, Some(&meters.iter().map(|m| m.id).collect()))?;
+            for meter in meters {
                 let used = tx.used(meter.id, from / MS, to / MS, STEPS, &recent)?;
                 found.push(Usage {
                     account: names.get(&meter.account_id).cloned().unwrap_or_default(),

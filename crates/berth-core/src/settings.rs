@@ -110,7 +110,7 @@ impl Default for Settings {
             image_fetch_max_mib: 8192,
             rollout_batch_percent: 10,
             plans: PlanSettings::default(),
-            host: HostSettings { lease_s: 40, ..HostSettings::default() },
+            host: HostSettings::default(),
             time_zone: "Asia/Shanghai".into(),
             builds_at_once: 8,
             build_timeout_s: 300,

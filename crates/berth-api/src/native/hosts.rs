@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use berth_core::{Core, Grouped, Machine, MachineLabels, billed_mbit};
+use berth_core::{Core, Grouped, Machine, MachineLabels};
 use berth_runtime::log::format_time;
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -114,7 +114,7 @@ pub(super) async fn bandwidth(
     let from = time(params.from.as_deref())?.map_or(to - 86_400_000, |ns| ns / 1_000_000);
     let key = params.key.as_deref().filter(|key| !key.is_empty());
     let found = core.series(&caller, kind, key, from, to).await?;
-    let p95_mbit = billed_mbit(&found, from, to);
+    let p95_mbit = found.p95_mbit();
     let point = |p: berth_core::SeriesPoint| {
         let (down_mbit, up_mbit) = p.mbit();
         BandwidthPoint {
@@ -130,7 +130,7 @@ pub(super) async fn bandwidth(
             disk_mib: p.disk_mib,
         }
     };
-    let points: Vec<BandwidthPoint> = found.into_iter().map(point).collect();
+    let points: Vec<BandwidthPoint> = found.points.into_iter().map(point).collect();
     match params.format.as_deref() {
         None | Some("" | "json") => Ok(Json(Bandwidth { p95_mbit, points }).into_response()),
         Some("csv") => {

@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::{Request, State};
 use berth_core::{Caller, Core, Deployment, FaultKind, Machine, NewDeployment, Rollout};
+use futures_util::StreamExt as _;
 use serde_json::Value;
 
 use super::auth::{enter, enter_with};
@@ -14,6 +15,8 @@ type Batch = Result<Json<Answer<Vec<Item>>>, Error>;
 
 /// Most items of a batch.
 const MOST: usize = 1000;
+/// Containers of one request that are started, stopped or restarted side by side.
+const AT_ONCE: usize = 8;
 
 /// `tingyu-…` as it is in the core.
 fn host_id(uuid: &str) -> &str {
@@ -263,29 +266,46 @@ async fn each(core: &Core, request: Request, action: &str) -> Result<(Caller, Ve
     Ok((caller, all.map_err(|name| Error::no_container(&name))?))
 }
 
+#[derive(Clone, Copy)]
+enum Act {
+    Start,
+    Stop,
+    Restart,
+}
+
+/// Does it to all of them, some at a time; the first that fails is told when all are done.
+async fn at_once(core: &Core, caller: Caller, all: Vec<Deployment>, act: Act) -> Result<(), Error> {
+    let works = all.into_iter().map(|found| {
+        let (core, name) = (core.clone(), found.container.name);
+        async move {
+            match act {
+                Act::Start => core.deployment_start(&caller, &name).await,
+                Act::Stop => core.deployment_stop(&caller, &name).await,
+                Act::Restart => core.deployment_restart(&caller, &name).await,
+            }
+        }
+    });
+    let results: Vec<_> = futures_util::stream::iter(works).buffer_unordered(AT_ONCE).collect().await;
+    results.into_iter().collect::<Result<(), _>>().map_err(Error::from)
+}
+
 /// `POST /container/start`.
 pub(super) async fn start(State(core): State<Core>, request: Request) -> Result<Json<Done>, Error> {
     let (caller, all) = each(&core, request, "container_start").await?;
-    for found in all {
-        core.container_start(&caller, found.container.uid.as_str()).await?;
-    }
+    at_once(&core, caller, all, Act::Start).await?;
     Ok(Json(Done::said("启动成功!")))
 }
 
 /// `POST /container/stop`.
 pub(super) async fn stop(State(core): State<Core>, request: Request) -> Result<Json<Done>, Error> {
     let (caller, all) = each(&core, request, "container_stop").await?;
-    for found in all {
-        core.container_stop(&caller, found.container.uid.as_str(), None).await?;
-    }
+    at_once(&core, caller, all, Act::Stop).await?;
     Ok(Json(Done::said("停止成功!")))
 }
 
 /// `POST /container/restart`.
 pub(super) async fn restart(State(core): State<Core>, request: Request) -> Result<Json<Done>, Error> {
     let (caller, all) = each(&core, request, "container_restart").await?;
-    for found in all {
-        core.container_restart(&caller, found.container.uid.as_str(), None).await?;
-    }
+    at_once(&core, caller, all, Act::Restart).await?;
     Ok(Json(Done::said("重启成功!")))
 }

@@ -79,6 +79,12 @@ impl Error {
         Self { status: StatusCode::OK, code: Code::Number(500), message: message.into(), error: None }
     }
 
+    /// As the operations on files tell what can't be done: a number, the same words each time, and what it is in `error`.
+    pub(super) fn of_files(self) -> Self {
+        let said = self.message;
+        Self { status: self.status, ..Self::failed(UNKNOWN).with_error(said) }
+    }
+
     /// With the field `error` that the operations on files tell.
     pub(super) fn with_error(self, error: impl Into<String>) -> Self {
         Self { error: Some(error.into()), ..self }

@@ -39,7 +39,7 @@ async fn container(core: &Core, caller: &berth_core::Caller, name: &str) -> Resu
     let mut parts = name.rsplitn(3, '-');
     let (_, _, deployment) = (parts.next(), parts.next(), parts.next());
     let deployment = deployment.ok_or_else(|| Error::no_container(name))?;
-    let found = core.deployment(caller, deployment).await.map_err(|_| Error::no_container(name))?;
+    let found = core.deployment(caller, deployment).await?;
     if super::wire::pod_name(&found.container).rsplit_once('-').map(|(p, _)| p) != name.rsplit_once('-').map(|(p, _)| p)
     {
         return Err(Error::no_container(name));
@@ -51,8 +51,11 @@ async fn container(core: &Core, caller: &berth_core::Caller, name: &str) -> Resu
 pub(super) async fn download(State(core): State<Core>, request: Request) -> Result<Json<Begun>, Error> {
     let (caller, parameters) = enter_with(&core, request, "file_download").await?;
     let (name, path) = (parameters.text("name")?, parameters.text("filepath")?);
-    let container = container(&core, &caller, &name).await?;
-    let command = core.download_begin(&caller, &container, &path).await?;
+    let begun = async {
+        let container = container(&core, &caller, &name).await?;
+        Ok::<_, Error>(core.download_begin(&caller, &container, &path).await?)
+    };
+    let command = begun.await.map_err(Error::of_files)?;
     Ok(Json(Begun { msg: "success", code: 200, jobid: command.uid }))
 }
 
@@ -61,7 +64,7 @@ pub(super) async fn response(State(core): State<Core>, request: Request) -> Resu
     let host = request.headers().get(header::HOST).and_then(|v| v.to_str().ok()).unwrap_or("127.0.0.1").to_owned();
     let (caller, parameters) = enter_with(&core, request, "file_get").await?;
     let id = parameters.text("jobId").or_else(|_| parameters.text("jobid")).map_err(|_| Error::missing("jobId"))?;
-    let command = core.command(&caller, &id).await?;
+    let command = core.command(&caller, &id).await.map_err(|error| Error::from(error).of_files())?;
     let state = job_state(&command);
     if state == 4 {
         return Err(Error::failed(UNKNOWN).with_error(format!("get file info fail: {}", command.message)));

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use axum::Json;
 use axum::extract::{Request, State};
-use berth_core::{Core, Grouped, SeriesPoint, billed_mbit};
+use berth_core::{Core, Grouped, Series, SeriesPoint};
 
 use super::auth::enter_with;
 use super::error::Error;
@@ -17,13 +17,12 @@ fn time(core: &Core, parameters: &Parameters, name: &'static str) -> Result<i64,
     local_time_of(&text, &core.settings().time_zone).map(|ns| ns / 1_000_000).ok_or_else(|| Error::invalid(name))
 }
 
-struct Series {
-    points: Vec<SeriesPoint>,
-    from: i64,
-    to: i64,
+fn full_name(name: &str) -> String {
+    let last = name.rsplit('/').next().unwrap_or(name);
+    if last.contains([':', '@']) { name.to_owned() } else { format!("{name}:latest") }
 }
 
-/// What was asked for: of one, or of each; a name without a version is its `latest`.
+/// What was asked for: of one, or of each; a version's name without the version is its `latest`.
 async fn series(
     core: &Core,
     request: Request,
@@ -37,13 +36,17 @@ async fn series(
     for name in names {
         key = key.or(parameters.optional(name)?);
     }
-    let points = core.series(&caller, kind, key.as_deref(), from, to).await?;
-    Ok(Series { points, from, to })
+    // As versions are kept.
+    let key = match kind {
+        Grouped::Version => key.map(|name| full_name(&name)),
+        Grouped::Host | Grouped::Image => key,
+    };
+    Ok(core.series(&caller, kind, key.as_deref(), from, to).await?)
 }
 
 fn bandwidth(core: &Core, series: Series, of: impl Fn(String) -> Of) -> Json<Info<Vec<Bandwidth>>> {
     let zone = core.settings().time_zone.clone();
-    let p95 = rounded(billed_mbit(&series.points, series.from, series.to));
+    let p95 = rounded(series.p95_mbit());
     let point = |point: SeriesPoint| {
         let (down, up) = point.mbit();
         let time = local_time(point.from * 1_000_000, &zone);

@@ -1,7 +1,9 @@
 //! What a command comes to: its steps, by stage.
 
-use super::Body;
+use std::collections::BTreeSet;
+
 use super::steps::Step;
+use super::{Body, Outcome};
 use crate::containers::container;
 use crate::core::Core;
 use crate::error::Error;
@@ -42,20 +44,22 @@ impl Core {
                     PlannedStep { stage: MEMBERS, step: make },
                 ]);
             }
-            Body::Rollout { image, moves, undo } => {
+            Body::Rollout { asked } => {
+                let moves = self.rollout_moves(command.account_id, asked).await?;
                 let mut steps = Vec::new();
-                if !undo && !moves.is_empty() {
-                    steps.push(PlannedStep { stage: PREPARE, step: Step::Pull { image: image.clone() } });
+                if !moves.is_empty() {
+                    let image = format!("{}:{}", asked.image, asked.version);
+                    steps.push(PlannedStep { stage: PREPARE, step: Step::Pull { image } });
                 }
-                // A batch is a stage: the next one begins when all of it has proven itself. Back it goes at once.
-                let batch = if *undo { moves.len().max(1) } else { self.batch_of(moves.len()) };
-                for (number, one) in moves.iter().enumerate() {
+                // A batch is a stage: the next one begins when all of it has proven itself.
+                let batch = self.batch_of(moves.len());
+                for (number, one) in moves.into_iter().enumerate() {
                     let stage = MEMBERS + i64::try_from(number / batch).unwrap_or(i64::MAX - 1);
-                    let step = Step::Succeed { name: one.name.clone(), to: Box::new(one.to.clone()) };
-                    steps.push(PlannedStep { stage, step });
+                    steps.push(PlannedStep { stage, step: Step::Move(one) });
                 }
                 return Ok(steps);
             }
+            Body::RolloutUndo { of } => return self.plan_undo(command.account_id, of).await,
             _ => {}
         }
         let found = self
@@ -173,8 +177,32 @@ impl Core {
             | Body::DeploymentUpdate { .. }
             | Body::DeploymentDelete { .. }
             | Body::Rollout { .. }
+            | Body::RolloutUndo { .. }
             | Body::FileReady { .. } => {}
         }
+        Ok(steps)
+    }
+
+    /// Back at once, all that a roll-out has moved.
+    async fn plan_undo(&self, account: i64, of: &str) -> Result<Vec<PlannedStep>, Error> {
+        let wanted = of.to_owned();
+        let done = self
+            .read(move |tx| match tx.command_by_uid(account, &wanted)? {
+                Some(row) => Ok(tx.activities(row.id)?),
+                None => Ok(Vec::new()),
+            })
+            .await?;
+        let mut steps = Vec::new();
+        let mut images = BTreeSet::new();
+        for activity in done.iter().filter(|row| Outcome::of(&row.result) == Some(Outcome::Success)) {
+            let step = serde_json::from_str(&activity.step);
+            if let Step::Move(one) = step.map_err(|e| Error::Bug(format!("activity {}: {e}", activity.id)))? {
+                images.insert(format!("{}:{}", one.image, one.from));
+                steps.push(PlannedStep { stage: MEMBERS, step: Step::Move(one.back()) });
+            }
+        }
+        // Nothing has used them since, perhaps, and they were cleared away.
+        steps.extend(images.into_iter().map(|image| PlannedStep { stage: PREPARE, step: Step::Pull { image } }));
         Ok(steps)
     }
 }

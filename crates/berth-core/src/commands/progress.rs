@@ -20,6 +20,8 @@ pub(crate) struct Progress {
     /// Why nothing more is to begin.
     pub(crate) stopped: Option<Outcome>,
     pub(crate) sequential: bool,
+    /// A step that fails holds up no other.
+    pub(crate) keeps_going: bool,
     pub(crate) steps: Vec<StepProgress>,
 }
 
@@ -117,7 +119,8 @@ fn go_on(mut progress: Progress) -> (Progress, Vec<Effect>) {
     let running = progress.steps.iter().filter(|step| step.state == StepState::Running).count();
     // What overtook it may have taken away what it was about.
     let taken_away = failure == Some(Outcome::NotFound) && progress.stopped == Some(Outcome::Overtaken);
-    if let Some(outcome) = failure.filter(|_| !taken_away).or(progress.stopped) {
+    let halted = failure.filter(|_| !taken_away && !progress.keeps_going);
+    if let Some(outcome) = halted.or(progress.stopped) {
         if running > 0 {
             return (progress, Vec::new());
         }
@@ -130,7 +133,7 @@ fn go_on(mut progress: Progress) -> (Progress, Vec<Effect>) {
     let waiting = progress.steps.iter().filter(|step| matches!(step.state, StepState::Waiting | StepState::Running));
     let Some(stage) = waiting.map(|step| step.stage).min() else {
         progress.status = CommandStatus::Done;
-        return (progress, vec![Effect::Finish(Outcome::Success)]);
+        return (progress, vec![Effect::Finish(failure.unwrap_or(Outcome::Success))]);
     };
     let room = if progress.sequential { 1 } else { WIDTH }.saturating_sub(running);
     let next: Vec<usize> = (0..progress.steps.len())
@@ -147,8 +150,27 @@ fn go_on(mut progress: Progress) -> (Progress, Vec<Effect>) {
 mod tests {
     use super::{CommandStatus, Effect, Event, Outcome, Progress, StepState, after};
 
+    #[test]
+    fn what_takes_back_goes_on_after_a_failure() {
+        let (progress, effects) = planned(false, &[0, 1, 1]);
+        let progress = Progress { keeps_going: true, ..progress };
+        assert_eq!(effects, [Effect::Do(0)]);
+        let (progress, effects) = after(progress, Event::Ended(0, Outcome::Failed)).expect("legal");
+        assert_eq!(effects, [Effect::Do(1), Effect::Do(2)]);
+        let (progress, effects) = after(progress, Event::Ended(1, Outcome::Success)).expect("legal");
+        assert_eq!(effects, []);
+        let (_, effects) = after(progress, Event::Ended(2, Outcome::Success)).expect("legal");
+        assert_eq!(effects, [Effect::Finish(Outcome::Failed)], "and says so");
+    }
+
     fn planned(sequential: bool, stages: &[i64]) -> (Progress, Vec<Effect>) {
-        let new = Progress { status: CommandStatus::Created, stopped: None, sequential, steps: Vec::new() };
+        let new = Progress {
+            status: CommandStatus::Created,
+            stopped: None,
+            sequential,
+            keeps_going: false,
+            steps: Vec::new(),
+        };
         let (published, effects) = after(new, Event::Publish).expect("publish");
         assert_eq!(effects, [Effect::Plan]);
         after(published, Event::Planned(stages.to_vec())).expect("planned")

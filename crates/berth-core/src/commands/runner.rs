@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use super::plan::PlannedStep;
 use super::progress::{Effect, Event, Progress, StepProgress, StepState, after};
 use super::steps::{Done, Step};
-use super::{CommandStatus, Method, Order, Outcome, Target};
+use super::{Body, CommandStatus, Method, Order, Outcome, Target};
 use crate::core::Core;
 use crate::error::Error;
 use crate::now;
@@ -176,6 +176,7 @@ impl Core {
             status: CommandStatus::of(&row.status),
             stopped: None,
             sequential: order.body.method() == Method::Sequential,
+            keeps_going: order.body.keeps_going(),
             steps: steps.iter().map(|(row, _)| StepProgress { stage: row.stage, state: state_of(row) }).collect(),
         };
         let id = row.id;
@@ -400,15 +401,15 @@ impl Core {
 
     /// The command that takes back what a failed roll-out has done: written down with its end.
     fn undo_order(&self, run: &Run) -> Result<Option<berth_store::Command>, Error> {
-        let done: Vec<String> = run
-            .steps
-            .iter()
-            .filter(|(row, _)| Outcome::of(&row.result) == Some(Outcome::Success))
-            .filter_map(|(_, step)| if let Step::Succeed { name, .. } = step { Some(name.clone()) } else { None })
-            .collect();
-        let Some(body) = self.undo_of(&done, &run.order.body) else { return Ok(None) };
+        let moved = |(row, step): &(berth_store::Activity, Step)| {
+            matches!(step, Step::Move(_)) && Outcome::of(&row.result) == Some(Outcome::Success)
+        };
+        if !matches!(run.order.body, Body::Rollout { .. }) || !run.steps.iter().any(moved) {
+            return Ok(None);
+        }
         let caller = Caller::of_command(run.row.account_id, run.order.role);
         let target = Target::of(&run.row.kind, run.row.target);
+        let body = Body::RolloutUndo { of: run.row.uid.clone() };
         self.order_row(&caller, target, &run.row.target_name, body).map(Some)
     }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Body, Outcome};
 use crate::containers::{Container, ContainerState, LogQuery, Member};
 use crate::core::Core;
-use crate::deployments::DeploymentSpec;
+use crate::deployments::{DeploymentSpec, Move};
 use crate::error::{Error, FaultKind};
 use crate::policies::HealthStatus;
 use crate::services::{Group, GroupSpec};
@@ -51,6 +51,8 @@ pub(super) enum Step {
         name: String,
         to: Box<DeploymentSpec>,
     },
+    /// One change of a roll-out.
+    Move(Move),
     /// Removes the command's deployment.
     Undeploy,
     /// Makes the command's file ready.
@@ -98,6 +100,7 @@ impl Step {
             Self::Plan { .. } => "plan",
             Self::DeployNew => "deploy_new",
             Self::Succeed { .. } => "succeed",
+            Self::Move(_) => "move",
             Self::Undeploy => "undeploy",
             Self::Ready { .. } => "ready",
             Self::Update { .. } => "update",
@@ -126,6 +129,7 @@ impl Step {
             | Self::Deploy { container } => Some(*container),
             Self::DeployNew
             | Self::Succeed { .. }
+            | Self::Move(_)
             | Self::Undeploy
             | Self::Pull { .. }
             | Self::Ports
@@ -291,6 +295,10 @@ impl Core {
                 Ok(Done::with(self.deployment_make(caller, &command.target_name, host, spec).await?))
             }
             Step::Succeed { name, to } => Ok(Done::with(self.deployment_replace(caller, name, to, activity.id).await?)),
+            Step::Move(asked) => Ok(match self.deployment_move(caller, asked, activity.id).await? {
+                Some(container) => Done::with(container),
+                None => Done::success(),
+            }),
             Step::Undeploy => {
                 self.deployment_remove(caller, &command.target_name).await?;
                 Ok(Done::success())

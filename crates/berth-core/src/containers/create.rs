@@ -170,7 +170,24 @@ impl Core {
         })
     }
 
+    /// Folders below which an account may mount; `{account}` in a setting is its name.
+    fn bind_prefixes(&self, caller: &Caller) -> Result<Vec<String>, Error> {
+        let all = &self.inner.settings.bind_prefixes;
+        if caller.role == Role::Admin || !all.iter().any(|prefix| prefix.contains("{account}")) {
+            return Ok(all.clone());
+        }
+        let accounts = self.inner.store.read_now(|tx| Ok::<_, Error>(tx.accounts()?))?;
+        let name = accounts.into_iter().find(|a| a.id == caller.account).map(|a| a.name);
+        let name = name.ok_or_else(|| Error::Bug(format!("account {} is gone", caller.account)))?;
+        // As a part of a path it must be one, whatever accounts may be called.
+        if name.contains('/') || name.starts_with('.') {
+            return Ok(all.iter().filter(|prefix| !prefix.contains("{account}")).cloned().collect());
+        }
+        Ok(all.iter().map(|prefix| prefix.replace("{account}", &name)).collect())
+    }
+
     pub(crate) fn check_mounts(&self, caller: &Caller, mounts: &mut [Mount]) -> Result<(), Error> {
+        let prefixes = self.bind_prefixes(caller)?;
         for mount in mounts {
             let plain = |path: &Path| {
                 path.is_absolute() && !path.components().any(|c| matches!(c, std::path::Component::ParentDir))
@@ -185,8 +202,7 @@ impl Core {
                 if !plain(source) {
                     return Err(Error::invalid("mounts", format!("{} is no absolute path", source.display())));
                 }
-                let allowed = caller.role == Role::Admin
-                    || self.inner.settings.bind_prefixes.iter().any(|p| source.starts_with(p));
+                let allowed = caller.role == Role::Admin || prefixes.iter().any(|p| source.starts_with(p));
                 if !allowed {
                     return Err(Error::Forbidden(format!("{} may not be mounted by this account", source.display())));
                 }
@@ -194,8 +210,7 @@ impl Core {
                 // refuses one that has any by the time of the start.
                 let real = std::fs::canonicalize(&*source)
                     .map_err(|e| Error::invalid("mounts", format!("{}: {e}", source.display())))?;
-                if caller.role != Role::Admin && !self.inner.settings.bind_prefixes.iter().any(|p| real.starts_with(p))
-                {
+                if caller.role != Role::Admin && !prefixes.iter().any(|p| real.starts_with(p)) {
                     return Err(Error::Forbidden(format!("{} leads out of what may be mounted", source.display())));
                 }
                 *source = real;

@@ -212,12 +212,15 @@ impl Tx<'_> {
         Ok(statement.query_map(params![kind, target], command)?.collect::<Result<_, _>>()?)
     }
 
-    /// The oldest of those.
+    /// The one of those whose turn it is: what takes a roll-out back before roll-outs that wait, else the oldest.
     ///
     /// # Errors
     /// The database's own.
     pub fn command_next(&self, kind: &str, target: i64) -> Result<Option<Command>, Error> {
-        let sql = format!("{COMMAND} WHERE kind = $1 AND target = $2 AND ended_at IS NULL ORDER BY id LIMIT 1");
+        let sql = format!(
+            "{COMMAND} WHERE kind = $1 AND target = $2 AND ended_at IS NULL
+             ORDER BY name <> 'rollout_undo', id LIMIT 1"
+        );
         Ok(self.connection.prepare_cached(&sql)?.query_row(params![kind, target], command).optional()?)
     }
 

@@ -155,6 +155,15 @@ impl Tx<'_> {
         Ok(self.connection.prepare_cached(&sql)?.query_row([uid], container).optional()?)
     }
 
+    /// The account's container of exactly that name.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn container_named(&self, account: i64, name: &str) -> Result<Option<Container>, Error> {
+        let sql = format!("SELECT {COLUMNS} FROM containers WHERE account_id = $1 AND name = $2");
+        Ok(self.connection.prepare_cached(&sql)?.query_row(params![account, name], container).optional()?)
+    }
+
     /// The account's container by name, textual id or the beginning of one; at most two, for telling "none", "one",
     /// "several". A full match of a name or an id comes alone.
     ///
@@ -168,11 +177,12 @@ impl Tx<'_> {
         if let Some(found) = found {
             return Ok(vec![found]);
         }
+        // By the index of ids, not of the account: else every name that nobody has is looked for in all of its containers.
         let sql = format!(
-            "SELECT {COLUMNS} FROM containers WHERE account_id = $1 AND substr(uid, 1, length($2)) = $2 LIMIT 2"
+            "SELECT {COLUMNS} FROM containers WHERE uid >= $1 AND uid < $1 || CHAR(1114111) AND +account_id = $2 LIMIT 2"
         );
         let mut statement = self.connection.prepare_cached(&sql)?;
-        Ok(statement.query_map(params![account, reference], container)?.collect::<Result<_, _>>()?)
+        Ok(statement.query_map(params![reference, account], container)?.collect::<Result<_, _>>()?)
     }
 
     /// Containers by number.

@@ -41,15 +41,24 @@ fn download(row: &rusqlite::Row<'_>) -> rusqlite::Result<Download> {
 const DOWNLOAD: &str = "command_uid, account_id, name, file, size, sha256, token, expires_at";
 
 impl Tx<'_> {
-    /// Notes what was asked for of a container, JSON of the core.
+    /// Notes what was asked for of a container, JSON of the core; of one that takes another's place also whether it is to run
+    /// then.
     ///
     /// # Errors
     /// The database's own.
-    pub fn deployment_set(&self, container: i64, spec: &str) -> Result<(), Error> {
-        let sql = "INSERT INTO deployments (container_id, spec) VALUES ($1, $2)
-                   ON CONFLICT (container_id) DO UPDATE SET spec = excluded.spec";
-        self.connection.prepare_cached(sql)?.execute(params![container, spec])?;
+    pub fn deployment_add(&self, container: i64, spec: &str, runs: bool) -> Result<(), Error> {
+        let sql = "INSERT INTO deployments (container_id, spec, runs) VALUES ($1, $2, $3)";
+        self.connection.prepare_cached(sql)?.execute(params![container, spec, runs])?;
         Ok(())
+    }
+
+    /// Whether one that takes another's place is to run then.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn deployment_runs(&self, container: i64) -> Result<bool, Error> {
+        let sql = "SELECT runs FROM deployments WHERE container_id = $1";
+        Ok(self.connection.prepare_cached(sql)?.query_row([container], |row| row.get(0)).optional()?.unwrap_or(false))
     }
 
     /// What was asked for of a container.
@@ -61,24 +70,26 @@ impl Tx<'_> {
         Ok(self.connection.prepare_cached(sql)?.query_row([container], |row| row.get(0)).optional()?)
     }
 
-    /// What was asked for of all deployments on a host, of all accounts, but of one container.
+    /// What was asked for of all deployments on a host, of all accounts, but of one container; of one that is being replaced
+    /// what its successor asks for.
     ///
     /// # Errors
     /// The database's own.
     pub fn deployments_on_host(&self, host: i64, but: Option<i64>) -> Result<Vec<String>, Error> {
         let sql = "SELECT d.spec FROM containers c JOIN deployments d ON d.container_id = c.id
-                   WHERE c.host_id = $1 AND c.id IS NOT $2 AND c.replaces IS NULL AND c.wanted <> 'removed'";
+                   WHERE c.host_id = $1 AND c.id IS NOT $2 AND c.wanted <> 'removed'
+                   AND NOT EXISTS (SELECT 1 FROM containers s WHERE s.replaces = c.id AND s.wanted <> 'removed')";
         let mut statement = self.connection.prepare_cached(sql)?;
         Ok(statement.query_map(params![host, but], |row| row.get(0))?.collect::<Result<_, _>>()?)
     }
 
-    /// Gives one container's name to another: the first is called `left` then, and replaces nothing any more is said of the
-    /// second.
+    /// Gives one container's name to another: the first is called `left` then and is to be removed, and of the second it is no
+    /// longer said that it replaces anything.
     ///
     /// # Errors
     /// [`Error::Duplicate`] if `left` is taken.
     pub fn container_take_name(&self, from: i64, to: i64, name: &str, left: &str) -> Result<(), Error> {
-        let sql = "UPDATE containers SET name = $1 WHERE id = $2";
+        let sql = "UPDATE containers SET name = $1, wanted = 'removed' WHERE id = $2";
         let taken = |e| unique(e, || format!("a container named {left:?}"));
         self.connection.prepare_cached(sql)?.execute(params![left, from]).map_err(taken)?;
         let sql = "UPDATE containers SET name = $1, replaces = NULL WHERE id = $2";
@@ -89,13 +100,14 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Adds a file that is ready, or finds that it is there.
+    /// Adds a file that is ready, or says anew what it is: it was made twice, perhaps.
     ///
     /// # Errors
     /// The database's own.
     pub fn download_add(&self, new: &Download) -> Result<(), Error> {
         let sql = "INSERT INTO downloads (command_uid, account_id, name, file, size, sha256, token, expires_at)
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (command_uid) DO NOTHING";
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (command_uid) DO UPDATE SET name = excluded.name,
+                   size = excluded.size, sha256 = excluded.sha256, expires_at = excluded.expires_at";
         self.connection.prepare_cached(sql)?.execute(params![
             new.command_uid,
             new.account_id,

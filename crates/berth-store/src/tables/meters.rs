@@ -75,6 +75,8 @@ pub struct KnownMeter {
     pub plan: Option<String>,
     /// Whether it takes no more readings.
     pub ended: bool,
+    /// The image's name without the version; empty for one that is older than that column.
+    pub image_name: String,
 }
 
 /// A reading to be noted.
@@ -163,7 +165,7 @@ impl Tx<'_> {
     /// The database's own.
     pub fn measured(&self, container: i64) -> Result<Option<Measured>, Error> {
         let sql = "SELECT c.id, c.account_id, c.uid, c.name, c.image, c.host_id, c.detail, c.created_at, p.plan,
-                   m.id, m.live, m.last, m.name, m.plan, m.ended_at
+                   m.id, m.live, m.last, m.name, m.plan, m.ended_at, m.image_name
                    FROM containers c LEFT JOIN meters m ON m.container_id = c.id LEFT JOIN plans p ON p.container_id = c.id
                    WHERE c.id = $1";
         let found = self.connection.prepare_cached(sql)?.query_row([container], |row| {
@@ -175,6 +177,7 @@ impl Tx<'_> {
                     name: row.get(12)?,
                     plan: row.get(13)?,
                     ended: row.get::<_, Option<i64>>(14)?.is_some(),
+                    image_name: row.get(15)?,
                 })
             });
             Ok(Measured {
@@ -207,17 +210,22 @@ impl Tx<'_> {
             let values = params![new.image, of.plan, new.live, new.last, new.ended_at, new.image_name, of.container_id];
             return Ok(self.connection.prepare_cached(sql)?.query_row(values, |row| row.get(0)).optional()?);
         };
-        let changed =
-            if known.live == new.live && known.name == of.name && known.plan == of.plan && new.ended_at.is_none() {
-                // What changes each time and is in no index.
-                let sql = "UPDATE meters SET last = $1 WHERE id = $2 AND ended_at IS NULL";
-                self.connection.prepare_cached(sql)?.execute(params![new.last, known.id])?
-            } else {
-                let sql = "UPDATE meters SET last = $1, live = $2, name = $3, plan = $4, ended_at = $5
-                       WHERE id = $6 AND ended_at IS NULL";
-                let values = params![new.last, new.live, of.name, of.plan, new.ended_at, known.id];
-                self.connection.prepare_cached(sql)?.execute(values)?
-            };
+        let changed = if known.live == new.live
+            && known.name == of.name
+            && known.plan == of.plan
+            && known.image_name == new.image_name
+            && new.ended_at.is_none()
+        {
+            // What changes each time and is in no index.
+            let sql = "UPDATE meters SET last = $1 WHERE id = $2 AND ended_at IS NULL";
+            self.connection.prepare_cached(sql)?.execute(params![new.last, known.id])?
+        } else {
+            let sql = "UPDATE meters SET last = $1, live = $2, name = $3, plan = $4, ended_at = $5, image = $6, image_name = $7
+                       WHERE id = $8 AND ended_at IS NULL";
+            let values =
+                params![new.last, new.live, of.name, of.plan, new.ended_at, new.image, new.image_name, known.id];
+            self.connection.prepare_cached(sql)?.execute(values)?
+        };
         Ok((changed == 1).then_some(known.id))
     }
 }

@@ -4,11 +4,11 @@
 //! counters: points of a meter follow each other without a gap or an overlap, so their sum is what the counters show. Points of
 //! readings (step 0) are added up to longer ones, which take over when the short ones are forgotten.
 //!
-//! Points are packed. Readings come a round at a time, of all containers at once: a row holds a whole round, so that ten
-//! thousand containers dirty a few pages and not ten thousand. When their time is added up they are sorted by meter: a row,
+//! Points are packed. Readings come a round at a time, of all containers at once: a row holds those of some hundred containers, so that ten
+//! thousand dirty a few pages and not ten thousand. When their time is added up they are sorted by meter: a row,
 //! called segment, then holds the points of one meter in the next longer step, a score of bytes each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use integer_encoding::VarInt;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -227,17 +227,47 @@ fn segment_append(connection: &Connection, step: i64, meter: i64, until: i64, pa
     Ok(())
 }
 
+/// Parts of a point that spans several of the middle steps: what a container used while nobody looked is spread evenly over that
+/// time, else it would be one peak. What is added up already takes no more: the first part has its share.
+fn parts(point: &Point, middle: i64, added_up: i64) -> Vec<Point> {
+    let from = point.since.max(added_up);
+    let first = end_of(from + 1, middle);
+    if first >= point.at {
+        return vec![*point];
+    }
+    let (mut ends, last) = (Vec::new(), point.at);
+    ends.extend((0..).map(|n| first + n * middle).take_while(|end| *end < last));
+    ends.push(last);
+    let whole = last - from;
+    let until = |end: i64| point.used.values().map(|value| share(value, end - from, whole));
+    let mut done = [0; VALUES];
+    let mut since = point.since;
+    let part = |end| {
+        let sum = until(end);
+        let mut values = sum;
+        values.iter_mut().zip(done).for_each(|(value, done)| *value -= done);
+        done = sum;
+        let part = Point { at: end, since, used: Used::of(values) };
+        since = end;
+        part
+    };
+    ends.into_iter().map(part).collect()
+}
+
 fn round_add(connection: &Connection, points: &[(i64, Point)], middle: i64) -> Result<(), Error> {
     let mut rounds = BTreeMap::<i64, Vec<u8>>::new();
     let mut one = Vec::new();
-    for (meter, point) in points {
-        let until = end_of(point.at, middle);
-        one.clear();
-        pack(&mut one, until, point);
-        let round = rounds.entry(until).or_default();
-        put(round, *meter);
-        put(round, one.len() as i64);
-        round.extend_from_slice(&one);
+    let added_up = Tx { connection }.horizons()?.added_up;
+    for (meter, whole) in points {
+        for point in parts(whole, middle, added_up) {
+            let until = end_of(point.at, middle);
+            one.clear();
+            pack(&mut one, until, &point);
+            let round = rounds.entry(until).or_default();
+            put(round, *meter);
+            put(round, one.len() as i64);
+            round.extend_from_slice(&one);
+        }
     }
     for (until, packed) in rounds {
         let sql = "INSERT INTO rounds (until, points) VALUES ($1, $2)";
@@ -258,6 +288,8 @@ pub(crate) fn pack_old(connection: &Connection) -> Result<(), Error> {
     )?;
     let mut rows = sql.query([])?;
     let mut recent = Vec::new();
+    // They come in the order of segments: each is written once.
+    let mut segment: Option<(i64, i64, i64, Vec<u8>)> = None;
     while let Some(row) = rows.next()? {
         let (step, meter): (i64, i64) = (row.get(0)?, row.get(1)?);
         let mut values = [0; VALUES];
@@ -270,8 +302,18 @@ pub(crate) fn pack_old(connection: &Connection) -> Result<(), Error> {
             continue;
         }
         let span = spans(STEPS).into_iter().find(|(of, _)| *of == step).map_or(STEPS[1], |(_, span)| span);
-        let (until, mut packed) = (end_of(point.at, span), Vec::new());
-        pack(&mut packed, until, &point);
+        let until = end_of(point.at, span);
+        if segment.as_ref().is_none_or(|(s, m, u, _)| (*s, *m, *u) != (step, meter, until)) {
+            if let Some((step, meter, until, packed)) = segment.take() {
+                segment_append(connection, step, meter, until, &packed)?;
+            }
+            segment = Some((step, meter, until, Vec::new()));
+        }
+        if let Some((.., packed)) = &mut segment {
+            pack(packed, until, &point);
+        }
+    }
+    if let Some((step, meter, until, packed)) = segment {
         segment_append(connection, step, meter, until, &packed)?;
     }
     round_add(connection, &recent, STEPS[0])?;
@@ -285,11 +327,13 @@ fn share(value: i64, part: i64, whole: i64) -> i64 {
     (i128::from(value) * i128::from(part) / i128::from(whole.max(1))) as i64
 }
 
-/// What points come to from `from` to `to`; of one that lies partly outside its share.
-fn sum(points: &[Point], from: i64, to: i64) -> Used {
+/// What points come to from `from` to `to`; of one that lies partly outside its share. A point is of the hour in which it ends,
+/// all of it, as it is in the long point of that hour: else both sides of an hour's end would count it.
+fn sum(points: &[Point], from: i64, to: i64, long: i64) -> Used {
     let mut all = Used::default();
     for point in points {
-        let (whole, part) = (point.at - point.since, point.at.min(to) - point.since.max(from));
+        let since = point.since.max(end_of(point.at, long) - long);
+        let (whole, part) = (point.at - since, point.at.min(to) - since.max(from));
         if part >= whole {
             all.add(&point.used);
         } else if part > 0 {
@@ -313,11 +357,11 @@ impl Tx<'_> {
         round_add(self.connection, points, steps[0])
     }
 
-    /// The points after a time that are in rounds: of one meter, or of all. Read once, for all meters that are asked about.
+    /// The points after a time that are in rounds: of some meters, or of all. Read once, for all meters that are asked about.
     ///
     /// # Errors
     /// The database's own.
-    pub fn recent(&self, from: i64, of: Option<i64>) -> Result<Recent, Error> {
+    pub fn recent(&self, from: i64, of: Option<&BTreeSet<i64>>) -> Result<Recent, Error> {
         let mut recent = Recent::default();
         let mut statement =
             self.connection.prepare_cached("SELECT until, points FROM rounds WHERE until > $1 ORDER BY id")?;
@@ -326,7 +370,7 @@ impl Tx<'_> {
             let until = row.get(0)?;
             let packed = row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?;
             round_points(packed, until, |meter, mut point| {
-                if of.is_none_or(|of| of == meter) {
+                if of.is_none_or(|of| of.contains(&meter)) {
                     let point = unpack(&mut point, until).ok_or_else(|| broken("a round", until))?;
                     recent.0.entry(meter).or_default().push(point);
                 }
@@ -402,16 +446,16 @@ impl Tx<'_> {
         let first = end_of(from.clamp(i64::MIN / 2, i64::MAX / 2), long);
         let last = to.min(added_up).max(i64::MIN / 2).div_euclid(long) * long;
         if first >= last {
-            return Ok(sum(&self.points(meter, from, to, steps, recent)?, from, to));
+            return Ok(sum(&self.points(meter, from, to, steps, recent)?, from, to, long));
         }
         let mut whole = Used::default();
         self.segment_points(spans(steps)[2], meter, (first, last), |point| whole.add(&point.used))?;
-        // Of what reaches over an hour's end, that hour has nothing: it is of the hour in which it ends.
+        // What ends later is of the hour after.
         let mut before = self.points(meter, from, first, steps, recent)?;
         before.retain(|point| point.at <= first);
         let after = self.points(meter, last, to, steps, recent)?;
-        whole.add(&sum(&before, from, i64::MAX));
-        whole.add(&sum(&after, i64::MIN, to));
+        whole.add(&sum(&before, from, i64::MAX, long));
+        whole.add(&sum(&after, last, to, long));
         Ok(whole)
     }
 
@@ -549,13 +593,23 @@ impl Tx<'_> {
                     all.push(row?);
                 }
             }
-            (account, key) => {
+            (Some(account), None) => {
                 let sql = format!(
-                    "SELECT at, key, {TAIL} AND ($2 IS NULL OR account_id = $2) AND ($3 IS NULL OR key = $3)
-                     AND at > $4 AND at <= $5 GROUP BY at, key ORDER BY at, key LIMIT $6"
+                    "SELECT at, key, {TAIL} AND account_id = $2 AND at > $3 AND at <= $4 GROUP BY at, key
+                     ORDER BY at, key LIMIT $5"
                 );
                 let mut statement = self.connection.prepare_cached(&sql)?;
-                for row in statement.query_map(params![kind.word(), account, key, from, to, most], read)? {
+                for row in statement.query_map(params![kind.word(), account, from, to, most], read)? {
+                    all.push(row?);
+                }
+            }
+            (None, key) => {
+                let sql = format!(
+                    "SELECT at, key, {TAIL} AND ($2 IS NULL OR key = $2) AND at > $3 AND at <= $4 GROUP BY at, key
+                     ORDER BY at, key LIMIT $5"
+                );
+                let mut statement = self.connection.prepare_cached(&sql)?;
+                for row in statement.query_map(params![kind.word(), key, from, to, most], read)? {
                     all.push(row?);
                 }
             }
@@ -576,7 +630,10 @@ impl Tx<'_> {
         }
         self.server_value_set("points_raw", &before.raw.max(raw).to_string())?;
         self.server_value_set("points_middle", &before.middle.max(middle).to_string())?;
-        self.connection.prepare_cached("DELETE FROM sums WHERE at <= $1")?.execute([middle])?;
+        let sql =
+            "DELETE FROM sums WHERE account_id IN (SELECT id FROM accounts) AND kind IN ('host', 'image', 'version')
+                   AND at <= $1";
+        self.connection.prepare_cached(sql)?.execute([middle])?;
         let ended = long.saturating_mul(1_000_000);
         let sql = "DELETE FROM segments WHERE step = $1 AND meter_id IN (SELECT id FROM meters WHERE ended_at <= $2)";
         for step in [0, steps[0], steps[1]] {
@@ -655,7 +712,15 @@ mod tests {
             assert_eq!((of.host_id, of.meter.clone()), (3, None));
             let id = tx.meter_note(&of, &reading(true, None))?.expect("meter");
             let of = tx.measured(7)?.expect("container");
-            let known = KnownMeter { id, live: true, last: "{}".into(), name: "n".into(), plan: None, ended: false };
+            let known = KnownMeter {
+                id,
+                live: true,
+                last: "{}".into(),
+                name: "n".into(),
+                plan: None,
+                ended: false,
+                image_name: "i".into(),
+            };
             assert_eq!(of.meter, Some(known));
             assert_eq!(tx.meter_note(&of, &reading(false, None))?, Some(id), "changed, not added");
             // Every ten from 10 to 9000, of one byte more each time.
@@ -666,12 +731,12 @@ mod tests {
                     STEPS,
                 )?;
             }
-            let points = |from: i64, to: i64| tx.points(id, from, to, STEPS, &tx.recent(from, Some(id))?);
+            let points = |from: i64, to: i64| tx.points(id, from, to, STEPS, &tx.recent(from, Some(&[id].into()))?);
             let check_sums = |when: &str| -> Result<(), Error> {
                 for (from, to) in
                     [(0, 9000), (0, 1), (5, 15), (3595, 7205), (10, 8990), (3600, 7200), (7000, 9999), (-5, 3)]
                 {
-                    let exact = sum(&points(from, to)?, from, to);
+                    let exact = sum(&points(from, to)?, from, to, STEPS[1]);
                     let found = tx.used(id, from, to, STEPS, &tx.recent(from, None)?)?;
                     assert_eq!(found, exact, "{when}: {from} to {to}");
                 }
@@ -770,14 +835,46 @@ mod tests {
         std::fs::remove_dir_all(folder).expect("clean");
     }
 
+    #[tokio::test]
+    async fn what_reaches_over_an_hours_end_is_counted_once() {
+        let (folder, store) = store("straddling");
+        let work = move |tx: &crate::Tx<'_>| -> Result<(), Error> {
+            tx.connection.execute_batch(CONTAINER)?;
+            let of = tx.measured(7)?.expect("container");
+            let id = tx.meter_note(&of, &reading(true, None))?.expect("meter");
+            // Readings come a moment after the full ten seconds.
+            for n in 1..=1080 {
+                let at = n * 10 + 3;
+                tx.round_add(&[(id, Point { at, since: at - 10, used: used(10) })], STEPS)?;
+            }
+            for added_up in [0, 3600, 7200] {
+                if added_up > 0 {
+                    tx.points_add_up(added_up, STEPS)?;
+                }
+                let bytes = |from, to| Ok::<_, Error>(tx.used(id, from, to, STEPS, &tx.recent(from, None)?)?.rx_bytes);
+                let whole = bytes(0, 10_803)?;
+                assert_eq!(whole, 10_800);
+                for cut in [3600, 7200] {
+                    assert_eq!(bytes(0, cut)? + bytes(cut, 10_803)?, whole, "cut at {cut}, added up to {added_up}");
+                }
+                for cut in [1, 3599, 3602, 3605, 7199, 7201, 9000] {
+                    let parts = bytes(0, cut)? + bytes(cut, 10_803)?;
+                    assert!((whole - 1..=whole).contains(&parts), "{parts} cut at {cut}, added up to {added_up}");
+                }
+            }
+            Ok(())
+        };
+        store.write(work).await.expect("write");
+        std::fs::remove_dir_all(folder).expect("clean");
+    }
+
     #[test]
     fn parts_of_points_are_shared_out() {
         let point = |since, at, bytes| Point { at, since, used: Used { rx_bytes: bytes, ..Used::default() } };
         let points = [point(0, 10, 100), point(10, 30, 7)];
-        assert_eq!(sum(&points, 0, 30).rx_bytes, 107);
-        assert_eq!(sum(&points, 5, 30).rx_bytes, 57);
-        assert_eq!(sum(&points, 30, 40).rx_bytes, 0);
-        assert!(sum(&points, 0, 15).rx_bytes + sum(&points, 15, 30).rx_bytes <= 107);
+        let sum = |from, to| sum(&points, from, to, 3600).rx_bytes;
+        assert_eq!((sum(0, 30), sum(5, 30), sum(30, 40)), (107, 57, 0));
+        assert!(sum(0, 15) + sum(15, 30) <= 107);
         assert_eq!(share(i64::MAX, 1, 3), i64::MAX / 3);
     }
 }

@@ -218,11 +218,7 @@ fn a_cancelled_roll_out_goes_back() {
     let point = world.core.inner.trip.passed() + FIRST_STEP + 6;
     world.core.inner.trip.hold(point);
     let uid = roll_out(&world, 100, "2");
-    let begun = Instant::now();
-    while world.core.inner.trip.passed() < point {
-        assert!(begun.elapsed() < Duration::from_secs(20), "it does not get there");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    held(&world, point);
     world.block_on(world.core.command_cancel(&world.caller, &uid)).expect("cancel");
     world.core.inner.trip.let_go();
     settle(&world);
@@ -233,6 +229,119 @@ fn a_cancelled_roll_out_goes_back() {
     let all = world.block_on(world.core.commands(&world.caller, &query)).expect("commands");
     let undone = all.items.iter().find(|c| c.name == "rollout_undo").expect("what was moved is taken back");
     assert_eq!(undone.result, Some(Outcome::Success), "{undone:?}");
+}
+
+/// Waits until what a test holds has come to where it is held.
+fn held(world: &World, point: usize) {
+    let begun = Instant::now();
+    while world.core.inner.trip.passed() < point {
+        assert!(begun.elapsed() < Duration::from_secs(20), "it does not get there");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn what_a_roll_out_meets_changed_keeps_the_change() {
+    if !is_root() {
+        return;
+    }
+    let world = with_three("deployment-meanwhile");
+    // All is planned, nothing is moved yet.
+    let point = world.core.inner.trip.passed() + FIRST_STEP;
+    world.core.inner.trip.hold(point);
+    let rollout = roll_out(&world, 100, "2");
+    held(&world, point);
+    world.block_on(async {
+        let host = world.core.machines().await.expect("hosts").remove(0);
+        let changed = DeploymentSpec { env: vec![("NEW".into(), "1".into())], ..spec("1") };
+        let new = NewDeployment { name: "one".into(), spec: changed };
+        let update = world.core.deployment_update(&world.caller, &host, new).await.expect("accepted");
+        world.core.command_wait(&world.caller, &update.uid).await.expect("done");
+        let new = NewDeployment { name: "two".into(), spec: spec("3") };
+        let update = world.core.deployment_update(&world.caller, &host, new).await.expect("accepted");
+        world.core.command_wait(&world.caller, &update.uid).await.expect("done");
+        let removal = world.core.deployment_delete(&world.caller, "three").await.expect("accepted");
+        world.core.command_wait(&world.caller, &removal.uid).await.expect("done");
+    });
+    world.core.inner.trip.let_go();
+    settle(&world);
+    let told = world.block_on(world.core.command(&world.caller, &rollout)).expect("command");
+    assert_eq!(told.result, Some(Outcome::Success), "one that is gone is no failure: {}", told.message);
+    let expected = [("one", "2".to_owned()), ("two", "3".to_owned())];
+    assert_eq!(versions(&world, "after"), expected, "another version given by hand stays");
+    assert_eq!(find(&world, "one").expect("made").spec.env, [("NEW".to_owned(), "1".to_owned())]);
+}
+
+#[test]
+fn a_roll_out_that_waits_begins_after_the_one_before_is_taken_back() {
+    if !is_root() {
+        return;
+    }
+    let world = with_three("deployment-queue");
+    let point = world.core.inner.trip.passed() + FIRST_STEP;
+    world.core.inner.trip.hold(point);
+    let first = roll_out(&world, 100, "2");
+    held(&world, point);
+    let second = roll_out(&world, 100, "3");
+    // The first goes on until one has moved, and is cancelled then.
+    let moved = |uid: &str| {
+        let command = world.block_on(world.core.command(&world.caller, uid)).expect("command");
+        command.activities.iter().filter(|a| a.name == "move" && a.result == Some(Outcome::Success)).count()
+    };
+    world.core.inner.trip.let_go();
+    let begun = Instant::now();
+    while moved(&first) == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "nothing moves");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    world.block_on(world.core.command_cancel(&world.caller, &first)).expect("cancel");
+    settle(&world);
+    let all =
+        world.block_on(world.core.commands(&world.caller, &CommandQuery { limit: 100, ..CommandQuery::default() }));
+    let all = all.expect("commands").items;
+    let undo = all.iter().find(|c| c.name == "rollout_undo").expect("undone");
+    let later = all.iter().find(|c| c.uid == second).expect("second");
+    let begun = later.activities.iter().map(|a| a.created_at).min().expect("it moves all");
+    assert!(undo.ended_at.is_some_and(|ended| ended <= begun), "{undo:?} {later:?}");
+    assert_eq!(later.activities.iter().filter(|a| a.name == "move").count(), NAMES.len());
+    assert!(versions(&world, "after").iter().all(|(_, version)| version == "3"));
+}
+
+#[test]
+fn names_of_passing_containers_are_nobodys_and_others_are_left_alone() {
+    if !is_root() {
+        return;
+    }
+    let world = World::new("deployment-names");
+    assert!(create(&world, "web.new.5", spec("1")).is_err());
+    create(&world, "web", spec("1")).expect("accepted");
+    create(&world, "web.new.api", spec("1")).expect("accepted");
+    settle(&world);
+    let removal = world.core.deployment_delete(&world.caller, "web");
+    world.block_on(removal).expect("accepted");
+    settle(&world);
+    assert!(find(&world, "web").is_none() && find(&world, "web.new.api").is_some());
+    // One that can't be started leaves its name to one that can.
+    let config = berth_image::Config { cmd: vec!["missing".into()], ..Default::default() };
+    let import = world.core.image_import_rootfs(&world.caller, Cursor::new(tar_with("etc/x")), "app:none", config);
+    world.block_on(import).expect("image");
+    let failed = create(&world, "new", spec("none")).expect("accepted");
+    settle(&world);
+    let failed = world.block_on(world.core.command(&world.caller, &failed)).expect("command");
+    assert_eq!(failed.result, Some(Outcome::Failed), "{}", failed.message);
+    create(&world, "new", spec("1")).expect("the name is free");
+    settle(&world);
+    assert_eq!(find(&world, "new").expect("made").spec.version, "1");
+    // And one whose making waits can be removed.
+    let point = world.core.inner.trip.passed() + FIRST_STEP;
+    world.core.inner.trip.hold(point);
+    create(&world, "late", spec("1")).expect("accepted");
+    held(&world, point);
+    world.block_on(world.core.deployment_delete(&world.caller, "late")).expect("accepted");
+    world.core.inner.trip.let_go();
+    settle(&world);
+    assert!(find(&world, "late").is_none());
+    assert!(world.block_on(world.core.deployment_delete(&world.caller, "late")).is_err(), "gone");
 }
 
 #[test]

@@ -1,0 +1,173 @@
+//! A thousand hosts with ten thousand containers: what is asked of all of them is answered, counted and rolled out right.
+
+#[path = "fleet/mod.rs"]
+mod harness;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use berth_core::{HostSettings, Settings};
+use berth_engine::Engine;
+use berth_store::SumKind;
+use harness::{AREAS, Fleet, IMAGES, OPERATORS, image};
+use serde_json::{Value, json};
+
+const HOSTS: usize = 1000;
+const ON_EACH: usize = 10;
+const STEPS: [i64; 2] = [300_000, 3_600_000];
+
+fn settings() -> Settings {
+    Settings {
+        disk_high_percent: 0,
+        host: HostSettings { lease_s: 25, ..HostSettings::default() },
+        ..Settings::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_hosts_with_ten_thousand_containers() {
+    if std::fs::metadata("/proc/self").is_ok_and(|m| m.uid() != 0) {
+        println!("skipped: needs root, layers belong to it");
+        return;
+    }
+    let fleet = Arc::new(Fleet::new("many", HOSTS, settings()).await);
+    let jobs = fleet.deploy(ON_EACH).await;
+    assert_eq!(jobs.iter().collect::<BTreeSet<_>>().len(), HOSTS * ON_EACH);
+
+    all_is_told(&fleet, &jobs).await;
+    all_adds_up(&fleet).await;
+    a_roll_out_goes_where_it_should(&fleet).await;
+    a_host_that_is_away_is_told(&fleet).await;
+}
+
+async fn all_is_told(fleet: &Fleet, jobs: &[String]) {
+    let nodes = fleet.call("GET", "/node/list", Value::Null).await;
+    let nodes = nodes["data"].as_array().expect("nodes");
+    assert_eq!(nodes.len(), HOSTS);
+    assert!(nodes.iter().all(|node| node["status"] == "Ready"), "{}", nodes[0]);
+    assert_eq!(nodes.iter().filter(|n| n["area"] == AREAS[3] && n["operator"] == OPERATORS[1]).count(), 33);
+
+    for uuid in [&nodes[0]["uuid"], &nodes[HOSTS - 1]["uuid"]] {
+        let path = format!("/container/list?uuid={}", uuid.as_str().expect("uuid"));
+        let list = fleet.call("POST", &path, Value::Null).await;
+        assert_eq!(list["data"].as_array().map(Vec::len), Some(ON_EACH), "{list}");
+    }
+    for jobs in jobs.chunks(500) {
+        let status = fleet.call("GET", &format!("/task/status?jobid={}", jobs.join(",")), Value::Null).await;
+        let info = status["info"].as_array().unwrap_or_else(|| panic!("{status}"));
+        assert_eq!(info.len(), jobs.len());
+        assert!(info.iter().all(|job| job["state"] == 3), "{:?}", info.iter().find(|job| job["state"] != 3));
+    }
+
+    let (mut after, mut seen) = (0, BTreeSet::new());
+    loop {
+        let page = fleet.core.containers(&fleet.caller, None, after, 999).await.expect("page").items;
+        let Some(last) = page.last() else { break };
+        after = last.id;
+        seen.extend(page.into_iter().map(|c| (c.host, c.name)));
+    }
+    assert_eq!(seen.len(), HOSTS * ON_EACH);
+    assert_eq!(seen.iter().map(|(host, _)| host).collect::<BTreeSet<_>>().len(), HOSTS);
+}
+
+/// The sum over containers is the sum over hosts, images and versions, and what the engine's counters show.
+async fn all_adds_up(fleet: &Fleet) {
+    let mut total = (0, 0);
+    for (number, id) in fleet.engine.list().await.expect("units").iter().enumerate() {
+        let (rx, tx) = (1000 + number as u64 * 7, 3_000_000 + number as u64 * 11);
+        fleet.engine.add_traffic(id, rx, tx);
+        total = (total.0 + rx as i64, total.1 + tx as i64);
+    }
+    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
+    // Reads all counters.
+    let usage = fleet.core.usage(&fleet.caller, true, 0, i64::MAX / 2).await.expect("usage");
+    let sum = usage.iter().fold((0, 0), |sum, u| (sum.0 + u.used.rx_bytes, sum.1 + u.used.tx_bytes));
+    assert_eq!((usage.len(), sum), (HOSTS * ON_EACH, total), "over containers");
+    // Ahead of its time.
+    let until = (now() / STEPS[0] + 1) * STEPS[0];
+    fleet.store.write(move |tx| tx.points_add_up(until, STEPS)).await.expect("added up");
+    for (kind, keys) in [(SumKind::Host, HOSTS), (SumKind::Image, IMAGES), (SumKind::Version, IMAGES)] {
+        let points =
+            fleet.core.series(&fleet.caller, kind, None, now() - 3_600_000, until).await.expect("points").points;
+        let sum = points.iter().fold((0, 0), |sum, p| (sum.0 + p.rx_bytes, sum.1 + p.tx_bytes));
+        let found: BTreeMap<_, i64> = points.iter().fold(BTreeMap::new(), |mut all, point| {
+            *all.entry(point.key.clone()).or_default() += point.containers;
+            all
+        });
+        assert_eq!((sum, found.len()), (total, keys), "{kind:?}");
+    }
+    let again = fleet.core.usage(&fleet.caller, true, 0, i64::MAX / 2).await.expect("usage");
+    assert_eq!(again.iter().map(|u| u.used.tx_bytes).sum::<i64>(), total.1, "nothing twice");
+}
+
+async fn versions(fleet: &Fleet, of: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let mut found = BTreeMap::<String, BTreeSet<String>>::new();
+    for container in fleet.core.containers(&fleet.caller, None, 0, u32::MAX - 1).await.expect("list").items {
+        if let Some((_, version)) = container.image.split_once(':').filter(|(name, _)| *name == of) {
+            found.entry(version.to_owned()).or_default().insert(container.name);
+        }
+    }
+    found
+}
+
+async fn a_roll_out_goes_where_it_should(fleet: &Fleet) {
+    let (area, operator, of) = (AREAS[3], OPERATORS[1], image(10));
+    // Whose host is there, and whose image that is.
+    let machines = fleet.core.machines().await.expect("hosts");
+    let there = |number: usize| {
+        let host = &machines[number / ON_EACH];
+        host.area == area && host.operator == operator && image(number) == of
+    };
+    let meant: BTreeSet<String> = (0..HOSTS * ON_EACH).filter(|n| there(*n)).map(|n| format!("d{n}")).collect();
+    assert!(meant.len() >= 10, "{meant:?}");
+    let roll_out = |percent: u32, version: &str| {
+        let path = format!(
+            "/container/updateByInherit?area={area}&operator={operator}&percent={percent}&image={of}&imageversion={version}"
+        );
+        let path: String =
+            path.bytes().map(|b| if b.is_ascii() { char::from(b).to_string() } else { format!("%{b:02X}") }).collect();
+        async move {
+            let answer = fleet.call("PUT", &path, Value::Null).await;
+            assert_eq!(answer, json!({"msg": "success", "code": 200, "data": null}));
+            fleet.settle().await;
+        }
+    };
+    roll_out(20, "2").await;
+    let fifth = versions(fleet, &of).await.remove("2").expect("a fifth");
+    assert_eq!(fifth.len(), meant.len().div_ceil(5));
+    assert!(fifth.is_subset(&meant), "{fifth:?} of {meant:?}");
+    // It goes wrong on the first of them, which goes back.
+    roll_out(20, "bad").await;
+    let after = versions(fleet, &of).await;
+    assert_eq!((after.get("bad"), after.get("2")), (None, Some(&fifth)));
+    roll_out(100, "2").await;
+    assert_eq!(versions(fleet, &of).await.get("2"), Some(&meant), "those that were there first, and the rest");
+    assert!(!versions(fleet, &image(1)).await.contains_key("2"), "of another image");
+}
+
+async fn a_host_that_is_away_is_told(fleet: &Fleet) {
+    let away = fleet.core.machines().await.expect("hosts").remove(7);
+    fleet.engine.set_reached(&away.facts.id, false);
+    let begun = std::time::Instant::now();
+    loop {
+        let answer = fleet.call("GET", "/node/list", Value::Null).await;
+        let node =
+            answer["data"].as_array().and_then(|all| all.iter().find(|node| node["nodename"] == away.name.as_str()));
+        let status = &node.expect("it stays on the list")["status"];
+        if status == "NotReady" {
+            break;
+        }
+        assert_eq!(status, "Ready");
+        assert!(begun.elapsed() < Duration::from_secs(60), "its lease does not run out");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let item = |host: &str, name: &str| json!({"uuid": format!("tingyu-{host}"), "image": image(0), "imageversion": "1", "deploymentname": name});
+    let other = fleet.core.machines().await.expect("hosts").remove(8).facts.id;
+    let both = json!([item(&away.facts.id, "late1"), item(&other, "late2")]);
+    let answer = fleet.call("POST", "/container/create", both).await;
+    let codes: Vec<_> = answer["data"].as_array().expect("items").iter().map(|i| (&i["code"], &i["message"])).collect();
+    assert_eq!(codes, [(&json!(500), &json!("Node is not ready")), (&json!(200), &json!("success"))], "{answer}");
+    fleet.settle().await;
+}
