@@ -227,6 +227,10 @@ impl DeploymentSpec {
         {
             return Err(Error::invalid("env", format!("{key:?} is not the name of a variable")));
         }
+        let mut places = std::collections::HashSet::new();
+        if let Some((_, twice)) = self.volumes.iter().find(|(_, place)| !places.insert(place)) {
+            return Err(Error::invalid("volumes", format!("{twice:?} twice")));
+        }
         if self.env.iter().map(|(k, v)| k.len() + v.len() + 2).sum::<usize>() > 128 << 10 {
             return Err(Error::invalid("env", "more than 128 KiB"));
         }

@@ -154,6 +154,19 @@ impl HealthCheck {
         Some(check)
     }
 
+    /// As an image has it; images can only have commands run.
+    pub(crate) fn as_image(&self) -> Option<Health> {
+        let HealthTest::Exec(args) = &self.test else { return None };
+        let time = |time: Duration| i64::try_from(time.as_nanos()).ok().filter(|ns| *ns > 0);
+        Some(Health {
+            test: std::iter::once("CMD".to_owned()).chain(args.iter().cloned()).collect(),
+            interval: time(self.interval),
+            timeout: time(self.timeout),
+            start_period: time(self.start_period),
+            retries: Some(i64::from(self.retries)),
+        })
+    }
+
     pub(crate) fn check(&self) -> Result<(), Error> {
         let wrong = |why: &str| Err(Error::invalid("health", why));
         match &self.test {

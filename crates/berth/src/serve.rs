@@ -216,6 +216,6 @@ fn greet(address: SocketAddr, data: &Path, first: bool, dev: bool, (first_port, 
     println!(
         "curl -sS -X POST {base}/container/build -H 'X-Token: {token}' -d image_name=static -d memory=64 -d code_address={base}/samples/hello.zip"
     );
-    println!("\nand then the page is at http://{}:{port}/", address.ip());
+    println!("\nand then the page is at http://{}:{port}/ (the port is in the answer)", address.ip());
     let _ = io::stdout().flush();
 }

@@ -42,6 +42,8 @@ async fn items(request: Request) -> Result<Vec<Asked>, Error> {
     if all.len() > MOST {
         return Err(Error::invalid("body"));
     }
+    let object = |item: Value| if item.is_object() { Ok(item) } else { Err(Error::invalid("body")) };
+    let all = all.into_iter().map(object).collect::<Result<Vec<_>, _>>()?;
     all.into_iter().map(|item| serde_json::from_value(item).map_err(|_| Error::invalid("body"))).collect()
 }
 
@@ -142,11 +144,11 @@ pub(super) async fn update_by_name(State(core): State<Core>, request: Request) -
 /// `POST /container/inheritUpdate`: another image and version of some, everything else as it is.
 pub(super) async fn inherit_update(State(core): State<Core>, request: Request) -> Batch {
     let (caller, parameters) = enter_with(&core, request, "container_update").await?;
-    let names = parameters.text("deploymentnames")?;
+    let names = split(&parameters, "deploymentnames")?;
     let (image, version) = (parameters.text("image")?, parameters.optional("imageversion")?.unwrap_or_default());
     let machines = core.machines().await?;
     let mut answers = Vec::new();
-    for name in split(&names) {
+    for name in names {
         let found = match core.deployment(&caller, &name).await {
             Ok(found) => found,
             Err(error) if error.kind() == FaultKind::NotFound => {
@@ -191,8 +193,11 @@ pub(super) async fn update_by_inherit(
     Ok(Json(Answer::of(None)))
 }
 
-fn split(names: &str) -> Vec<String> {
-    names.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+/// Names that are joined by commas; one at least.
+fn split(parameters: &Parameters, field: &'static str) -> Result<Vec<String>, Error> {
+    let names = parameters.text(field)?;
+    let names: Vec<_> = names.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect();
+    if names.is_empty() { Err(Error::missing(field)) } else { Ok(names) }
 }
 
 async fn named(
@@ -201,7 +206,7 @@ async fn named(
     parameters: &Parameters,
 ) -> Result<Vec<Result<Deployment, String>>, Error> {
     let mut all = Vec::new();
-    for name in split(&parameters.text("name")?) {
+    for name in split(parameters, "name")? {
         all.push(match core.deployment(caller, &name).await {
             Ok(found) => Ok(found),
             Err(error) if error.kind() == FaultKind::NotFound => Err(name),
@@ -246,7 +251,7 @@ pub(super) async fn list(
 pub(super) async fn remove(State(core): State<Core>, request: Request) -> Batch {
     let (caller, parameters) = enter_with(&core, request, "container_delete").await?;
     let mut answers = Vec::new();
-    for name in split(&parameters.text("name")?) {
+    for name in split(&parameters, "name")? {
         answers.push(match core.deployment_delete(&caller, &name).await {
             Ok(command) => Item::accepted(name, command.uid),
             Err(error) => Item::failed(name.clone(), why(&error, &name)),
@@ -259,9 +264,6 @@ pub(super) async fn remove(State(core): State<Core>, request: Request) -> Batch 
 async fn each(core: &Core, request: Request, action: &str) -> Result<(Caller, Vec<Deployment>), Error> {
     let (caller, parameters) = enter_with(core, request, action).await?;
     let all = named(core, &caller, &parameters).await?;
-    if all.is_empty() {
-        return Err(Error::missing("name"));
-    }
     let all: Result<Vec<_>, String> = all.into_iter().collect();
     Ok((caller, all.map_err(|name| Error::no_container(&name))?))
 }

@@ -74,6 +74,11 @@ impl Error {
         Self::coded("TY0040", format!("任务{id}不存在!"))
     }
 
+    /// Nothing is to be had at an address that was given out.
+    pub(super) fn gone(message: &str) -> Self {
+        Self { status: StatusCode::NOT_FOUND, ..Self::failed(message) }
+    }
+
     /// It can't be done; `code` is 500.
     pub(super) fn failed(message: impl Into<String>) -> Self {
         Self { status: StatusCode::OK, code: Code::Number(500), message: message.into(), error: None }
@@ -114,6 +119,13 @@ impl From<berth_core::Error> for Error {
     fn from(error: berth_core::Error) -> Self {
         match error.kind() {
             FaultKind::Invalid => match &error {
+                berth_core::Error::Invalid { field: "start", message } => Self::failed(format!("启动失败:{message}!")),
+                berth_core::Error::Invalid { field: "image_url", message } => {
+                    Self::failed(format!("镜像下载失败:{message}!"))
+                }
+                berth_core::Error::Invalid { field: "endDate", message } if message.starts_with("more than") => {
+                    Self::coded("TY0003", format!("参数错误:endDate!({message})"))
+                }
                 berth_core::Error::Invalid { field, .. } => Self::invalid(field),
                 _ => Self::invalid("请求"),
             },

@@ -89,7 +89,7 @@ pub(super) async fn fetch(
     Path(token): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Error> {
-    let found = core.download_by_token(&token).await.map_err(|_| Error::failed("文件不存在或已过期!"))?;
+    let found = core.download_by_token(&token).await.map_err(|_| Error::gone("文件不存在或已过期!"))?;
     let open = || {
         let file = std::fs::File::open(&found.path)?;
         let meta = file.metadata()?;

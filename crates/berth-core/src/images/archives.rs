@@ -108,7 +108,7 @@ impl Core {
             .await?;
         let base: Value = base.and_then(|row| serde_json::from_str(&row.config).ok()).unwrap_or_else(|| json!({}));
         let commit_of = Commit {
-            config: config_of(&found.spec, &base["config"], &new),
+            config: config_of(&found.spec, found.health_check.as_ref(), &base["config"], &new),
             base,
             layers: found.spec.layers.iter().filter_map(|l| l.parse().ok()).collect(),
             author: new.author,
@@ -173,7 +173,12 @@ impl Core {
 }
 
 /// The configuration of an image made of a container: how that was run, with what was asked for on top.
-fn config_of(unit: &berth_engine::UnitSpec, base: &Value, new: &NewCommit) -> Value {
+fn config_of(
+    unit: &berth_engine::UnitSpec,
+    health: Option<&crate::policies::HealthCheck>,
+    base: &Value,
+    new: &NewCommit,
+) -> Value {
     let mut config = if base.is_object() { base.clone() } else { json!({}) };
     let had_entrypoint = base["Entrypoint"].as_array().is_some_and(|e| !e.is_empty());
     let entrypoint: Vec<String> = serde_json::from_value(base["Entrypoint"].clone()).unwrap_or_default();
@@ -199,6 +204,9 @@ fn config_of(unit: &berth_engine::UnitSpec, base: &Value, new: &NewCommit) -> Va
     config["Env"] = json!(env);
     config["WorkingDir"] = json!(unit.working_dir);
     config["User"] = json!(unit.user);
+    if let Some(health) = health.and_then(crate::policies::HealthCheck::as_image) {
+        config["Healthcheck"] = json!(health);
+    }
     let mut labels: BTreeMap<String, String> = serde_json::from_value(base["Labels"].clone()).unwrap_or_default();
     labels.extend(new.labels.clone());
     config["Labels"] = json!(labels);
@@ -211,6 +219,7 @@ mod tests {
     use serde_json::json;
 
     use super::{NewCommit, config_of};
+    use crate::policies::{HealthCheck, HealthTest};
 
     #[test]
     fn the_way_a_container_was_run_becomes_its_images() {
@@ -220,15 +229,19 @@ mod tests {
         let base = json!({ "Entrypoint": ["/start"], "Cmd": ["serve"], "Labels": { "x": "1" }, "Healthcheck": { "Test": ["NONE"] } });
         let new =
             NewCommit { env: vec!["A=2".into()], labels: [("y".into(), "2".into())].into(), ..NewCommit::default() };
-        let config = config_of(&unit, &base, &new);
+        let config = config_of(&unit, None, &base, &new);
         assert_eq!(config["Entrypoint"], json!(["/start"]));
         assert_eq!(config["Cmd"], json!(["serve", "--fast"]));
         assert_eq!(config["Env"], json!(["A=2"]));
         assert_eq!(config["Labels"], json!({ "x": "1", "y": "2" }));
         assert_eq!(config["Healthcheck"]["Test"], json!(["NONE"]));
         unit.args = words("sh");
-        assert_eq!(config_of(&unit, &base, &NewCommit::default())["Entrypoint"], json!(null));
+        assert_eq!(config_of(&unit, None, &base, &NewCommit::default())["Entrypoint"], json!(null));
         let other = NewCommit { entrypoint: Some(words("/new")), ..NewCommit::default() };
-        assert_eq!(config_of(&unit, &base, &other)["Cmd"], json!(null));
+        assert_eq!(config_of(&unit, None, &base, &other)["Cmd"], json!(null));
+        let check = HealthCheck::new(HealthTest::Exec(words("test -e /ok")));
+        let config = config_of(&unit, Some(&check), &base, &NewCommit::default());
+        let kept = serde_json::from_value(config["Healthcheck"].clone()).expect("as an image has it");
+        assert_eq!(HealthCheck::of_image(&kept), Some(check));
     }
 }

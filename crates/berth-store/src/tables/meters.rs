@@ -164,7 +164,9 @@ impl Tx<'_> {
     /// # Errors
     /// The database's own.
     pub fn measured(&self, container: i64) -> Result<Option<Measured>, Error> {
-        let sql = "SELECT c.id, c.account_id, c.uid, c.name, c.image, c.host_id, c.detail, c.created_at, p.plan,
+        // One that is being removed has another name, perhaps, so that its successor can have its own.
+        let sql = "SELECT c.id, c.account_id, c.uid,
+                   CASE WHEN c.wanted = 'removed' THEN COALESCE(m.name, c.name) ELSE c.name END, c.image, c.host_id, c.detail, c.created_at, p.plan,
                    m.id, m.live, m.last, m.name, m.plan, m.ended_at, m.image_name
                    FROM containers c LEFT JOIN meters m ON m.container_id = c.id LEFT JOIN plans p ON p.container_id = c.id
                    WHERE c.id = $1";
