@@ -32,6 +32,7 @@ bench: build images tools
 	python3 bench/daily.py --berth dist/berth --image $(IMAGES)/busybox.tar --python $(IMAGES)/python.tar --out docs/benchmarks.md
 	python3 bench/services.py --berth dist/berth --image $(IMAGES)/busybox.tar --out docs/benchmarks.md
 	python3 bench/cloud.py --berth dist/berth --image $(IMAGES)/busybox.tar --python $(IMAGES)/python.tar --out docs/benchmarks.md
+	cargo bench --locked -p berth-api --bench fleet -- --out $(CURDIR)/docs/benchmarks.md
 
 # Root file systems for test images, out of Debian packages. Kept between runs.
 images: $(addprefix $(IMAGES)/,busybox.tar python.tar node.tar php.tar java.tar go.tar dropbear.tar)

@@ -264,8 +264,11 @@ impl Core {
         }
     }
 
-    /// One round of the sampler.
-    async fn measure_all(&self) -> Result<(), Error> {
+    /// Reads all counters now and adds up what can be: what the sampler does every ten seconds.
+    ///
+    /// # Errors
+    /// The engine's or the database's own.
+    pub async fn sample(&self) -> Result<(), Error> {
         let rows = self.read(|tx| Ok(tx.meters_to_read()?)).await?;
         let targets = rows.into_iter().filter_map(|(id, uid)| Some((id, uid.parse().ok()?))).collect();
         let at = now() / MS;
@@ -310,7 +313,7 @@ impl Core {
                 tokio::time::sleep(period - std::time::Duration::from_nanos(since as u64)).await;
                 let Some(inner) = weak.upgrade() else { return };
                 let core = Self { inner };
-                if let Err(error) = core.measure_all().await {
+                if let Err(error) = core.sample().await {
                     tracing::warn!(error = error.chain(), "what containers use could not be measured");
                 }
             }

@@ -92,7 +92,7 @@ pub struct Fleet {
     pub caller: Caller,
     router: axum::Router,
     token: String,
-    folder: PathBuf,
+    pub folder: PathBuf,
 }
 
 /// Name of the image that a container is of, without the version.
