@@ -8,9 +8,8 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_core::{HostSettings, Settings};
+use berth_core::{Grouped, HostSettings, Settings};
 use berth_engine::Engine;
-use berth_store::SumKind;
 use harness::{AREAS, Fleet, IMAGES, OPERATORS, image};
 use serde_json::{Value, json};
 
@@ -88,7 +87,9 @@ async fn all_adds_up(fleet: &Fleet) {
     // Ahead of its time.
     let until = (now() / STEPS[0] + 1) * STEPS[0];
     fleet.store.write(move |tx| tx.points_add_up(until, STEPS)).await.expect("added up");
-    for (kind, keys) in [(SumKind::Host, HOSTS), (SumKind::Image, IMAGES), (SumKind::Version, IMAGES)] {
+    for (kind, keys) in
+        [(Grouped::Account, 1), (Grouped::Host, HOSTS), (Grouped::Image, IMAGES), (Grouped::Version, IMAGES)]
+    {
         let points =
             fleet.core.series(&fleet.caller, kind, None, now() - 3_600_000, until).await.expect("points").points;
         let sum = points.iter().fold((0, 0), |sum, p| (sum.0 + p.rx_bytes, sum.1 + p.tx_bytes));
@@ -98,6 +99,10 @@ async fn all_adds_up(fleet: &Fleet) {
         });
         assert_eq!((sum, found.len()), (total, keys), "{kind:?}");
     }
+    let one = &usage[usage.len() / 2];
+    let points = fleet.core.series(&fleet.caller, Grouped::Container, Some(&one.name), now() - 3_600_000, until).await;
+    let points = points.expect("points").points;
+    assert_eq!(points.iter().map(|p| p.tx_bytes).sum::<i64>(), one.used.tx_bytes, "{}", one.name);
     let again = fleet.core.usage(&fleet.caller, true, 0, i64::MAX / 2).await.expect("usage");
     assert_eq!(again.iter().map(|u| u.used.tx_bytes).sum::<i64>(), total.1, "nothing twice");
 }

@@ -13,8 +13,20 @@ const LONGEST: i64 = 31 * 86_400_000;
 /// Most points that are told at once: a month of a hundred.
 const MOST: i64 = 1_000_000;
 
-/// What several containers come to.
-pub use berth_store::SumKind as Grouped;
+/// What containers are put together by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grouped {
+    /// All of the account.
+    Account,
+    /// Those on a host.
+    Host,
+    /// Those of an image, whatever its version.
+    Image,
+    /// Those of a version of an image.
+    Version,
+    /// Each by itself.
+    Container,
+}
 
 /// What they came to in five minutes.
 #[derive(Debug, Clone, PartialEq)]
@@ -97,16 +109,58 @@ fn billed_mbit(points: &[SeriesPoint], from: i64, to: i64) -> f64 {
     value(|t| t.0).max(value(|t| t.1))
 }
 
+/// What all hosts come to, time by time.
+fn account_sums(of_hosts: Vec<Sum>, name: &str) -> Vec<Sum> {
+    let mut all: Vec<Sum> = Vec::new();
+    for sum in of_hosts {
+        match all.last_mut().filter(|last| last.at == sum.at) {
+            Some(last) => {
+                last.containers += sum.containers;
+                last.ran += sum.ran;
+                last.cpu += sum.cpu;
+                last.memory += sum.memory;
+                last.disk += sum.disk;
+                last.rx_bytes += sum.rx_bytes;
+                last.tx_bytes += sum.tx_bytes;
+            }
+            None => all.push(Sum { key: name.to_owned(), ..sum }),
+        }
+    }
+    all
+}
+
+/// The points of one container. Of several that had its name, the last.
+fn container_sums(tx: &berth_store::Tx<'_>, account: i64, wanted: &str, from: i64, to: i64) -> Result<Vec<Sum>, Error> {
+    let meters = tx.meters(Some(account), from.saturating_mul(1_000_000), i64::MAX)?;
+    let is = |m: &&berth_store::Meter| m.uid == wanted || m.container_id.to_string() == wanted;
+    let found = meters.iter().find(is).or_else(|| meters.iter().rev().find(|m| m.name == wanted));
+    let found = found.ok_or_else(|| Error::NotFound { what: "container", name: wanted.to_owned() })?;
+    let sum = |point: berth_store::Point| Sum {
+        at: point.at,
+        key: found.name.clone(),
+        containers: 1,
+        ran: point.used.ran,
+        cpu: point.used.cpu,
+        memory: point.used.memory,
+        disk: point.used.disk,
+        rx_bytes: point.used.rx_bytes,
+        tx_bytes: point.used.tx_bytes,
+    };
+    Ok(tx.middle_points(found.id, from, to, STEPS)?.into_iter().map(sum).collect())
+}
+
 impl Core {
     /// Five-minute points from `from` to `to`, milliseconds since 1970, 31 days at the most: of one host, image or version, or of
-    /// each that the account's containers were on or of.
+    /// each that the account's containers were on or of; of the account, or of one of its containers, also one that is gone, by
+    /// name or id.
     ///
     /// # Errors
+    /// [`Error::NotFound`] for the container;
     /// [`Error::Invalid`] for the time, and for more than a million points.
     pub async fn series(
         &self,
         caller: &Caller,
-        kind: SumKind,
+        kind: Grouped,
         key: Option<&str>,
         from: i64,
         to: i64,
@@ -120,7 +174,21 @@ impl Core {
         let (account, key) = (caller.account, key.map(str::to_owned));
         let (sums, added_up) = self
             .read(move |tx| {
-                let sums = tx.sums(kind, Some(account), key.as_deref(), from, to, MOST + 1)?;
+                let of = |kind| Ok::<_, Error>(tx.sums(kind, Some(account), key.as_deref(), from, to, MOST + 1)?);
+                let sums = match kind {
+                    Grouped::Host => of(SumKind::Host)?,
+                    Grouped::Image => of(SumKind::Image)?,
+                    Grouped::Version => of(SumKind::Version)?,
+                    Grouped::Account => {
+                        let accounts = tx.accounts()?.into_iter();
+                        let name = accounts.filter(|a| a.id == account).map(|a| a.name).next().unwrap_or_default();
+                        account_sums(tx.sums(SumKind::Host, Some(account), None, from, to, i64::MAX)?, &name)
+                    }
+                    Grouped::Container => {
+                        let wanted = key.ok_or_else(|| Error::invalid("key", "the container is not named"))?;
+                        container_sums(tx, account, &wanted, from, to)?
+                    }
+                };
                 Ok((sums, tx.horizons()?.added_up))
             })
             .await?;

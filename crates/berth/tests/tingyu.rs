@@ -453,6 +453,15 @@ async fn what_is_measured_adds_up() {
             assert!(numbers.iter().all(|number| point[number].is_number()), "{path}: {point}");
         }
         assert_eq!(found["p95"].is_number(), path.starts_with("band"), "{path}: {found}");
+        if path.ends_with("ByImage") && path.starts_with("band") {
+            // In is down and out is up, and a Mbit is what it should be: to the last digit that is told.
+            for (name, bytes) in [("down", counted[0]), ("up", counted[1])] {
+                let mbit = points.iter().filter_map(|p| p[name].as_f64()).sum::<f64>();
+                let told = mbit * 300.0 * 1e6 / 8.0;
+                let step = 0.001 * 300.0 * 1e6 / 8.0 * points.len() as f64;
+                assert!((told - bytes as f64).abs() <= step, "{name}: {told} told, {bytes} counted");
+            }
+        }
     }
     server.finish().await;
 }

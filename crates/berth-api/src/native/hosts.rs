@@ -79,9 +79,9 @@ pub(super) async fn label(
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BandwidthParams {
-    /// `host`, `image` or `version`.
+    /// `account`, `host`, `image`, `version` or `container`.
     by: String,
-    /// One host's number, one image, or one image with its version; all if absent.
+    /// One host's number, one image, or one image with its version; all if absent. The container by name or id.
     #[serde(default)]
     key: Option<String>,
     /// From then on: RFC 3339, or seconds since 1970; a day ago if absent.
@@ -104,10 +104,12 @@ pub(super) async fn bandwidth(
     Params(params): Params<BandwidthParams>,
 ) -> Result<Response, Error> {
     let kind = match params.by.as_str() {
+        "account" => Grouped::Account,
         "host" => Grouped::Host,
         "image" => Grouped::Image,
         "version" => Grouped::Version,
-        other => return Err(Error::invalid(format!("by {other:?} is not host, image or version"))),
+        "container" => Grouped::Container,
+        other => return Err(Error::invalid(format!("by {other:?} is not account, host, image, version or container"))),
     };
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64);
     let to = time(params.to.as_deref())?.map_or(now, |ns| ns / 1_000_000);

@@ -39,7 +39,7 @@ async fn series(
     // As versions are kept.
     let key = match kind {
         Grouped::Version => key.map(|name| full_name(&name)),
-        Grouped::Host | Grouped::Image => key,
+        _ => key,
     };
     Ok(core.series(&caller, kind, key.as_deref(), from, to).await?)
 }

@@ -48,10 +48,10 @@ pub(crate) enum HostCommand {
 /// Show what containers carried in each five minutes, and what the trade bills by
 #[derive(Debug, clap::Args)]
 pub(crate) struct BandwidthOf {
-    /// By host, image or version
-    #[arg(long, default_value = "image", value_parser = ["host", "image", "version"])]
+    /// By account, host, image, version or container
+    #[arg(long, default_value = "image", value_parser = ["account", "host", "image", "version", "container"])]
     by: String,
-    /// Of one host (its number), image, or image and version
+    /// Of one host (its number), image, or image and version; of which container
     key: Option<String>,
     /// From then on: RFC 3339, or seconds since 1970 [default: a day ago]
     #[arg(long)]
