@@ -474,4 +474,22 @@ mod tests {
         assert!(lines[2].contains("bt0") && lines[2].contains("berth-test") && lines[2].ends_with("ACCEPT"), "{first}");
         assert_eq!(last.lines().count(), 1, "only the policy is left: {last}");
     }
+
+    /// Where frames between ports don't pass the rules for IP, the bridge's own table decides, with a packet's mark on the way.
+    #[test]
+    fn the_kernel_takes_the_bridges_own_decisions() {
+        // SAFETY: plain system call.
+        if unsafe { libc::geteuid() } != 0 {
+            println!("skipped: needs root");
+            return;
+        }
+        let netns = Netns::create().expect("netns");
+        let member = crate::Member { link: "bt1v0".into(), address: Ipv4Addr::new(198, 19, 252, 2), tenant: 7 };
+        let done = in_netns(&netns, || {
+            crate::nft::bridge_table_replace("berth-test", "bt1v", true, std::slice::from_ref(&member)).expect("taken");
+            assert!(crate::nft::bridge_table_exists("berth-test").expect("asked"));
+            crate::nft::bridge_table_delete("berth-test").expect("deleted");
+        });
+        done.expect("enter");
+    }
 }
