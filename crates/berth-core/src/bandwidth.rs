@@ -109,26 +109,6 @@ fn billed_mbit(points: &[SeriesPoint], from: i64, to: i64) -> f64 {
     value(|t| t.0).max(value(|t| t.1))
 }
 
-/// What all hosts come to, time by time.
-fn account_sums(of_hosts: Vec<Sum>, name: &str) -> Vec<Sum> {
-    let mut all: Vec<Sum> = Vec::new();
-    for sum in of_hosts {
-        match all.last_mut().filter(|last| last.at == sum.at) {
-            Some(last) => {
-                last.containers += sum.containers;
-                last.ran += sum.ran;
-                last.cpu += sum.cpu;
-                last.memory += sum.memory;
-                last.disk += sum.disk;
-                last.rx_bytes += sum.rx_bytes;
-                last.tx_bytes += sum.tx_bytes;
-            }
-            None => all.push(Sum { key: name.to_owned(), ..sum }),
-        }
-    }
-    all
-}
-
 /// The points of one container. Of several that had its name, the last.
 fn container_sums(tx: &berth_store::Tx<'_>, account: i64, wanted: &str, from: i64, to: i64) -> Result<Vec<Sum>, Error> {
     let meters = tx.meters(Some(account), from.saturating_mul(1_000_000), i64::MAX)?;
@@ -182,7 +162,8 @@ impl Core {
                     Grouped::Account => {
                         let accounts = tx.accounts()?.into_iter();
                         let name = accounts.filter(|a| a.id == account).map(|a| a.name).next().unwrap_or_default();
-                        account_sums(tx.sums(SumKind::Host, Some(account), None, from, to, i64::MAX)?, &name)
+                        let sums = tx.sums_of_account(account, from, to)?;
+                        sums.into_iter().map(|sum| Sum { key: name.clone(), ..sum }).collect()
                     }
                     Grouped::Container => {
                         let wanted = key.ok_or_else(|| Error::invalid("key", "the container is not named"))?;

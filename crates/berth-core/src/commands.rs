@@ -177,6 +177,9 @@ pub(crate) enum Body {
     DeploymentUpdate {
         host: String,
         spec: Box<DeploymentSpec>,
+        /// Only image and version of it.
+        #[serde(default)]
+        inherit: bool,
     },
     DeploymentDelete {
         host: String,

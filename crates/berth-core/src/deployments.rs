@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::rollouts::Move;
 pub use self::rollouts::Rollout;
+pub(crate) use self::steps::To;
 use crate::commands::{Body, Command, Target};
 use crate::containers::{Container, NewContainer};
 use crate::core::Core;
@@ -74,25 +75,41 @@ pub(crate) fn deployment_target(account: i64, name: &str) -> Target {
     Target::Deployment(number_of(&["deployment", &account.to_string(), name]))
 }
 
-/// Whether a host has left what a deployment asks to be kept for it. `also` is what others that are made with it ask for, CPUs
-/// and MiB; `but` a container whose place it takes.
+/// A deployment that is made with others: its name, the CPUs and the MiB that are to be kept for it.
+pub type Asking = (String, f64, u64);
+
+/// Whether a host has left what a deployment asks to be kept for it. `also` is what others of the account ask for that are made
+/// with it, as far as they are not there yet; `but` a container whose place it takes.
 fn check_room(
     tx: &berth_store::Tx<'_>,
-    host: i64,
-    facts: &berth_engine::HostFacts,
+    account: i64,
+    host: &Machine,
     spec: &DeploymentSpec,
-    also: (f64, u64),
+    also: &[Asking],
     but: Option<i64>,
 ) -> Result<(), Error> {
     if spec.requests_cpu == 0.0 && spec.requests_memory == 0 {
         return Ok(());
     }
-    let (mut cpus, mut memory) = (facts.cpus as f64 - also.0, (facts.memory >> 20).saturating_sub(also.1));
-    for text in tx.deployments_on_host(host, but)? {
-        let kept: DeploymentSpec = serde_json::from_str(&text).map_err(|e| Error::Bug(e.to_string()))?;
-        cpus -= kept.requests_cpu;
-        memory = memory.saturating_sub(kept.requests_memory);
+    let mut kept = std::collections::BTreeMap::<i64, (f64, u64)>::new();
+    for (id, replaces, text) in tx.deployments_on_host(host.id)? {
+        // Of one that is being replaced and its successor the larger: it may go either way.
+        let place = replaces.unwrap_or(id);
+        if Some(place) == but {
+            continue;
+        }
+        let asked: DeploymentSpec = serde_json::from_str(&text).map_err(|e| Error::Bug(e.to_string()))?;
+        let most = kept.entry(place).or_default();
+        *most = (most.0.max(asked.requests_cpu), most.1.max(asked.requests_memory));
     }
+    for (name, cpus, memory) in also {
+        if tx.container_named(account, name)?.is_none() {
+            // Numbers of containers are positive.
+            kept.insert(-1 - kept.len() as i64, (*cpus, *memory));
+        }
+    }
+    let cpus = kept.values().fold(host.facts.cpus as f64, |left, (cpus, _)| left - cpus);
+    let memory = kept.values().fold(host.facts.memory >> 20, |left, (_, memory)| left.saturating_sub(*memory));
     if spec.requests_cpu > cpus + 1e-9 {
         let (asked, left) = (spec.requests_cpu, cpus.max(0.0));
         return Err(Error::NoRoom(format!("Insufficient cpu: {asked} requested, {left:.2} left")));
@@ -253,7 +270,7 @@ impl Core {
                 let kept = tx.deployment(container.id)?;
                 let made = kept.is_some();
                 let spec = match kept {
-                    Some(text) => serde_json::from_str(&text)
+                    Some(kept) => serde_json::from_str(&kept.spec)
                         .map_err(|e| Error::Bug(format!("deployment of container {}: {e}", container.id)))?,
                     None => DeploymentSpec::of(&container),
                 };
@@ -281,13 +298,13 @@ impl Core {
         caller: &Caller,
         host: &Machine,
         new: &NewDeployment,
-        also: (f64, u64),
+        also: Vec<Asking>,
         but: Option<i64>,
     ) -> Result<(), Error> {
         check_deployment_name(&new.name)?;
         new.spec.check()?;
-        let (facts, spec, id) = (host.facts.clone(), new.spec.clone(), host.id);
-        self.read(move |tx| check_room(tx, id, &facts, &spec, also, but)).await?;
+        let (host, spec, account) = (host.clone(), new.spec.clone(), caller.account);
+        self.read(move |tx| check_room(tx, account, &host, &spec, &also, but)).await?;
         let (core, caller, mut mounts) = (self.clone(), *caller, new.spec.mounts());
         let checking = tokio::task::spawn_blocking(move || core.check_mounts(&caller, &mut mounts));
         checking.await.map_err(|e| Error::Bug(e.to_string()))?
@@ -302,7 +319,7 @@ impl Core {
         caller: &Caller,
         host: &Machine,
         new: NewDeployment,
-        also: (f64, u64),
+        also: Vec<Asking>,
     ) -> Result<Command, Error> {
         self.check_deployment(caller, host, &new, also, None).await?;
         if self.deployment(caller, &new.name).await.is_ok() {
@@ -312,7 +329,8 @@ impl Core {
         self.order(caller, deployment_target(caller.account, &new.name), new.name, body).await
     }
 
-    /// Changes a deployment, by a command; its host stays.
+    /// Changes a deployment, by a command; its host stays. With `inherit` only its image and version, everything else is as it is
+    /// when that comes about.
     ///
     /// # Errors
     /// [`Error::NotFound`]; as [`deployment_create`](Self::deployment_create).
@@ -321,6 +339,7 @@ impl Core {
         caller: &Caller,
         host: &Machine,
         new: NewDeployment,
+        inherit: bool,
     ) -> Result<Command, Error> {
         let found = self.deployment(caller, &new.name).await?;
         if !found.made {
@@ -329,8 +348,8 @@ impl Core {
         if found.container.host != host.id {
             return Err(Error::invalid("uuid", format!("deployment {} is on another host", new.name)));
         }
-        self.check_deployment(caller, host, &new, (0.0, 0), Some(found.container.id)).await?;
-        let body = Body::DeploymentUpdate { host: host.facts.id.clone(), spec: Box::new(new.spec) };
+        self.check_deployment(caller, host, &new, Vec::new(), Some(found.container.id)).await?;
+        let body = Body::DeploymentUpdate { host: host.facts.id.clone(), spec: Box::new(new.spec), inherit };
         self.order(caller, deployment_target(caller.account, &new.name), new.name, body).await
     }
 
@@ -344,11 +363,14 @@ impl Core {
             Ok(found) => self.machine_of(&found.container).await?.map(|m| m.facts.id).unwrap_or_default(),
             Err(error) => {
                 // One that is still being made can be removed, too.
-                let making = self.read(move |tx| Ok(tx.command_next(target.kind(), target.id())?)).await?;
-                let made_on = making.and_then(|row| serde_json::from_str::<crate::commands::Order>(&row.body).ok());
-                match made_on.map(|order| order.body) {
-                    Some(Body::DeploymentCreate { host, .. }) => host,
-                    _ => return Err(error),
+                let open = self.read(move |tx| Ok(tx.commands_open(target.kind(), target.id())?)).await?;
+                let host_of = |row: berth_store::Command| match serde_json::from_str(&row.body) {
+                    Ok(crate::commands::Order { body: Body::DeploymentCreate { host, .. }, .. }) => Some(host),
+                    _ => None,
+                };
+                match open.into_iter().find_map(host_of) {
+                    Some(host) => host,
+                    None => return Err(error),
                 }
             }
         };

@@ -45,7 +45,7 @@ pub use containers::{
     Page, Usage,
 };
 pub use core::{Core, Paths};
-pub use deployments::{Deployment, DeploymentSpec, NewDeployment, Rollout};
+pub use deployments::{Asking, Deployment, DeploymentSpec, NewDeployment, Rollout};
 pub use downloads::Download;
 pub use error::{Error, FaultKind};
 pub use events::Event;

@@ -291,6 +291,12 @@ impl Core {
         if horizons.added_up >= until {
             return Ok(());
         }
+        // An hour at a time: after a night without a server others must not wait for all of it.
+        let mut done = horizons.added_up;
+        while done != i64::MIN && until - done > STEPS[1] {
+            done = (done + STEPS[1]).max(until - 400 * DAY_MS);
+            self.write(move |tx| Ok(tx.points_add_up(done, STEPS)?)).await?;
+        }
         self.write(move |tx| {
             tx.points_add_up(until, STEPS)?;
             // Only what the coarser step has already; once in that.

@@ -15,7 +15,7 @@ pub use tables::access_keys::AccessKey;
 pub use tables::audit::{AuditEntry, AuditFilter};
 pub use tables::commands::{Activity, Command, CommandFilter};
 pub use tables::containers::{Container, ContainerChange, ContainerFilter};
-pub use tables::deployments::Download;
+pub use tables::deployments::{Deployment, Download};
 pub use tables::events::Event;
 pub use tables::hosts::{Host, HostLabels};
 pub use tables::idempotency::Remembered;

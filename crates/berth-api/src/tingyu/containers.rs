@@ -84,13 +84,13 @@ pub(super) async fn create(State(core): State<Core>, request: Request) -> Batch 
     let all = items(request).await?;
     let hosts = hosts(&core, &all).await?;
     let mut answers: Vec<Item> = Vec::with_capacity(all.len());
-    let mut accepted: Vec<(i64, String, f64, u64)> = Vec::new();
+    let mut accepted: Vec<(i64, berth_core::Asking)> = Vec::new();
     for (asked, host) in all.iter().zip(&hosts) {
         let name = asked.name();
         let spec = match asked.spec() {
             _ if name.is_empty() => Err("deploymentname is empty".to_owned()),
             _ if !host.ready => Err("Node is not ready".to_owned()),
-            _ if accepted.iter().any(|(_, known, ..)| *known == name) => {
+            _ if accepted.iter().any(|(_, (known, ..))| *known == name) => {
                 Err(format!("deployments.apps \"{name}\" already exists"))
             }
             Ok(spec) => Ok(spec),
@@ -103,9 +103,8 @@ pub(super) async fn create(State(core): State<Core>, request: Request) -> Batch 
                 continue;
             }
         };
-        let on_it = accepted.iter().filter(|(id, ..)| *id == host.id);
-        let also = on_it.fold((0.0, 0), |sum, (_, _, cpu, memory)| (sum.0 + cpu, sum.1 + memory));
-        let asks = (host.id, name.clone(), spec.requests_cpu, spec.requests_memory);
+        let also = accepted.iter().filter(|(id, _)| *id == host.id).map(|(_, asking)| asking.clone()).collect();
+        let asks = (host.id, (name.clone(), spec.requests_cpu, spec.requests_memory));
         match core.deployment_create(&caller, host, NewDeployment { name: name.clone(), spec }, also).await {
             Ok(command) => {
                 accepted.push(asks);
@@ -129,7 +128,8 @@ pub(super) async fn update_by_name(State(core): State<Core>, request: Request) -
             _ if !host.ready => Err("Node is not ready".to_owned()),
             Err(error) => Err(error.to_string()),
             Ok(spec) => {
-                let updated = core.deployment_update(&caller, host, NewDeployment { name: name.clone(), spec }).await;
+                let updated =
+                    core.deployment_update(&caller, host, NewDeployment { name: name.clone(), spec }, false).await;
                 updated.map_err(|error| why(&error, &name))
             }
         };
@@ -163,10 +163,12 @@ pub(super) async fn inherit_update(State(core): State<Core>, request: Request) -
         };
         let spec =
             berth_core::DeploymentSpec { image: image.clone(), version: version.clone(), ..found.spec }.settled();
-        answers.push(match core.deployment_update(&caller, host, NewDeployment { name: name.clone(), spec }).await {
-            Ok(command) => Item::accepted(name, command.uid),
-            Err(error) => Item::failed(name.clone(), why(&error, &name)),
-        });
+        answers.push(
+            match core.deployment_update(&caller, host, NewDeployment { name: name.clone(), spec }, true).await {
+                Ok(command) => Item::accepted(name, command.uid),
+                Err(error) => Item::failed(name.clone(), why(&error, &name)),
+            },
+        );
     }
     Ok(Json(Answer::of(answers)))
 }

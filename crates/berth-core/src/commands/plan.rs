@@ -36,8 +36,10 @@ impl Core {
             Body::DeploymentCreate { spec, .. } | Body::DeploymentUpdate { spec, .. } => {
                 let pull = Step::Pull { image: spec.full_image() };
                 let make = match body {
-                    Body::DeploymentCreate { .. } => Step::DeployNew,
-                    _ => Step::Succeed { name: command.target_name.clone(), to: spec.clone() },
+                    Body::DeploymentUpdate { inherit, .. } => {
+                        Step::Succeed { name: command.target_name.clone(), to: spec.clone(), inherit: *inherit }
+                    }
+                    _ => Step::DeployNew,
                 };
                 return Ok(vec![
                     PlannedStep { stage: PREPARE, step: pull },
@@ -194,7 +196,10 @@ impl Core {
             .await?;
         let mut steps = Vec::new();
         let mut images = BTreeSet::new();
-        for activity in done.iter().filter(|row| Outcome::of(&row.result) == Some(Outcome::Success)) {
+        // One that had nothing to do has no container.
+        let moved =
+            |row: &&berth_store::Activity| Outcome::of(&row.result) == Some(Outcome::Success) && row.container_id > 0;
+        for activity in done.iter().filter(moved) {
             let step = serde_json::from_str(&activity.step);
             if let Step::Move(one) = step.map_err(|e| Error::Bug(format!("activity {}: {e}", activity.id)))? {
                 images.insert(format!("{}:{}", one.image, one.from));

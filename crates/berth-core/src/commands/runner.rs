@@ -164,14 +164,22 @@ impl Core {
             })
             .await?;
         let Some((row, steps)) = found else { return Ok(false) };
-        let order: Order = serde_json::from_str(&row.body)
-            .map_err(|e| Error::Bug(format!("command {} in the database: {e}", row.uid)))?;
-        let read = |row: berth_store::Activity| -> Result<_, Error> {
-            let step = serde_json::from_str(&row.step);
-            let step = step.map_err(|e| Error::Bug(format!("activity {} in the database: {e}", row.id)))?;
-            Ok((row, step))
+        let read = |row: berth_store::Activity| serde_json::from_str(&row.step).map(|step| (row, step));
+        let readable = serde_json::from_str::<Order>(&row.body).and_then(|order| {
+            let steps: Result<Vec<(_, Step)>, _> = steps.into_iter().map(read).collect();
+            Ok((order, steps?))
+        });
+        let (order, steps) = match readable {
+            Ok(readable) => readable,
+            Err(error) => {
+                // Of another version of this program. Those that wait behind it are not to wait for ever.
+                tracing::error!(command = row.uid, %error, "a command can't be read");
+                let message = format!("this server can't read it: {error}");
+                let (status, result) = (CommandStatus::Done.word(), Outcome::Failed.word());
+                self.write(move |tx| Ok(tx.command_progress(row.id, status, result, &message, Some(now()))?)).await?;
+                return Ok(true);
+            }
         };
-        let steps = steps.into_iter().map(read).collect::<Result<Vec<_>, _>>()?;
         let progress = Progress {
             status: CommandStatus::of(&row.status),
             stopped: None,
@@ -402,7 +410,7 @@ impl Core {
     /// The command that takes back what a failed roll-out has done: written down with its end.
     fn undo_order(&self, run: &Run) -> Result<Option<berth_store::Command>, Error> {
         let moved = |(row, step): &(berth_store::Activity, Step)| {
-            matches!(step, Step::Move(_)) && Outcome::of(&row.result) == Some(Outcome::Success)
+            matches!(step, Step::Move(_)) && Outcome::of(&row.result) == Some(Outcome::Success) && row.container_id > 0
         };
         if !matches!(run.order.body, Body::Rollout { .. }) || !run.steps.iter().any(moved) {
             return Ok(None);

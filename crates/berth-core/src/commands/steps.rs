@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Body, Outcome};
 use crate::containers::{Container, ContainerState, LogQuery, Member};
 use crate::core::Core;
-use crate::deployments::{DeploymentSpec, Move};
+use crate::deployments::{DeploymentSpec, Move, To};
 use crate::error::{Error, FaultKind};
 use crate::policies::HealthStatus;
 use crate::services::{Group, GroupSpec};
@@ -50,6 +50,8 @@ pub(super) enum Step {
     Succeed {
         name: String,
         to: Box<DeploymentSpec>,
+        #[serde(default)]
+        inherit: bool,
     },
     /// One change of a roll-out.
     Move(Move),
@@ -157,6 +159,11 @@ impl Done {
 
     fn with(container: i64) -> Self {
         Self { container: Some(container), ..Self::success() }
+    }
+
+    /// With the container that it was about, if there was something to do.
+    fn maybe(container: Option<i64>) -> Self {
+        Self { container, ..Self::success() }
     }
 
     pub(super) fn failed(message: impl Into<String>) -> Self {
@@ -292,13 +299,16 @@ impl Core {
                 let Body::DeploymentCreate { host, spec } = body else {
                     return Err(Error::Bug("a deployment without what is asked for".into()));
                 };
-                Ok(Done::with(self.deployment_make(caller, &command.target_name, host, spec).await?))
+                Ok(Done::with(self.deployment_make(caller, &command.target_name, host, spec, activity.id).await?))
             }
-            Step::Succeed { name, to } => Ok(Done::with(self.deployment_replace(caller, name, to, activity.id).await?)),
-            Step::Move(asked) => Ok(match self.deployment_move(caller, asked, activity.id).await? {
-                Some(container) => Done::with(container),
-                None => Done::success(),
-            }),
+            Step::Succeed { name, to, inherit } => {
+                let to = if *inherit { To::Inheriting(to) } else { To::Exactly(to) };
+                Ok(Done::maybe(self.deployment_replace(caller, name, to, activity.id).await?))
+            }
+            Step::Move(asked) => {
+                let moved = self.deployment_replace(caller, &asked.name, To::Moved(asked), activity.id).await?;
+                Ok(Done::maybe(moved))
+            }
             Step::Undeploy => {
                 self.deployment_remove(caller, &command.target_name).await?;
                 Ok(Done::success())

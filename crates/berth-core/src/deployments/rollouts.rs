@@ -66,6 +66,8 @@ impl Core {
                 && row.wanted != "removed"
                 && hosts.contains(&row.host_id)
                 && crate::meters::image_name(&row.image) == asked.image
+                // One that is pinned to a digest has no version to be moved to another.
+                && !row.image.contains('@')
         });
         let all = all.map(crate::containers::container).collect::<Result<Vec<_>, _>>()?;
         let mut found = self.deployments_of(all).await?;

@@ -10,6 +10,34 @@ use crate::error::Error;
 use crate::hosts::Machine;
 use crate::tokens::Caller;
 
+/// What a deployment is to become.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum To<'a> {
+    /// Exactly this.
+    Exactly(&'a DeploymentSpec),
+    /// This image and version, everything else as it is.
+    Inheriting(&'a DeploymentSpec),
+    /// The version of a roll-out, if it is as the roll-out found it: of that image, and of the version before.
+    Moved(&'a Move),
+}
+
+impl To<'_> {
+    /// The same, of one that is so now; `None` is nothing to do.
+    fn of(self, now: &DeploymentSpec) -> Option<DeploymentSpec> {
+        match self {
+            To::Exactly(spec) => Some(spec.clone()),
+            To::Inheriting(DeploymentSpec { image, version, .. }) => {
+                Some(DeploymentSpec { image: image.clone(), version: version.clone(), ..now.clone() })
+            }
+            To::Moved(asked) => {
+                let now = now.clone().settled();
+                let found = now.image == asked.image && now.version == asked.from;
+                found.then(|| DeploymentSpec { version: asked.to.clone(), ..now })
+            }
+        }
+    }
+}
+
 /// How long a successor without a health check has to run.
 const RUNS_FOR: Duration = Duration::from_secs(1);
 
@@ -21,17 +49,18 @@ impl Core {
         name: &str,
         host: &str,
         spec: &DeploymentSpec,
+        activity: i64,
     ) -> Result<i64, Error> {
         let lock = self.deployment_lock(caller.account, name);
         let _busy = lock.lock().await;
         let made = match self.deployment(caller, name).await {
             // By this very step, before a crash.
-            Ok(found) if found.spec == *spec => found.container,
+            Ok(found) if found.made && found.spec == *spec => found.container,
             Ok(_) => return Err(Error::Duplicate(format!("deployments.apps \"{name}\" already exists"))),
             Err(Error::NotFound { .. }) => {
                 let machine = self.machine_by_uid(host).await?;
                 let new = spec.container(name.to_owned(), Some((machine.id, host.to_owned())), None);
-                self.deployment_add(caller, new, spec, Some(machine), true).await?
+                self.deployment_add(caller, new, spec, Some(machine), true, activity).await?
             }
             Err(error) => return Err(error),
         };
@@ -51,20 +80,22 @@ impl Core {
         spec: &DeploymentSpec,
         host: Option<Machine>,
         runs: bool,
+        activity_id: i64,
     ) -> Result<Container, Error> {
         let replaces = new.replaces;
         let prepared = self.container_prepare(caller, new).await?;
         let text = serde_json::to_string(spec).map_err(|e| Error::Bug(e.to_string()))?;
+        let row = berth_store::Deployment { spec: text, runs, activity_id };
         let (core, caller, spec) = (self.clone(), *caller, spec.clone());
         let gate = self.inner.gate.read().await;
         let made = self
             .write(move |tx| {
                 // What others were granted since it was asked for.
                 if let Some(host) = host {
-                    check_room(tx, host.id, &host.facts, &spec, (0.0, 0), replaces)?;
+                    check_room(tx, caller.account, &host, &spec, &[], replaces)?;
                 }
                 let (made, event) = core.container_add(tx, &caller, prepared, Vec::new(), false, None)?;
-                tx.deployment_add(made.id, &text, runs)?;
+                tx.deployment_add(made.id, &row)?;
                 Ok((made, event))
             })
             .await;
@@ -74,92 +105,123 @@ impl Core {
         Ok(made)
     }
 
-    /// A command's step: one change of a roll-out, of a deployment that is still as the roll-out found it. `None` is nothing to
-    /// do: it is gone, or somebody has given it another image or version meanwhile. May be done twice.
-    pub(crate) async fn deployment_move(
-        &self,
-        caller: &Caller,
-        asked: &Move,
-        activity: i64,
-    ) -> Result<Option<i64>, Error> {
-        let moved = async {
-            let spec = self.deployment(caller, &asked.name).await?.spec.settled();
-            // At its end already, it may be half way there by this very step.
-            if spec.image != asked.image || (spec.version != asked.from && spec.version != asked.to) {
-                return Ok(None);
-            }
-            let to = DeploymentSpec { version: asked.to.clone(), ..spec };
-            self.deployment_replace(caller, &asked.name, &to, activity).await.map(Some)
-        };
-        match moved.await {
-            Err(Error::NotFound { what: "deployment", .. }) => Ok(None),
-            other => other,
-        }
-    }
-
     /// A command's step: a successor takes a deployment's place. Both are in the host's network and may want the same ports, so
-    /// the old one rests while the new one proves itself, and goes on if it does not. May be done twice.
+    /// the old one rests while the new one proves itself, and goes on if it does not. `None` is nothing to do. May be done twice.
     pub(crate) async fn deployment_replace(
         &self,
         caller: &Caller,
         name: &str,
-        to: &DeploymentSpec,
+        to: To<'_>,
         activity: i64,
-    ) -> Result<i64, Error> {
+    ) -> Result<Option<i64>, Error> {
         let lock = self.deployment_lock(caller.account, name);
+        // What it is to become is decided by what it is then, not by what it was before others had their turn.
         let _busy = lock.lock().await;
+        let old = match self.deployment(caller, name).await {
+            Err(Error::NotFound { .. }) if matches!(to, To::Moved(_)) => return Ok(None),
+            other => other?,
+        };
+        if !old.made {
+            return Err(Error::WrongState(format!("container {name} was not made as a deployment")));
+        }
+        let id = old.container.id;
+        if self.read(move |tx| Ok(tx.deployment(id)?)).await?.is_some_and(|row| row.activity_id == activity) {
+            // It has the place already, by this very step. What was left to be done is to remove the one before.
+            self.remove_passing(caller, name).await?;
+            return Ok(Some(id));
+        }
+        let Some(to) = to.of(&old.spec) else { return Ok(None) };
         let temporary = format!("{name}.new.{activity}");
-        let old = self.deployment(caller, name).await?;
         let made = match self.container_named(caller, &temporary).await {
             Ok(found) => found,
             Err(Error::NotFound { .. }) => {
+                // It rests by its owner's wish, or for an update that was broken off.
+                let runs = old.container.wanted_running || self.rests_for_a_successor(caller, name, id).await?;
                 self.remove_passing(caller, name).await?;
-                if old.spec == *to && (old.container.state.is_live() || !old.container.wanted_running) {
-                    return Ok(old.container.id);
+                if old.spec == to && (old.container.state.is_live() || !runs) {
+                    return Ok(Some(id));
                 }
                 let machine = self.machine_of(&old.container).await?;
                 let host = machine.as_ref().map(|m| (m.id, m.facts.id.clone()));
-                let new = to.container(temporary, host, Some(old.container.id));
+                let new = to.container(temporary, host, Some(id));
                 // Decided here, once: the old one rests soon, and a crash then must not be taken for its owner's wish.
-                self.deployment_add(caller, new, to, machine, old.container.wanted_running).await?
+                self.deployment_add(caller, new, &to, machine, runs, activity).await?
             }
             Err(error) => return Err(error),
         };
-        let id = made.id;
-        if self.read(move |tx| Ok(tx.deployment_runs(id)?)).await? {
-            self.inner.trip.point().await;
-            let result = async {
+        let into = made.id;
+        let runs = self.read(move |tx| Ok(tx.deployment(into)?)).await?.is_some_and(|row| row.runs);
+        let result = async {
+            if runs {
+                self.inner.trip.point().await;
                 self.container_stop(caller, old.container.uid.as_str(), None).await?;
                 self.inner.trip.point().await;
-                let started = self.container_start_number(caller, made.id).await?;
+                let started = self.container_start_number(caller, into).await?;
                 self.inner.trip.point().await;
-                self.proves_itself(&started).await
-            };
-            if let Err(error) = result.await {
-                return Err(self.go_back(caller, name, &old.container, &made, error).await);
+                self.proves_itself(&started).await?;
             }
+            self.inner.trip.point().await;
+            let (name, left) = (name.to_owned(), format!("{name}.old.{activity}"));
+            self.write(move |tx| {
+                if tx.container_take_name(id, into, &name, &left)? {
+                    return Ok(());
+                }
+                Err(Error::WrongState("its successor was removed meanwhile".into()))
+            })
+            .await
+        };
+        if let Err(error) = result.await {
+            return Err(self.go_back(caller, name, &old.container, runs, &made, error).await);
         }
-        self.inner.trip.point().await;
-        let (from, into, name, left) = (old.container.id, made.id, name.to_owned(), format!("{name}.old.{activity}"));
-        self.write(move |tx| Ok(tx.container_take_name(from, into, &name, &left)?)).await?;
         // It is to be removed; if that can't be done now it is done later.
         if let Err(error) = self.container_erase_kindly(&old.container).await {
             tracing::warn!(container = %old.container.uid, error = error.chain(), "could not be removed yet");
         }
-        Ok(made.id)
+        Ok(Some(into))
+    }
+
+    /// Whether a deployment has a successor that was to run: then it rests only until that has proven itself.
+    async fn rests_for_a_successor(&self, caller: &Caller, name: &str, id: i64) -> Result<bool, Error> {
+        let (account, name) = (caller.account, name.to_owned());
+        self.read(move |tx| {
+            for row in tx.containers_named_from(account, &format!("{name}.new."))? {
+                let its = passing_name(&row.name) == Some(name.as_str()) && row.replaces == Some(id);
+                if its && tx.deployment(row.id)?.is_some_and(|kept| kept.runs) {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        })
+        .await
     }
 
     /// A successor has not proven itself: the old one runs again; what is to be told of it.
-    async fn go_back(&self, caller: &Caller, name: &str, old: &Container, made: &Container, error: Error) -> Error {
+    async fn go_back(
+        &self,
+        caller: &Caller,
+        name: &str,
+        old: &Container,
+        runs: bool,
+        made: &Container,
+        error: Error,
+    ) -> Error {
         let said = self.last_lines(caller, made).await;
         // The successor goes last: as long as it is there a crash has all of this done again.
         if let Err(error) = self.container_stop(caller, made.uid.as_str(), Some(Duration::ZERO)).await {
             tracing::warn!(container = %made.uid, error = error.chain(), "a successor could not be stopped");
         }
         self.inner.trip.point().await;
-        let end = match self.container_start_number(caller, old.id).await {
-            Ok(_) => "; what it was before runs again".to_owned(),
-            Err(error) => format!("; what it was before could not be started again: {}", error.public()),
+        let back = if runs { self.container_start_number(caller, old.id).await.map(drop) } else { Ok(()) };
+        let end = match back {
+            Ok(()) if runs => "; what it was before runs again".to_owned(),
+            Ok(()) => String::new(),
+            Err(error) => {
+                // Nobody wished it to rest: the next update has its successor run.
+                if let Err(error) = self.want(old.id, "running").await {
+                    tracing::warn!(container = %old.uid, error = error.chain(), "could not be noted as wanted");
+                }
+                format!("; what it was before could not be started again: {}", error.public())
+            }
         };
         self.inner.trip.point().await;
         match self.container_remove(caller, made.uid.as_str(), true).await {
@@ -179,11 +241,12 @@ impl Core {
     async fn remove_passing(&self, caller: &Caller, name: &str) -> Result<(), Error> {
         let account = caller.account;
         for beginning in [format!("{name}.new."), format!("{name}.old.")] {
+            let name = name.to_owned();
             let rows = self
                 .read(move |tx| {
                     let mut rows = tx.containers_named_from(account, &beginning)?;
-                    // Others may be called so that are nobody's successors.
-                    rows.retain(|row| passing_name(&row.name).is_some());
+                    // Others' names may begin so, and those of their successors.
+                    rows.retain(|row| passing_name(&row.name) == Some(name.as_str()));
                     let made = rows.into_iter().map(|row| Ok(tx.deployment(row.id)?.map(|_| row)));
                     made.filter_map(Result::transpose).collect::<Result<Vec<_>, Error>>()
                 })
@@ -231,8 +294,14 @@ impl Core {
         });
         loop {
             let observed = self.inner.engine.observe(&started.uid).await?;
-            if let berth_engine::State::Exited(exit) = &observed.state {
-                return Err(Error::WrongState(format!("ended with exit code {}", exit.code)));
+            match &observed.state {
+                berth_engine::State::Running { .. } => {}
+                berth_engine::State::Exited(exit) => {
+                    return Err(Error::WrongState(format!("ended with exit code {}", exit.code)));
+                }
+                berth_engine::State::Absent | berth_engine::State::Created => {
+                    return Err(Error::WrongState("was removed meanwhile".into()));
+                }
             }
             if observed.run as i64 > started.runs {
                 return Err(Error::WrongState("ended at once and was started again".into()));

@@ -1,3 +1,3 @@
 ALTER TABLE deployments ADD COLUMN runs BIGINT NOT NULL DEFAULT 1;
-CREATE INDEX containers_replacing ON containers (replaces) WHERE replaces IS NOT NULL;
+ALTER TABLE deployments ADD COLUMN activity_id BIGINT NOT NULL DEFAULT 0;
 CREATE INDEX sums_by_time ON sums (account_id, kind, at);

@@ -4,6 +4,17 @@ use rusqlite::{OptionalExtension, params};
 
 use crate::database::{Error, Tx, unique};
 
+/// What was asked for of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deployment {
+    /// JSON of the core.
+    pub spec: String,
+    /// Of one that takes another's place: whether it is to run then.
+    pub runs: bool,
+    /// The step of a command that made it.
+    pub activity_id: i64,
+}
+
 /// A file that was made ready to be fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Download {
@@ -41,63 +52,57 @@ fn download(row: &rusqlite::Row<'_>) -> rusqlite::Result<Download> {
 const DOWNLOAD: &str = "command_uid, account_id, name, file, size, sha256, token, expires_at";
 
 impl Tx<'_> {
-    /// Notes what was asked for of a container, JSON of the core; of one that takes another's place also whether it is to run
-    /// then.
+    /// Notes what was asked for of a container.
     ///
     /// # Errors
     /// The database's own.
-    pub fn deployment_add(&self, container: i64, spec: &str, runs: bool) -> Result<(), Error> {
-        let sql = "INSERT INTO deployments (container_id, spec, runs) VALUES ($1, $2, $3)";
-        self.connection.prepare_cached(sql)?.execute(params![container, spec, runs])?;
+    pub fn deployment_add(&self, container: i64, new: &Deployment) -> Result<(), Error> {
+        let sql = "INSERT INTO deployments (container_id, spec, runs, activity_id) VALUES ($1, $2, $3, $4)";
+        self.connection.prepare_cached(sql)?.execute(params![container, new.spec, new.runs, new.activity_id])?;
         Ok(())
-    }
-
-    /// Whether one that takes another's place is to run then.
-    ///
-    /// # Errors
-    /// The database's own.
-    pub fn deployment_runs(&self, container: i64) -> Result<bool, Error> {
-        let sql = "SELECT runs FROM deployments WHERE container_id = $1";
-        Ok(self.connection.prepare_cached(sql)?.query_row([container], |row| row.get(0)).optional()?.unwrap_or(false))
     }
 
     /// What was asked for of a container.
     ///
     /// # Errors
     /// The database's own.
-    pub fn deployment(&self, container: i64) -> Result<Option<String>, Error> {
-        let sql = "SELECT spec FROM deployments WHERE container_id = $1";
-        Ok(self.connection.prepare_cached(sql)?.query_row([container], |row| row.get(0)).optional()?)
+    pub fn deployment(&self, container: i64) -> Result<Option<Deployment>, Error> {
+        let sql = "SELECT spec, runs, activity_id FROM deployments WHERE container_id = $1";
+        let read =
+            |row: &rusqlite::Row<'_>| Ok(Deployment { spec: row.get(0)?, runs: row.get(1)?, activity_id: row.get(2)? });
+        Ok(self.connection.prepare_cached(sql)?.query_row([container], read).optional()?)
     }
 
-    /// What was asked for of all deployments on a host, of all accounts, but of one container; of one that is being replaced
-    /// what its successor asks for.
+    /// What was asked for of all deployments on a host, of all accounts: number of the container, that of the one whose place it
+    /// takes, JSON of the core.
     ///
     /// # Errors
     /// The database's own.
-    pub fn deployments_on_host(&self, host: i64, but: Option<i64>) -> Result<Vec<String>, Error> {
-        let sql = "SELECT d.spec FROM containers c JOIN deployments d ON d.container_id = c.id
-                   WHERE c.host_id = $1 AND c.id IS NOT $2 AND c.wanted <> 'removed'
-                   AND NOT EXISTS (SELECT 1 FROM containers s WHERE s.replaces = c.id AND s.wanted <> 'removed')";
+    pub fn deployments_on_host(&self, host: i64) -> Result<Vec<(i64, Option<i64>, String)>, Error> {
+        let sql = "SELECT c.id, c.replaces, d.spec FROM containers c JOIN deployments d ON d.container_id = c.id
+                   WHERE c.host_id = $1 AND c.wanted <> 'removed'";
         let mut statement = self.connection.prepare_cached(sql)?;
-        Ok(statement.query_map(params![host, but], |row| row.get(0))?.collect::<Result<_, _>>()?)
+        let rows = statement.query_map([host], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     /// Gives one container's name to another: the first is called `left` then and is to be removed, and of the second it is no
-    /// longer said that it replaces anything.
+    /// longer said that it replaces anything. Whether the second is there and not to be removed itself; if not, the caller has to
+    /// give the transaction up.
     ///
     /// # Errors
     /// [`Error::Duplicate`] if `left` is taken.
-    pub fn container_take_name(&self, from: i64, to: i64, name: &str, left: &str) -> Result<(), Error> {
+    pub fn container_take_name(&self, from: i64, to: i64, name: &str, left: &str) -> Result<bool, Error> {
         let sql = "UPDATE containers SET name = $1, wanted = 'removed' WHERE id = $2";
         let taken = |e| unique(e, || format!("a container named {left:?}"));
         self.connection.prepare_cached(sql)?.execute(params![left, from]).map_err(taken)?;
-        let sql = "UPDATE containers SET name = $1, replaces = NULL WHERE id = $2";
-        self.connection
+        let sql = "UPDATE containers SET name = $1, replaces = NULL WHERE id = $2 AND wanted <> 'removed'";
+        let changed = self
+            .connection
             .prepare_cached(sql)?
             .execute(params![name, to])
             .map_err(|e| unique(e, || format!("a container named {name:?}")))?;
-        Ok(())
+        Ok(changed == 1)
     }
 
     /// Adds a file that is ready, or says anew what it is: it was made twice, perhaps.

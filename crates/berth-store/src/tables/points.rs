@@ -108,6 +108,20 @@ pub struct Horizons {
     pub added_up: i64,
 }
 
+fn sum_of(row: &Row<'_>) -> rusqlite::Result<Sum> {
+    Ok(Sum {
+        at: row.get(0)?,
+        key: row.get(1)?,
+        containers: row.get(2)?,
+        ran: row.get(3)?,
+        cpu: row.get(4)?,
+        memory: row.get(5)?,
+        disk: row.get(6)?,
+        rx_bytes: row.get(7)?,
+        tx_bytes: row.get(8)?,
+    })
+}
+
 /// Number of values of [`Used`].
 const VALUES: usize = 10;
 
@@ -227,11 +241,17 @@ fn segment_append(connection: &Connection, step: i64, meter: i64, until: i64, pa
     Ok(())
 }
 
+/// Most parts of a point: a day's.
+const MOST_PARTS: i64 = 288;
+
 /// Parts of a point that spans several of the middle steps: what a container used while nobody looked is spread evenly over that
-/// time, else it would be one peak. What is added up already takes no more: the first part has its share.
+/// time, else it would be one peak. What is added up already takes no more: the first part has its share. Of very long ones the
+/// parts are longer; those in which nothing was used are left out.
 fn parts(point: &Point, middle: i64, added_up: i64) -> Vec<Point> {
     let from = point.since.max(added_up);
-    let first = end_of(from + 1, middle);
+    let count = (point.at.saturating_sub(from) / middle).max(1);
+    let middle = middle.saturating_mul((count + MOST_PARTS - 1) / MOST_PARTS);
+    let first = end_of(from.saturating_add(1), middle);
     if first >= point.at {
         return vec![*point];
     }
@@ -251,7 +271,7 @@ fn parts(point: &Point, middle: i64, added_up: i64) -> Vec<Point> {
         since = end;
         part
     };
-    ends.into_iter().map(part).collect()
+    ends.into_iter().map(part).filter(|part| part.used != Used::default()).collect()
 }
 
 fn round_add(connection: &Connection, points: &[(i64, Point)], middle: i64) -> Result<(), Error> {
@@ -422,8 +442,8 @@ impl Tx<'_> {
         for (of, after, until) in
             [(long, i64::MIN, horizons.middle), (middle, horizons.middle, horizons.raw), (raw, horizons.raw, i64::MAX)]
         {
-            // Readings may be further apart than their segment is long: all that follow are looked at.
-            let last = if of.0 == 0 { until } else { until.min(to.saturating_add(of.0)) };
+            // A reading may be longer than its segment; of one that ends an hour later nothing counts here any more.
+            let last = until.min(to.saturating_add(if of.0 == 0 { steps[1] } else { of.0 }));
             self.segment_points(of, meter, (after.max(from), last), |point| {
                 if point.since < to {
                     all.push(point);
@@ -451,7 +471,7 @@ impl Tx<'_> {
         let mut whole = Used::default();
         self.segment_points(spans(steps)[2], meter, (first, last), |point| whole.add(&point.used))?;
         // What ends later is of the hour after.
-        let mut before = self.points(meter, from, first, steps, recent)?;
+        let mut before = if from < first { self.points(meter, from, first, steps, recent)? } else { Vec::new() };
         before.retain(|point| point.at <= first);
         let after = self.points(meter, last, to, steps, recent)?;
         whole.add(&sum(&before, from, i64::MAX, long));
@@ -568,19 +588,6 @@ impl Tx<'_> {
     ) -> Result<Vec<Sum>, Error> {
         const TAIL: &str = "SUM(containers), SUM(ran), SUM(cpu), SUM(memory), SUM(disk), SUM(rx_bytes), SUM(tx_bytes)
                             FROM sums WHERE kind = $1";
-        let read = |row: &Row<'_>| {
-            Ok(Sum {
-                at: row.get(0)?,
-                key: row.get(1)?,
-                containers: row.get(2)?,
-                ran: row.get(3)?,
-                cpu: row.get(4)?,
-                memory: row.get(5)?,
-                disk: row.get(6)?,
-                rx_bytes: row.get(7)?,
-                tx_bytes: row.get(8)?,
-            })
-        };
         let mut all = Vec::new();
         // A form of its own where the key leads to the rows: a condition that may be absent leads nowhere.
         match (account, key) {
@@ -589,7 +596,7 @@ impl Tx<'_> {
                     "SELECT at, key, {TAIL} AND account_id = $2 AND key = $3 AND at > $4 AND at <= $5 GROUP BY at, key ORDER BY at LIMIT $6"
                 );
                 let mut statement = self.connection.prepare_cached(&sql)?;
-                for row in statement.query_map(params![kind.word(), account, key, from, to, most], read)? {
+                for row in statement.query_map(params![kind.word(), account, key, from, to, most], sum_of)? {
                     all.push(row?);
                 }
             }
@@ -599,7 +606,7 @@ impl Tx<'_> {
                      ORDER BY at, key LIMIT $5"
                 );
                 let mut statement = self.connection.prepare_cached(&sql)?;
-                for row in statement.query_map(params![kind.word(), account, from, to, most], read)? {
+                for row in statement.query_map(params![kind.word(), account, from, to, most], sum_of)? {
                     all.push(row?);
                 }
             }
@@ -609,12 +616,25 @@ impl Tx<'_> {
                      ORDER BY at, key LIMIT $5"
                 );
                 let mut statement = self.connection.prepare_cached(&sql)?;
-                for row in statement.query_map(params![kind.word(), key, from, to, most], read)? {
+                for row in statement.query_map(params![kind.word(), key, from, to, most], sum_of)? {
                     all.push(row?);
                 }
             }
         }
         Ok(all)
+    }
+
+    /// What all containers of an account came to at each point of the middle step in a time, milliseconds since 1970; their key is
+    /// empty.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn sums_of_account(&self, account: i64, from: i64, to: i64) -> Result<Vec<Sum>, Error> {
+        let sql =
+            "SELECT at, '', SUM(containers), SUM(ran), SUM(cpu), SUM(memory), SUM(disk), SUM(rx_bytes), SUM(tx_bytes)
+                   FROM sums WHERE account_id = $1 AND kind = 'host' AND at > $2 AND at <= $3 GROUP BY at ORDER BY at";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        Ok(statement.query_map(params![account, from, to], sum_of)?.collect::<Result<_, _>>()?)
     }
 
     /// Points of the middle step of a meter, between two times, milliseconds since 1970.

@@ -15,9 +15,13 @@ enum Deed {
     Update,
     Delete,
     Rollout,
+    /// To a version that ends at once.
+    UpdateBroken,
+    RolloutBroken,
 }
 
-const DEEDS: [Deed; 4] = [Deed::Create, Deed::Update, Deed::Delete, Deed::Rollout];
+const DEEDS: [Deed; 6] =
+    [Deed::Create, Deed::Update, Deed::Delete, Deed::Rollout, Deed::UpdateBroken, Deed::RolloutBroken];
 const NAMES: [&str; 3] = ["one", "two", "three"];
 
 fn spec(version: &str) -> DeploymentSpec {
@@ -37,7 +41,7 @@ fn create(world: &World, name: &str, spec: DeploymentSpec) -> Result<String, cra
     world.block_on(async {
         let host = world.core.machines().await?.remove(0);
         let new = NewDeployment { name: name.into(), spec };
-        Ok(world.core.deployment_create(&world.caller, &host, new, (0.0, 0)).await?.uid)
+        Ok(world.core.deployment_create(&world.caller, &host, new, Vec::new()).await?.uid)
     })
 }
 
@@ -45,6 +49,14 @@ fn roll_out(world: &World, percent: u32, version: &str) -> String {
     let asked =
         Rollout { area: String::new(), operator: String::new(), percent, image: "app".into(), version: version.into() };
     world.block_on(world.core.rollout(&world.caller, asked)).expect("accepted").uid
+}
+
+fn update(world: &World, name: &str, spec: DeploymentSpec) -> String {
+    world.block_on(async {
+        let host = world.core.machines().await.expect("hosts").remove(0);
+        let new = NewDeployment { name: name.into(), spec };
+        world.core.deployment_update(&world.caller, &host, new, false).await.expect("accepted").uid
+    })
 }
 
 /// Images: `app:2` and `app:3` run, `app:broken` ends with 7. Three deployments of `app:1`.
@@ -91,11 +103,9 @@ fn find(world: &World, name: &str) -> Option<Deployment> {
 fn order(world: &World, deed: Deed) {
     match deed {
         Deed::Create => drop(create(world, "new", spec("2")).expect("accepted")),
-        Deed::Update => world.block_on(async {
-            let host = world.core.machines().await.expect("hosts").remove(0);
-            let new = NewDeployment { name: "one".into(), spec: spec("2") };
-            world.core.deployment_update(&world.caller, &host, new).await.map(drop).expect("accepted");
-        }),
+        Deed::Update => drop(update(world, "one", spec("2"))),
+        Deed::UpdateBroken => drop(update(world, "one", spec("broken"))),
+        Deed::RolloutBroken => drop(roll_out(world, 100, "broken")),
         Deed::Delete => {
             world.block_on(world.core.deployment_delete(&world.caller, "one")).map(drop).expect("accepted");
         }
@@ -123,7 +133,8 @@ fn versions(world: &World, story: &str) -> Vec<(&'static str, String)> {
 
 fn expected(deed: Option<Deed>) -> Vec<(&'static str, String)> {
     let all = match deed {
-        None => vec![("one", "1"), ("two", "1"), ("three", "1")],
+        // What does not prove itself leaves everything as it was.
+        None | Some(Deed::UpdateBroken | Deed::RolloutBroken) => vec![("one", "1"), ("two", "1"), ("three", "1")],
         Some(Deed::Create) => vec![("one", "1"), ("two", "1"), ("three", "1"), ("new", "2")],
         Some(Deed::Update) => vec![("one", "2"), ("two", "1"), ("three", "1")],
         Some(Deed::Delete) => vec![("two", "1"), ("three", "1")],
@@ -255,10 +266,10 @@ fn what_a_roll_out_meets_changed_keeps_the_change() {
         let host = world.core.machines().await.expect("hosts").remove(0);
         let changed = DeploymentSpec { env: vec![("NEW".into(), "1".into())], ..spec("1") };
         let new = NewDeployment { name: "one".into(), spec: changed };
-        let update = world.core.deployment_update(&world.caller, &host, new).await.expect("accepted");
+        let update = world.core.deployment_update(&world.caller, &host, new, false).await.expect("accepted");
         world.core.command_wait(&world.caller, &update.uid).await.expect("done");
         let new = NewDeployment { name: "two".into(), spec: spec("3") };
-        let update = world.core.deployment_update(&world.caller, &host, new).await.expect("accepted");
+        let update = world.core.deployment_update(&world.caller, &host, new, false).await.expect("accepted");
         world.core.command_wait(&world.caller, &update.uid).await.expect("done");
         let removal = world.core.deployment_delete(&world.caller, "three").await.expect("accepted");
         world.core.command_wait(&world.caller, &removal.uid).await.expect("done");
@@ -305,6 +316,76 @@ fn a_roll_out_that_waits_begins_after_the_one_before_is_taken_back() {
     assert!(undo.ended_at.is_some_and(|ended| ended <= begun), "{undo:?} {later:?}");
     assert_eq!(later.activities.iter().filter(|a| a.name == "move").count(), NAMES.len());
     assert!(versions(&world, "after").iter().all(|(_, version)| version == "3"));
+}
+
+#[test]
+fn two_that_want_the_same_deployment_survive_a_kill() {
+    if !is_root() {
+        return;
+    }
+    let stories = (1..=30usize).map(|at| {
+        Box::new(move || {
+            let mut world = with_three(&format!("deployment-two-{at}"));
+            let point = world.core.inner.trip.passed() + at;
+            world.core.inner.trip.set(point, 0, 0);
+            let moved = roll_out(&world, 100, "2");
+            let updated = update(&world, "one", spec("3"));
+            let begun = Instant::now();
+            while world.core.inner.trip.passed() < point && begun.elapsed() < Duration::from_secs(5) {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            world.restart();
+            settle(&world);
+            // Whichever came last; all run.
+            let found = versions(&world, &format!("killed at {at}"));
+            assert!(["2", "3"].contains(&found[0].1.as_str()), "at {at}: {found:?}");
+            assert_eq!(&found[1..], [("two", "2".to_owned()), ("three", "2".to_owned())], "at {at}");
+            for uid in [moved, updated] {
+                let told = world.block_on(world.core.command(&world.caller, &uid)).expect("command");
+                assert_eq!(told.result, Some(Outcome::Success), "at {at}: {}", told.message);
+            }
+        }) as Box<dyn FnOnce() + Send>
+    });
+    all(stories.collect());
+}
+
+#[test]
+fn what_its_owner_stopped_stays_so_and_what_waits_meets_what_is() {
+    if !is_root() {
+        return;
+    }
+    let world = with_three("deployment-stopped");
+    world.block_on(world.core.deployment_stop(&world.caller, "two")).expect("stopped");
+    let done = update(&world, "two", spec("2"));
+    settle(&world);
+    let done = world.block_on(world.core.command(&world.caller, &done)).expect("command");
+    assert_eq!(done.result, Some(Outcome::Success), "{}", done.message);
+    let two = find(&world, "two").expect("there");
+    assert!(!two.container.wanted_running && !two.container.state.is_live() && two.spec.version == "2", "{two:?}");
+    world.block_on(world.core.deployment_start(&world.caller, "two")).expect("started");
+    // A roll-out's step that waits for an update of the same takes over what that made of it.
+    let point = world.core.inner.trip.passed() + FIRST_STEP + 3;
+    world.core.inner.trip.hold(point);
+    let changed = DeploymentSpec { env: vec![("NEW".into(), "1".into())], ..spec("1") };
+    let first = update(&world, "one", changed);
+    held(&world, point);
+    roll_out(&world, 100, "2");
+    let inherited = world.block_on(async {
+        let host = world.core.machines().await.expect("hosts").remove(0);
+        let new = NewDeployment { name: "one".into(), spec: spec("3") };
+        world.core.deployment_update(&world.caller, &host, new, true).await.expect("accepted").uid
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    world.core.inner.trip.let_go();
+    settle(&world);
+    for uid in [first, inherited] {
+        let told = world.block_on(world.core.command(&world.caller, &uid)).expect("command");
+        assert_eq!(told.result, Some(Outcome::Success), "{}", told.message);
+    }
+    let one = find(&world, "one").expect("there");
+    assert_eq!((one.spec.env, one.spec.version.as_str()), (vec![("NEW".into(), "1".into())], "3"));
+    let expected = [("one", "3".to_owned()), ("two", "2".to_owned()), ("three", "2".to_owned())];
+    assert_eq!(versions(&world, "after"), expected);
 }
 
 #[test]

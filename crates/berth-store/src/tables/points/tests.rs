@@ -1,6 +1,6 @@
 //! Points: packed, added up, forgotten, counted once.
 
-use super::{Point, SumKind, Used, end_of, pack, share, sum, unpack};
+use super::{Point, SumKind, Used, end_of, pack, parts, share, sum, unpack};
 use crate::{Error, KnownMeter, MeterReading, Store};
 
 const STEPS: [i64; 2] = [300, 3600];
@@ -220,4 +220,36 @@ fn parts_of_points_are_shared_out() {
     assert_eq!((sum(0, 30), sum(5, 30), sum(30, 40)), (107, 57, 0));
     assert!(sum(0, 15) + sum(15, 30) <= 107);
     assert_eq!(share(i64::MAX, 1, 3), i64::MAX / 3);
+}
+
+#[test]
+fn time_in_which_nobody_looked_is_spread_evenly() {
+    let point = |since, at, bytes| Point { at, since, used: used(bytes) };
+    let whole = |parts: &[Point]| {
+        parts.iter().fold(Used::default(), |mut sum, part| {
+            sum.add(&part.used);
+            sum
+        })
+    };
+    // Within one step: as it is.
+    assert_eq!(parts(&point(10, 290, 7), 300, i64::MIN), [point(10, 290, 7)]);
+    // An hour: a share for each five minutes, nothing lost.
+    let hour = parts(&point(150, 3750, 3600), 300, 0);
+    assert_eq!(hour.len(), 13);
+    assert_eq!(
+        hour.iter().map(|p| p.used.rx_bytes).collect::<Vec<_>>(),
+        [[150].as_slice(), &[300; 11], &[150]].concat()
+    );
+    assert_eq!((hour[0].since, hour[12].at, whole(&hour)), (150, 3750, used(3600)));
+    assert!(hour.windows(2).all(|pair| pair[0].at == pair[1].since));
+    // What is added up already takes no more.
+    let late = parts(&point(0, 1000, 1000), 300, 600);
+    assert_eq!(late.iter().map(|p| (p.since, p.at)).collect::<Vec<_>>(), [(0, 900), (900, 1000)]);
+    assert_eq!(whole(&late), used(1000));
+    // A clock that was wrong by decades does not make millions of them.
+    let decades = parts(&point(0, 1_800_000_000_000, i64::MAX), 300_000, i64::MIN);
+    assert!(decades.len() <= 290, "{}", decades.len());
+    assert_eq!(whole(&decades).rx_bytes, i64::MAX);
+    // Little that was used long ago is in few.
+    assert!(parts(&point(0, 86_400_000, 3), 300_000, 0).len() <= 4);
 }
