@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use berth_core::{Grouped, HostSettings, Settings};
+use berth_core::{Grouped, Settings};
 use berth_engine::Engine;
 use harness::{AREAS, Fleet, IMAGES, OPERATORS, image};
 use serde_json::{Value, json};
@@ -18,11 +18,7 @@ const ON_EACH: usize = 10;
 const STEPS: [i64; 2] = [300_000, 3_600_000];
 
 fn settings() -> Settings {
-    Settings {
-        disk_high_percent: 0,
-        host: HostSettings { lease_s: 25, ..HostSettings::default() },
-        ..Settings::default()
-    }
+    Settings { disk_high_percent: 0, ..Settings::default() }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -165,7 +161,7 @@ async fn a_host_that_is_away_is_told(fleet: &Fleet) {
             break;
         }
         assert_eq!(status, "Ready");
-        assert!(begun.elapsed() < Duration::from_secs(60), "its lease does not run out");
+        assert!(begun.elapsed() < Duration::from_secs(120), "its lease does not run out");
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     let item = |host: &str, name: &str| json!({"uuid": format!("tingyu-{host}"), "image": image(0), "imageversion": "1", "deploymentname": name});
