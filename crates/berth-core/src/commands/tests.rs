@@ -181,6 +181,15 @@ impl World {
         waited.unwrap_or_else(|_| panic!("{} does not end", command.name)).expect("command")
     }
 
+    /// Waits until what a test holds has come to where it is held.
+    fn held(&self, point: usize) {
+        let begun = Instant::now();
+        while self.core.inner.trip.passed() < point {
+            assert!(begun.elapsed() < Duration::from_secs(20), "it does not get there");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     /// What must hold whenever nothing is under way.
     fn check(&self, story: &str, running: bool) {
         let begun = Instant::now();
@@ -460,11 +469,7 @@ fn commands_are_cancelled() {
     let point = world.core.inner.trip.passed() + FIRST_STEP;
     world.core.inner.trip.hold(point);
     let slow = world.order(Body::GroupStart { update: true, image: None, method: Method::Sequential });
-    let begun = Instant::now();
-    while world.core.inner.trip.passed() < point {
-        assert!(begun.elapsed() < Duration::from_secs(20), "no step begins");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    world.held(point);
     world.block_on(world.core.command_cancel(&world.caller, &slow.uid)).expect("cancel");
     world.core.inner.trip.let_go();
     let done = world.wait(&slow);

@@ -229,7 +229,7 @@ fn a_cancelled_roll_out_goes_back() {
     let point = world.core.inner.trip.passed() + FIRST_STEP + 6;
     world.core.inner.trip.hold(point);
     let uid = roll_out(&world, 100, "2");
-    held(&world, point);
+    world.held(point);
     world.block_on(world.core.command_cancel(&world.caller, &uid)).expect("cancel");
     world.core.inner.trip.let_go();
     settle(&world);
@@ -242,15 +242,6 @@ fn a_cancelled_roll_out_goes_back() {
     assert_eq!(undone.result, Some(Outcome::Success), "{undone:?}");
 }
 
-/// Waits until what a test holds has come to where it is held.
-fn held(world: &World, point: usize) {
-    let begun = Instant::now();
-    while world.core.inner.trip.passed() < point {
-        assert!(begun.elapsed() < Duration::from_secs(20), "it does not get there");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
 #[test]
 fn what_a_roll_out_meets_changed_keeps_the_change() {
     if !is_root() {
@@ -261,19 +252,12 @@ fn what_a_roll_out_meets_changed_keeps_the_change() {
     let point = world.core.inner.trip.passed() + FIRST_STEP;
     world.core.inner.trip.hold(point);
     let rollout = roll_out(&world, 100, "2");
-    held(&world, point);
-    world.block_on(async {
-        let host = world.core.machines().await.expect("hosts").remove(0);
-        let changed = DeploymentSpec { env: vec![("NEW".into(), "1".into())], ..spec("1") };
-        let new = NewDeployment { name: "one".into(), spec: changed };
-        let update = world.core.deployment_update(&world.caller, &host, new, false).await.expect("accepted");
-        world.core.command_wait(&world.caller, &update.uid).await.expect("done");
-        let new = NewDeployment { name: "two".into(), spec: spec("3") };
-        let update = world.core.deployment_update(&world.caller, &host, new, false).await.expect("accepted");
-        world.core.command_wait(&world.caller, &update.uid).await.expect("done");
-        let removal = world.core.deployment_delete(&world.caller, "three").await.expect("accepted");
-        world.core.command_wait(&world.caller, &removal.uid).await.expect("done");
-    });
+    world.held(point);
+    let done = |uid: String| world.block_on(world.core.command_wait(&world.caller, &uid)).map(drop).expect("done");
+    done(update(&world, "one", DeploymentSpec { env: vec![("NEW".into(), "1".into())], ..spec("1") }));
+    done(update(&world, "two", spec("3")));
+    let removal = world.core.deployment_delete(&world.caller, "three");
+    done(world.block_on(removal).expect("accepted").uid);
     world.core.inner.trip.let_go();
     settle(&world);
     let told = world.block_on(world.core.command(&world.caller, &rollout)).expect("command");
@@ -292,7 +276,7 @@ fn a_roll_out_that_waits_begins_after_the_one_before_is_taken_back() {
     let point = world.core.inner.trip.passed() + FIRST_STEP;
     world.core.inner.trip.hold(point);
     let first = roll_out(&world, 100, "2");
-    held(&world, point);
+    world.held(point);
     let second = roll_out(&world, 100, "3");
     // The first goes on until one has moved, and is cancelled then.
     let moved = |uid: &str| {
@@ -368,7 +352,7 @@ fn what_its_owner_stopped_stays_so_and_what_waits_meets_what_is() {
     world.core.inner.trip.hold(point);
     let changed = DeploymentSpec { env: vec![("NEW".into(), "1".into())], ..spec("1") };
     let first = update(&world, "one", changed);
-    held(&world, point);
+    world.held(point);
     roll_out(&world, 100, "2");
     let inherited = world.block_on(async {
         let host = world.core.machines().await.expect("hosts").remove(0);
@@ -417,7 +401,7 @@ fn names_of_passing_containers_are_nobodys_and_others_are_left_alone() {
     let point = world.core.inner.trip.passed() + FIRST_STEP;
     world.core.inner.trip.hold(point);
     create(&world, "late", spec("1")).expect("accepted");
-    held(&world, point);
+    world.held(point);
     world.block_on(world.core.deployment_delete(&world.caller, "late")).expect("accepted");
     world.core.inner.trip.let_go();
     settle(&world);
