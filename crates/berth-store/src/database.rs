@@ -1,7 +1,7 @@
 //! The database: one writing thread that groups commits, a few reading connections.
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +43,9 @@ pub enum Error {
     /// The commit failed, so nothing was written.
     #[error("the database could not commit")]
     Commit(String),
+    /// The code that ran in the transaction panicked; the transaction is rolled back.
+    #[error("a database operation panicked: {0}")]
+    Panicked(String),
     /// The writing thread is gone.
     #[error("the database is closed")]
     Closed,
@@ -141,15 +144,17 @@ impl std::fmt::Debug for Tx<'_> {
 /// Runs within the group's transaction; what it returns is called after the commit with the commit's result.
 type Job = Box<dyn FnOnce(&Connection) -> Done + Send>;
 type Done = Box<dyn FnOnce(Result<(), String>) + Send>;
+/// Runs on one of the reading threads, with its connection.
+type Read = Box<dyn FnOnce(&Connection) + Send>;
 
 /// The database. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Store {
     writer: SyncSender<Job>,
-    readers: Arc<Mutex<Vec<Connection>>>,
-    /// As many reads at a time as there are connections: waiting for one is cheaper than opening another.
+    /// To the reading threads. They are the database's own: a query never waits behind another part's blocking work.
+    reader: Sender<Read>,
+    /// As many reads at a time as there are reading threads; the others wait without a thread.
     reads: Arc<tokio::sync::Semaphore>,
-    path: PathBuf,
 }
 
 /// Statements, and what has to be done after them that statements can't do.
@@ -205,13 +210,25 @@ impl Store {
         connection.execute_batch("PRAGMA cache_size = -32768").map_err(Error::Statement)?;
         let (writer, jobs) = mpsc::sync_channel(4 * GROUP);
         let mut reserve = Reserve::new(path);
-        let readers = (0..READERS).map(|_| open(path, flags)).collect::<Result<Vec<_>, _>>()?;
         std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || write_groups(&connection, &jobs, &mut reserve))
             .map_err(|_| Error::Closed)?;
-        let reads = Arc::new(tokio::sync::Semaphore::new(READERS));
-        Ok(Self { writer, readers: Arc::new(Mutex::new(readers)), reads, path: path.to_owned() })
+        let (reader, queries) = mpsc::channel::<Read>();
+        let queries = Arc::new(Mutex::new(queries));
+        for number in 0..READERS {
+            let (connection, queries) = (open(path, flags)?, queries.clone());
+            std::thread::Builder::new()
+                .name(format!("store-reader-{number}"))
+                .spawn(move || {
+                    // The lock is held while this thread waits for a query; the other idle threads wait for the lock.
+                    while let Ok(query) = { queries.lock().unwrap_or_else(PoisonError::into_inner).recv() } {
+                        query(&connection);
+                    }
+                })
+                .map_err(|_| Error::Closed)?;
+        }
+        Ok(Self { writer, reader, reads: Arc::new(tokio::sync::Semaphore::new(READERS)) })
     }
 
     /// Runs `work` in a transaction and answers when it is on disk. If it fails, nothing of it is kept.
@@ -260,36 +277,58 @@ impl Store {
         E: From<Error> + Send + 'static,
         F: FnOnce(&Tx<'_>) -> Result<T, E> + Send + 'static,
     {
-        let Ok(place) = self.reads.clone().acquire_owned().await else { return Err(Error::Closed.into()) };
-        let store = self.clone();
-        let work = move || {
-            let result = store.read_now(work);
-            drop(place);
-            result
-        };
-        tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(Error::Closed.into()))
+        let Ok(permit) = self.reads.clone().acquire_owned().await else { return Err(Error::Closed.into()) };
+        let (answer, answered) = oneshot::channel();
+        let query: Read = Box::new(move |connection| {
+            let result = read_on(connection, work);
+            drop(permit);
+            let _ = answer.send(result);
+        });
+        if self.reader.send(query).is_err() {
+            return Err(Error::Closed.into());
+        }
+        answered.await.unwrap_or_else(|_| Err(Error::Closed.into()))
     }
 
-    /// [`read`](Self::read) on this very thread, for callers that may block.
+    /// [`read`](Self::read) for a thread that may block.
     ///
     /// # Errors
     /// As [`read`](Self::read).
-    pub fn read_now<T, E: From<Error>>(&self, work: impl FnOnce(&Tx<'_>) -> Result<T, E>) -> Result<T, E> {
-        let kept = self.readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let connection = match kept {
-            Some(connection) => connection,
-            None => open(&self.path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?,
-        };
-        let result = (|| {
-            let tx = connection.unchecked_transaction().map_err(Error::from)?;
-            work(&Tx { connection: &tx })
-        })();
-        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
-        if readers.len() < READERS {
-            readers.push(connection);
+    pub fn read_now<T, E, F>(&self, work: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+        F: FnOnce(&Tx<'_>) -> Result<T, E> + Send + 'static,
+    {
+        let (answer, answered) = mpsc::sync_channel(1);
+        let query: Read = Box::new(move |connection| drop(answer.send(read_on(connection, work))));
+        if self.reader.send(query).is_err() {
+            return Err(Error::Closed.into());
         }
-        result
+        answered.recv().unwrap_or_else(|_| Err(Error::Closed.into()))
     }
+}
+
+/// The text of a panic.
+fn panicked(payload: &(dyn std::any::Any + Send)) -> Error {
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
+    Error::Panicked(text.unwrap_or_else(|| "no message".into()))
+}
+
+/// A panic in `work` ends the transaction and is an error like others: the thread lives on.
+fn guarded<T, E: From<Error>>(work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    // What `work` holds is dropped by the unwinding; the connection has its transaction rolled back by the caller.
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
+        Ok(result) => result,
+        Err(payload) => Err(panicked(&*payload).into()),
+    }
+}
+
+fn read_on<T, E: From<Error>>(connection: &Connection, work: impl FnOnce(&Tx<'_>) -> Result<T, E>) -> Result<T, E> {
+    // Rolled back when it is dropped: a read has nothing to keep.
+    let tx = connection.unchecked_transaction().map_err(Error::from)?;
+    guarded(|| work(&Tx { connection: &tx }))
 }
 
 fn in_savepoint<T, E: From<Error>>(
@@ -298,7 +337,7 @@ fn in_savepoint<T, E: From<Error>>(
 ) -> Result<T, E> {
     let statement = |sql| connection.prepare_cached(sql).and_then(|mut s| s.execute([])).map(drop).map_err(Error::from);
     statement("SAVEPOINT one")?;
-    match work(&Tx { connection }) {
+    match guarded(|| work(&Tx { connection })) {
         Ok(value) => {
             statement("RELEASE one")?;
             Ok(value)
@@ -389,6 +428,29 @@ mod tests {
         }
         let events = store.read(|tx| tx.events(1, 0, 100)).await.expect("read");
         assert_eq!((failed, events.len()), (10, 40));
+        drop(store);
+        std::fs::remove_dir_all(folder).expect("clean");
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_a_write_or_a_read_is_an_error_and_the_threads_live() {
+        let (store, folder) = store("panic");
+        for round in 0..20 {
+            let neighbour = store.write(move |tx| tx.event_add(round, 1, "test", "s", "{}").map(drop));
+            let panics = store.write(move |tx| -> Result<(), Error> {
+                tx.event_add(1000, 1, "test", "panicked", "{}")?;
+                panic!("on purpose {round}");
+            });
+            let (neighbour, panicked) = tokio::join!(neighbour, panics);
+            neighbour.expect("the neighbour's write");
+            assert!(matches!(panicked, Err(Error::Panicked(text)) if text == format!("on purpose {round}")));
+            let read = store.read(|_| -> Result<(), Error> { panic!("in a read") }).await;
+            assert!(matches!(read, Err(Error::Panicked(_))));
+            let read = store.read_now(|_| -> Result<(), Error> { panic!("in a read") });
+            assert!(matches!(read, Err(Error::Panicked(_))));
+        }
+        let events = store.read(|tx| tx.events(1, 0, 100)).await.expect("read");
+        assert_eq!(events.len(), 20, "nothing of what panicked is kept");
         drop(store);
         std::fs::remove_dir_all(folder).expect("clean");
     }
