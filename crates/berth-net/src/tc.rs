@@ -1,21 +1,63 @@
 //! Rate limits: one token bucket (tc-tbf(8)) at a link's root, over rtnetlink.
 
-use crate::netlink::{Error, Message, NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, Socket};
+use crate::netlink::{Error, Message, NLM_F_ACK, NLM_F_CREATE, NLM_F_ECHO, NLM_F_REPLACE, Socket, attribute};
 
 const RTM_NEWQDISC: u16 = 36;
 const RTM_DELQDISC: u16 = 37;
+const RTM_GETQDISC: u16 = 38;
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
 const TCA_TBF_PARMS: u16 = 1;
 const TCA_TBF_RATE64: u16 = 4;
 const TCA_TBF_BURST: u16 = 6;
+/// `TC_H_ROOT`: the parent of a link's own queue.
 const ROOT: u32 = 0xffff_ffff;
+const FIRST_HANDLE: u32 = 1 << 16;
+const SECOND_HANDLE: u32 = 2 << 16;
 
-fn tcmsg(index: u32) -> [u8; 20] {
+/// `struct tcmsg` of a link's root queue. A `handle` of 0 leaves the choice to the kernel.
+fn tcmsg(index: u32, handle: u32) -> [u8; 20] {
     let mut header = [0; 20];
     header[4..8].copy_from_slice(&index.to_ne_bytes());
+    header[8..12].copy_from_slice(&handle.to_ne_bytes());
     header[12..16].copy_from_slice(&ROOT.to_ne_bytes());
     header
+}
+
+/// The token bucket at a link's root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Bucket {
+    handle: u32,
+    /// Bytes per second.
+    rate: u64,
+}
+
+fn bucket(socket: &mut Socket, index: u32) -> Result<Option<Bucket>, Error> {
+    let mut found = None;
+    // Kernels before 6.12 send the answer only to the groups that listen, unless the request asks for an echo.
+    let flags = NLM_F_ACK | NLM_F_ECHO;
+    let read = Message::new(format!("read the rate of link {index}"), RTM_GETQDISC, flags, &tcmsg(index, 0));
+    let result = socket.dump(read, |kind, body| {
+        if kind == RTM_NEWQDISC && body.len() >= 20 {
+            found = parse(&body[8..12], &body[20..]);
+        }
+    });
+    match result {
+        Ok(()) => Ok(found),
+        // The link has no queue but the kernel's own.
+        Err(error) if matches!(error.errno(), Some(libc::ENOENT | libc::EINVAL)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn parse(handle: &[u8], attributes: &[u8]) -> Option<Bucket> {
+    attribute(attributes, TCA_KIND).filter(|kind| *kind == b"tbf\0")?;
+    let options = attribute(attributes, TCA_OPTIONS)?;
+    let rate = match attribute(options, TCA_TBF_RATE64) {
+        Some(rate) => u64::from_ne_bytes(rate.try_into().ok()?),
+        None => u32::from_ne_bytes(attribute(options, TCA_TBF_PARMS)?.get(8..12)?.try_into().ok()?).into(),
+    };
+    Some(Bucket { handle: u32::from_ne_bytes(handle.try_into().ok()?), rate })
 }
 
 /// Bytes that may go at once: 5 ms of the rate, so that timers need not be exact, but a quarter of a second at most of a
@@ -31,9 +73,14 @@ fn queue(rate: u64) -> u64 {
 
 /// Bounds what goes out by link `index`, to `bits` per second; `None` lifts the bound. Live: a changed rate holds from the
 /// next packet on.
+///
+/// A bucket that shrinks never sends a packet that was queued before and is longer than the new burst (a segment of up to
+/// 64 KiB), and no packet behind it. So a smaller bucket is a new one, under another handle, and what was queued is dropped
+/// with the old one: the sender's protocol repeats it. A larger bucket is changed in place and drops nothing.
 pub(crate) fn limit(socket: &mut Socket, index: u32, bits: Option<u64>) -> Result<(), Error> {
     let Some(bits) = bits else {
-        let delete = Message::new(format!("lift the rate of link {index}"), RTM_DELQDISC, NLM_F_ACK, &tcmsg(index));
+        let what = format!("lift the rate of link {index}");
+        let delete = Message::new(what, RTM_DELQDISC, NLM_F_ACK, &tcmsg(index, 0));
         return match socket.send(vec![delete]) {
             // There was none.
             Err(error) if matches!(error.errno(), Some(libc::ENOENT | libc::EINVAL)) => Ok(()),
@@ -41,6 +88,11 @@ pub(crate) fn limit(socket: &mut Socket, index: u32, bits: Option<u64>) -> Resul
         };
     };
     let rate = (bits / 8).max(1);
+    let handle = match bucket(socket, index)? {
+        Some(now) if burst(rate) >= burst(now.rate) => now.handle,
+        Some(now) if now.handle == FIRST_HANDLE => SECOND_HANDLE,
+        _ => FIRST_HANDLE,
+    };
     let (burst, queue) = (burst(rate), queue(rate));
     // struct tc_tbf_qopt: two struct tc_ratespec, limit, buffer, mtu. A linklayer (1 is Ethernet) saves the rate table.
     let mut options = [0u8; 36];
@@ -51,7 +103,7 @@ pub(crate) fn limit(socket: &mut Socket, index: u32, bits: Option<u64>) -> Resul
         format!("set the rate of link {index} to {bits} bit/s"),
         RTM_NEWQDISC,
         NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE,
-        &tcmsg(index),
+        &tcmsg(index, handle),
     )
     .text(TCA_KIND, "tbf");
     message = message.nest(TCA_OPTIONS, |m| {
