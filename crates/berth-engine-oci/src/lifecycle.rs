@@ -260,7 +260,12 @@ impl Inner {
         let mut layers = Vec::with_capacity(spec.layers.len());
         for layer in spec.layers.iter().rev() {
             let name = layer.parse().ok().and_then(|digest| self.images.folder_name(&digest));
-            layers.push(name.ok_or_else(|| EngineError::Start(format!("layer {layer} is not on this host")))?);
+            let name = name.ok_or_else(|| EngineError::Start(format!("layer {layer} is not on this host")))?;
+            // An image may name a layer twice (an empty one, often), overlayfs refuses that with ELOOP. The uppermost decides
+            // alone: whatever the lower one would add, the upper one has as well.
+            if !layers.contains(&name) {
+                layers.push(name);
+            }
         }
         let bind = |from: PathBuf, at: &Path, read_only| Mount {
             at: at.to_owned(),
@@ -283,6 +288,8 @@ impl Inner {
                 MountSource::Program => bind(self.options.program.clone(), &mount.target, true),
             });
         }
+        // What is mounted on a folder would hide what was mounted below it before, whatever order the client gave.
+        mounts.sort_by_key(|mount| mount.at.components().count());
         Ok(Bundle {
             id: spec.id.to_string(),
             hostname: spec.hostname.clone(),
