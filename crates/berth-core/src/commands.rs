@@ -217,6 +217,11 @@ pub(crate) enum Body {
         update: bool,
         method: Method,
     },
+    /// Brings a group back to what it is written down to be, after a command that failed half way.
+    GroupUndo {
+        /// That command's UUID.
+        of: String,
+    },
     /// Code that was there before.
     GroupHistory {
         version: i64,
@@ -247,6 +252,7 @@ impl Body {
             Self::GroupDelete => "group_delete",
             Self::GroupUpload { .. } => "group_upload",
             Self::GroupHistory { .. } => "group_history",
+            Self::GroupUndo { .. } => "group_undo",
         }
     }
 
@@ -269,6 +275,7 @@ impl Body {
             | Self::Rollout { .. }
             | Self::RolloutUndo { .. }
             | Self::FileReady { .. }
+            | Self::GroupUndo { .. }
             | Self::GroupDelete => Method::Parallel,
         }
     }
@@ -296,7 +303,7 @@ impl Body {
 
     /// Whether what fails holds up nothing: as much as can be is taken back.
     fn keeps_going(&self) -> bool {
-        matches!(self, Self::RolloutUndo { .. })
+        matches!(self, Self::RolloutUndo { .. } | Self::GroupUndo { .. })
     }
 
     fn is_removal(&self) -> bool {

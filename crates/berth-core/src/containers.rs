@@ -5,6 +5,7 @@ mod create;
 mod health;
 mod inside;
 mod life;
+mod ready;
 mod restart;
 mod state;
 mod watch;
@@ -18,6 +19,7 @@ use berth_store::ContainerFilter;
 use serde::{Deserialize, Serialize};
 
 pub use change::ContainerUpdate;
+pub(crate) use ready::NotReady;
 pub use state::Activity;
 pub(crate) use state::{Busy, Doing, Trouble};
 pub use watch::{LogFollower, LogQuery};

@@ -69,6 +69,12 @@ pub struct Settings {
     pub builds_at_once: usize,
     /// Seconds that building an application may take, download and start included.
     pub build_timeout_s: u64,
+    /// Milliseconds that a new container without a health check has to be up, without an end or a restart, before it takes the
+    /// place of the one before.
+    pub ready_time_ms: u64,
+    /// Milliseconds for which a roll-out or a group's deployment goes on to watch all that it has replaced before it is a
+    /// success; an end, a restart or ill health of any of them takes all of it back.
+    pub soak_time_ms: u64,
     /// Seconds to wait for an application to accept connections before its build is answered all the same.
     pub ready_wait_s: u64,
     /// Largest archive of an application's code that is downloaded, MiB.
@@ -114,6 +120,8 @@ impl Default for Settings {
             time_zone: "Asia/Shanghai".into(),
             builds_at_once: 8,
             build_timeout_s: 300,
+            ready_time_ms: 5000,
+            soak_time_ms: 10_000,
             ready_wait_s: 20,
             code_max_mib: 512,
             code_unpacked_max_mib: 2048,

@@ -28,7 +28,7 @@ struct Unit {
 }
 
 /// Containers that exist only as rows. A program is told by its first argument: `exit N` ends at once with that code,
-/// `echo …` prints and ends, `missing` can't be started, anything else runs until it is stopped.
+/// `exit-after N MS` so many milliseconds later, `echo …` prints and ends, `missing` can't be started, anything else runs until it is stopped.
 ///
 /// Clones share what is inside, so a "restarted" engine is a clone.
 #[derive(Debug, Clone)]
@@ -126,6 +126,23 @@ impl FakeEngine {
     fn held(&self, id: &UnitId) -> Vec<PortGiven> {
         let fronts = self.fronts.lock().unwrap_or_else(PoisonError::into_inner);
         fronts.iter().filter(|(other, _)| *other != id).flat_map(|(_, (ports, _))| ports.clone()).collect()
+    }
+
+    /// For the program `exit-after`.
+    fn end_later(&self, id: &UnitId, run: u64) {
+        let plan = self.with(id, |unit| match unit.spec.args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["exit-after", code, ms] => Some((code.parse().unwrap_or(1), ms.parse().unwrap_or(0))),
+            _ => None,
+        });
+        let Ok(Some((code, ms))) = plan else { return };
+        let (engine, id) = (self.clone(), id.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+            let runs = engine.with(&id, |unit| unit.run == run && matches!(unit.state, State::Running { .. }));
+            if matches!(runs, Ok(true)) {
+                engine.exit(&id, code);
+            }
+        });
     }
 
     /// Ends a container as if its program had exited.
@@ -289,6 +306,7 @@ impl Engine for FakeEngine {
             Ok(())
         })?;
         let _ = self.changes.send(id.clone());
+        self.end_later(id, run);
         result
     }
 

@@ -89,7 +89,7 @@ impl Server {
         let data = std::env::temp_dir().join(format!("berth-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&data);
         fs::create_dir_all(&data).expect("make the data folder");
-        fs::write(data.join("berth.toml"), settings).expect("write the settings");
+        fs::write(data.join("berth.toml"), with_short_times(settings)).expect("write the settings");
         let port = free_port();
         let http = reqwest::Client::builder().no_proxy().build().expect("an HTTP client");
         let mut server = Self { program: program.into(), data, port, child: None, http };
@@ -256,5 +256,17 @@ impl Drop for Server {
             eprintln!("--- log of the server\n{}", self.log());
         }
         let _ = fs::remove_dir_all(&self.data);
+    }
+}
+
+/// Times that a test waits out again and again are short, unless the test sets them itself.
+fn with_short_times(settings: &str) -> String {
+    if settings.contains("ready_time_ms") {
+        return settings.to_owned();
+    }
+    let times = "[core]\nready_time_ms = 500\nsoak_time_ms = 300\n";
+    match settings.split_once("[core]\n") {
+        Some((before, after)) => format!("{before}{times}{after}"),
+        None => format!("{settings}\n{times}"),
     }
 }

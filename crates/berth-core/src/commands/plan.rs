@@ -18,7 +18,9 @@ pub(super) struct PlannedStep {
 const PREPARE: i64 = 0;
 const MEMBERS: i64 = 1;
 const SURPLUS: i64 = 2;
-const SETTLE: i64 = 3;
+/// What took the place of others is watched before it counts.
+const WATCH: i64 = 3;
+const SETTLE: i64 = 4;
 
 impl Core {
     pub(super) async fn plan(&self, command: &berth_store::Command, body: &Body) -> Result<Vec<PlannedStep>, Error> {
@@ -55,9 +57,18 @@ impl Core {
                 }
                 // A batch is a stage: the next one begins when all of it has proven itself.
                 let batch = self.batch_of(moves.len());
+                let mut last = MEMBERS;
                 for (number, one) in moves.into_iter().enumerate() {
-                    let stage = MEMBERS + i64::try_from(number / batch).unwrap_or(i64::MAX - 1);
+                    // Between two batches all that was moved so far is looked at.
+                    let stage = MEMBERS + 2 * i64::try_from(number / batch).unwrap_or(i64::MAX / 4);
+                    if stage != last {
+                        steps.push(PlannedStep { stage: stage - 1, step: Step::Watch { ms: 0 } });
+                    }
+                    last = stage;
                     steps.push(PlannedStep { stage, step: Step::Move(one) });
+                }
+                if !steps.is_empty() {
+                    steps.push(PlannedStep { stage: last + 1, step: self.soak() });
                 }
                 return Ok(steps);
             }
@@ -87,7 +98,12 @@ impl Core {
         }
         let pull = |spec: &GroupSpec| Step::Pull { image: spec.image.clone() };
         match body {
-            Body::GroupApply { spec, .. } => {
+            Body::GroupApply { .. } | Body::GroupUndo { .. } => {
+                let spec = match body {
+                    Body::GroupApply { spec, .. } => spec,
+                    // What the group is written down to be: a command that failed has not changed that.
+                    _ => &group.spec,
+                };
                 spec.check()?;
                 add(PREPARE, Step::Ports);
                 add(PREPARE, pull(spec));
@@ -182,7 +198,16 @@ impl Core {
             | Body::RolloutUndo { .. }
             | Body::FileReady { .. } => {}
         }
+        // What an undo puts back is as good as it was before.
+        if !matches!(body, Body::GroupUndo { .. }) && steps.iter().any(|planned| planned.step.replaces()) {
+            steps.push(PlannedStep { stage: WATCH, step: self.soak() });
+        }
         Ok(steps)
+    }
+
+    /// Watches what was replaced for the soak time.
+    fn soak(&self) -> Step {
+        Step::Watch { ms: self.inner.settings.soak_time_ms }
     }
 
     /// Back at once, all that a roll-out has moved.

@@ -360,7 +360,7 @@ impl Core {
             .collect::<Result<Vec<_>, Error>>()?;
         let published = run.progress.status != progress.status;
         let undo = match effects.last() {
-            Some(Effect::Finish(outcome)) if *outcome != Outcome::Success => self.undo_order(run)?,
+            Some(Effect::Finish(outcome)) if *outcome != Outcome::Success => self.undo_order(run, *outcome)?,
             _ => None,
         };
         let (core, follows) = (self.clone(), undo.is_some());
@@ -407,17 +407,30 @@ impl Core {
         Ok(effects)
     }
 
-    /// The command that takes back what a failed roll-out has done: written down with its end.
-    fn undo_order(&self, run: &Run) -> Result<Option<berth_store::Command>, Error> {
-        let moved = |(row, step): &(berth_store::Activity, Step)| {
-            matches!(step, Step::Move(_)) && Outcome::of(&row.result) == Some(Outcome::Success) && row.container_id > 0
+    /// The command that takes back what a failed command has replaced: written down with its end. A roll-out that was cancelled
+    /// goes back, too; a group's command that was cancelled, or gave way to a removal, leaves the group as it is.
+    fn undo_order(&self, run: &Run, outcome: Outcome) -> Result<Option<berth_store::Command>, Error> {
+        let replaced = |(row, step): &(berth_store::Activity, Step)| {
+            step.replaces() && Outcome::of(&row.result) == Some(Outcome::Success) && row.container_id > 0
         };
-        if !matches!(run.order.body, Body::Rollout { .. }) || !run.steps.iter().any(moved) {
+        let of = run.row.uid.clone();
+        let body = match &run.order.body {
+            Body::Rollout { .. } => Body::RolloutUndo { of },
+            Body::GroupApply { .. }
+            | Body::GroupStart { .. }
+            | Body::GroupUpload { .. }
+            | Body::GroupHistory { .. }
+                if outcome != Outcome::Overtaken =>
+            {
+                Body::GroupUndo { of }
+            }
+            _ => return Ok(None),
+        };
+        if !run.steps.iter().any(replaced) {
             return Ok(None);
         }
         let caller = Caller::of_command(run.row.account_id, run.order.role);
         let target = Target::of(&run.row.kind, run.row.target);
-        let body = Body::RolloutUndo { of: run.row.uid.clone() };
         self.order_row(&caller, target, &run.row.target_name, body).map(Some)
     }
 

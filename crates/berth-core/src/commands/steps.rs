@@ -1,24 +1,20 @@
 //! The steps of commands. Each may be done twice, and goes on where a crash left it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use berth_engine::LogOptions;
 use serde::{Deserialize, Serialize};
 
 use super::{Body, Outcome};
-use crate::containers::{Container, ContainerState, LogQuery, Member};
+use crate::containers::{Container, ContainerState, LogQuery, Member, NotReady};
 use crate::core::Core;
 use crate::deployments::{DeploymentSpec, Move, To};
 use crate::error::{Error, FaultKind};
-use crate::policies::HealthStatus;
+use crate::now;
 use crate::services::{Group, GroupSpec};
 use crate::tokens::Caller;
-use crate::{now, takes_connections};
 
-/// A container without a check of its own and without ports has proven itself when it has run so long.
-const RUNS_FOR: Duration = Duration::from_secs(1);
-
-/// Time for what is put back to prove itself, if its command has none left.
+/// Time for what is put back to become ready, if its command has none left.
 const LAST_CHANCE_NS: i64 = 60_000_000_000;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -55,6 +51,10 @@ pub(super) enum Step {
     },
     /// One change of a roll-out.
     Move(Move),
+    /// Watches for so long what the command's steps have replaced; fails when one of them ends, restarts or becomes unhealthy.
+    Watch {
+        ms: u64,
+    },
     /// Removes the command's deployment.
     Undeploy,
     /// Makes the command's file ready.
@@ -103,6 +103,7 @@ impl Step {
             Self::DeployNew => "deploy_new",
             Self::Succeed { .. } => "succeed",
             Self::Move(_) => "move",
+            Self::Watch { .. } => "watch",
             Self::Undeploy => "undeploy",
             Self::Ready { .. } => "ready",
             Self::Update { .. } => "update",
@@ -115,6 +116,11 @@ impl Step {
             Self::Settle => "settle",
             Self::RemoveGroup => "remove_group",
         }
+    }
+
+    /// Whether it puts a container, or code, in another's place, so that what came of it is to be watched.
+    pub(super) fn replaces(&self) -> bool {
+        matches!(self, Self::Move(_) | Self::Replace { start: true, .. } | Self::Deploy { .. })
     }
 
     pub(super) fn container(&self) -> Option<i64> {
@@ -132,6 +138,7 @@ impl Step {
             Self::DeployNew
             | Self::Succeed { .. }
             | Self::Move(_)
+            | Self::Watch { .. }
             | Self::Undeploy
             | Self::Pull { .. }
             | Self::Ports
@@ -253,11 +260,11 @@ impl Core {
                 match started {
                     Ok(started) if started.group.is_none() => {}
                     // A member has to prove itself; what failed is told with its last words.
-                    Ok(found) => drop(self.start_proven(caller, &found, command.deadline).await?),
+                    Ok(found) => drop(self.start_and_await_ready(caller, &found, command.deadline).await?),
                     Err(error @ Error::NotFound { .. }) => return Err(error),
                     Err(error) => match self.member(caller, *container).await {
                         Ok(found) if found.group.is_some() => {
-                            self.start_proven(caller, &found, command.deadline).await?;
+                            self.start_and_await_ready(caller, &found, command.deadline).await?;
                         }
                         _ => return Err(error),
                     },
@@ -303,11 +310,17 @@ impl Core {
             }
             Step::Succeed { name, to, inherit } => {
                 let to = if *inherit { To::Inheriting(to) } else { To::Exactly(to) };
-                Ok(Done::maybe(self.deployment_replace(caller, name, to, activity.id).await?))
+                Ok(Done::maybe(self.deployment_replace(caller, name, to, activity.id, command.deadline).await?))
             }
             Step::Move(asked) => {
-                let moved = self.deployment_replace(caller, &asked.name, To::Moved(asked), activity.id).await?;
+                let to = To::Moved(asked);
+                let moved = self.deployment_replace(caller, &asked.name, to, activity.id, command.deadline).await?;
                 Ok(Done::maybe(moved))
+            }
+            Step::Watch { ms } => {
+                let replaced = self.replaced_by(command.id).await?;
+                self.stay_ready(caller, &replaced, Duration::from_millis(*ms)).await?;
+                Ok(Done::success())
             }
             Step::Undeploy => {
                 self.deployment_remove(caller, &command.target_name).await?;
@@ -375,6 +388,23 @@ impl Core {
         }
     }
 
+    /// The containers that a command's steps have put in others' places so far.
+    async fn replaced_by(&self, command: i64) -> Result<Vec<i64>, Error> {
+        let steps = self.read(move |tx| Ok(tx.activities(command)?)).await?;
+        let mut replaced = Vec::new();
+        for row in steps {
+            // One that had nothing to do has no container.
+            if Outcome::of(&row.result) == Some(Outcome::Success) && row.container_id > 0 {
+                let step: Step =
+                    serde_json::from_str(&row.step).map_err(|e| Error::Bug(format!("activity {}: {e}", row.id)))?;
+                if step.replaces() {
+                    replaced.push(row.container_id);
+                }
+            }
+        }
+        Ok(replaced)
+    }
+
     async fn member(&self, caller: &Caller, id: i64) -> Result<Container, Error> {
         self.container_by_number(caller, id).await
     }
@@ -423,7 +453,7 @@ impl Core {
         if !start {
             return Ok(made);
         }
-        match self.start_proven(scene.caller, &made, scene.deadline).await {
+        match self.start_and_await_ready(scene.caller, &made, scene.deadline).await {
             Ok(started) => Ok(started),
             Err(error) => {
                 self.container_remove(scene.caller, made.uid.as_str(), true).await?;
@@ -433,7 +463,12 @@ impl Core {
     }
 
     /// Starts a container and waits until it has proven itself; what failed is told with its last words.
-    async fn start_proven(&self, caller: &Caller, found: &Container, deadline: i64) -> Result<Container, Error> {
+    async fn start_and_await_ready(
+        &self,
+        caller: &Caller,
+        found: &Container,
+        deadline: i64,
+    ) -> Result<Container, Error> {
         let failed = |why: String| Error::WrongState(format!("container {} ({}) {why}", found.name, found.id));
         let started = match self.container_start(caller, found.uid.as_str()).await {
             Ok(started) => started,
@@ -443,7 +478,7 @@ impl Core {
                 return Err(failed(format!("could not be started: {}{said}", error.public())));
             }
         };
-        match self.prove(&started, deadline).await {
+        match self.await_ready(&started, deadline).await {
             Ok(()) => {
                 self.member_is_ready(&started).await?;
                 self.container(caller, found.uid.as_str()).await
@@ -451,57 +486,11 @@ impl Core {
             Err(why) => {
                 let said = self.last_lines(caller, found).await;
                 self.note_trouble(found.id).await?;
-                if now() > deadline {
+                if why == NotReady::TimedOut {
                     return Err(Error::Timeout(format!("starting container {} ({}){said}", found.name, found.id)));
                 }
                 Err(failed(format!("{why}{said}")))
             }
-        }
-    }
-
-    /// Whether a container that was just started is well.
-    async fn prove(&self, started: &Container, deadline: i64) -> Result<(), String> {
-        let begun = Instant::now();
-        let wait = Duration::from_secs(self.inner.settings.ready_wait_s);
-        let port = match started.group {
-            Some(id) => self.group_by_number(id).await.ok().and_then(|group| group.spec.asked_at()),
-            None => None,
-        };
-        loop {
-            let seen = self.noted(started.id).await.map_err(|error| error.public())?;
-            let observed = self.inner.engine.observe(&started.uid).await.map_err(|e| e.to_string())?;
-            if let berth_engine::State::Exited(exit) = &observed.state {
-                let why = if exit.oom_killed { ", killed for want of memory" } else { "" };
-                return Err(format!("ended with exit code {}{why}", exit.code));
-            }
-            if observed.run as i64 > started.runs {
-                return Err("ended at once and was started again".into());
-            }
-            if let Some(check) = &started.health_check {
-                match seen.health.as_ref().map(|h| h.status) {
-                    Some(HealthStatus::Healthy) => return Ok(()),
-                    Some(HealthStatus::Unhealthy) => {
-                        let failure = seen.health.and_then(|h| h.last_failure).unwrap_or_default();
-                        return Err(format!("is unhealthy: {failure}"));
-                    }
-                    Some(HealthStatus::Starting) | None => {}
-                }
-                let longest = check.start_period + (check.interval + check.timeout) * (check.retries + 1);
-                if begun.elapsed() > longest + Duration::from_secs(10) {
-                    return Err("was not healthy in time".into());
-                }
-            } else if let (Some(port), Some(address)) = (port, started.address) {
-                // One that does not listen in time runs on all the same: it may listen later.
-                if takes_connections((address, port)).await || begun.elapsed() > wait {
-                    return Ok(());
-                }
-            } else if started.group.is_none() || begun.elapsed() > RUNS_FOR {
-                return Ok(());
-            }
-            if now() > deadline {
-                return Err("did not prove itself before the command's time was up".into());
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
@@ -527,7 +516,7 @@ impl Core {
         let result = async {
             self.container_stop(scene.caller, found.uid.as_str(), None).await?;
             self.put_code(scene, &found, scene.version).await?;
-            self.start_proven(scene.caller, &found, scene.deadline).await
+            self.start_and_await_ready(scene.caller, &found, scene.deadline).await
         };
         let Err(error) = result.await else { return Ok(Done::with(id)) };
         if before == scene.version || found.state == ContainerState::Created {
@@ -538,7 +527,7 @@ impl Core {
             self.container_stop(scene.caller, found.uid.as_str(), None).await?;
             self.put_code(scene, &found, before).await?;
             let limit = now().saturating_add(LAST_CHANCE_NS).max(scene.deadline);
-            let started = self.start_proven(scene.caller, &found, limit).await;
+            let started = self.start_and_await_ready(scene.caller, &found, limit).await;
             started.map(drop)
         };
         match back.await {

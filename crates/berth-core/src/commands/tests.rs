@@ -249,7 +249,7 @@ fn open(folder: &Path, engine: &FakeEngine) -> (tokio::runtime::Runtime, Core) {
             downloads: folder.join("downloads"),
             secret_key: folder.join("secret.key"),
         };
-        let settings = Settings { disk_high_percent: 0, ..Settings::default() };
+        let settings = Settings { disk_high_percent: 0, ready_time_ms: 50, soak_time_ms: 50, ..Settings::default() };
         Core::open(store, Arc::new(engine.clone()), images, Arc::new(Files), Arc::new(NoRegistry), paths, settings)
             .await
             .expect("core")
@@ -439,7 +439,7 @@ fn what_does_not_prove_itself_is_undone_and_told() {
     let done = world.wait(&world.order(Body::GroupApply { spec: Box::new(broken), method: Method::Sequential }));
     assert_eq!(done.result, Some(Outcome::Failed));
     assert!(
-        done.message.contains("exit code 7") && done.message.contains("3 steps were not begun"),
+        done.message.contains("exit code 7") && done.message.contains("4 steps were not begun"),
         "{}",
         done.message
     );
@@ -457,6 +457,30 @@ fn what_does_not_prove_itself_is_undone_and_told() {
     }));
     assert!(lost.message.contains("is not there"), "{}", lost.message);
     assert_eq!((world.group().version, world.group().state), (1, GroupState::Running));
+}
+
+#[test]
+fn members_that_end_after_they_were_ready_are_replaced_by_what_was_there() {
+    if !is_root() {
+        return;
+    }
+    for method in [Method::Parallel, Method::Sequential] {
+        let world = World::with_group(&format!("late-{method:?}"));
+        let late = vec!["exit-after".into(), "8".into(), "130".into()];
+        let late = GroupSpec { command: Some(late), ..spec(3) };
+        let done = world.wait(&world.order(Body::GroupApply { spec: Box::new(late), method }));
+        assert_eq!(done.result, Some(Outcome::Failed), "{}", done.message);
+        let replaced = |a: &&super::Activity| a.name == "replace" && a.result == Some(Outcome::Success);
+        assert!(done.activities.iter().any(|a| replaced(&a)), "one was judged ready first: {:?}", done.activities);
+        let query = super::CommandQuery { limit: 100, ..Default::default() };
+        let all = world.block_on(world.core.commands(&world.caller, &query)).expect("commands").items;
+        let undo = all.iter().find(|c| c.name == "group_undo").expect("an undo follows");
+        assert_eq!(world.wait(undo).result, Some(Outcome::Success));
+        world.check("after the undo", true);
+        assert_eq!((world.group().version, world.group().spec.command), (1, spec(3).command));
+        let members = world.block_on(world.core.group_containers(&world.group())).expect("members");
+        assert!(members.iter().all(|m| m.version == 1 && m.spec.args.first().is_some_and(|a| a != "exit-after")));
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::rollouts::Move;
 use super::{DeploymentSpec, check_room, passing_name};
-use crate::containers::{Container, NewContainer};
+use crate::containers::{Container, NewContainer, NotReady};
 use crate::core::Core;
 use crate::error::Error;
 use crate::hosts::Machine;
@@ -37,9 +37,6 @@ impl To<'_> {
         }
     }
 }
-
-/// How long a successor without a health check has to run.
-const RUNS_FOR: Duration = Duration::from_secs(1);
 
 impl Core {
     /// A command's step: makes and starts it. May be done twice.
@@ -113,6 +110,7 @@ impl Core {
         name: &str,
         to: To<'_>,
         activity: i64,
+        deadline: i64,
     ) -> Result<Option<i64>, Error> {
         let lock = self.deployment_lock(caller.account, name);
         // What it is to become is decided by what it is then, not by what it was before others had their turn.
@@ -158,7 +156,10 @@ impl Core {
                 self.inner.trip.point().await;
                 let started = self.container_start_number(caller, into).await?;
                 self.inner.trip.point().await;
-                self.proves_itself(&started).await?;
+                self.await_ready(&started, deadline).await.map_err(|why| match why {
+                    NotReady::TimedOut | NotReady::NotHealthy(_) => Error::Timeout(format!("its new container {why}")),
+                    why => Error::WrongState(format!("its new container {why}")),
+                })?;
             }
             self.inner.trip.point().await;
             let (name, left) = (name.to_owned(), format!("{name}.old.{activity}"));
@@ -284,43 +285,5 @@ impl Core {
             Err(error) => return Err(error),
         }
         self.remove_passing(caller, name).await
-    }
-
-    /// Whether a container that was just started goes on, and is well where its image says how that is told.
-    async fn proves_itself(&self, started: &Container) -> Result<(), Error> {
-        let begun = std::time::Instant::now();
-        let limit = started.health_check.as_ref().map_or(RUNS_FOR, |check| {
-            check.start_period + (check.interval + check.timeout) * (check.retries + 1) + Duration::from_secs(10)
-        });
-        loop {
-            let observed = self.inner.engine.observe(&started.uid).await?;
-            match &observed.state {
-                berth_engine::State::Running { .. } => {}
-                berth_engine::State::Exited(exit) => {
-                    return Err(Error::WrongState(format!("ended with exit code {}", exit.code)));
-                }
-                berth_engine::State::Absent | berth_engine::State::Created => {
-                    return Err(Error::WrongState("was removed meanwhile".into()));
-                }
-            }
-            if observed.run as i64 > started.runs {
-                return Err(Error::WrongState("ended at once and was started again".into()));
-            }
-            if started.health_check.is_some() {
-                match self.noted(started.id).await?.health.as_ref().map(|h| h.status) {
-                    Some(crate::HealthStatus::Healthy) => return Ok(()),
-                    Some(crate::HealthStatus::Unhealthy) => return Err(Error::WrongState("is unhealthy".into())),
-                    Some(crate::HealthStatus::Starting) | None => {}
-                }
-            }
-            if begun.elapsed() > limit {
-                return if started.health_check.is_some() {
-                    Err(Error::Timeout("becoming healthy".into()))
-                } else {
-                    Ok(())
-                };
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
     }
 }

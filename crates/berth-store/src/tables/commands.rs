@@ -219,7 +219,7 @@ impl Tx<'_> {
     pub fn command_next(&self, kind: &str, target: i64) -> Result<Option<Command>, Error> {
         let sql = format!(
             "{COMMAND} WHERE kind = $1 AND target = $2 AND ended_at IS NULL
-             ORDER BY name <> 'rollout_undo', id LIMIT 1"
+             ORDER BY name NOT IN ('rollout_undo', 'group_undo'), id LIMIT 1"
         );
         Ok(self.connection.prepare_cached(&sql)?.query_row(params![kind, target], command).optional()?)
     }

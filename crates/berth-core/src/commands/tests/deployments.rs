@@ -59,10 +59,16 @@ fn update(world: &World, name: &str, spec: DeploymentSpec) -> String {
     })
 }
 
-/// Images: `app:2` and `app:3` run, `app:broken` ends with 7. Three deployments of `app:1`.
+/// Images: `app:2` and `app:3` run, `app:broken` ends with 7, `app:late` with 8 when it has been ready for a while. Three deployments of `app:1`.
 fn with_three(name: &str) -> World {
     let world = World::new(name);
-    for (version, command) in [("2", vec!["serve"]), ("3", vec!["serve"]), ("broken", vec!["exit", "7"])] {
+    let versions = [
+        ("2", vec!["serve"]),
+        ("3", vec!["serve"]),
+        ("broken", vec!["exit", "7"]),
+        ("late", vec!["exit-after", "8", "130"]),
+    ];
+    for (version, command) in versions {
         let config = berth_image::Config {
             cmd: command.into_iter().map(str::to_owned).collect(),
             env: vec![format!("V={version}")],
@@ -217,6 +223,22 @@ fn a_version_that_ends_at_once_is_taken_back_everywhere() {
     let told = world.block_on(world.core.command(&world.caller, &broken)).expect("command");
     assert_eq!(told.result, Some(Outcome::Failed));
     assert!(told.message.contains("exit code 7") && told.message.contains("runs again"), "{}", told.message);
+}
+
+#[test]
+fn a_version_that_ends_after_it_was_ready_is_taken_back_everywhere() {
+    if !is_root() {
+        return;
+    }
+    let world = with_three("deployment-late");
+    let late = roll_out(&world, 100, "late");
+    settle(&world);
+    let told = world.block_on(world.core.command(&world.caller, &late)).expect("command");
+    assert_eq!(told.result, Some(Outcome::Failed), "{}", told.message);
+    assert!(told.message.contains("exit code 8 after it was ready"), "{}", told.message);
+    assert_eq!(versions(&world, "after a late end"), expected(None));
+    let moved = told.activities.iter().filter(|a| a.name == "move" && a.result == Some(Outcome::Success)).count();
+    assert!(moved > 0, "it was judged ready first: {:?}", told.activities);
 }
 
 #[test]
