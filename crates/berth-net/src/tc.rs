@@ -66,9 +66,16 @@ fn burst(rate: u64) -> u64 {
     (rate / 200).max((rate / 4).min(16 * 1024)).clamp(3028, 64 << 20)
 }
 
-/// Bytes that wait beyond the burst before packets are dropped: 200 ms, and room for a few packets.
+/// Bytes that wait beyond the burst before packets are dropped: 200 ms, and room for some packets of a slow rate. With less
+/// of it, congestion control that looks for policers (BBR) takes the losses after a change for one, and stays below the rate.
 fn queue(rate: u64) -> u64 {
     (rate / 5).clamp(32 * 1024, 64 << 20)
+}
+
+/// Bytes per second on the wire for a rate of the network layer: traffic is counted without Ethernet headers, so it is capped
+/// without them. Exact for full packets (1514 bytes for 1500), a little less for short ones.
+fn on_the_wire(rate: u64) -> u64 {
+    u64::try_from(u128::from(rate) * 1514 / 1500).unwrap_or(u64::MAX)
 }
 
 /// Bounds what goes out by link `index`, to `bits` per second; `None` lifts the bound. Live: a changed rate holds from the
@@ -87,7 +94,7 @@ pub(crate) fn limit(socket: &mut Socket, index: u32, bits: Option<u64>) -> Resul
             other => other,
         };
     };
-    let rate = (bits / 8).max(1);
+    let rate = on_the_wire((bits / 8).max(1));
     let handle = match bucket(socket, index)? {
         Some(now) if burst(rate) >= burst(now.rate) => now.handle,
         Some(now) if now.handle == FIRST_HANDLE => SECOND_HANDLE,
@@ -115,7 +122,7 @@ pub(crate) fn limit(socket: &mut Socket, index: u32, bits: Option<u64>) -> Resul
 
 #[cfg(test)]
 mod tests {
-    use super::{burst, queue};
+    use super::{burst, on_the_wire, queue};
 
     #[test]
     fn bursts_are_short_and_hold_packets() {
@@ -124,5 +131,6 @@ mod tests {
         assert_eq!(burst(1_250_000_000), 6_250_000, "10 Gbit/s: 5 ms");
         assert_eq!(burst(1), 3028);
         assert_eq!((queue(12_500), queue(1_250_000_000)), (32_768, 64 << 20));
+        assert_eq!(on_the_wire(12_500), 12_616);
     }
 }

@@ -1,11 +1,15 @@
 //! A real server for tests, things to feed it, and the check for what it leaves behind on the host.
 
+mod archives;
 mod files;
 mod leftovers;
 mod registry;
 mod server;
 mod shape;
 
+pub use archives::{
+    Entry, digest_of, docker_archive, docker_archive_with, file, folder, hard_link, kept, link, tar_of,
+};
 pub use files::{FileServer, zip_of};
 pub use leftovers::leftovers;
 pub use registry::{Mischief, Proxy, TestRegistry, has_program};

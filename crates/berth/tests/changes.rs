@@ -310,6 +310,96 @@ async fn bandwidth_is_bounded_in_each_direction_and_changes_live() {
     server.finish().await;
 }
 
+/// Rates between which a cap is changed, bits per second.
+const RATES: [u64; 7] = [100_000, 1_000_000, 5_000_000, 10_000_000, 40_000_000, 100_000_000, 1_000_000_000];
+
+/// Sends to port 9 of a container, or receives from port 7, until it is told to end.
+fn load(
+    ip: Ipv4Addr,
+    into: bool,
+    ended: &std::sync::Arc<std::sync::atomic::AtomicBool>,
+) -> std::thread::JoinHandle<()> {
+    let over = ended.clone();
+    std::thread::spawn(move || {
+        let mut stream = connect((ip, if into { 9 } else { 7 }).into());
+        let wait = Some(Duration::from_millis(200));
+        stream.set_read_timeout(wait).and_then(|()| stream.set_write_timeout(wait)).expect("timeout");
+        let mut buffer = vec![0; 256 * 1024];
+        while !over.load(std::sync::atomic::Ordering::Relaxed) {
+            let _ = if into { stream.write(&buffer) } else { stream.read(&mut buffer) };
+        }
+    })
+}
+
+/// Any cap follows any other while data flows, and two seconds later what flows is what the cap allows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cap_that_changes_under_load_holds_and_cuts_nothing_off() {
+    let Some(server) = server("caps", "").await else { return };
+    let source = "while true; do nc -l -p 7 < /dev/zero; done & while true; do nc -l -p 9 > /dev/null; done";
+    let ended = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    // A container for each rate and direction; it goes from its rate to every other one and back.
+    let mut all = Vec::new();
+    let mut threads = Vec::new();
+    for (number, from) in RATES.into_iter().enumerate() {
+        for into in [true, false] {
+            let name = format!("{}-{from}", if into { "in" } else { "out" });
+            let asked = json!({"name": name, "ingress": from, "egress": from, "command": ["sh", "-c", source]});
+            threads.push(load(address(&run(&server, asked).await), into, &ended));
+            all.push((number, into, name));
+        }
+    }
+    let change = async |name: &str, rate: u64| {
+        let body = json!({"ingress": rate, "egress": rate}).to_string();
+        let answer = server.request("PATCH", &format!("/v1/containers/{name}"), body).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+    };
+    let counted = async |name: &str, into: bool| {
+        let (rx, _, tx, _) = traffic(&server, name).await;
+        (if into { rx } else { tx }, Instant::now())
+    };
+    let mut wrong = Vec::new();
+    for step in 1..RATES.len() {
+        let to_of = |number: usize| RATES[(number + step) % RATES.len()];
+        for (number, _, name) in &all {
+            change(name, to_of(*number)).await;
+        }
+        let mut left = all.clone();
+        // The sender's congestion control finds out about the new rate in its own time: BBR probes in cycles. It has a few.
+        for round in 0..4 {
+            tokio::time::sleep(Duration::from_millis(if round == 0 { 2000 } else { 500 })).await;
+            let mut before = Vec::new();
+            for (_, into, name) in &left {
+                before.push(counted(name, *into).await);
+            }
+            tokio::time::sleep(Duration::from_millis(2500)).await;
+            let mut off = Vec::new();
+            for ((number, into, name), (then, at)) in left.into_iter().zip(before) {
+                let (now, end) = counted(&name, into).await;
+                let allowed = to_of(number) as f64 / 8.0 * (end - at).as_secs_f64();
+                // A packet at each end of the time measured is not a part of the rate; segments that are sent as one packet
+                // are counted with one header.
+                let (bytes, packets) = ((now - then) as f64, 2.0 * 1514.0);
+                assert!(bytes < 1.02 * allowed + packets, "{name} to {}: {:.3}", to_of(number), bytes / allowed);
+                if bytes + packets < 0.94 * allowed {
+                    off.push((number, into, name));
+                    wrong = vec![format!("{:?} to {}: {:.3}", off.last(), to_of(number), bytes / allowed)];
+                }
+            }
+            left = off;
+        }
+        assert!(left.is_empty(), "{left:?} do not get what they may: {wrong:?}");
+        for (number, _, name) in &all {
+            change(name, RATES[*number]).await;
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    ended.store(true, std::sync::atomic::Ordering::Relaxed);
+    for thread in threads {
+        thread.join().expect("load");
+    }
+    server.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn policies_bring_containers_back_and_stop_when_told() {
     let Some(mut server) = server("restart", "[core]\nrestart_pause_max_ms = 400\n").await else { return };

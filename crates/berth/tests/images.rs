@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use berth_testkit::{Server, TestRegistry, done, image, is_root};
+use berth_testkit::{
+    Server, TestRegistry, digest_of, docker_archive, done, file, folder, image, is_root, kept, tar_of,
+};
 use serde_json::{Value, json};
 
 async fn server(name: &str, settings: &str) -> Option<(Server, PathBuf)> {
@@ -200,4 +202,70 @@ async fn a_full_disk_takes_pulled_images_that_nothing_uses() {
     server.finish().await;
     drop(registry);
     std::fs::remove_dir_all(files).expect("clean");
+}
+
+/// The layers' digests of an image, lowest first, as its saved archive tells them.
+fn saved_layers(server: &Server, name: &str) -> Vec<String> {
+    let path = server.data.join("saved.tar");
+    done(server, &["save", "-o", path.to_str().expect("a path"), name]);
+    let mut digests = std::collections::HashMap::new();
+    let mut manifest = None;
+    let mut archive = tar::Archive::new(std::fs::File::open(&path).expect("open"));
+    for entry in archive.entries().expect("a tar") {
+        let mut entry = entry.expect("an entry");
+        let name = entry.path().expect("a name").to_string_lossy().into_owned();
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut entry, &mut bytes).expect("read");
+        if name == "manifest.json" {
+            manifest = Some(serde_json::from_slice::<Value>(&bytes).expect("json"));
+        }
+        digests.insert(name, digest_of(&bytes));
+    }
+    let layers = manifest.expect("a manifest")[0]["Layers"].as_array().expect("layers").clone();
+    layers.iter().map(|name| digests[name.as_str().expect("a name")].clone()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_may_name_a_layer_twice() {
+    let Some((server, rootfs)) = server("twice", "").await else { return };
+    let base = std::fs::read(&rootfs).expect("read the image");
+    let empty = tar_of(&[]);
+    let a = tar_of(&[folder("d"), file("d/who", b"a"), file("d/of-a", b"a")]);
+    let b = tar_of(&[folder("d"), file("d/who", b"b"), file("d/of-b", b"b"), file("d/.wh.of-a", b"")]);
+    // The same tree as a's, by another archive: a name of its own, the same content.
+    let like_a = tar_of(&[file("d/of-a", b"a"), file("d/who", b"a")]);
+    for (name, layers, told) in [
+        ("aba", vec![&base, &a, &b, &a], "a of-a of-b who"),
+        ("empties", vec![&base, &empty, &a, &empty, &b, &empty], "b of-b who"),
+        ("like", vec![&base, &a, &b, &like_a], "a of-a of-b who"),
+        ("same", vec![&base, &a, &a, &a], "a of-a who"),
+    ] {
+        let layers: Vec<&[u8]> = layers.into_iter().map(Vec::as_slice).collect();
+        let archive = docker_archive(&layers, &["sh"], &format!("{name}:1"));
+        done(&server, &["load", "-i", &kept(&server, "image.tar", &archive)]);
+        let image = format!("{name}:1");
+        let shell = "cat /d/who; echo \" $(ls /d)\"";
+        assert_eq!(
+            done(&server, &["run", "--rm", &image, "sh", "-c", shell]).trim().replace('\n', " "),
+            told,
+            "{name}"
+        );
+        let digests: Vec<String> = layers.iter().map(|layer| digest_of(layer)).collect();
+        assert_eq!(saved_layers(&server, &image), digests, "{name}: saved with the digests it came with");
+
+        // A commit on top, and a copy out of one that does not run.
+        done(&server, &["run", "--name", "m", &image, "sh", "-c", "echo new > /d/new"]);
+        done(&server, &["cp", "m:/d/who", server.data.join("who").to_str().expect("a path")]);
+        assert_eq!(std::fs::read(server.data.join("who")).expect("read"), &told.as_bytes()[..1], "{name}");
+        done(&server, &["commit", "m", &format!("{name}:2")]);
+        done(&server, &["rm", "m"]);
+        let image = format!("{name}:2");
+        let shell = "cat /d/who /d/new";
+        let said = done(&server, &["run", "--rm", &image, "sh", "-c", shell]);
+        assert_eq!(said.trim(), format!("{}new", &told[..1]), "{name}");
+        let saved = saved_layers(&server, &image);
+        assert_eq!(saved[..saved.len() - 1], digests, "{name}: what a commit is made on stays as it is");
+        done(&server, &["rmi", &image, &format!("{name}:1")]);
+    }
+    server.finish().await;
 }
