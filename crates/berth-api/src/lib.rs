@@ -47,8 +47,28 @@ impl axum::extract::FromRef<Api> for Core {
     }
 }
 
+/// Which dialects are served; one that is not answers as any path that is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Dialects {
+    /// `/container/*`.
+    pub standalone: bool,
+    /// `/api/v1/container*`, `/api/v1/node*`, `/api/v1/command*`.
+    pub acs: bool,
+    /// `/api/v1/containers*`, `/api/v1/token`, `/api/v1/secret-keys*`.
+    pub comb: bool,
+    /// `/tingyu/*`.
+    pub tingyu: bool,
+}
+
+impl Default for Dialects {
+    fn default() -> Self {
+        Self { standalone: true, acs: true, comb: true, tingyu: true }
+    }
+}
+
 /// Everything that is served.
-pub fn router(core: Core, draining: Draining) -> Router {
+pub fn router(core: Core, draining: Draining, dialects: Dialects) -> Router {
     let meters = Arc::new(Meters::default());
     let api = Api { core, meters: meters.clone(), draining, places: native::Places::default() };
     let doorman = |dialect: &'static str, broken: fn(kit::Breakdown) -> Response| Doorman {
@@ -82,22 +102,30 @@ pub fn router(core: Core, draining: Draining) -> Router {
         .route("/samples/hello.zip", get(sample::hello))
         .fallback(native::error::no_such_path);
     let other = kit::guarded(other, Doorman { changes: |_, _| false, ..doorman("other", native::error::broken) });
-    Router::new()
-        .nest("/v1", native)
-        .nest("/container", standalone)
-        .nest("/api/v1/container", acs(acs::containers()))
-        .nest("/api/v1/node", acs(acs::nodes()))
-        .nest("/api/v1/command", acs(acs::commands()))
-        .nest("/tingyu", tingyu)
-        .nest("/api/v1/containers", comb(comb::containers()))
-        .nest("/api/v1/token", comb(comb::token()))
-        .nest("/api/v1/secret-keys", comb(comb::keys()))
-        // Only what is below is nested.
-        .route_service("/api/v1/containers/", nothing.clone())
-        .route_service("/api/v1/secret-keys/", nothing.clone())
-        .route_service("/api/v1/token/", nothing)
-        .fallback_service(other.with_state(api.clone()))
-        .with_state(api)
+    let mut all = Router::new().nest("/v1", native);
+    if dialects.standalone {
+        all = all.nest("/container", standalone);
+    }
+    if dialects.acs {
+        all = all
+            .nest("/api/v1/container", acs(acs::containers()))
+            .nest("/api/v1/node", acs(acs::nodes()))
+            .nest("/api/v1/command", acs(acs::commands()));
+    }
+    if dialects.tingyu {
+        all = all.nest("/tingyu", tingyu);
+    }
+    if dialects.comb {
+        all = all
+            .nest("/api/v1/containers", comb(comb::containers()))
+            .nest("/api/v1/token", comb(comb::token()))
+            .nest("/api/v1/secret-keys", comb(comb::keys()))
+            // Only what is below is nested.
+            .route_service("/api/v1/containers/", nothing.clone())
+            .route_service("/api/v1/secret-keys/", nothing.clone())
+            .route_service("/api/v1/token/", nothing);
+    }
+    all.fallback_service(other.with_state(api.clone())).with_state(api)
 }
 
 /// Whether work can be taken on: the database answers, and the server is not on its way out.

@@ -1,5 +1,6 @@
 //! The native API, `/v1`: JSON, errors as RFC 9457 problems, described by OpenAPI 3.1 made from the types.
 
+mod accounts;
 mod auth;
 mod commands;
 mod containers;
@@ -112,6 +113,8 @@ pub(crate) fn router() -> Router<Api> {
         .route("/hosts/{host}", get(hosts::inspect).patch(hosts::label))
         .route("/host", get(host::inspect))
         .route("/events", get(events::list))
+        .route("/accounts", get(accounts::list))
+        .route("/accounts/{name}", patch(accounts::change))
         .route("/tokens", get(tokens::list).post(tokens::create))
         .route("/tokens/{id}", delete(tokens::revoke))
         .fallback(error::no_such_path)

@@ -4,9 +4,10 @@ mod services;
 mod session;
 
 use berth_api::wire::{
-    CommitCreate, Container, ContainerCreate, ContainerUpdate, DiskUse, Ended, Event, ExecCreate, ExecResult, FileStat,
-    Host, Image, ImagePull, ImagePush, ImageRemoved, List, LogEntry, LoginCreate, Port, PortList, Problem, PruneAsked,
-    Pruned, RegistryLogin, Stats, Token, TokenCreate, Traffic, Travel, Volume, VolumeCreate,
+    Account, AccountChange, CommitCreate, Container, ContainerCreate, ContainerUpdate, DiskUse, Ended, Event,
+    ExecCreate, ExecResult, FileStat, Host, Image, ImagePull, ImagePush, ImageRemoved, List, LogEntry, LoginCreate,
+    Port, PortList, Problem, PruneAsked, Pruned, RegistryLogin, Stats, Token, TokenCreate, Traffic, Travel, Volume,
+    VolumeCreate,
 };
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use reqwest::{Body, Method, RequestBuilder, Response};
@@ -31,6 +32,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// The exit code that Docker gives to a program that could not be run; `None` for other errors.
+    pub fn exit_code(&self) -> Option<u8> {
+        match self.code() {
+            Some("program_not_found") => Some(127),
+            Some("program_not_executable") => Some(126),
+            Some("start_failed") => Some(125),
+            _ => None,
+        }
+    }
+
     /// The server's word for programs, where there is one.
     pub fn code(&self) -> Option<&str> {
         match self {
@@ -83,6 +94,8 @@ pub struct Client {
     http: reqwest::Client,
     base: String,
     token: String,
+    /// The server's Unix socket, if it is reached by that.
+    socket: Option<std::path::PathBuf>,
 }
 
 /// Query parameters.
@@ -106,7 +119,35 @@ impl Client {
     /// That no HTTP client could be made.
     pub fn new(base: &str, token: &str) -> Result<Self> {
         let http = reqwest::Client::builder().no_proxy().build()?;
-        Ok(Self { http, base: base.trim_end_matches('/').to_owned(), token: token.to_owned() })
+        Ok(Self { http, base: base.trim_end_matches('/').to_owned(), token: token.to_owned(), socket: None })
+    }
+
+    /// A client of the server that listens on a Unix socket.
+    ///
+    /// # Errors
+    /// That no HTTP client could be made.
+    pub fn unix(socket: &std::path::Path, token: &str) -> Result<Self> {
+        let http = reqwest::Client::builder().no_proxy().unix_socket(socket).build()?;
+        let socket = Some(socket.to_owned());
+        Ok(Self { http, base: "http://localhost".into(), token: token.to_owned(), socket })
+    }
+
+    /// A failed request: by a socket the address in it says nothing.
+    fn failed(&self, error: reqwest::Error) -> Error {
+        match &self.socket {
+            Some(socket) if error.is_connect() => {
+                let mut cause: &dyn std::error::Error = &error;
+                while let Some(next) = cause.source() {
+                    cause = next;
+                }
+                Error::Connection(format!("no server answers at unix:{} ({cause}); is it running?", socket.display()))
+            }
+            _ => error.into(),
+        }
+    }
+
+    async fn session(&self, path: &str) -> Result<Session> {
+        Session::open(&self.base, self.socket.as_deref(), path, &self.token).await
     }
 
     fn request(&self, method: Method, path: &str, query: Query<'_>) -> RequestBuilder {
@@ -114,7 +155,7 @@ impl Client {
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Response> {
-        let response = request.send().await?;
+        let response = request.send().await.map_err(|error| self.failed(error))?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -265,15 +306,23 @@ impl Client {
 
     /// A session with a process that is run in it.
     pub async fn container_exec_session(&self, id: &str, exec: &ExecCreate) -> Result<Session> {
-        let mut session =
-            Session::open(&self.base, &format!("/v1/containers/{}/exec", segment(id)), &self.token).await?;
+        let mut session = self.session(&format!("/v1/containers/{}/exec", segment(id))).await?;
         session.begin(exec).await?;
         Ok(session)
     }
 
     /// A session with its own process.
     pub async fn container_attach(&self, id: &str) -> Result<Session> {
-        Session::open(&self.base, &format!("/v1/containers/{}/attach", segment(id)), &self.token).await
+        self.session(&format!("/v1/containers/{}/attach", segment(id))).await
+    }
+
+    /// The same from the beginning of the newest run, which may have ended by now.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn container_attach_from_start(&self, id: &str) -> Result<Session> {
+        let path = format!("/v1/containers/{}/attach?from_start=true", segment(id));
+        self.session(&path).await
     }
 
     /// What is at a path of it.
@@ -469,6 +518,16 @@ impl Client {
     /// Makes a token.
     pub async fn token_create(&self, new: &TokenCreate) -> Result<Token> {
         self.post("/v1/tokens", &[], new).await
+    }
+
+    /// All accounts with their rights.
+    pub async fn accounts(&self) -> Result<Vec<Account>> {
+        self.get::<List<Account>>("/v1/accounts", &[]).await.map(|list| list.items)
+    }
+
+    /// Changes an account's rights.
+    pub async fn account_change(&self, name: &str, change: &AccountChange) -> Result<Account> {
+        self.json(self.request(Method::PATCH, &format!("/v1/accounts/{}", segment(name)), &[]).json(change)).await
     }
 
     /// Revokes a token.

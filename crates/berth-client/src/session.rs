@@ -3,15 +3,20 @@
 use berth_api::wire::{ExecCreate, Problem, channel};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
-use tokio::net::TcpStream;
+use std::path::Path;
+use tokio::net::{TcpStream, UnixStream};
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::header::AUTHORIZATION;
 use tokio_tungstenite::tungstenite::{self, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use crate::{Error, Result};
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+/// What a session goes over.
+trait Io: tokio::io::AsyncRead + tokio::io::AsyncWrite + std::fmt::Debug + Send + Unpin {}
+impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + std::fmt::Debug + Send + Unpin> Io for T {}
+
+type Socket = WebSocketStream<Box<dyn Io>>;
 
 /// What a process says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +50,7 @@ fn broken(error: &tungstenite::Error) -> Error {
 }
 
 impl Session {
-    pub(crate) async fn open(base: &str, path: &str, token: &str) -> Result<Self> {
+    pub(crate) async fn open(base: &str, socket: Option<&Path>, path: &str, token: &str) -> Result<Self> {
         let Some(rest) = base.strip_prefix("http://") else {
             return Err(Error::Connection(format!("sessions need an http:// address, not {base}")));
         };
@@ -53,7 +58,26 @@ impl Session {
         let bearer =
             format!("Bearer {token}").parse().map_err(|_| Error::Connection("the token is no token".into()))?;
         request.headers_mut().insert(AUTHORIZATION, bearer);
-        match tokio_tungstenite::connect_async(request).await {
+        let stream: Box<dyn Io> = match socket {
+            Some(socket) => {
+                let stream = UnixStream::connect(socket).await;
+                Box::new(stream.map_err(|e| Error::Connection(format!("unix:{}: {e}", socket.display())))?)
+            }
+            None => {
+                let host = rest.split('/').next().unwrap_or(rest);
+                let host = if host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
+                    host.to_owned()
+                } else {
+                    format!("{host}:80")
+                };
+                let stream = TcpStream::connect(&host).await;
+                let stream = stream.map_err(|e| Error::Connection(format!("no server answers at {base} ({e})")))?;
+                // What is typed goes out at once.
+                let _ = stream.set_nodelay(true);
+                Box::new(stream)
+            }
+        };
+        match tokio_tungstenite::client_async(request, stream).await {
             Ok((socket, _)) => {
                 let (to, from) = socket.split();
                 Ok(Self { to: SessionInput(to), from: SessionOutput(from) })

@@ -82,6 +82,8 @@ pub struct NewContainer {
     pub stdin: bool,
     /// It has a terminal.
     pub terminal: bool,
+    /// Rows and columns of the terminal at first.
+    pub size: Option<(u16, u16)>,
     /// Bits per second in.
     pub ingress: Option<u64>,
     /// Bits per second out.
@@ -96,8 +98,6 @@ pub struct NewContainer {
     pub host: Option<(i64, String)>,
     /// The container whose place it is to take.
     pub replaces: Option<i64>,
-    /// Whether the host's network is for it although its account is none of an administrator; never what a client says.
-    pub host_network_allowed: bool,
 }
 
 /// What is kept of it, with everything decided.

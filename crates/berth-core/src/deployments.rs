@@ -238,7 +238,6 @@ impl DeploymentSpec {
             memory: (self.limits_memory > 0).then_some(self.limits_memory << 20),
             mounts: self.mounts(),
             network: NetworkMode::Host,
-            host_network_allowed: true,
             restart: RestartPolicy::Always,
             stdin: true,
             host,
@@ -304,7 +303,12 @@ impl Core {
         check_deployment_name(&new.name)?;
         new.spec.check()?;
         let (host, spec, account) = (host.clone(), new.spec.clone(), caller.account);
-        self.read(move |tx| check_room(tx, account, &host, &spec, &also, but)).await?;
+        let (core, of) = (self.clone(), *caller);
+        self.read(move |tx| {
+            core.check_host_network(tx, &of)?;
+            check_room(tx, account, &host, &spec, &also, but)
+        })
+        .await?;
         let (core, caller, mut mounts) = (self.clone(), *caller, new.spec.mounts());
         let checking = tokio::task::spawn_blocking(move || core.check_mounts(&caller, &mut mounts));
         checking.await.map_err(|e| Error::Bug(e.to_string()))?

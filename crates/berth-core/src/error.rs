@@ -25,6 +25,8 @@ pub enum FaultKind {
     Timeout,
     /// Another server, such as a registry, failed or refused.
     Upstream,
+    /// The host failed, not the client: it can't do this now.
+    Unavailable,
     /// berth's own fault.
     Bug,
 }
@@ -72,8 +74,16 @@ pub enum Error {
     /// See [`FaultKind::Upstream`]; what a registry does not have is [`FaultKind::NotFound`].
     #[error("{0}")]
     Registry(#[from] crate::registries::RegistryError),
-    /// The engine failed.
-    #[error("the engine failed; the server's log says why")]
+    /// A program could not be run, or a container not be made as asked: [`FaultKind::Invalid`].
+    #[error("start: {text}")]
+    Start {
+        /// The step that failed, with the value.
+        text: String,
+        /// The exit code that Docker gives it: 127 there is no such program, 126 it can't be run, 125 anything else.
+        code: i32,
+    },
+    /// The engine failed; see [`FaultKind::Unavailable`].
+    #[error("the host can't do this now; the server's log says why")]
     Engine(#[source] EngineError),
     /// The database failed.
     #[error("the database failed; the server's log says why")]
@@ -101,7 +111,9 @@ impl Error {
             Self::Timeout(_) => FaultKind::Timeout,
             Self::Registry(crate::registries::RegistryError::NotFound(_)) => FaultKind::NotFound,
             Self::Registry(_) => FaultKind::Upstream,
-            Self::Engine(_) | Self::Store(_) | Self::Image(_) | Self::Bug(_) => FaultKind::Bug,
+            Self::Start { .. } => FaultKind::Invalid,
+            Self::Engine(_) => FaultKind::Unavailable,
+            Self::Store(_) | Self::Image(_) | Self::Bug(_) => FaultKind::Bug,
         }
     }
 
@@ -149,7 +161,7 @@ impl From<EngineError> for Error {
             }
             EngineError::PortInUse(..) => Self::InUse(error.to_string()),
             EngineError::NoFreePort(..) | EngineError::NoRoom(_) => Self::NoRoom(error.to_string()),
-            EngineError::Start(text) => Self::invalid("start", text),
+            EngineError::Start { text, code } => Self::Start { text, code },
             EngineError::Refused(text) => Self::WrongState(text),
             EngineError::Timeout(what) => Self::Timeout(what),
             EngineError::Failed(_) => Self::Engine(error),

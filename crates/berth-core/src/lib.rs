@@ -36,6 +36,8 @@ mod ssh_keys;
 mod tokens;
 mod volumes;
 
+pub use berth_store::{Account, AccountChange};
+
 pub use apps::{App, Fetch, FetchError, NewApp};
 pub use audit::{AuditEntry, AuditQuery, Change};
 pub use bandwidth::{Grouped, Series, SeriesPoint};

@@ -19,6 +19,8 @@ pub struct Settings {
     pub pids_limit: u64,
     /// Seconds between the stop signal and the kill, unless a container says otherwise.
     pub stop_timeout_s: u64,
+    /// Whether the accounts' users may have containers in the host's network, unless their account says otherwise.
+    pub host_network_for_users: bool,
     /// Folders of the host below which bind mounts are allowed for users; administrators may bind anything.
     pub bind_prefixes: Vec<String>,
     /// Longest pause before a container is started again by its restart policy, milliseconds.
@@ -95,6 +97,7 @@ impl Default for Settings {
             port_range: (10_000, 30_000),
             pids_limit: 4096,
             stop_timeout_s: 10,
+            host_network_for_users: false,
             bind_prefixes: Vec::new(),
             restart_pause_max_ms: 60_000,
             image_quota_mib: 0,

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use berth_image::Digest;
+use berth_store::{Account, AccountChange};
 use serde::{Deserialize, Serialize};
 
 use crate::core::Core;
@@ -185,7 +186,8 @@ impl Core {
         Ok(Some(caller))
     }
 
-    /// Makes a token. Only an administrator can give `account` (a name; made if it is new) or the role of one.
+    /// Makes a token. Only an administrator can give `account` (a name; made if it is new), `rights` to it, or the role of one.
+    /// A token lives no longer than the one that makes it.
     ///
     /// # Errors
     /// [`Error::Forbidden`], [`Error::Invalid`], or the database's own.
@@ -196,7 +198,11 @@ impl Core {
         wanted: Role,
         account: Option<String>,
         lifetime: Option<Duration>,
+        rights: AccountChange,
     ) -> Result<NewToken, Error> {
+        if rights != AccountChange::default() && (caller.role != Role::Admin || account.is_none()) {
+            return Err(Error::Forbidden("only an administrator gives rights, to the account that is named".into()));
+        }
         if caller.role != Role::Admin && (wanted == Role::Admin || account.is_some()) {
             return Err(Error::Forbidden("only an administrator makes tokens for others".into()));
         }
@@ -209,13 +215,62 @@ impl Core {
         let (own, name) = (caller.account, name.to_owned());
         let text = if wanted == Role::Admin { "admin" } else { "user" };
         let expires = lifetime.map(|l| now().saturating_add(i64::try_from(l.as_nanos()).unwrap_or(i64::MAX)));
+        let own_token = if let Credential::Token(id) = caller.credential { Some(id) } else { None };
         let row = self
             .write(move |tx| {
                 let id = tx.account_for(own, account.as_deref(), now())?;
+                if let Some(account) = &account {
+                    tx.account_change(account, &rights)?;
+                }
+                let own_end = match own_token {
+                    Some(token) => tx.tokens(own)?.into_iter().find(|t| t.id == token).and_then(|t| t.expires_at),
+                    None => None,
+                };
+                let expires = match (expires, own_end) {
+                    (Some(asked), Some(own)) => Some(asked.min(own)),
+                    (asked, own) => asked.or(own),
+                };
                 Ok(tx.token_add(id, &name, &hashed, text, now(), expires)?)
             })
             .await?;
         Ok(NewToken { token: token(row), secret })
+    }
+
+    /// All accounts with their rights; for administrators.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`], or the database's own.
+    pub async fn accounts(&self, caller: &Caller) -> Result<Vec<Account>, Error> {
+        only_administrators(caller)?;
+        self.read(|tx| Ok(tx.accounts()?)).await
+    }
+
+    /// Changes an account's rights, by its name. What runs goes on; the right is looked at when a container is made or started.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`], [`Error::NotFound`], or the database's own.
+    pub async fn account_change(&self, caller: &Caller, name: &str, change: AccountChange) -> Result<Account, Error> {
+        only_administrators(caller)?;
+        let wanted = name.to_owned();
+        let found = self
+            .write(move |tx| {
+                tx.account_change(&wanted, &change)?;
+                Ok(tx.accounts()?.into_iter().find(|account| account.name == wanted))
+            })
+            .await?;
+        found.ok_or_else(|| Error::NotFound { what: "account", name: name.to_owned() })
+    }
+
+    /// Whether the caller may have a container in the host's network.
+    pub(crate) fn check_host_network(&self, tx: &berth_store::Tx<'_>, caller: &Caller) -> Result<(), Error> {
+        let allowed = || {
+            let own = tx.account(caller.account)?.and_then(|account| account.host_network);
+            Ok::<_, Error>(own.unwrap_or(self.inner.settings.host_network_for_users))
+        };
+        if caller.role == Role::Admin || allowed()? {
+            return Ok(());
+        }
+        Err(Error::Forbidden("host network is not allowed for this account".into()))
     }
 
     /// Takes an idempotency key for a request.
@@ -345,6 +400,13 @@ impl Core {
         self.inner.tokens.lock().unwrap_or_else(PoisonError::into_inner).clear();
         if found { Ok(()) } else { Err(Error::NotFound { what: "token", name: id.to_string() }) }
     }
+}
+
+fn only_administrators(caller: &Caller) -> Result<(), Error> {
+    if caller.role == Role::Admin {
+        return Ok(());
+    }
+    Err(Error::Forbidden("only an administrator sees and changes accounts".into()))
 }
 
 /// Names that people give: 1 to 128 letters, digits, `_`, `.`, `-`, not beginning with a sign. Letters of any script.

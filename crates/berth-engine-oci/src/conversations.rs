@@ -2,14 +2,16 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use berth_engine::{EngineError, LogStream, Said, Session, Told};
+use berth_engine::{EngineError, LogOptions, LogReader, LogStream, Said, Session, Told};
 use berth_runtime::log::Stream;
-use berth_runtime::{Attached, Exec, ExecReport, MOST_INPUT, resize};
+use berth_runtime::{AttachMessage, Attached, Exec, ExecReport, ExitStatus, MOST_INPUT, resize};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
+
+use crate::output::Output;
 
 /// Pieces that wait for a listener who is slow; then the process waits.
 const AHEAD: usize = 8;
@@ -193,32 +195,104 @@ async fn ended(report: &AsyncFd<OwnedFd>) -> i32 {
     }
 }
 
-/// The session with a container's own process.
-pub(crate) fn of_container(folder: &Path) -> Result<Session, EngineError> {
-    let attached = Attached::to(folder).map_err(|e| match e.kind() {
-        std::io::ErrorKind::WouldBlock => EngineError::NoRoom("too many are attached to this container".into()),
-        _ => EngineError::Failed(format!("attach: {e}")),
-    })?;
+/// Where a run's output is: its container's folder, and the time of its start.
+pub(crate) struct RunLog {
+    pub(crate) folder: PathBuf,
+    pub(crate) started_at: i64,
+}
+
+impl RunLog {
+    /// Sends what is in the log from `since` up to and with `until` (nanoseconds since 1970), but for the first bytes of each
+    /// stream that were heard already. Whether somebody still listens.
+    async fn send(&self, since: i64, until: i64, mut heard: [u64; 2], said: &mpsc::Sender<Said>) -> bool {
+        let options = LogOptions { since: Some(since), until: Some(until.saturating_add(1)), ..LogOptions::default() };
+        let Ok(mut log) = Output::open(&self.folder, &options).await else { return true };
+        while let Ok(Some(mut line)) = log.next().await {
+            if line.ends {
+                line.text.push(b'\n');
+            }
+            let left = &mut heard[usize::from(line.stream == LogStream::Stderr)];
+            let known = usize::try_from(*left).unwrap_or(usize::MAX).min(line.text.len());
+            *left -= known as u64;
+            line.text.drain(..known);
+            if !line.text.is_empty() && said.send(Said::Output(line.stream, line.text)).await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The end of the run, if its status is on disk.
+    fn finished_at(&self) -> i64 {
+        ExitStatus::load(&self.folder).ok().flatten().map_or(i64::MAX - 1, |status| status.finished_at)
+    }
+}
+
+/// Passes on what a container writes: with `from_start` first what is in the log, then what comes live, and at the end what
+/// the log has beyond that.
+async fn hear(
+    attached: &AsyncFd<Attached>,
+    run: &RunLog,
+    from_start: bool,
+    mut ended: watch::Receiver<bool>,
+    said: &mpsc::Sender<Said>,
+) {
+    let mut joined_at = None;
+    let mut heard = [0u64; 2];
+    loop {
+        let Ok(mut ready) = attached.readable().await else { break };
+        match ready.try_io(|fd| fd.get_ref().output()) {
+            Err(_) => {}
+            Ok(Ok(AttachMessage::Hello(at))) => {
+                joined_at = Some(at);
+                if from_start && !run.send(run.started_at, at, [0; 2], said).await {
+                    return;
+                }
+            }
+            Ok(Ok(AttachMessage::Output(stream, bytes))) => {
+                let stream = if stream == Stream::Stderr { LogStream::Stderr } else { LogStream::Stdout };
+                heard[usize::from(stream == LogStream::Stderr)] += bytes.len() as u64;
+                if said.send(Said::Output(stream, bytes)).await.is_err() {
+                    return;
+                }
+            }
+            Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            // A shim that was killed resets the connection; the log has what it said.
+            Ok(Ok(AttachMessage::End) | Err(_)) => break,
+        }
+    }
+    let _ = ended.wait_for(|over| *over).await;
+    let since = match joined_at {
+        Some(at) => at.saturating_add(1),
+        // It ended before it let anybody in.
+        None if from_start => run.started_at,
+        None => return,
+    };
+    run.send(since, run.finished_at(), heard, said).await;
+}
+
+/// The session with a container's own process. With `from_start` it begins with all that this run has written so far.
+pub(crate) fn of_container(
+    run: RunLog,
+    from_start: bool,
+    ended: watch::Receiver<bool>,
+) -> Result<Session, EngineError> {
+    let attached = match Attached::to(&run.folder) {
+        Ok(attached) => attached,
+        // The run is at its end.
+        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => {
+            return Ok(of_ended(run, from_start, ended));
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            return Err(EngineError::NoRoom("too many are attached to this container".into()));
+        }
+        Err(error) => return Err(EngineError::Failed(format!("attach: {error}"))),
+    };
     let attached = Arc::new(watched(attached)?);
     let (said, output) = mpsc::channel(AHEAD);
     let (input, mut told) = mpsc::channel(AHEAD);
     let (hears, listener) = (attached.clone(), said.clone());
-    let mut outward = tokio::spawn(async move {
-        loop {
-            let Ok(mut ready) = hears.readable().await else { return };
-            match ready.try_io(|fd| fd.get_ref().output()) {
-                Err(_) => {}
-                Ok(Ok(Some((stream, bytes)))) => {
-                    let stream = if stream == Stream::Stderr { LogStream::Stderr } else { LogStream::Stdout };
-                    if said.send(Said::Output(stream, bytes)).await.is_err() {
-                        return;
-                    }
-                }
-                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(Ok(None) | Err(_)) => return,
-            }
-        }
-    });
+    let mut outward = tokio::spawn(async move { hear(&hears, &run, from_start, ended, &said).await });
     tokio::spawn(async move {
         let talk = async {
             while let Some(told) = told.recv().await {
@@ -263,14 +337,28 @@ async fn tell(to: &AsyncFd<Attached>, what: impl Fn(&Attached) -> io::Result<()>
     }
 }
 
+/// The session with a run that has ended, or is about to: what it wrote, if that is asked for.
+pub(crate) fn of_ended(run: RunLog, from_start: bool, mut ended: watch::Receiver<bool>) -> Session {
+    let (said, output) = mpsc::channel(AHEAD);
+    let (input, mut told) = mpsc::channel(AHEAD);
+    tokio::spawn(async move {
+        let _ = ended.wait_for(|over| *over).await;
+        if from_start {
+            run.send(run.started_at, run.finished_at(), [0; 2], &said).await;
+        }
+    });
+    tokio::spawn(async move { while told.recv().await.is_some() {} });
+    Session { output, input }
+}
+
 /// The session with a container that has neither input nor terminal: its output from now on.
-pub(crate) fn of_log(mut log: crate::output::Output, unit: Arc<crate::unit::Unit>) -> Session {
+pub(crate) fn of_log(mut log: Output, unit: Arc<crate::unit::Unit>) -> Session {
     let (said, output) = mpsc::channel(AHEAD);
     let (input, mut told) = mpsc::channel(AHEAD);
     tokio::spawn(async move {
         let mut last = false;
         loop {
-            match berth_engine::LogReader::next(&mut log).await {
+            match log.next().await {
                 Ok(Some(mut line)) => {
                     if line.ends {
                         line.text.push(b'\n');

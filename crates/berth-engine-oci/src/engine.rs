@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,16 +19,16 @@ use berth_runtime::cgroup::{Cgroup, Hierarchies};
 use berth_runtime::{LogLimits, StartError, Zygote};
 use tokio::sync::{Semaphore, broadcast};
 
-use crate::conversations;
+use crate::conversations::{self, RunLog};
 use crate::counted::of_run;
 use crate::fronts::Fronts;
 use crate::instance::{Instance, failed};
-use crate::lifecycle::{Begun, of_link};
+use crate::lifecycle::{Begun, of_link, start_error};
 use crate::live::exec_spec;
 use crate::names::Names;
 use crate::output::Output;
 use crate::places::Places;
-use crate::unit::{Fixed, UNIT, Unit, read_json};
+use crate::unit::{Fixed, RUN, Run, UNIT, Unit, read_json};
 
 /// How the engine is set up.
 #[derive(Debug, Clone)]
@@ -87,6 +88,8 @@ pub(crate) struct Inner {
     pub(crate) changes: broadcast::Sender<UnitId>,
     pub(crate) starts: Semaphore,
     pub(crate) next_link: std::sync::atomic::AtomicU64,
+    /// When this engine began, nanoseconds since 1970.
+    pub(crate) begun_at: i64,
     netns: Mutex<Vec<Netns>>,
     host_memory: u64,
     pub(crate) names: Arc<Names>,
@@ -198,8 +201,7 @@ impl OciEngine {
             tracing::info!(%error, "cgroup2 can't be remounted with favordynmods: starts may wait some 14 ms");
         }
         wait_for_the_last(folder);
-        let zygote = Zygote::start(&options.program).map_err(failed("start the zygote"))?;
-        zygote.save(&folder.join(ZYGOTE)).map_err(failed("note the zygote"))?;
+        let zygote = Zygote::start(&options.program, &folder.join(ZYGOTE)).map_err(failed("start the zygote"))?;
         let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let inner = Arc::new(Inner {
             network: instance.network(),
@@ -212,6 +214,7 @@ impl OciEngine {
             changes: broadcast::channel(4096).0,
             starts: Semaphore::new(options.starts_at_once.max(1)),
             // Link names are never used twice, not even by the next server: removal is asynchronous in the kernel.
+            begun_at: berth_runtime::log::now_ns(),
             next_link: (since_epoch.as_millis() as u64).into(),
             netns: Mutex::default(),
             host_memory: host_memory().map_or(0, |(total, _)| total),
@@ -575,7 +578,7 @@ impl Engine for OciEngine {
         let exec = self
             .blocking(move |inner| {
                 inner.zygote.exec(&unit.folder, &spec, EXEC_LIMIT).map_err(|error| match error {
-                    StartError::Failed(text) => EngineError::Start(text),
+                    StartError::Failed(failure) => start_error(failure),
                     StartError::Shim(source) if source.kind() == std::io::ErrorKind::TimedOut => {
                         EngineError::Timeout(format!("running a process in {}", unit.id()))
                     }
@@ -586,17 +589,32 @@ impl Engine for OciEngine {
         conversations::of_exec(exec)
     }
 
-    async fn attach(&self, id: &UnitId) -> Result<Session, EngineError> {
+    async fn attach(&self, id: &UnitId, from_start: bool) -> Result<Session, EngineError> {
         let unit = self.inner.unit(id)?;
-        if unit.known().live.is_none() {
-            return Err(EngineError::NotRunning(id.clone()));
-        }
         let fixed = unit.fixed();
+        let live = unit.known().live.clone();
+        let folder = unit.folder.clone();
+        let run = tokio::task::spawn_blocking(move || read_json::<Run>(&folder.join(RUN)));
+        let run = run.await.map_err(|e| EngineError::Failed(e.to_string()))?.map_err(failed(format!("read {RUN}")))?;
+        let started_at = match (&live, run) {
+            (Some(_), Some(run)) => run.started_at,
+            (None, Some(run)) if from_start => run.started_at,
+            _ => return Err(EngineError::NotRunning(id.clone())),
+        };
+        let run = RunLog { folder: unit.folder.clone(), started_at };
+        let Some(live) = live else {
+            return Ok(conversations::of_ended(run, true, tokio::sync::watch::channel(true).1));
+        };
         if fixed.spec.stdin || fixed.spec.terminal {
-            return conversations::of_container(&unit.folder);
+            // The first who attaches hears what was said while nobody did.
+            let first = !live.heard.swap(true, Ordering::Relaxed);
+            return conversations::of_container(run, from_start || first, live.ended);
         }
-        let reader = Output::open(&unit.folder, &LogOptions { tail: Some(0), ..LogOptions::default() }).await?;
-        Ok(conversations::of_log(reader, unit))
+        let options = match from_start {
+            true => LogOptions { since: Some(started_at), ..LogOptions::default() },
+            false => LogOptions { tail: Some(0), ..LogOptions::default() },
+        };
+        Ok(conversations::of_log(Output::open(&unit.folder, &options).await?, unit))
     }
 
     async fn files(&self, id: &UnitId, write: bool) -> Result<Box<dyn Files>, EngineError> {

@@ -14,8 +14,8 @@ use berth_image::{copy_folder, finish_copy};
 use berth_net::{Netns, Network};
 use berth_runtime::log::now_ns;
 use berth_runtime::{
-    Bundle, DEFAULT_CAPABILITIES, ExitStatus, Limits, Mount, MountKind, Namespace, PidFd, Process, Rootfs, StartError,
-    View, files, write_json,
+    Bundle, Cause, DEFAULT_CAPABILITIES, ExitStatus, HOST_NETWORK_CAPABILITIES, Limits, Mount, MountKind, Namespace,
+    PidFd, Process, Rootfs, StartError, View, files, write_json,
 };
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -158,14 +158,16 @@ impl Inner {
         let started = match started {
             Ok(started) => started,
             Err(error) => {
-                self.note_failure(unit, &run);
-                return Err(match error {
-                    StartError::Failed(text) => EngineError::Start(text),
+                let error = match error {
+                    StartError::Failed(failure) => start_error(failure),
                     StartError::Shim(source) if source.kind() == io::ErrorKind::TimedOut => {
                         EngineError::Timeout(format!("starting {}", spec.id))
                     }
                     StartError::Shim(source) => EngineError::Failed(format!("hear from the shim: {source}")),
-                });
+                };
+                let code = if let EngineError::Start { code, .. } = &error { *code } else { 125 };
+                self.note_failure(unit, &run, code);
+                return Err(error);
             }
         };
         let shim = Process::load(&unit.folder.join(files::SHIM)).and_then(|process| process.open());
@@ -176,14 +178,13 @@ impl Inner {
             if let Some(shim) = &shim {
                 shim.wait(KILL_LIMIT);
             }
-            self.note_failure(unit, &run);
+            self.note_failure(unit, &run, 125);
             return Err(EngineError::Failed(error.to_string()));
         }
         // Without a shim it has ended already, and all is on disk.
         Ok(Begun { shim, init: started.init, run, netns: netns.filter(|_| link.is_some()).map(Arc::new) })
     }
 
-    /// A run that did not come about. What its shim may have left is removed.
     fn know_names(&self, unit: &Unit) {
         let fixed = unit.fixed();
         if let Some(address) = fixed.placement.address {
@@ -198,7 +199,8 @@ impl Inner {
         }
     }
 
-    fn note_failure(&self, unit: &Unit, run: &Run) {
+    /// A run that did not come about: what its shim may have left is removed. `code` is the exit code that is told of it.
+    fn note_failure(&self, unit: &Unit, run: &Run, code: i32) {
         if let Some(member) = unit.member(run)
             && let Err(error) = self.network.expel(&member)
         {
@@ -212,7 +214,7 @@ impl Inner {
         if let Err(error) = self.cgroup(unit.id()).remove() {
             tracing::warn!(container = %unit.id(), %error, "a cgroup could not be removed");
         }
-        let status = ExitStatus { code: 127, signal: None, oom_kills: 0, finished_at: now_ns(), traffic: None };
+        let status = ExitStatus { code, signal: None, oom_kills: 0, finished_at: now_ns(), traffic: None };
         let _ = write_json(&unit.folder.join(files::STATUS), &status);
         unit.known().observed = Observed { state: State::Exited(exit_of(&status)), run: run.number };
     }
@@ -260,7 +262,7 @@ impl Inner {
         let mut layers = Vec::with_capacity(spec.layers.len());
         for layer in spec.layers.iter().rev() {
             let name = layer.parse().ok().and_then(|digest| self.images.folder_name(&digest));
-            let name = name.ok_or_else(|| EngineError::Start(format!("layer {layer} is not on this host")))?;
+            let name = name.ok_or_else(|| EngineError::Failed(format!("layer {layer} is not on this host")))?;
             // An image may name a layer twice (an empty one, often), overlayfs refuses that with ELOOP. The uppermost decides
             // alone: whatever the lower one would add, the upper one has as well.
             if !layers.contains(&name) {
@@ -307,7 +309,10 @@ impl Inner {
             },
             mounts,
             shm_size: spec.shm_size,
-            capabilities: DEFAULT_CAPABILITIES,
+            capabilities: match spec.network {
+                NetworkMode::Host if !spec.host_network_trusted => DEFAULT_CAPABILITIES & !HOST_NETWORK_CAPABILITIES,
+                NetworkMode::Host | NetworkMode::Bridge | NetworkMode::None => DEFAULT_CAPABILITIES,
+            },
             no_new_privileges: !spec.new_privileges,
             seccomp: true,
             network: if spec.network == NetworkMode::Host { Namespace::Host } else { Namespace::Given },
@@ -316,6 +321,7 @@ impl Inner {
             log: self.options.log,
             stdin: spec.stdin,
             terminal: spec.terminal,
+            size: spec.size,
             runtime: self.options.runtime.clone(),
         })
     }
@@ -426,7 +432,10 @@ impl OciEngine {
             known.observed = Observed { state, run: run.number };
             // Its end may have come, but it is not over before the shim is: until then nothing else may begin.
             let init = init.open().map(Arc::new);
-            known.live = waiting.is_some().then_some(Live { init, link: run.link, netns, ended: watched, closing });
+            // Of a run that an earlier server began somebody may have heard already.
+            let heard = Arc::new((run.started_at < self.inner.begun_at).into());
+            known.live =
+                waiting.is_some().then_some(Live { init, link: run.link, netns, heard, ended: watched, closing });
         }
         let (inner, unit) = (self.inner.clone(), unit.clone());
         tokio::spawn(async move {
@@ -509,6 +518,18 @@ impl Inner {
             None if unit.fixed().spec.network == NetworkMode::Host => self.cgroup(unit.id()).traffic(),
             None => None,
         }
+    }
+}
+
+/// What a step that failed is to the engine's caller; exit codes as Docker gives them.
+pub(crate) fn start_error(failure: berth_runtime::Failure) -> EngineError {
+    let text = failure.to_string();
+    match failure.cause {
+        Cause::Request => EngineError::Start { text, code: 125 },
+        Cause::Denied => EngineError::Start { text, code: 126 },
+        Cause::Missing => EngineError::Start { text, code: 127 },
+        Cause::Host if berth_runtime::is_no_room(&failure.source) => EngineError::NoRoom(text),
+        Cause::Host => EngineError::Failed(text),
     }
 }
 

@@ -15,9 +15,6 @@ use crate::unit::{Fixed, Unit};
 /// A process as it is asked for, in the container as it is.
 pub(crate) fn exec_spec(unit: &UnitSpec, asked: &ExecAsked) -> ExecSpec {
     let mut env = unit.env.clone();
-    if asked.terminal && !env.iter().any(|v| v.starts_with("TERM=")) {
-        env.push("TERM=xterm".into());
-    }
     for variable in &asked.env {
         let key = variable.split('=').next();
         env.retain(|have| have.split('=').next() != key);

@@ -140,7 +140,12 @@ impl Places {
                     Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
                     Err(error) => {
                         let address = ask.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED);
-                        return Err(EngineError::Start(format!("publish on {address}:{host_port}: {error}")));
+                        let text = format!("publish on {address}:{host_port}: {error}");
+                        return Err(match error.kind() {
+                            io::ErrorKind::AddrNotAvailable => EngineError::Start { text, code: 125 },
+                            _ if berth_runtime::is_no_room(&error) => EngineError::NoRoom(text),
+                            _ => EngineError::Failed(text),
+                        });
                     }
                 }
             }

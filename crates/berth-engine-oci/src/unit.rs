@@ -65,6 +65,8 @@ pub(crate) struct Live {
     pub(crate) link: Option<u32>,
     /// Keeps the counters for whoever reads them last, and a place to set bounds in.
     pub(crate) netns: Option<Arc<Netns>>,
+    /// Whether somebody has attached to it.
+    pub(crate) heard: Arc<std::sync::atomic::AtomicBool>,
     /// Turns true when the end has been taken note of.
     pub(crate) ended: watch::Receiver<bool>,
     /// Turns true when it ends, before its place in the network is taken back: for those who listen in it.

@@ -26,6 +26,8 @@ pub struct Material {
 /// A spec with nothing special about it.
 pub fn plain(id: &str, layers: &[String], args: &[String]) -> UnitSpec {
     UnitSpec {
+        size: None,
+        host_network_trusted: true,
         host: String::new(),
         id: id.parse().unwrap_or_else(|e| panic!("{e}")),
         layers: layers.to_vec(),
@@ -154,7 +156,10 @@ pub async fn check(engine: &dyn Engine, material: &Material) {
     let failed = heard(engine.exec(&id, &asked(&material.failer)).await.expect("exec")).await;
     assert_eq!(failed, (String::new(), Some(7)));
     let refused = engine.exec(&id, &asked(&material.missing)).await.expect_err("a program that is missing");
-    assert!(matches!(&refused, EngineError::Start(text) if text.contains(&material.missing[0])), "{refused:?}");
+    assert!(
+        matches!(&refused, EngineError::Start { text, code: 127 } if text.contains(&material.missing[0])),
+        "{refused:?}"
+    );
     assert_eq!(engine.traffic(std::slice::from_ref(&id)).await.expect("traffic").len(), 1);
 
     // Ports belong to one container at a time.
@@ -214,7 +219,10 @@ pub async fn check(engine: &dyn Engine, material: &Material) {
     let spec = plain("contract5", &material.layers, &material.missing);
     engine.create(&spec).await.expect("create");
     let refused = engine.start(&spec.id, 1).await.expect_err("a program that is missing");
-    assert!(matches!(&refused, EngineError::Start(text) if text.contains(&material.missing[0])), "{refused:?}");
+    assert!(
+        matches!(&refused, EngineError::Start { text, code: 127 } if text.contains(&material.missing[0])),
+        "{refused:?}"
+    );
     assert!(!matches!(engine.observe(&spec.id).await.expect("observe").state, State::Running { .. }));
     engine.remove(&spec.id).await.expect("remove");
 

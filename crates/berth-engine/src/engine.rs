@@ -30,8 +30,13 @@ pub enum EngineError {
     #[error("the host has no room: {0}")]
     NoRoom(String),
     /// The program could not be run: it is not in the image, not executable, or a setting of the container is wrong.
-    #[error("{0}")]
-    Start(String),
+    #[error("{text}")]
+    Start {
+        /// The step that failed, with the value.
+        text: String,
+        /// The exit code that Docker gives it: 127 there is no such program, 126 it can't be run, 125 anything else.
+        code: i32,
+    },
     /// It runs, but its processes are stopped.
     #[error("container {0} is paused")]
     Paused(UnitId),
@@ -134,8 +139,9 @@ pub trait Engine: Send + Sync {
     async fn exec(&self, id: &UnitId, asked: &ExecAsked) -> Result<Session, EngineError>;
 
     /// Takes part in the conversation with its own process. Several may. Without a standard input or a terminal of its own
-    /// there is only its output, from now on.
-    async fn attach(&self, id: &UnitId) -> Result<Session, EngineError>;
+    /// there is only its output, from now on. With `from_start` the session begins with all that the run has written so far,
+    /// and one that has ended meanwhile gives just that.
+    async fn attach(&self, id: &UnitId, from_start: bool) -> Result<Session, EngineError>;
 
     /// Its files, to be read, or with `write` to be changed too.
     async fn files(&self, id: &UnitId, write: bool) -> Result<Box<dyn Files>, EngineError>;

@@ -52,6 +52,10 @@ fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i64)
 }
 
+fn missing() -> EngineError {
+    EngineError::Start { text: "run \"missing\": no such program in $PATH".into(), code: 127 }
+}
+
 fn ended(code: i32, signal: Option<i32>) -> State {
     State::Exited(Exit { code, signal, oom_killed: false, finished_at: now() })
 }
@@ -290,7 +294,7 @@ impl Engine for FakeEngine {
             }
             let program = unit.spec.args.first().map(String::as_str).unwrap_or_default();
             if program == "missing" {
-                return Err(EngineError::Start("run \"missing\": no such program in $PATH".into()));
+                return Err(missing());
             }
             unit.run = run;
             let argument = unit.spec.args.get(1).map(String::as_str).unwrap_or_default();
@@ -388,7 +392,7 @@ impl Engine for FakeEngine {
         let (input, _) = tokio::sync::mpsc::channel(4);
         let argument = asked.args.get(1).cloned().unwrap_or_default();
         let code = match asked.args.first().map(String::as_str) {
-            Some("missing") => return Err(EngineError::Start("run \"missing\": no such program in $PATH".into())),
+            Some("missing") => return Err(missing()),
             Some("exit") => argument.parse().unwrap_or(1),
             Some("echo") => {
                 let _ = said.send(Said::Output(LogStream::Stdout, format!("{argument}\n").into_bytes())).await;
@@ -400,7 +404,7 @@ impl Engine for FakeEngine {
         Ok(Session { output, input })
     }
 
-    async fn attach(&self, _id: &UnitId) -> Result<Session, EngineError> {
+    async fn attach(&self, _id: &UnitId, _from_start: bool) -> Result<Session, EngineError> {
         Err(EngineError::Unsupported("attaching"))
     }
 

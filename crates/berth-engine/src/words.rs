@@ -97,6 +97,12 @@ pub struct UnitSpec {
     /// Bounds on its traffic; only on the bridge.
     #[serde(default)]
     pub rates: Rates,
+    /// Whether it keeps NET_RAW and NET_BIND_SERVICE in the host's network: there they reach what is the host's own.
+    #[serde(default)]
+    pub host_network_trusted: bool,
+    /// Rows and columns of its terminal at first; 24 and 80 if `None`.
+    #[serde(default)]
+    pub size: Option<(u16, u16)>,
     /// Whether its standard input can be written to by those who attach.
     #[serde(default)]
     pub stdin: bool,

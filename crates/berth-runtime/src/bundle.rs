@@ -46,6 +46,9 @@ pub struct Bundle {
     /// Whether it has a terminal.
     #[serde(default)]
     pub terminal: bool,
+    /// Rows and columns of the terminal at first.
+    #[serde(default)]
+    pub size: Option<(u16, u16)>,
     /// Absolute path of another OCI runtime's program; the built-in one if `None`.
     #[serde(default)]
     pub runtime: Option<PathBuf>,
@@ -193,6 +196,9 @@ impl Traffic {
         }
     }
 }
+
+/// NET_BIND_SERVICE and NET_RAW: in the host's network they listen to what the host says, and take its ports.
+pub const HOST_NETWORK_CAPABILITIES: u64 = 1 << 10 | 1 << 13;
 
 /// Docker's default set, by capabilities(7) numbers: CHOWN 0, DAC_OVERRIDE 1, FOWNER 3, FSETID 4, KILL 5, SETGID 6,
 /// SETUID 7, SETPCAP 8, NET_BIND_SERVICE 10, NET_RAW 13, SYS_CHROOT 18, MKNOD 27, AUDIT_WRITE 29, SETFCAP 31.

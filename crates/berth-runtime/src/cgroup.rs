@@ -212,9 +212,11 @@ impl Cgroup {
     /// # Errors
     /// There is no version 2 hierarchy, or the kernel refused the programs.
     pub fn count_traffic(&self) -> Result<(), Failure> {
-        let folder = self.unified().ok_or_else(|| Failure {
-            what: "find a version 2 cgroup hierarchy to count traffic in".into(),
-            source: io::Error::from_raw_os_error(libc::ENOENT),
+        let folder = self.unified().ok_or_else(|| {
+            Failure::host(
+                "find a version 2 cgroup hierarchy to count traffic in",
+                io::Error::from_raw_os_error(libc::ENOENT),
+            )
         })?;
         if let Some(parent) = folder.parent() {
             make_dir(parent)?;
@@ -240,10 +242,9 @@ impl Cgroup {
             Hierarchies::V2(_) if frozen => ("cgroup.freeze", "1", "cgroup.events", "frozen 1"),
             Hierarchies::V2(_) => ("cgroup.freeze", "0", "cgroup.events", "frozen 0"),
         };
-        let folder = self.folder("freezer").ok_or_else(|| Failure {
-            what: "find the freezer cgroup".into(),
-            source: io::Error::from_raw_os_error(libc::ENOENT),
-        })?;
+        let folder = self
+            .folder("freezer")
+            .ok_or_else(|| Failure::host("find the freezer cgroup", io::Error::from_raw_os_error(libc::ENOENT)))?;
         write(&folder.join(file), value)?;
         let mut pause = Duration::from_micros(50);
         let mut waited = Duration::ZERO;
@@ -252,7 +253,7 @@ impl Cgroup {
                 if frozen {
                     self.freeze(false)?;
                 }
-                return Err(Failure { what: format!("wait for {value}"), source: io::ErrorKind::TimedOut.into() });
+                return Err(Failure::host(format!("wait for {value}"), io::ErrorKind::TimedOut.into()));
             }
             std::thread::sleep(pause);
             waited += pause;
@@ -468,7 +469,7 @@ impl Cgroup {
                         waited += pause;
                         pause = (pause * 2).min(Duration::from_millis(10));
                     }
-                    Err(source) => return Err(Failure { what: format!("remove cgroup {}", folder.display()), source }),
+                    Err(source) => return Err(Failure::host(format!("remove cgroup {}", folder.display()), source)),
                 }
             }
         }

@@ -21,6 +21,7 @@ use crate::init::{self, Program};
 use crate::oci::Other;
 use crate::process::{PidFd, Process};
 use crate::shim::files;
+use crate::shim::hear_out;
 use crate::sys::{self, Failure, Named, check, openat2_in_root};
 use crate::{socket, terminal, users};
 
@@ -54,7 +55,7 @@ pub enum ExecReport {
     Terminal,
     /// It runs.
     Started(Process),
-    /// It could not be run; the text names the step.
+    /// It could not be run: a [`Failure`] as it goes between processes.
     Failed(String),
     /// It has ended, with this exit code (128 + the signal's number where a signal ended it).
     Ended(i32),
@@ -105,7 +106,7 @@ pub(crate) fn run(folder: &Path, mut fds: Vec<OwnedFd>) -> ! {
                 ExecReport::Started(process).send(&report, &[]);
                 ExecReport::Ended(wait(pid)).send(&report, &[]);
             }
-            Err(failure) => ExecReport::Failed(failure.to_string()).send(&report, &[]),
+            Err(failure) => ExecReport::Failed(failure.to_wire()).send(&report, &[]),
         }
     }
     // SAFETY: ends this process; it shares nothing that would have to be flushed.
@@ -132,7 +133,7 @@ fn begin(folder: &Path, mut spec: File, stdio: Vec<OwnedFd>, report: &OwnedFd) -
         .and_then(|_| Ok(serde_json::from_slice(&text)?))
         .named(|| "read what is to be run".into())?;
     let bundle = Bundle::load(folder).named(|| format!("read the bundle in {}", folder.display()))?;
-    let gone = || Failure { what: "enter the container".into(), source: io::Error::from_raw_os_error(libc::ESRCH) };
+    let gone = || Failure::host("enter the container", io::Error::from_raw_os_error(libc::ESRCH));
     let init = Process::load(&folder.join(files::INIT)).and_then(|p| p.open()).ok_or_else(gone)?;
     let hierarchies = Hierarchies::detect().named(|| "find the cgroups".into())?;
     let cgroup = Cgroup::new(hierarchies, &bundle.cgroup_parent, &bundle.id);
@@ -145,35 +146,60 @@ fn begin(folder: &Path, mut spec: File, stdio: Vec<OwnedFd>, report: &OwnedFd) -
         return Process::of(made.pid).named(|| "name the process".into()).map(|process| (made.pid, process));
     }
     // From before it can be seen inside until it has become the program: nobody there may look into it (CVE-2019-5736).
-    // SAFETY: plain system calls on this single-threaded process.
-    unsafe {
-        libc::prctl(libc::PR_SET_DUMPABLE, 0);
-        check(libc::setns(init.as_raw_fd(), libc::CLONE_NEWPID).into())
-            .named(|| "enter the container's processes".into())?;
-    }
+    // SAFETY: plain system call on this single-threaded process.
+    unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0) };
     let pipe = || sys::pipe().named(|| "make pipes".into());
-    let ((joined_read, joined_write), (failed_read, failed_write)) = (pipe()?, pipe()?);
+    let ((joined_read, joined_write), (failed_read, failed_write), (born_read, born_write)) =
+        (pipe()?, pipe()?, pipe()?);
     let birth_place = cgroup.birth_place()?;
-    // SAFETY: the attendant is single-threaded.
-    let cloned = unsafe { sys::clone3(0, birth_place.as_ref().map(std::os::fd::AsFd::as_fd)) };
-    let (pid, pidfd) = cloned.named(|| "clone a process".into())?;
-    if pidfd.is_none() {
-        drop((joined_write, failed_read, birth_place));
+    // The process must be in all of the container's namespaces before it exists in that of the processes: what is seen there
+    // of its mounts or its network would be the host's. So a messenger enters them, and the process is born to it, as a child
+    // of the attendant.
+    // SAFETY: the attendant is single-threaded; so is the messenger.
+    let (messenger, messengers) = unsafe { sys::clone3(0, None) }.named(|| "clone a process".into())?;
+    if messengers.is_none() {
+        drop((joined_write, failed_read, born_read));
         let mut failed = File::from(failed_write);
-        let Err(failure) = enter(&bundle, &spec, &init, stdio, joined_read, report, failed.as_raw_fd());
-        let _ = failed.write_all(failure.to_string().as_bytes());
+        let born = enter(&init, birth_place.is_none()).and_then(|()| {
+            let flags = libc::CLONE_PARENT as u64;
+            // SAFETY: as above.
+            let cloned = unsafe { sys::clone3(flags, birth_place.as_ref().map(std::os::fd::AsFd::as_fd)) };
+            cloned.named(|| "clone a process in the container".into())
+        });
+        let failure = match born {
+            Ok((_, None)) => {
+                // Below the cgroup namespace's root the kernel would not find the group that the process is born in.
+                let entered = if birth_place.is_some() { enter_spaces(&init, libc::CLONE_NEWCGROUP) } else { Ok(()) };
+                drop((born_write, birth_place));
+                let Err(failure) = entered
+                    .and_then(|()| become_process(&bundle, &spec, stdio, joined_read, report, failed.as_raw_fd()));
+                failure
+            }
+            Ok((pid, Some(_))) => {
+                let _ = File::from(born_write).write_all(&pid.to_ne_bytes());
+                // SAFETY: ends this process at once.
+                unsafe { libc::_exit(0) }
+            }
+            Err(failure) => failure,
+        };
+        let _ = failed.write_all(failure.to_wire().as_bytes());
         // SAFETY: ends this process at once.
         unsafe { libc::_exit(127) }
     }
-    drop((stdio, joined_read, failed_write));
-    let result = cgroup.join(pid).and_then(|()| {
-        File::from(joined_write).write_all(&[1]).named(|| "let the process go on".into())?;
-        let mut failed = String::new();
+    drop((stdio, joined_read, failed_write, born_write, birth_place));
+    let mut number = [0; 4];
+    let born = File::from(born_read).read_exact(&mut number).map(|()| i32::from_ne_bytes(number));
+    wait(messenger);
+    let Ok(pid) = born else {
+        let mut said = String::new();
+        File::from(failed_read).read_to_string(&mut said).named(|| "hear from the process".into())?;
+        return Err(Failure::from_wire(&said));
+    };
+    let heard = hear_out(pid, cgroup.join(pid), joined_write, || {
         wait_for_either(&failed_read, report)?;
-        File::from(failed_read).read_to_string(&mut failed).named(|| "hear from the process".into())?;
-        if failed.is_empty() { Ok(()) } else { Err(Failure::from_text(&failed)) }
+        Ok(failed_read)
     });
-    let named = result.and_then(|()| Process::of(pid).named(|| "name the process".into()));
+    let named = heard.and_then(|()| Process::of(pid).named(|| "name the process".into()));
     if named.is_err() {
         // SAFETY: plain system calls on this process's own child.
         unsafe {
@@ -184,43 +210,51 @@ fn begin(folder: &Path, mut spec: File, stdio: Vec<OwnedFd>, report: &OwnedFd) -
     named.map(|process| (pid, process))
 }
 
+fn enter_spaces(container: &PidFd, spaces: i32) -> Result<(), Failure> {
+    // SAFETY: plain system call on this single-threaded process.
+    let entered = check(unsafe { libc::setns(container.as_raw_fd(), spaces) }.into());
+    entered.map(drop).named(|| "enter the container".into())
+}
+
+/// Enters the namespaces of a container: its processes' for children only, its cgroups' only if asked.
+fn enter(container: &PidFd, cgroups: bool) -> Result<(), Failure> {
+    // While the host's /proc is still there.
+    let _ = fs::write("/proc/self/oom_score_adj", "0");
+    let spaces = libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWNET | libc::CLONE_NEWPID;
+    enter_spaces(container, if cgroups { spaces | libc::CLONE_NEWCGROUP } else { spaces })
+}
+
 /// Until the process has said something (or become the program), or whoever asked for it has given up: then it must not run
 /// any more.
 fn wait_for_either(process: &OwnedFd, asker: &OwnedFd) -> Result<(), Failure> {
     let entry = |fd: &OwnedFd, events| libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
     let mut polled = [entry(process, libc::POLLIN), entry(asker, 0)];
     loop {
-        // SAFETY: the array and its length.
-        unsafe { libc::poll(polled.as_mut_ptr(), 2, -1) };
+        sys::poll(&mut polled, None).named(|| "wait for the process".into())?;
         if polled[0].revents != 0 {
             return Ok(());
         }
         if polled[1].revents != 0 {
-            return Err(Failure { what: "run the process".into(), source: io::ErrorKind::TimedOut.into() });
+            return Err(Failure::host("run the process", io::ErrorKind::TimedOut.into()));
         }
     }
 }
 
 /// In the child: becomes the program, or says why not.
-fn enter(
+fn become_process(
     bundle: &Bundle,
     spec: &ExecSpec,
-    container: &PidFd,
     stdio: Vec<OwnedFd>,
     joined: OwnedFd,
     report: &OwnedFd,
     failed: i32,
 ) -> Result<Infallible, Failure> {
-    let _ = fs::write("/proc/self/oom_score_adj", "0");
     File::from(joined).read_exact(&mut [0]).named(|| "wait for the cgroups".into())?;
-    let spaces =
-        libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWNET | libc::CLONE_NEWCGROUP;
     // SAFETY: plain system calls on this single-threaded process.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
         check(libc::setsid().into()).named(|| "setsid".into())?;
         libc::umask(0o022);
-        check(libc::setns(container.as_raw_fd(), spaces).into()).named(|| "enter the container".into())?;
     }
     // Entering a mount namespace leads to its root: the container's.
     let root: OwnedFd = fs::File::open("/").named(|| "open the container's root".into())?.into();
@@ -249,19 +283,19 @@ fn enter(
         (false, false, true) => &[],
     };
     terminal::own_null(root.as_fd(), silent).named(|| "open /dev/null in the container".into())?;
-    let identity = users::resolve(&spec.user).named(|| format!("look up user {:?}", spec.user))?;
+    let identity = users::resolve(&spec.user).asked(|| format!("look up user {:?}", spec.user))?;
     let cwd = if spec.cwd.as_os_str().is_empty() { Path::new("/") } else { &spec.cwd };
     let what = || format!("enter working directory {}", cwd.display());
-    let place = openat2_in_root(root.as_fd(), cwd, libc::O_PATH | libc::O_DIRECTORY, 0, true).named(what)?;
+    let place = openat2_in_root(root.as_fd(), cwd, libc::O_PATH | libc::O_DIRECTORY, 0, true).asked(what)?;
     terminal::own_pipes(identity.uid);
     // SAFETY: an open folder, and this process's own terminal.
     unsafe {
-        check(libc::fchdir(place.as_raw_fd()).into()).named(what)?;
+        check(libc::fchdir(place.as_raw_fd()).into()).asked(what)?;
         if spec.terminal {
             libc::fchown(0, identity.uid, u32::MAX);
         }
     }
     drop((place, root));
-    let program = Program { args: &spec.args, env: &spec.env, identity: &identity };
+    let program = Program { args: &spec.args, env: &spec.env, identity: &identity, terminal: spec.terminal };
     init::become_program(bundle, &program, failed)
 }

@@ -1,12 +1,14 @@
 //! Standard input of a container, and those who are attached to it. Part of the shim, so that neither ends with the server.
 //!
 //! ```text
-//! client to shim: 0 DATA    standard input        shim to client: 1 DATA  standard output
-//!                 1         end of input                          2 DATA  standard error
-//!                 2 ROWS COLUMNS  (16 bits each, little end first)
+//! client to shim: 0 DATA    standard input        shim to client: 3 TIME  the first message (64 bits, little end first)
+//!                 1         end of input                          1 DATA  standard output
+//!                 2 ROWS COLUMNS  (16 bits each, little end first) 2 DATA  standard error
 //! ```
-//! Output waits for the slowest client, for a while; then that client is let go. What is written before the first client
-//! has come is kept for it, up to a bound: `run -it` attaches after the start and misses nothing.
+//! Output waits for the slowest client, for a while; then that client is let go. All output is in the log as well: what was
+//! written up to TIME (nanoseconds since 1970) is there and is not sent, what comes later is sent. So a client that wants
+//! everything reads the log up to TIME first; and one that was let go, or came at the end, reads the rest there. The hub
+//! waits for nobody when the container ends.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -15,15 +17,11 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::log::Stream;
+use crate::log::{Stream, Writer, now_ns};
 use crate::{socket, terminal};
 
 /// Name of the socket in the container's folder.
 pub(crate) const SOCKET: &str = "attach";
-/// A run that ends waits for whoever is about to attach if it is no older than this.
-const YOUNG: Duration = Duration::from_secs(2);
-/// Most bytes kept for the first client.
-const EARLY: usize = 64 * 1024;
 /// How long a client may take none of what it is sent.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Most that are attached at a time; the next waits.
@@ -50,9 +48,6 @@ pub(crate) struct Hub {
     /// The input ends when what waits has gone in.
     ends: bool,
     terminal: bool,
-    early: Option<Vec<Vec<u8>>>,
-    early_size: usize,
-    begun: Instant,
 }
 
 fn nonblocking(file: &File) -> io::Result<()> {
@@ -76,9 +71,6 @@ impl Hub {
             waiting_input: Vec::new(),
             ends: false,
             terminal,
-            early: Some(Vec::new()),
-            early_size: 0,
-            begun: Instant::now(),
         })
     }
 
@@ -104,8 +96,8 @@ impl Hub {
         }
     }
 
-    /// Does what the poll (of [`polled`](Self::polled), same order) has made possible.
-    pub(crate) fn serve(&mut self, polled: &[libc::pollfd]) {
+    /// Does what the poll (of [`polled`](Self::polled), same order) has made possible. `log` has all that was written so far.
+    pub(crate) fn serve(&mut self, polled: &[libc::pollfd], log: &mut Writer) {
         if polled.get(1).is_some_and(|p| p.revents != 0) {
             self.pass_input();
         }
@@ -118,16 +110,19 @@ impl Hub {
         }
         self.clients.retain(|c| !c.gone);
         if polled.first().is_some_and(|p| p.revents != 0) {
-            while self.clients.len() < MOST_CLIENTS
-                && let Some(connection) = socket::accept(self.listener.as_fd())
-            {
-                let mut client = Client::new(connection);
-                // The first one gets what was said so far.
-                for message in self.early.take().into_iter().flatten() {
-                    client.send(message);
-                }
-                self.clients.push(client);
-            }
+            self.accept(log);
+        }
+    }
+
+    fn accept(&mut self, log: &mut Writer) {
+        while self.clients.len() < MOST_CLIENTS
+            && let Some(connection) = socket::accept(self.listener.as_fd())
+        {
+            // The beginning of a line goes to the log now: all that comes after it is later than the time that is told.
+            log.flush(true);
+            let mut client = Client::new(connection);
+            client.send([&[3], now_ns().to_le_bytes().as_slice()].concat());
+            self.clients.push(client);
         }
     }
 
@@ -192,43 +187,37 @@ impl Hub {
         let kind = if stream == Stream::Stdout { 1 } else { 2 };
         for piece in bytes.chunks(LONGEST) {
             let message = [&[kind], piece].concat();
-            if let Some(early) = &mut self.early {
-                self.early_size += message.len();
-                if self.early_size <= EARLY {
-                    early.push(message);
-                } else {
-                    self.early = None;
-                }
-                continue;
-            }
             for client in &mut self.clients {
                 client.send(message.clone());
             }
         }
     }
 
-    /// At the end of the container: what waits is sent if it is taken soon.
-    pub(crate) fn close(mut self) {
-        if let Some(early) = self.early.take().filter(|_| self.begun.elapsed() < YOUNG) {
-            // Somebody may be about to come for it: whoever started it.
-            let mut wait = libc::pollfd { fd: self.listener.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-            // SAFETY: one pollfd, as said.
-            unsafe { libc::poll(&raw mut wait, 1, if early.is_empty() { 100 } else { 1000 }) };
-            if let Some(connection) = socket::accept(self.listener.as_fd()) {
-                let mut client = Client::new(connection);
-                early.into_iter().for_each(|message| client.send(message));
-                self.clients.push(client);
+    /// At the end of the container: whoever has connected is told so, and what is taken at once is sent. A socket that is
+    /// closed while input waits in it would lose what was sent before, so that is read first.
+    pub(crate) fn close(mut self, log: &mut Writer) {
+        self.accept(log);
+        let mut buffer = vec![0; LONGEST + 1];
+        for client in &mut self.clients {
+            // SAFETY: a plain system call on an open socket.
+            unsafe { libc::shutdown(client.connection.as_raw_fd(), libc::SHUT_RD) };
+            while socket::receive(client.connection.as_fd(), &mut buffer, libc::MSG_DONTWAIT).is_ok_and(|(n, _)| n > 0)
+            {
             }
-        }
-        let begun = Instant::now();
-        while self.is_blocked() && begun.elapsed() < Duration::from_secs(1) {
-            let mut entries = Vec::new();
-            self.polled(&mut entries);
-            // SAFETY: the array and its length.
-            unsafe { libc::poll(entries.as_mut_ptr(), entries.len() as u64, 50) };
-            self.serve(&entries);
+            client.flush(true);
         }
     }
+}
+
+/// What an attachment hears.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AttachMessage {
+    /// First of all: what was written up to this time (nanoseconds since 1970) is in the log, what follows is later.
+    Hello(i64),
+    /// What the container wrote.
+    Output(Stream, Vec<u8>),
+    /// Nothing more comes this way: the container has ended, or this client was too slow. The log has the rest.
+    End,
 }
 
 /// The server's end of an attachment.
@@ -269,18 +258,19 @@ impl Attached {
         socket::send(self.0.as_fd(), &[2, r1, r2, c1, c2], &[], libc::MSG_DONTWAIT)
     }
 
-    /// What the container wrote next; `None` at its end. Does not block.
+    /// What comes next. Does not block.
     ///
     /// # Errors
     /// `WouldBlock`, or what recvmsg(2) said.
-    pub fn output(&self) -> io::Result<Option<(Stream, Vec<u8>)>> {
+    pub fn output(&self) -> io::Result<AttachMessage> {
         let mut buffer = vec![0; LONGEST + 1];
         let (length, _) = socket::receive(self.0.as_fd(), &mut buffer, libc::MSG_DONTWAIT)?;
-        if length == 0 {
-            return Ok(None);
-        }
-        let stream = if buffer[0] == 2 { Stream::Stderr } else { Stream::Stdout };
-        Ok(Some((stream, buffer[1..length].to_vec())))
+        Ok(match (buffer[0], &buffer[1..length.max(1)]) {
+            _ if length == 0 => AttachMessage::End,
+            (3, time) => AttachMessage::Hello(time.try_into().map_or(i64::MIN, i64::from_le_bytes)),
+            (2, bytes) => AttachMessage::Output(Stream::Stderr, bytes.to_vec()),
+            (_, bytes) => AttachMessage::Output(Stream::Stdout, bytes.to_vec()),
+        })
     }
 }
 

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use crate::bundle::{Bundle, Namespace};
 use crate::cgroup::Hierarchies;
-use crate::sys::{self, Failure, Named, c_string, check};
+use crate::sys::{self, Cause, Failure, Named, c_string, check};
 use crate::{mounts, seccomp, socket, terminal, users};
 
 /// Descriptors that the first process starts with.
@@ -32,6 +32,7 @@ pub(crate) struct Program<'a> {
     pub(crate) args: &'a [String],
     pub(crate) env: &'a [String],
     pub(crate) identity: &'a users::Identity,
+    pub(crate) terminal: bool,
 }
 
 /// Becomes the container's program.
@@ -39,7 +40,7 @@ pub(crate) fn run(bundle: &Bundle, hierarchies: &Hierarchies, inherited: Inherit
     let Inherited { stdio, netns, joined, report, console } = inherited;
     let mut report = fs::File::from(report);
     let Err(failure) = prepare(bundle, hierarchies, stdio, netns, joined, console, report.as_raw_fd());
-    let _ = report.write_all(failure.to_string().as_bytes());
+    let _ = report.write_all(failure.to_wire().as_bytes());
     // SAFETY: ends this process at once; no destructor of the shim's copy may run.
     unsafe { libc::_exit(127) }
 }
@@ -74,9 +75,12 @@ fn prepare(
     mounts::detach_from_host()?;
     let root = mounts::root(&bundle.rootfs)?;
     mounts::proc(root.as_fd(), bundle.network == Namespace::Given)?;
-    mounts::populate(root.as_fd(), bundle)?;
+    let null = mounts::populate(root.as_fd(), bundle)?;
     if let Some(console) = &console {
         let (master, slave) = terminal::open(root.as_fd()).named(|| "make a terminal".into())?;
+        if let Some((rows, columns)) = bundle.size {
+            terminal::resize(&master, rows, columns).named(|| "set the terminal's size".into())?;
+        }
         mounts::console(root.as_fd(), &slave)?;
         terminal::adopt(&slave).named(|| "take the terminal".into())?;
         socket::send(console.as_fd(), &[1], &[master.as_raw_fd()], 0).named(|| "hand over the terminal".into())?;
@@ -90,7 +94,7 @@ fn prepare(
     mounts::change_root(root.as_fd())?;
     // Nothing of the host's is open from here on: a path through /proc/self/fd must lead nowhere (CVE-2024-21626).
     drop((stdio, netns, console));
-    sys::close_all_but(&[root.as_raw_fd(), report]);
+    sys::close_all_but(&[root.as_raw_fd(), null.as_raw_fd(), report]);
 
     if !bundle.stdin && !bundle.terminal {
         terminal::own_null(root.as_fd(), &[0]).named(|| "open /dev/null in the container".into())?;
@@ -99,19 +103,20 @@ fn prepare(
     // SAFETY: pointer and length describe `hostname`.
     check(unsafe { libc::sethostname(hostname.as_ptr().cast(), hostname.len()) }.into())
         .named(|| format!("set host name {:?}", bundle.hostname))?;
-    mounts::protect(root.as_fd(), bundle.rootfs.read_only)?;
+    mounts::protect(root.as_fd(), null.as_fd(), bundle.rootfs.read_only)?;
+    drop(null);
 
-    let identity = users::resolve(&bundle.user).named(|| format!("look up user {:?}", bundle.user))?;
+    let identity = users::resolve(&bundle.user).asked(|| format!("look up user {:?}", bundle.user))?;
     let cwd = if bundle.cwd.as_os_str().is_empty() { Path::new("/") } else { &bundle.cwd };
     let what = || format!("enter working directory {}", cwd.display());
     let folder = if bundle.rootfs.read_only {
         let flags = libc::O_PATH | libc::O_DIRECTORY;
-        sys::openat2_in_root(root.as_fd(), cwd, flags, 0, true).named(what)?
+        sys::openat2_in_root(root.as_fd(), cwd, flags, 0, true).asked(what)?
     } else {
         mounts::make_directory(root.as_fd(), cwd)?
     };
     // SAFETY: an open folder.
-    check(unsafe { libc::fchdir(folder.as_raw_fd()) }.into()).named(what)?;
+    check(unsafe { libc::fchdir(folder.as_raw_fd()) }.into()).asked(what)?;
     drop(folder);
 
     terminal::own_pipes(identity.uid);
@@ -119,18 +124,17 @@ fn prepare(
         // SAFETY: this process's own terminal.
         unsafe { libc::fchown(0, identity.uid, u32::MAX) };
     }
-    become_program(bundle, &Program { args: &bundle.args, env: &bundle.env, identity: &identity }, report)
+    become_program(
+        bundle,
+        &Program { args: &bundle.args, env: &bundle.env, identity: &identity, terminal: bundle.terminal },
+        report,
+    )
 }
 
 /// The last steps, in the container already: privileges go, and the program comes.
 pub(crate) fn become_program(bundle: &Bundle, program: &Program<'_>, report: i32) -> Result<Infallible, Failure> {
     let identity = program.identity;
-    let mut variables = program.env.to_vec();
-    for (key, value) in [("PATH", users::PATH), ("HOME", identity.home.as_str())] {
-        if !variables.iter().any(|v| v.split('=').next() == Some(key)) {
-            variables.push(format!("{key}={value}"));
-        }
-    }
+    let variables = users::environment(program.env, &identity.home, &bundle.hostname, program.terminal);
     // A filter loaded without no_new_privs needs CAP_SYS_ADMIN, so it goes before the privileges.
     if bundle.seccomp && !bundle.no_new_privileges {
         seccomp::load().named(|| "load the seccomp filter".into())?;
@@ -155,7 +159,7 @@ pub(crate) fn become_program(bundle: &Bundle, program: &Program<'_>, report: i32
 }
 
 fn c_strings(all: &[String]) -> Result<Vec<CString>, Failure> {
-    all.iter().map(|s| c_string(s).named(|| format!("pass {s:?}"))).collect()
+    all.iter().map(|s| c_string(s).asked(|| format!("pass {s:?}"))).collect()
 }
 
 fn execute(program: &CString, arguments: &[CString], variables: &[CString]) -> Result<Infallible, Failure> {
@@ -165,14 +169,25 @@ fn execute(program: &CString, arguments: &[CString], variables: &[CString]) -> R
     // SAFETY: null-terminated arrays of strings that outlive the call.
     unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
     let source = io::Error::last_os_error();
-    Err(Failure { what: format!("run {:?}", program.to_string_lossy()), source })
+    let name = program.to_string_lossy();
+    let (what, cause) = match source.raw_os_error() {
+        Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP) if fs::metadata(Path::new(&*name)).is_ok() => {
+            (format!("run {name:?}: its interpreter"), Cause::Missing)
+        }
+        Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP) => (format!("run {name:?}"), Cause::Missing),
+        Some(libc::EACCES | libc::EPERM | libc::ENOEXEC | libc::EISDIR | libc::ETXTBSY | libc::E2BIG) => {
+            (format!("run {name:?}"), Cause::Denied)
+        }
+        _ => (format!("run {name:?}"), Cause::Host),
+    };
+    Err(Failure { what, source, cause })
 }
 
 /// The program's path: as given if it has a slash, else by the container's own PATH.
 fn find_program(name: &str, variables: &[String]) -> Result<CString, Failure> {
     let what = || format!("run {name:?}");
     if name.contains('/') {
-        return c_string(name).named(what);
+        return c_string(name).asked(what);
     }
     let path = variables.iter().rev().find_map(|v| v.strip_prefix("PATH=")).unwrap_or_default();
     let mut denied = false;
@@ -187,12 +202,12 @@ fn find_program(name: &str, variables: &[String]) -> Result<CString, Failure> {
             Err(error) => denied |= error.raw_os_error() == Some(libc::EACCES),
         }
     }
-    let source = if denied {
-        io::Error::from_raw_os_error(libc::EACCES)
+    let (source, cause) = if denied {
+        (io::Error::from_raw_os_error(libc::EACCES), Cause::Denied)
     } else {
-        io::Error::new(io::ErrorKind::NotFound, "no such program in $PATH")
+        (io::Error::new(io::ErrorKind::NotFound, "no such program in $PATH"), Cause::Missing)
     };
-    Err(Failure { what: what(), source })
+    Err(Failure { what: what(), source, cause })
 }
 
 fn become_user(identity: &users::Identity, capabilities: u64) -> Result<(), Failure> {

@@ -34,17 +34,17 @@ mod view;
 mod zygote;
 
 pub use bundle::{
-    Bundle, DEFAULT_CAPABILITIES, ExitStatus, Limits, LogLimits, Mount, MountKind, Namespace, Rootfs, Traffic,
-    write_json,
+    Bundle, DEFAULT_CAPABILITIES, ExitStatus, HOST_NETWORK_CAPABILITIES, Limits, LogLimits, Mount, MountKind,
+    Namespace, Rootfs, Traffic, write_json,
 };
 pub use exec::{ExecReport, ExecSpec};
-pub use hub::{Attached, MOST_INPUT};
+pub use hub::{AttachMessage, Attached, MOST_INPUT};
 pub use limits::raise_open_files;
 pub use process::{PidFd, Process};
 pub use remove::remove_tree;
 pub use seccomp::supported as seccomp_supported;
 pub use shim::files;
-pub use sys::{Failure, openat2_in_root};
+pub use sys::{Cause, Failure, is_no_room, openat2_in_root};
 pub use terminal::{USUAL_SIZE, resize};
 pub use view::{View, root_of};
 pub use zygote::{Exec, StartError, Started, Zygote, zygote_main};

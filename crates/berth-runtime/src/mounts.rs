@@ -3,7 +3,7 @@
 //! in a shared volume leads nowhere else.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::{Component, Path};
 use std::{fs, io};
 
@@ -17,7 +17,7 @@ use crate::sys::{
 type Step = Result<(), Failure>;
 
 /// Paths that would show or change the kernel's own state; hidden, or read-only (as Docker and runc have them).
-pub(crate) const MASKED: [&str; 11] = [
+const MASKED: [&str; 12] = [
     "/proc/acpi",
     "/proc/asound",
     "/proc/interrupts",
@@ -28,9 +28,19 @@ pub(crate) const MASKED: [&str; 11] = [
     "/proc/scsi",
     "/proc/timer_list",
     "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
     "/sys/firmware",
 ];
 pub(crate) const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// All that is hidden on this machine: also how often each of its processors was slowed down for heat, which tells containers
+/// about each other.
+pub(crate) fn masked() -> Vec<String> {
+    let processors = fs::read_dir("/sys/devices/system/cpu").into_iter().flatten().flatten();
+    let throttling = processors.map(|entry| entry.path().join("thermal_throttle")).filter(|path| path.is_dir());
+    let throttling = throttling.map(|path| path.to_string_lossy().into_owned());
+    MASKED.iter().map(|path| (*path).to_owned()).chain(throttling).collect()
+}
 
 const NO_EXEC: u64 = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
 
@@ -112,10 +122,11 @@ pub(crate) fn proc(root: BorrowedFd<'_>, own_network: bool) -> Step {
     Ok(())
 }
 
-/// All mounts below the root but the cgroups, which need the container's own cgroup namespace first.
-pub(crate) fn populate(root: BorrowedFd<'_>, bundle: &Bundle) -> Step {
+/// All mounts below the root but the cgroups, which need the container's own cgroup namespace first. Gives the null device of
+/// the container's own `/dev`, opened before anything of the client's could stand in its place.
+pub(crate) fn populate(root: BorrowedFd<'_>, bundle: &Bundle) -> Result<OwnedFd, Failure> {
     mount_new(root, "/dev", c"tmpfs", &[("mode", "755"), ("size", "65536k")], MOUNT_ATTR_NOSUID, false)?;
-    device_nodes(root)?;
+    let null = device_nodes(root)?;
     let pts = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
     mount_new(root, "/dev/pts", c"devpts", &pts, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, false)?;
     let shm = bundle.shm_size.to_string();
@@ -134,11 +145,11 @@ pub(crate) fn populate(root: BorrowedFd<'_>, bundle: &Bundle) -> Step {
             }
         }
     }
-    Ok(())
+    Ok(null)
 }
 
 fn not_text(path: &Path) -> Failure {
-    Failure { what: format!("mount at {}", path.display()), source: io::Error::from_raw_os_error(libc::EILSEQ) }
+    Failure::request(format!("mount at {}", path.display()), io::Error::from_raw_os_error(libc::EILSEQ))
 }
 
 /// The container's own cgroups, read-only, so that programs (the JVM above all) see their limits.
@@ -162,8 +173,9 @@ pub(crate) fn cgroups(root: BorrowedFd<'_>, hierarchies: &Hierarchies) -> Step {
     }
 }
 
-/// After the root was changed: hides and protects what the kernel shows of itself.
-pub(crate) fn protect(root: BorrowedFd<'_>, root_read_only: bool) -> Step {
+/// After the root was changed: hides and protects what the kernel shows of itself. Files are hidden by `null`, which must be
+/// the null device itself and no file that the client has put in its place.
+pub(crate) fn protect(root: BorrowedFd<'_>, null: BorrowedFd<'_>, root_read_only: bool) -> Step {
     for path in READ_ONLY {
         if let Some(target) = open_if_there(root, path)? {
             let copy = open_tree_clone(target.as_fd(), true).named(|| format!("copy mount {path}"))?;
@@ -171,15 +183,14 @@ pub(crate) fn protect(root: BorrowedFd<'_>, root_read_only: bool) -> Step {
             move_mount(&copy, target.as_fd()).named(|| format!("mount {path} read-only"))?;
         }
     }
-    for path in MASKED {
+    for path in &masked() {
         if let Some(target) = open_if_there(root, path)? {
             let cover = if is_directory(target.as_fd()) {
                 let fs = fsopen(c"tmpfs").named(|| "open tmpfs".into())?;
                 fsconfig_string(&fs, "size", "0").named(|| "tmpfs size".into())?;
                 fsmount(&fs, NO_EXEC | MOUNT_ATTR_RDONLY)
             } else {
-                let null = open_in(root, Path::new("/dev/null"), libc::O_PATH)?;
-                open_tree_clone(null.as_fd(), false)
+                open_tree_clone(null, false)
             };
             let cover = cover.named(|| format!("cover for {path}"))?;
             move_mount(&cover, target.as_fd()).named(|| format!("hide {path}"))?;
@@ -204,7 +215,7 @@ fn open_if_there(root: BorrowedFd<'_>, path: &str) -> Result<Option<OwnedFd>, Fa
     match openat2_in_root(root, Path::new(path), libc::O_PATH, 0, false) {
         Ok(fd) => Ok(Some(fd)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Failure { what: format!("open {path} in the container"), source }),
+        Err(source) => Err(Failure::host(format!("open {path} in the container"), source)),
     }
 }
 
@@ -219,28 +230,27 @@ pub(crate) fn make_directory(root: BorrowedFd<'_>, path: &Path) -> Result<OwnedF
     for component in path.components() {
         let Component::Normal(name) = component else {
             if component == Component::ParentDir {
-                return Err(Failure { what: what(), source: io::Error::from_raw_os_error(libc::EINVAL) });
+                return Err(Failure::request(what(), io::Error::from_raw_os_error(libc::EINVAL)));
             }
             continue;
         };
         sofar.push(name);
-        let name = c_path(Path::new(name)).named(what)?;
+        let name = c_path(Path::new(name)).asked(what)?;
         // SAFETY: the name outlives the call.
         let made = check(unsafe { libc::mkdirat(current.as_raw_fd(), name.as_ptr(), 0o755) }.into());
         if let Err(error) = made
             && error.kind() != io::ErrorKind::AlreadyExists
         {
-            return Err(Failure { what: what(), source: error });
+            return Err(Failure::request(what(), error));
         }
-        current = openat2_in_root(root, &sofar, libc::O_PATH | libc::O_DIRECTORY, 0, true).named(what)?;
+        current = openat2_in_root(root, &sofar, libc::O_PATH | libc::O_DIRECTORY, 0, true).asked(what)?;
     }
     Ok(current)
 }
 
 fn parent_and_name(path: &Path) -> Result<(&Path, &std::ffi::OsStr), Failure> {
-    path.parent().zip(path.file_name()).ok_or_else(|| Failure {
-        what: format!("use {} as a mount point", path.display()),
-        source: io::Error::from_raw_os_error(libc::EINVAL),
+    path.parent().zip(path.file_name()).ok_or_else(|| {
+        Failure::request(format!("use {} as a mount point", path.display()), io::Error::from_raw_os_error(libc::EINVAL))
     })
 }
 
@@ -255,7 +265,7 @@ fn refuse_kernel_files(target: BorrowedFd<'_>, at: &Path) -> Step {
     };
     if [libc::PROC_SUPER_MAGIC, SYSFS_MAGIC, libc::CGROUP_SUPER_MAGIC, libc::CGROUP2_SUPER_MAGIC].contains(&kind) {
         let source = io::Error::from_raw_os_error(libc::EPERM);
-        return Err(Failure { what: format!("mount at {} (within /proc or /sys)", at.display()), source });
+        return Err(Failure::request(format!("mount at {} (within /proc or /sys)", at.display()), source));
     }
     Ok(())
 }
@@ -281,14 +291,15 @@ fn mount_new(
             .named(|| format!("{} (option {key}={value})", what()))?;
     }
     let mount = fsmount(&fs, attributes).named(what)?;
-    move_mount(&mount, target.as_fd()).named(what)
+    let moved = move_mount(&mount, target.as_fd());
+    if clients { moved.asked(what) } else { moved.named(what) }
 }
 
 pub(crate) fn bind(root: BorrowedFd<'_>, from: &Path, at: &Path, read_only: bool) -> Step {
     let what = || format!("bind {} at {}", from.display(), at.display());
     // The path was made canonical when it was allowed: a link in it now was put there since, to lead elsewhere.
     let host = open_directory(Path::new("/")).named(what)?;
-    let source = openat2_in_root(host.as_fd(), from, libc::O_PATH, 0, false).named(what)?;
+    let source = openat2_in_root(host.as_fd(), from, libc::O_PATH, 0, false).asked(what)?;
     let target = if is_directory(source.as_fd()) {
         make_directory(root, at)?
     } else {
@@ -297,7 +308,7 @@ pub(crate) fn bind(root: BorrowedFd<'_>, from: &Path, at: &Path, read_only: bool
         match openat2_in_root(root, at, libc::O_PATH, 0, true) {
             Ok(fd) => fd,
             Err(_) => {
-                openat2_in_root(root, at, libc::O_CREAT | libc::O_WRONLY, 0o644, true).named(what)?;
+                openat2_in_root(root, at, libc::O_CREAT | libc::O_WRONLY, 0o644, true).asked(what)?;
                 open_in(root, at, libc::O_PATH)?
             }
         }
@@ -306,7 +317,7 @@ pub(crate) fn bind(root: BorrowedFd<'_>, from: &Path, at: &Path, read_only: bool
     let copy = open_tree_clone(source.as_fd(), true).named(what)?;
     let attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | if read_only { MOUNT_ATTR_RDONLY } else { 0 };
     mount_setattr(copy.as_fd(), attributes, libc::MS_PRIVATE, true).named(what)?;
-    move_mount(&copy, target.as_fd()).named(what)
+    move_mount(&copy, target.as_fd()).asked(what)
 }
 
 fn symlink_in(root: BorrowedFd<'_>, to: &str, at: &Path) -> Step {
@@ -318,7 +329,8 @@ fn symlink_in(root: BorrowedFd<'_>, to: &str, at: &Path) -> Step {
     check(unsafe { libc::symlinkat(to_c.as_ptr(), folder.as_raw_fd(), name.as_ptr()) }.into()).map(drop).named(what)
 }
 
-fn device_nodes(root: BorrowedFd<'_>) -> Step {
+/// Makes the devices and links of `/dev`; gives the null device.
+fn device_nodes(root: BorrowedFd<'_>) -> Result<OwnedFd, Failure> {
     let dev = open_in(root, Path::new("/dev"), libc::O_PATH)?;
     for (name, major, minor) in
         [(c"null", 1, 3), (c"zero", 1, 5), (c"full", 1, 7), (c"random", 1, 8), (c"urandom", 1, 9), (c"tty", 5, 0)]
@@ -342,7 +354,13 @@ fn device_nodes(root: BorrowedFd<'_>) -> Step {
     ] {
         symlink_in(root, to, Path::new(at))?;
     }
-    Ok(())
+    // SAFETY: a constant name; the descriptor is owned at once. The folder is our own: nobody else has written into it.
+    let null = unsafe {
+        let flags = libc::O_PATH | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+        let fd = check(libc::openat(dev.as_raw_fd(), c"null".as_ptr(), flags).into());
+        OwnedFd::from_raw_fd(fd.named(|| "open /dev/null".into())? as i32)
+    };
+    Ok(null)
 }
 
 /// Shows the container's terminal as `/dev/console`.

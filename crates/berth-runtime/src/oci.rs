@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::bundle::{Bundle, MountKind, Namespace};
 use crate::exec::ExecSpec;
-use crate::sys::{Failure, Named, check};
+use crate::sys::{Cause, Failure, Named, check};
 use crate::{mounts, seccomp, socket, users};
 
 /// Names of capabilities by their numbers (capabilities(7)).
@@ -110,7 +110,8 @@ impl<'a> Other<'a> {
         if status.success() {
             return Ok(());
         }
-        Err(Failure { what: what(), source: io::Error::other(self.complaint()) })
+        let why = self.complaint();
+        Err(Failure { what: what(), cause: cause_of(&why), source: io::Error::other(why) })
     }
 
     /// Makes the container; its program waits for [`start`](Self::start). `netns` must be open in this process.
@@ -130,7 +131,7 @@ impl<'a> Other<'a> {
         mounts::detach_from_host()?;
         let root = mounts::root(&self.bundle.rootfs)?;
         let identity = users::resolve_at(&self.bundle.user, root.as_fd())
-            .named(|| format!("look up user {:?}", self.bundle.user))?;
+            .asked(|| format!("look up user {:?}", self.bundle.user))?;
         let cwd = if self.bundle.cwd.as_os_str().is_empty() { Path::new("/") } else { &self.bundle.cwd };
         if !self.bundle.rootfs.read_only {
             mounts::make_directory(root.as_fd(), cwd)?;
@@ -167,9 +168,9 @@ impl<'a> Other<'a> {
     pub(crate) fn exec(&self, spec: &ExecSpec, stdio: Vec<OwnedFd>, root: &OwnedFd) -> Result<Made, Failure> {
         // SAFETY: plain system call on this single-threaded process.
         unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
-        let identity = users::resolve_at(&spec.user, root.as_fd()).named(|| format!("look up user {:?}", spec.user))?;
+        let identity = users::resolve_at(&spec.user, root.as_fd()).asked(|| format!("look up user {:?}", spec.user))?;
         let cwd = if spec.cwd.as_os_str().is_empty() { Path::new("/") } else { &spec.cwd };
-        let process = self.process(&spec.args, &spec.env, cwd, &identity, spec.terminal);
+        let process = self.process(&spec.args, &spec.env, cwd, &identity, spec.terminal.then_some(spec.size));
         // A folder for what belongs to this one only.
         let own = self.oci().join(format!("exec-{}", std::process::id()));
         fs::create_dir(&own).named(|| format!("make {}", own.display()))?;
@@ -201,7 +202,7 @@ impl<'a> Other<'a> {
                     entry["msg"].as_str().map(str::to_owned)
                 });
                 let why = last.unwrap_or_else(|| "it does not say why".into());
-                return Err(Failure { what: what(), source: io::Error::other(why) });
+                return Err(Failure { what: what(), cause: cause_of(&why), source: io::Error::other(why) });
             }
             let terminal = console.map(Console::receive).transpose()?;
             Made::read(&own.join("pid"), terminal)
@@ -210,28 +211,26 @@ impl<'a> Other<'a> {
         result
     }
 
+    /// `terminal` is its size at first, if it has one of its own.
     fn process(
         &self,
         args: &[String],
         env: &[String],
         cwd: &Path,
         identity: &users::Identity,
-        terminal: bool,
+        terminal: Option<Option<(u16, u16)>>,
     ) -> Value {
-        let mut env = env.to_vec();
-        for (key, value) in [("PATH", users::PATH), ("HOME", identity.home.as_str())] {
-            if !env.iter().any(|v| v.split('=').next() == Some(key)) {
-                env.push(format!("{key}={value}"));
-            }
-        }
+        let env = users::environment(env, &identity.home, &self.bundle.hostname, terminal.is_some());
         let allowed = self.bundle.capabilities;
         let names: Vec<String> = (0..CAPABILITIES.len())
             .filter(|n| allowed & 1 << n != 0)
             .map(|n| format!("CAP_{}", CAPABILITIES[n]))
             .collect();
         let own: &[String] = if identity.uid == 0 { &names } else { &[] };
+        let size = terminal.flatten().map(|(rows, columns)| json!({ "height": rows, "width": columns }));
         json!({
-            "terminal": terminal,
+            "terminal": terminal.is_some(),
+            "consoleSize": size,
             "user": { "uid": identity.uid, "gid": identity.gid, "additionalGids": identity.groups },
             "args": args,
             "env": env,
@@ -290,17 +289,32 @@ impl<'a> Other<'a> {
             "ociVersion": "1.0.2",
             "hostname": bundle.hostname,
             "root": { "path": bundle.rootfs.at, "readonly": bundle.rootfs.read_only },
-            "process": self.process(&bundle.args, &bundle.env, cwd, identity, bundle.terminal),
+            "process": self.process(&bundle.args, &bundle.env, cwd, identity, bundle.terminal.then_some(bundle.size)),
             "mounts": all,
             "linux": {
                 "namespaces": namespaces,
                 "resources": resources,
                 "cgroupsPath": format!("/{}/{}", bundle.cgroup_parent, bundle.id),
-                "maskedPaths": mounts::MASKED,
+                "maskedPaths": mounts::masked(),
                 "readonlyPaths": mounts::READ_ONLY,
                 "seccomp": if bundle.seccomp { seccomp::as_oci() } else { Value::Null },
             },
         })
+    }
+}
+
+/// Whose matter a runtime's complaint is: it is a text, and runc and crun have their own words.
+fn cause_of(complaint: &str) -> Cause {
+    let has = |words: &[&str]| words.iter().any(|word| complaint.contains(word));
+    let of_program = has(&["exec: ", "executable file", "exec user process"]);
+    if of_program && has(&["executable file not found", "no such file or directory"]) {
+        Cause::Missing
+    } else if of_program && has(&["permission denied", "is a directory", "exec format error"]) {
+        Cause::Denied
+    } else if has(&["mounting", "mount "]) && has(&["not a directory", "no such file"]) {
+        Cause::Request
+    } else {
+        Cause::Host
     }
 }
 
@@ -330,7 +344,7 @@ impl Console {
 
     fn receive(self) -> Result<OwnedFd, Failure> {
         let what = || "get the terminal from the runtime".to_owned();
-        let none = || Failure { what: what(), source: io::Error::other("none came") };
+        let none = || Failure::host(what(), io::Error::other("none came"));
         let connection = socket::accept(self.0.as_fd()).ok_or_else(none)?;
         let (_, fds) = socket::receive(connection.as_fd(), &mut [0; 256], 0).named(what)?;
         fds.into_iter().next().ok_or_else(none)

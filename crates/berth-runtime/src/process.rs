@@ -7,7 +7,7 @@ use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
-use crate::sys::check;
+use crate::sys::{check, poll};
 
 /// A process by pid, start time and boot: equal only if it is the very same process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,9 +82,8 @@ impl PidFd {
 
     /// Waits at most `limit` for the end; whether it has come.
     pub fn wait(&self, limit: Duration) -> bool {
-        let mut poll = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: one pollfd, as said.
-        unsafe { libc::poll(&raw mut poll, 1, i32::try_from(limit.as_millis()).unwrap_or(i32::MAX)) == 1 }
+        let mut entry = [libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+        poll(&mut entry, Some(limit)).unwrap_or(false)
     }
 }
 

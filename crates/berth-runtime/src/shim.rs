@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use crate::bundle::{Bundle, ExitStatus, Namespace, Traffic, write_json};
 use crate::cgroup::{Cgroup, Hierarchies};
@@ -62,7 +63,7 @@ pub(crate) fn run(folder: &Path, netns: Option<OwnedFd>, report: OwnedFd, noting
             running.attend(folder);
         }
         Err(failure) => {
-            let answer = serde_json::json!({ "failed": failure.to_string() });
+            let answer = serde_json::json!({ "failed": failure.to_wire() });
             let _ = report.write_all(answer.to_string().as_bytes());
         }
     }
@@ -116,7 +117,7 @@ struct Running {
 fn start(folder: &Path, netns: Option<OwnedFd>) -> Result<Running, Failure> {
     let bundle = Bundle::load(folder).named(|| format!("read the bundle in {}", folder.display()))?;
     if bundle.args.is_empty() {
-        return Err(Failure { what: "run the container".into(), source: io::Error::other("no command") });
+        return Err(Failure::request("run the container", io::Error::other("no command")));
     }
     let log = Writer::open(folder, bundle.log).named(|| "open the log".into())?;
     let hierarchies = Hierarchies::detect().named(|| "find the cgroups".into())?;
@@ -232,13 +233,8 @@ fn spawn(
     };
     drop((input, out_write, err_write, joined_read, report_write));
     let console = console.map(|(ours, _)| ours);
-    let result = cgroup.join(pid).and_then(|()| {
-        File::from(joined_write).write_all(&[1]).named(|| "let the container go on".into())?;
-        let mut failed = String::new();
-        File::from(report_read).read_to_string(&mut failed).named(|| "hear from the container".into())?;
-        if !failed.is_empty() {
-            return Err(Failure::from_text(&failed));
-        }
+    let heard = hear_out(pid, cgroup.join(pid), joined_write, || Ok(report_read));
+    let result = heard.and_then(|()| {
         let out = || "listen for who attaches".to_owned();
         let Some(console) = console else {
             let hub = bundle.stdin.then(|| Hub::open(folder, input_write, false)).transpose().named(out)?;
@@ -247,7 +243,10 @@ fn spawn(
         // It was sent before the program began.
         let (_, fds) = socket::receive(console.as_fd(), &mut [0], libc::MSG_DONTWAIT)
             .named(|| "get the container's terminal".into())?;
-        let master = fds.into_iter().next().ok_or_else(|| Failure::from_text("get the container's terminal: none"))?;
+        let master = fds
+            .into_iter()
+            .next()
+            .ok_or_else(|| Failure::host("get the container's terminal", io::Error::other("none came")))?;
         let master = File::from(master);
         let input = master.try_clone().named(out)?;
         Ok(([Some(master), None], Some(Hub::open(folder, Some(input), true).named(out)?)))
@@ -263,6 +262,28 @@ fn spawn(
             Err(failure)
         }
     }
+}
+
+/// Lets a child that waits for its cgroups go on, and hears what it says: nothing once it has become the program. Its own word
+/// comes first: where it failed before it waited, letting it go on fails as well, and says nothing of the reason. `report` is
+/// called when it may be read.
+pub(crate) fn hear_out(
+    pid: i32,
+    joined: Result<(), Failure>,
+    go_on: OwnedFd,
+    report: impl FnOnce() -> Result<OwnedFd, Failure>,
+) -> Result<(), Failure> {
+    let mut go_on = File::from(go_on);
+    let told = joined.and_then(|()| go_on.write_all(&[1]).named(|| "let the process go on".into()));
+    if told.is_err() {
+        // It may wait for a word that does not come.
+        // SAFETY: this process's own child, which was not waited for.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+    }
+    drop(go_on);
+    let mut said = String::new();
+    File::from(report()?).read_to_string(&mut said).named(|| "hear from the process".into())?;
+    if said.is_empty() { told } else { Err(Failure::from_wire(&said)) }
 }
 
 impl Running {
@@ -299,16 +320,21 @@ impl Running {
             } else {
                 -1
             };
-            // SAFETY: the array and its length.
-            let ready = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as u64, limit) };
+            let limit = u64::try_from(limit).ok().map(Duration::from_millis);
+            let ready = sys::poll(&mut polled, limit).unwrap_or_else(|_| {
+                // The kernel is out of memory, perhaps: counts as a round in which nothing came.
+                std::thread::sleep(Duration::from_millis(10));
+                polled.iter_mut().for_each(|entry| entry.revents = 0);
+                false
+            });
             if let Some(hub) = &mut self.hub {
-                hub.serve(&polled[3..]);
+                hub.serve(&polled[3..], &mut self.log);
             }
-            if ready == 0 {
+            if !ready {
                 // A character that is not completed by the second time never will be.
                 self.log.flush(idle);
             }
-            idle = ready == 0;
+            idle = !ready;
             for (index, stream) in [Stream::Stdout, Stream::Stderr].into_iter().enumerate() {
                 if polled[index].revents == 0 {
                     continue;
@@ -325,21 +351,22 @@ impl Running {
                     _ => self.output[index] = None,
                 }
             }
-            if polled[2].revents != 0 {
+            if polled[2].revents & libc::POLLIN != 0 {
                 let mut status = 0;
                 // SAFETY: plain system call on this process's own child.
                 match check(unsafe { libc::waitpid(pid, &raw mut status, 0) }.into()) {
                     Ok(_) => ended = Some(status),
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(_) => ended = Some(0),
+                    // Nobody knows how it ended.
+                    Err(_) => ended = Some(255 << 8),
                 }
             }
             if let Some(status) = ended {
-                rounds_after_end += u32::from(ready == 0);
+                rounds_after_end += u32::from(!ready);
                 if self.output.iter().all(Option::is_none) || rounds_after_end > 10 {
                     self.log.flush(true);
                     if let Some(hub) = self.hub.take() {
-                        hub.close();
+                        hub.close(&mut self.log);
                     }
                     finish(folder, &self.bundle, &self.cgroup, status, self.netns.as_ref());
                     return;

@@ -5,13 +5,31 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 use std::{fmt, io};
 
-/// A step that failed, with what the system said. Travels as text from the container's first process to the server.
+use serde::{Deserialize, Serialize};
+
+/// Whose matter a failure is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// The host's: it has no room, or the kernel refused something that no container asks for.
+    Host,
+    /// What was asked for can't be done: a user, a folder, a mount.
+    Request,
+    /// There is no such program.
+    Missing,
+    /// The program is there and can't be run.
+    Denied,
+}
+
+/// A step that failed. Between processes it goes as JSON.
 #[derive(Debug)]
 pub struct Failure {
     /// The step, with the value that failed.
     pub what: String,
     /// The system's word.
     pub source: io::Error,
+    /// Whose matter it is.
+    pub cause: Cause,
 }
 
 impl fmt::Display for Failure {
@@ -22,21 +40,96 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// A failure on its way to another process.
+#[derive(Serialize, Deserialize)]
+struct Sent {
+    what: String,
+    why: String,
+    errno: Option<i32>,
+    cause: Cause,
+}
+
 impl Failure {
-    /// What another process sent as text.
-    pub(crate) fn from_text(text: &str) -> Self {
-        let (what, why) = text.rsplit_once(": ").unwrap_or(("start", text));
-        Self { what: what.to_owned(), source: io::Error::other(why.to_owned()) }
+    /// The host's.
+    pub(crate) fn host(what: impl Into<String>, source: io::Error) -> Self {
+        Self { what: what.into(), source, cause: Cause::Host }
+    }
+
+    /// The request's, unless the host has no room.
+    pub(crate) fn request(what: impl Into<String>, source: io::Error) -> Self {
+        let cause = if is_no_room(&source) { Cause::Host } else { Cause::Request };
+        Self { what: what.into(), source, cause }
+    }
+
+    pub(crate) fn to_wire(&self) -> String {
+        let (what, why, errno) = (self.what.clone(), self.source.to_string(), self.source.raw_os_error());
+        serde_json::to_string(&Sent { what, why, errno, cause: self.cause }).unwrap_or_default()
+    }
+
+    /// What another process sent.
+    pub(crate) fn from_wire(text: &str) -> Self {
+        match serde_json::from_str::<Sent>(text) {
+            Ok(Sent { what, why, errno, cause }) => {
+                let source = errno.map_or_else(|| io::Error::other(why), io::Error::from_raw_os_error);
+                Self { what, source, cause }
+            }
+            Err(_) => Self::host("start", io::Error::other(text.to_owned())),
+        }
     }
 }
 
+/// Whether the host lacks something that another time it may have.
+pub fn is_no_room(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ENOSPC
+                | libc::EDQUOT
+                | libc::ENOMEM
+                | libc::EMFILE
+                | libc::ENFILE
+                | libc::EAGAIN
+                | libc::ENOBUFS
+                | libc::EXFULL
+        )
+    )
+}
+
 pub(crate) trait Named<T> {
+    /// With the step that failed, which is the host's matter.
     fn named(self, what: impl FnOnce() -> String) -> Result<T, Failure>;
+
+    /// With the step that failed, which does what the request asks for.
+    fn asked(self, what: impl FnOnce() -> String) -> Result<T, Failure>;
 }
 
 impl<T> Named<T> for io::Result<T> {
     fn named(self, what: impl FnOnce() -> String) -> Result<T, Failure> {
-        self.map_err(|source| Failure { what: what(), source })
+        self.map_err(|source| Failure::host(what(), source))
+    }
+
+    fn asked(self, what: impl FnOnce() -> String) -> Result<T, Failure> {
+        self.map_err(|source| Failure::request(what(), source))
+    }
+}
+
+/// poll(2) that goes on after a signal; `None` waits without end. Whether something is ready.
+///
+/// # Errors
+/// What the kernel said.
+pub(crate) fn poll(entries: &mut [libc::pollfd], limit: Option<std::time::Duration>) -> io::Result<bool> {
+    let until = limit.map(|limit| std::time::Instant::now() + limit);
+    loop {
+        let left = until.map_or(-1, |until| {
+            let left = until.saturating_duration_since(std::time::Instant::now());
+            i32::try_from(left.as_micros().div_ceil(1000)).unwrap_or(i32::MAX)
+        });
+        // SAFETY: the array and its length.
+        match check(unsafe { libc::poll(entries.as_mut_ptr(), entries.len() as u64, left) }.into()) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 
@@ -172,7 +265,7 @@ pub(crate) fn mount_setattr(at: BorrowedFd<'_>, set: u64, propagation: u64, recu
 }
 
 /// fork(2) with namespaces: 0 in the child, the child's pid and pidfd in the parent. `cgroup` is a cgroup v2 folder that
-/// the child is born in.
+/// the child is born in. With CLONE_PARENT the child is the caller's sibling.
 ///
 /// # Safety
 /// The caller must be single-threaded: glibc's locks are not prepared for the child.
@@ -185,7 +278,8 @@ pub(crate) unsafe fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::R
         (&raw mut pidfd) as u64,
         0,
         0,
-        libc::SIGCHLD as u64,
+        // A sibling has the caller's own (clone(2)).
+        if flags & libc::CLONE_PARENT as u64 == 0 { libc::SIGCHLD as u64 } else { 0 },
         0,
         0,
         0,

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
-use crate::sys::{check, openat2_in_root};
+use crate::sys::{MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, check, fsmount, fsopen, openat2_in_root};
 
 /// Rows and columns until somebody says better: programs take none at all badly.
 pub const USUAL_SIZE: (u16, u16) = (24, 80);
@@ -35,23 +35,40 @@ pub(crate) fn open(root: BorrowedFd<'_>) -> io::Result<(OwnedFd, OwnedFd)> {
     }
 }
 
-/// Puts the container's own `/dev/null` in the place of the host's at these descriptors: whoever is root inside could change
-/// the host's node by it. `root` is the container's.
+/// Puts the container's own null device in the place of the host's at these descriptors: whoever is root inside could change
+/// the host's node by it. `root` is the container's; where its `/dev/null` is something else, a device is made.
 pub(crate) fn own_null(root: BorrowedFd<'_>, numbers: &[i32]) -> io::Result<()> {
     use std::os::unix::fs::{FileTypeExt, MetadataExt};
     if numbers.is_empty() {
         return Ok(());
     }
-    let null: OwnedFd = openat2_in_root(root, Path::new("/dev/null"), libc::O_RDWR | libc::O_NOCTTY, 0, false)?;
-    let meta = std::fs::File::from(null.try_clone()?).metadata()?;
-    if !meta.file_type().is_char_device() || meta.rdev() != libc::makedev(1, 3) {
-        return Err(io::Error::other("the container's /dev/null is something else"));
-    }
+    // Looked at before it is opened: what stands there may be a device that does something when it is.
+    let found = openat2_in_root(root, Path::new("/dev/null"), libc::O_PATH, 0, false).ok().filter(|found| {
+        let meta = std::fs::metadata(format!("/proc/self/fd/{}", found.as_raw_fd()));
+        meta.is_ok_and(|meta| meta.file_type().is_char_device() && meta.rdev() == libc::makedev(1, 3))
+    });
+    let null = match found {
+        Some(_) => openat2_in_root(root, Path::new("/dev/null"), libc::O_RDWR | libc::O_NOCTTY, 0, false)?,
+        None => fresh_null()?,
+    };
     for number in numbers {
         // SAFETY: duplicates onto this process's own standard descriptors.
         check(unsafe { libc::dup2(null.as_raw_fd(), *number) }.into())?;
     }
     Ok(())
+}
+
+/// A null device in a file system of its own, which goes with the descriptor.
+fn fresh_null() -> io::Result<OwnedFd> {
+    let mount = fsmount(&fsopen(c"tmpfs")?, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC)?;
+    // SAFETY: constant names in an open folder; the descriptor is owned at once.
+    unsafe {
+        let device = libc::makedev(1, 3);
+        check(libc::mknodat(mount.as_raw_fd(), c"null".as_ptr(), libc::S_IFCHR | 0o666, device).into())?;
+        check(libc::fchmodat(mount.as_raw_fd(), c"null".as_ptr(), 0o666, 0).into())?;
+        let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+        Ok(OwnedFd::from_raw_fd(check(libc::openat(mount.as_raw_fd(), c"null".as_ptr(), flags).into())? as i32))
+    }
 }
 
 /// Gives the pipes at standard input, output and error to the user that the program runs as: it may open them anew by

@@ -20,6 +20,19 @@ pub(crate) struct Identity {
 /// Where programs are looked for unless the container says otherwise.
 pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// The variables of a process in a container: those `given`, and what every program may count on, unless it is given.
+pub(crate) fn environment(given: &[String], home: &str, hostname: &str, terminal: bool) -> Vec<String> {
+    let mut variables = given.to_vec();
+    let defaults = [("PATH", PATH), ("HOME", home), ("HOSTNAME", hostname)];
+    let terminal = terminal.then_some(("TERM", "xterm"));
+    for (key, value) in defaults.into_iter().chain(terminal) {
+        if !variables.iter().any(|v| v.split('=').next() == Some(key)) {
+            variables.push(format!("{key}={value}"));
+        }
+    }
+    variables
+}
+
 /// Resolves `user` (`name`, `uid`, either with `:group` or `:gid`; empty is root). To be called inside the container's
 /// root: the files are read by their absolute names.
 pub(crate) fn resolve(user: &str) -> io::Result<Identity> {

@@ -30,7 +30,7 @@ impl View {
                 .name("view".into())
                 .spawn_scoped(scope, || mount(bundle, write))
                 .named(|| "start a thread".into())?;
-            thread.join().unwrap_or_else(|_| Err(Failure::from_text("mount the root: broken off")))
+            thread.join().unwrap_or_else(|_| Err(Failure::host("mount the root", std::io::Error::other("broken off"))))
         })
     }
 }

@@ -13,14 +13,15 @@ use serde::Deserialize;
 
 use crate::exec::{self, ExecReport, ExecSpec};
 use crate::process::Process;
+use crate::sys::Failure;
 use crate::{socket, sys};
 
 /// Why a container did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A step of making it failed; the text is the step, the value and the system's word.
+    /// A step of making it failed.
     #[error("{0}")]
-    Failed(String),
+    Failed(Failure),
     /// The shim could not be asked, or said nothing in time.
     #[error("no answer from the container's shim")]
     Shim(#[source] io::Error),
@@ -38,8 +39,17 @@ pub struct Started {
 #[derive(Debug)]
 pub struct Zygote {
     program: PathBuf,
-    pid: i32,
+    /// Where its process is noted, so that the next server can wait for its end.
+    note: PathBuf,
     socket: Mutex<OwnedFd>,
+}
+
+/// Starts a zygote and notes which process it is, before it is asked for anything.
+fn begin(program: &Path, note: &Path) -> io::Result<OwnedFd> {
+    let (socket, pid) = spawn(program)?;
+    // One that can't be noted ends with its socket.
+    crate::bundle::write_json(note, &Process::of(pid)?)?;
+    Ok(socket)
 }
 
 fn spawn(program: &Path) -> io::Result<(OwnedFd, i32)> {
@@ -61,21 +71,14 @@ fn spawn(program: &Path) -> io::Result<(OwnedFd, i32)> {
 pub(crate) const ARGUMENT: &str = "zygote-of-berth";
 
 impl Zygote {
-    /// Starts a zygote from `program`, whose `main` must begin with [`zygote_main`].
+    /// Starts a zygote from `program`, whose `main` must begin with [`zygote_main`], and notes its process in the file `note`;
+    /// so for each that is started in place of one that died.
     ///
     /// # Errors
-    /// What starting a process said.
-    pub fn start(program: &Path) -> io::Result<Self> {
-        let (socket, pid) = spawn(program)?;
-        Ok(Self { program: program.to_owned(), pid, socket: Mutex::new(socket) })
-    }
-
-    /// Notes which process it is.
-    ///
-    /// # Errors
-    /// What the file system said.
-    pub fn save(&self, path: &Path) -> io::Result<()> {
-        crate::bundle::write_json(path, &Process::of(self.pid)?)
+    /// What starting a process said, or the file system.
+    pub fn start(program: &Path, note: &Path) -> io::Result<Self> {
+        let socket = Mutex::new(begin(program, note)?);
+        Ok(Self { program: program.to_owned(), note: note.to_owned(), socket })
     }
 
     /// Starts the container whose bundle is in `folder` and waits until its program runs. Blocks: a few milliseconds.
@@ -94,10 +97,8 @@ impl Zygote {
         fds.extend(netns.map(|fd| fd.as_raw_fd()));
         self.send(RUN, folder, &fds).map_err(StartError::Shim)?;
         drop(report);
-        let mut poll = libc::pollfd { fd: answer.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: one pollfd, as said.
-        let ready = unsafe { libc::poll(&raw mut poll, 1, i32::try_from(limit.as_millis()).unwrap_or(i32::MAX)) };
-        if ready == 0 {
+        let mut entry = [libc::pollfd { fd: answer.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+        if !sys::poll(&mut entry, Some(limit)).unwrap_or(false) {
             if let Some(shim) = Process::load(&folder.join(crate::files::SHIM)).and_then(|p| p.open()) {
                 // Its child goes with it (PDEATHSIG).
                 let _ = shim.signal(libc::SIGKILL);
@@ -110,7 +111,7 @@ impl Zygote {
             return Ok(started);
         }
         match serde_json::from_str::<Failed>(&text) {
-            Ok(failed) => Err(StartError::Failed(failed.failed)),
+            Ok(failed) => Err(StartError::Failed(Failure::from_wire(&failed.failed))),
             Err(_) => Err(StartError::Shim(io::ErrorKind::UnexpectedEof.into())),
         }
     }
@@ -145,15 +146,14 @@ impl Zygote {
         let begun = std::time::Instant::now();
         loop {
             let left = limit.saturating_sub(begun.elapsed());
-            let mut poll = libc::pollfd { fd: report.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-            // SAFETY: one pollfd, as said.
-            if unsafe { libc::poll(&raw mut poll, 1, i32::try_from(left.as_millis()).unwrap_or(i32::MAX)) } == 0 {
+            let mut entry = [libc::pollfd { fd: report.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+            if !sys::poll(&mut entry, Some(left)).unwrap_or(false) {
                 return Err(StartError::Shim(io::ErrorKind::TimedOut.into()));
             }
             match ExecReport::receive(&report, 0).map_err(shim)? {
                 None => return Err(StartError::Shim(io::ErrorKind::UnexpectedEof.into())),
                 Some((ExecReport::Terminal, master)) => terminal = master,
-                Some((ExecReport::Failed(text), _)) => return Err(StartError::Failed(text)),
+                Some((ExecReport::Failed(text), _)) => return Err(StartError::Failed(Failure::from_wire(&text))),
                 Some((ExecReport::Ended(_), _)) => return Err(StartError::Shim(io::ErrorKind::InvalidData.into())),
                 Some((ExecReport::Started(process), _)) => {
                     let mut ours = ours.into_iter();
@@ -169,7 +169,7 @@ impl Zygote {
         let mut socket = self.socket.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match socket::send(socket.as_fd(), &bytes, fds, 0) {
             Err(error) if matches!(error.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN)) => {
-                *socket = spawn(&self.program)?.0;
+                *socket = begin(&self.program, &self.note)?;
                 socket::send(socket.as_fd(), &bytes, fds, 0)
             }
             other => other,

@@ -168,6 +168,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     (include_str!("migrations/0005_hosts.sql"), |_| Ok(())),
     (include_str!("migrations/0006_segments.sql"), crate::tables::points::pack_old),
     (include_str!("migrations/0007_deployments.sql"), |_| Ok(())),
+    (include_str!("migrations/0008_bounds.sql"), |_| Ok(())),
 ];
 
 fn open(path: &Path, flags: OpenFlags) -> Result<Connection, Error> {

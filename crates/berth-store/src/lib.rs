@@ -26,5 +26,5 @@ pub use tables::points::{Horizons, Point, Recent, Sum, SumKind, Used};
 pub use tables::registries::RegistryLogin;
 pub use tables::services::{Group, GroupChange, Package, Service};
 pub use tables::ssh_keys::SshKey;
-pub use tables::tokens::{Account, Token};
+pub use tables::tokens::{Account, AccountChange, Token};
 pub use tables::volumes::Volume;

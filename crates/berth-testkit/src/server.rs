@@ -184,6 +184,31 @@ impl Server {
         (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
     }
 
+    /// The CLI with this on its standard input, which stays open until the CLI has ended: exit code, stdout, stderr.
+    pub fn cli_with(&self, args: &[&str], input: &[u8]) -> (i32, String, String) {
+        use std::io::Write;
+        let mut child = Command::new(&self.program)
+            .env("BERTH_DATA_DIR", &self.data)
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("run the CLI");
+        let mut stdin = child.stdin.take().expect("stdin");
+        let input = input.to_vec();
+        let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
+        let output = child.wait_with_output().expect("wait for the CLI");
+        writer.join().expect("write");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+    }
+
+    /// The server's process.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
     /// Imports a test image under a name.
     pub fn import(&self, rootfs: &Path, name: &str, env: &[&str]) {
         let path = rootfs.to_str().expect("a path").to_owned();

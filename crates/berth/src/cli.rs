@@ -145,6 +145,9 @@ enum Command {
     Events(containers::Events),
     /// Show facts about the machine
     Info(tokens::Info),
+    /// List accounts and change their rights, for administrators
+    #[command(subcommand)]
+    Account(tokens::AccountCommand),
     /// Make, list and revoke tokens
     #[command(subcommand)]
     Token(tokens::TokenCommand),
@@ -271,7 +274,11 @@ fn client_command(command: Command, connection: &Connection) -> Result<ExitCode,
     let outcome = runtime.block_on(async {
         let client = connection.client()?;
         match command {
-            Command::Run(run) => containers::run(&client, *run).await,
+            // As Docker has it: what berth itself could not do is 125, so that no script takes it for the program's own code.
+            Command::Run(run) => Ok(containers::run(&client, *run).await.unwrap_or_else(|message| {
+                eprintln!("berth: {}", output::harmless(&message));
+                ExitCode::from(125)
+            })),
             Command::Create(create) => containers::create(&client, *create).await,
             Command::Ps(ps) => containers::ps(&client, &ps).await,
             Command::Logs(logs) => containers::logs(&client, &logs).await,
@@ -335,6 +342,7 @@ fn client_command(command: Command, connection: &Connection) -> Result<ExitCode,
             Command::Bandwidth(asked) => hosts::bandwidth(&client, &asked).await,
             Command::Info(info) => tokens::info(&client, &info).await,
             Command::Token(token) => tokens::run(&client, token).await,
+            Command::Account(account) => tokens::account(&client, account).await,
             Command::Serve(_)
             | Command::Sign(_)
             | Command::StaticServer { .. }

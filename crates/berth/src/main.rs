@@ -2,6 +2,7 @@
 
 mod cli;
 mod doctor;
+mod local;
 mod serve;
 mod settings;
 mod static_server;

@@ -134,15 +134,21 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), String> {
     let first = administrator(&core, data, settings.dev).await?;
     berth_ssh::begin(core.clone()).await.map_err(|e| e.chain())?;
     let draining = Draining::default();
-    let router = berth_api::router(core.clone(), draining.clone());
+    let router = berth_api::router(core.clone(), draining.clone(), settings.dialects);
+    let socket = crate::local::path(data);
+    let local = crate::local::Listener::open(data).map_err(|e| format!("listen on {}: {e}", socket.display()))?;
     // Where the CLI finds this server, when it is given the folder.
-    fs::write(data.join("server.json"), format!("{{\"url\": \"http://{}\"}}\n", reachable(address)))
-        .map_err(|e| format!("write server.json: {e}"))?;
+    let places = serde_json::json!({ "url": format!("http://{}", reachable(address)), "socket": &socket });
+    fs::write(data.join("server.json"), format!("{places}\n")).map_err(|e| format!("write server.json: {e}"))?;
     greet(reachable(address), data, first, settings.dev, settings.core.port_range);
 
     let going = draining.clone();
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
     let (secure_service, secure_going) = (service.clone(), draining.clone());
+    let (local_service, local_going) = (service.clone(), draining.clone());
+    // Without it an answer's last part waits until the client has acknowledged the part before, and is lost when the
+    // connection is closed with unread input meanwhile.
+    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
     let server = axum::serve(listener, service).with_graceful_shutdown(async move {
         ended().await;
         tracing::info!("going: requests under way are finished, containers run on");
@@ -161,8 +167,12 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), String> {
             let going = async move { secure_going.begun().await };
             axum::serve(listener, secure_service).with_graceful_shutdown(going).into_future().await
         };
-        let (plain, secure) = tokio::join!(server.into_future(), secure);
-        plain.and(secure)
+        let local = async {
+            let going = async move { local_going.begun().await };
+            axum::serve(local.tap_io(|_| {}), local_service).with_graceful_shutdown(going).into_future().await
+        };
+        let (plain, secure, local) = tokio::join!(server.into_future(), secure, local);
+        plain.and(secure).and(local)
     };
     tokio::select! {
         result = all => result.map_err(|e| format!("serve: {e}")),

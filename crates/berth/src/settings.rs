@@ -18,6 +18,8 @@ pub(crate) struct Settings {
     pub(crate) dev: bool,
     /// A second listener with TLS.
     pub(crate) https: Https,
+    /// Dialects that are served.
+    pub(crate) dialects: berth_api::Dialects,
     /// Seconds that requests under way may take when the server goes.
     pub(crate) drain_s: u64,
     /// Log of the server.
@@ -85,6 +87,7 @@ impl Default for Settings {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             dev: false,
             https: Https::default(),
+            dialects: berth_api::Dialects::default(),
             drain_s: 30,
             log: Log::default(),
             engine: Engine::default(),

@@ -169,3 +169,55 @@ async fn surprises_are_spared() {
     assert!(code == 1 && error.contains("--force"), "{error}");
     server.finish().await;
 }
+
+/// The command line talks to the server of its data folder by a Unix socket: nobody who listens on the server's port while it
+/// is down is told the token.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_token_goes_over_no_loopback_port() {
+    if !is_root() {
+        return;
+    }
+    let mut server = Server::start(env!("CARGO_BIN_EXE_berth"), "socket", "").await;
+    assert_eq!(server.cli(&["ps"]).0, 0);
+    let port = server.url("").rsplit(':').next().and_then(|p| p.parse::<u16>().ok()).expect("a port");
+    server.terminate();
+    let listener = std::net::TcpListener::bind(("127.0.0.1", port)).expect("take the port");
+    listener.set_nonblocking(true).expect("nonblocking");
+    let (code, _, error) = server.cli(&["ps"]);
+    assert!(code == 1 && error.contains("berth.sock"), "{error}");
+    assert!(listener.accept().is_err(), "the command line connected to a stranger");
+    drop(listener);
+    server.up().await;
+    let metrics = server.request("GET", "/metrics", "").await.text;
+    assert!(metrics.contains("berth_"), "{metrics}");
+    assert_eq!(server.cli(&["ps"]).0, 0, "the socket is there again");
+    server.finish().await;
+}
+
+/// Each dialect can be turned off: then its paths are paths that are not there.
+#[tokio::test(flavor = "multi_thread")]
+async fn dialects_are_turned_off() {
+    if !is_root() {
+        return;
+    }
+    let paths = [
+        ("standalone", "/container/analy"),
+        ("acs", "/api/v1/node"),
+        ("acs", "/api/v1/container"),
+        ("acs", "/api/v1/command"),
+        ("comb", "/api/v1/containers"),
+        ("comb", "/api/v1/token"),
+        ("comb", "/api/v1/secret-keys"),
+        ("tingyu", "/tingyu/node/list"),
+    ];
+    for off in ["standalone", "acs", "comb", "tingyu"] {
+        let settings = format!("[dialects]\n{off} = false\n");
+        let server = Server::start(env!("CARGO_BIN_EXE_berth"), &format!("off-{off}"), &settings).await;
+        for (dialect, path) in paths {
+            let answer = server.request("GET", path, "").await;
+            let gone = answer.status == 404 && answer.text.contains("no_such_path");
+            assert_eq!(gone, dialect == off, "{off} is off, {path}: {} {}", answer.status, answer.text);
+        }
+        server.finish().await;
+    }
+}

@@ -444,3 +444,88 @@ async fn logs_are_followed_cut_and_kept_whole() {
     assert_eq!(server.request("GET", "/v1/containers/talk/logs?since=yesterday", "").await.status, 400);
     server.finish().await;
 }
+
+/// Mounts may come in any order: what is deeper goes on top. Two at one place are refused, and leave no volume behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn mounts_are_ordered_by_depth() {
+    let Some(server) = server("order").await else { return };
+    let bind = server.data.join("bind");
+    std::fs::create_dir_all(&bind).expect("folder");
+    std::fs::write(bind.join("f"), "bind\n").expect("file");
+    let volume = |name: &str, target: &str| json!({"type": "volume", "source": name, "target": target});
+    let folder = |target: &str| json!({"type": "bind", "source": bind, "target": target});
+    let tmpfs = |target: &str| json!({"type": "tmpfs", "target": target});
+    for (number, mounts) in [
+        vec![folder("/a/b"), tmpfs("/a")],
+        vec![tmpfs("/a"), folder("/a/b")],
+        vec![folder("/a/b"), volume("v", "/a")],
+        vec![folder("/a/b"), tmpfs("/x"), volume("w", "/a"), tmpfs("/a/c")],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (text, code) = output(&server, json!({"mounts": mounts}), "cat /a/b/f && touch /a/new").await;
+        assert_eq!((text.as_str(), code), ("bind\n", 0), "{number}");
+    }
+    for mounts in [
+        vec![volume("twice1", "/a"), volume("twice2", "/a/")],
+        vec![tmpfs("/a"), volume("twice3", "//a/.")],
+        vec![folder("/a"), tmpfs("/a")],
+    ] {
+        let body = json!({"image": "busybox", "command": ["sh"], "mounts": mounts}).to_string();
+        let answer = server.request("POST", "/v1/containers", body).await;
+        assert!(answer.status == 400 && answer.text.contains("two mounts at /a"), "{}", answer.text);
+    }
+    let volumes = server.request("GET", "/v1/volumes", "").await.text;
+    assert!(!volumes.contains("twice"), "{volumes}");
+    server.finish().await;
+}
+
+/// What a process that is run in a container shows of itself before it has become its program, and what stands for the files
+/// that are hidden.
+#[tokio::test(flavor = "multi_thread")]
+async fn helpers_and_masks_show_nothing_of_the_host() {
+    let Some(server) = server("helpers").await else { return };
+    let host = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts").lines().count();
+    // Looks at every process that comes, as long as others are run: their mounts, network and descriptors.
+    let spy = "while :; do for p in /proc/[0-9]*; do [ $p = /proc/1 ] && continue; \
+        cat $p/net/dev 2>/dev/null | grep -v 'lo:\\|eth0:\\|face\\|Inter'; \
+        wc -l < $p/mountinfo 2>/dev/null | awk '$1 > 60'; \
+        done; done";
+    run(&server, json!({"name": "spy", "command": ["sh", "-c", spy]})).await;
+    assert!(host > 0);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..40 {
+                    assert_eq!(server.cli(&["exec", "spy", "true"]).0, 0);
+                }
+            });
+        }
+    });
+    let log = server.cli(&["logs", "spy"]).1;
+    let own = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts").lines().count();
+    assert!(own <= 60 || !log.contains(&own.to_string()), "mounts of the host were seen: {log}");
+    for line in log.lines() {
+        assert!(!line.contains(':'), "a link of the host was seen: {line}");
+    }
+
+    // A volume at /dev whose `null` leads to a file of the container's.
+    let prepare = "ln -s /kept /v/null; ln -s /kept /v/zero; echo kept > /kept";
+    let (_, code) =
+        output(&server, json!({"mounts": [{"type": "volume", "source": "dev", "target": "/v"}]}), prepare).await;
+    assert_eq!(code, 0);
+    let (text, _) = output(
+        &server,
+        json!({"mounts": [{"type": "volume", "source": "dev", "target": "/dev"}]}),
+        "echo secret > /kept; for f in /proc/keys /proc/timer_list /proc/kcore /proc/interrupts; do [ -e $f ] || continue; \
+         stat -c '%F %t:%T' $f; done | sort -u",
+    )
+    .await;
+    assert_eq!(text, "character special file 1:3\n");
+    for folder in ["/sys/firmware", "/sys/devices/virtual/powercap"] {
+        let (text, _) = output(&server, json!({}), &format!("ls {folder} 2>/dev/null | wc -l")).await;
+        assert_eq!(text.trim(), "0", "{folder}");
+    }
+    server.finish().await;
+}

@@ -493,3 +493,95 @@ async fn containers_of_an_account_find_each_other_and_nobody_elses() {
     }
     server.finish().await;
 }
+
+/// Short programs lose no output, whatever they leave unread.
+#[tokio::test(flavor = "multi_thread")]
+async fn short_programs_are_heard_whole() {
+    let Some(server) = server("short", "").await else { return };
+    let input = b"x\n".repeat(100_000);
+    done(&server, &["run", "-d", "--name", "a", "busybox", "sleep", "1000"]);
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                for _ in 0..8 {
+                    let said = server.cli_with(&["run", "--rm", "-i", "busybox", "echo", "hi"], &input);
+                    assert_eq!((said.0, said.1.as_str()), (0, "hi\n"), "run -i: {}", said.2);
+                    let said = server.cli_with(&["exec", "-i", "a", "sh", "-c", "echo out; exit 3"], &input);
+                    assert_eq!((said.0, said.1.as_str()), (3, "out\n"), "exec -i: {}", said.2);
+                }
+            });
+        }
+    });
+    // More than any buffer on the way holds, written before anybody listens.
+    let (code, out, error) = server.cli_with(&["run", "--rm", "-i", "busybox", "seq", "1", "100000"], b"");
+    assert_eq!((code, out.lines().count(), out.lines().last()), (0, 100_000, Some("100000")), "{error}");
+
+    // The end is told at once, though nobody comes for the output.
+    let begun = Instant::now();
+    let made = run(&server, json!({"stdin": true, "command": ["sh", "-c", "echo said; exit 4"]})).await;
+    let id = made["id"].as_str().expect("id");
+    assert_eq!(done(&server, &["wait", id]).trim(), "4");
+    assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
+    let mut session = server.client().container_attach_from_start(id).await.expect("attach to what has ended");
+    assert_eq!(ended(&mut session).await, ("said\n".to_owned(), 4));
+    assert!(server.client().container_attach(id).await.is_err(), "it does not run");
+
+    // A terminal has its size from the first moment on.
+    let asked = json!({"terminal": true, "stdin": true, "rows": 41, "columns": 133, "command": ["stty", "size"]});
+    let made = run(&server, asked).await;
+    let mut session =
+        server.client().container_attach_from_start(made["id"].as_str().expect("id")).await.expect("attach");
+    assert_eq!(ended(&mut session).await.0, "41 133\r\n");
+    server.finish().await;
+}
+
+/// What programs find in their environment, and how those that can't be run are told, with both runtimes.
+#[tokio::test(flavor = "multi_thread")]
+async fn programs_find_their_host_name_and_failures_have_dockers_codes() {
+    for runtime in ["", "runc"] {
+        if runtime == "runc" && !berth_testkit::has_program("runc") {
+            continue;
+        }
+        let settings = format!("[engine]\nruntime = \"{runtime}\"\n");
+        let Some(server) = server(&format!("codes{runtime}"), &settings).await else { return };
+        let made = run(&server, json!({"name": "a", "hostname": "h1"})).await;
+        assert!(made["id"].is_string());
+        assert_eq!(exec(&server, "a", "echo $HOSTNAME; hostname"), ("h1\nh1\n".into(), 0), "{runtime}");
+        let said = done(&server, &["run", "--rm", "busybox", "sh", "-c", "test $HOSTNAME = $(hostname) && echo same"]);
+        assert_eq!(said, "same\n", "{runtime}");
+        assert_eq!(done(&server, &["run", "--rm", "-e", "HOSTNAME=z", "busybox", "sh", "-c", "echo $HOSTNAME"]), "z\n");
+        assert_eq!(
+            done(&server, &["run", "--rm", "-t", "busybox", "sh", "-c", "echo $TERM"]),
+            "xterm\r\n",
+            "{runtime}"
+        );
+        let script = "printf '#!/none\\n' > /bad; chmod +x /bad; echo text > /text; chmod +x /text";
+        done(&server, &["run", "--name", "m", "busybox", "sh", "-c", script]);
+        done(&server, &["commit", "m", "scripts"]);
+        for (args, code) in [
+            (vec!["busybox", "nosuch"], 127),
+            (vec!["busybox", "/nosuch/x"], 127),
+            (vec!["scripts", "/bad"], 127),
+            (vec!["busybox", "/etc"], 126),
+            (vec!["scripts", "/text"], 126),
+            (vec!["--user", "nobody9", "busybox", "true"], 125),
+            (vec!["--memory", "1", "busybox", "true"], 125),
+            (vec!["-v", "x:/a", "-v", "y:/a/", "busybox", "true"], 125),
+        ] {
+            // runc has let go of its caller when the kernel refuses these: the program's own end is all there is.
+            if runtime == "runc" && args[0] == "scripts" {
+                continue;
+            }
+            for flags in [vec!["run", "--rm"], vec!["run", "-d"], vec!["run", "--rm", "-i"]] {
+                let (got, out, error) = server.cli(&[flags, args.clone()].concat());
+                assert_eq!(got, code, "{runtime} {args:?}: {out} {error}");
+                assert!(!error.contains("pipe") && error.contains("berth: "), "{error}");
+            }
+        }
+        for (program, code) in [("nosuch", 127), ("/etc", 126)] {
+            let (got, _, error) = server.cli(&["exec", "a", program]);
+            assert_eq!(got, code, "{runtime} exec {program}: {error}");
+        }
+        server.finish().await;
+    }
+}

@@ -465,3 +465,75 @@ async fn what_is_measured_adds_up() {
     }
     server.finish().await;
 }
+
+/// The host's network is a right of the account, with both runtimes; what its users run there can neither listen to what the
+/// host says nor take its ports.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hosts_network_is_a_right() {
+    for runtime in ["", "runc"] {
+        if runtime == "runc" && !berth_testkit::has_program("runc") {
+            continue;
+        }
+        let Some(rootfs) = image("busybox").filter(|_| is_root()) else { return };
+        let settings = format!("[engine]\nruntime = \"{runtime}\"\n");
+        let server = Server::start(env!("CARGO_BIN_EXE_berth"), &format!("right{runtime}"), &settings).await;
+        server.import(&rootfs, "busybox", &[]);
+        let token = done(&server, &["token", "create", "--account", "edge", "u"]).trim().to_owned();
+        let tar = std::fs::read(&rootfs).expect("image");
+        let path = "/v1/images/rootfs?name=app:1&cmd=sleep&cmd=1000";
+        let made = server.request_as(Some(&token), "POST", path, tar).await;
+        assert_eq!(made.status, 201, "{}", made.text);
+        let uuid = uuid(&server).await;
+        let order = async |operation: &str, names: &[&str]| {
+            let items: Vec<Value> = names.iter().map(|name| asked(&uuid, name, "1")).collect();
+            let path = format!("/tingyu/container/{operation}");
+            server.request_as(Some(&token), "POST", &path, json!(items).to_string()).await.json()
+        };
+        let refused = "host network is not allowed for this account";
+        let answer = order("create", &["one", "two"]).await;
+        for item in answer["data"].as_array().expect("items") {
+            assert_eq!((&item["code"], &item["message"]), (&json!(500), &json!(refused)), "{answer}");
+        }
+        let told = done(&server, &["account", "set", "edge", "--host-network", "yes"]);
+        assert!(told.contains("edge") && told.contains("yes"), "{told}");
+        let answer = order("create", &["one"]).await;
+        assert_eq!(answer["data"][0]["code"], 200, "{answer}");
+        let begun = Instant::now();
+        let runs = async || {
+            let list = server.request_as(Some(&token), "GET", "/v1/containers/one", "").await;
+            list.json()["state"] == "running"
+        };
+        while !runs().await {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{}", server.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let exec = async |script: &str| {
+            let body = json!({"command": ["sh", "-c", script]}).to_string();
+            let answer = server.request_as(Some(&token), "POST", "/v1/containers/one/exec", body).await;
+            answer.json()["stdout"].as_str().unwrap_or_default().to_owned()
+        };
+        // Docker's capabilities without NET_BIND_SERVICE (10) and NET_RAW (13).
+        let own = exec("grep -hE 'CapEff|CapBnd' /proc/self/status /proc/1/status").await;
+        assert_eq!(own.matches("00000000a80401fb").count(), 4, "{runtime}: {own}");
+        let port = exec("nc -l -p 81 2>&1 & sleep 0.3; kill %1 2>/dev/null").await;
+        assert!(port.contains("ermission denied"), "{runtime}: {port}");
+        let (_, admins, _) =
+            server.cli(&["run", "--rm", "--network", "host", "busybox", "grep", "CapEff", "/proc/self/status"]);
+        assert!(admins.contains("00000000a80425fb"), "{admins}");
+
+        done(&server, &["account", "set", "edge", "--host-network", "no"]);
+        let answer = order("updateByName", &["one"]).await;
+        assert_eq!(answer["data"][0]["message"], refused, "{answer}");
+        let stopped = server.request_as(Some(&token), "POST", "/v1/containers/one/stop?timeout=0", "").await;
+        assert_eq!(stopped.status, 200, "{}", stopped.text);
+        let started = server.request_as(Some(&token), "POST", "/v1/containers/one/start", "").await;
+        assert!(started.status == 403 && started.text.contains(refused), "{}", started.text);
+        let removed = server.request_as(Some(&token), "DELETE", "/v1/containers/one?force=true", "").await;
+        assert_eq!(removed.status, 204);
+        for (path, body) in [("/v1/accounts", ""), ("/v1/accounts/edge", "{\"host_network\": true}")] {
+            let method = if body.is_empty() { "GET" } else { "PATCH" };
+            assert_eq!(server.request_as(Some(&token), method, path, body).await.status, 403);
+        }
+        server.finish().await;
+    }
+}

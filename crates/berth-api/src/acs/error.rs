@@ -53,6 +53,10 @@ impl From<berth_core::Error> for Error {
             FaultKind::Duplicate | FaultKind::WrongState | FaultKind::InUse => StatusCode::CONFLICT,
             FaultKind::NoRoom | FaultKind::Timeout | FaultKind::Upstream => StatusCode::SERVICE_UNAVAILABLE,
             FaultKind::Forbidden | FaultKind::Quota => StatusCode::FORBIDDEN,
+            FaultKind::Unavailable => {
+                tracing::error!(error = error.chain(), "acs: the host failed");
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             FaultKind::Bug => {
                 tracing::error!(error = error.chain(), "acs: internal error");
                 StatusCode::INTERNAL_SERVER_ERROR

@@ -109,6 +109,10 @@ impl From<berth_core::Error> for Error {
             FaultKind::Forbidden => INVALID,
             FaultKind::Timeout => TIMEOUT,
             FaultKind::NoRoom | FaultKind::Upstream => INTERNAL,
+            FaultKind::Unavailable => {
+                tracing::error!(error = error.chain(), "comb: the host failed");
+                INTERNAL
+            }
             FaultKind::Bug => {
                 tracing::error!(error = error.chain(), "comb: internal error");
                 INTERNAL

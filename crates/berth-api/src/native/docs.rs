@@ -10,8 +10,8 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use super::{
-    commands, containers, events, host, hosts, images, inside, keys, registries, services, ssh_keys, tokens, usage,
-    volumes,
+    accounts, commands, containers, events, host, hosts, images, inside, keys, registries, services, ssh_keys, tokens,
+    usage, volumes,
 };
 
 #[derive(OpenApi)]
@@ -33,6 +33,7 @@ use super::{
         keys::list, keys::create, keys::rotate, keys::disable, keys::enable, keys::remove, keys::audit,
         hosts::list, hosts::inspect, hosts::label, hosts::bandwidth, ssh_keys::list, ssh_keys::create, ssh_keys::remove, usage::list,
         host::inspect, events::list, tokens::list, tokens::create, tokens::revoke,
+        accounts::list, accounts::change,
     ),
     components(schemas(super::wire::Problem)),
     modifiers(&Secured),

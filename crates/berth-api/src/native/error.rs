@@ -59,7 +59,12 @@ impl IntoResponse for Error {
 impl From<berth_core::Error> for Error {
     fn from(error: berth_core::Error) -> Self {
         let (status, code) = match error.kind() {
-            FaultKind::Invalid => (StatusCode::BAD_REQUEST, "invalid"),
+            FaultKind::Invalid => match &error {
+                berth_core::Error::Start { code: 127, .. } => (StatusCode::BAD_REQUEST, "program_not_found"),
+                berth_core::Error::Start { code: 126, .. } => (StatusCode::BAD_REQUEST, "program_not_executable"),
+                berth_core::Error::Start { .. } => (StatusCode::BAD_REQUEST, "start_failed"),
+                _ => (StatusCode::BAD_REQUEST, "invalid"),
+            },
             FaultKind::NotFound => (StatusCode::NOT_FOUND, "not_found"),
             FaultKind::Duplicate => (StatusCode::CONFLICT, "duplicate"),
             FaultKind::WrongState => (StatusCode::CONFLICT, "wrong_state"),
@@ -69,6 +74,10 @@ impl From<berth_core::Error> for Error {
             FaultKind::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
             FaultKind::Timeout => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
             FaultKind::Upstream => (StatusCode::BAD_GATEWAY, "upstream"),
+            FaultKind::Unavailable => {
+                tracing::error!(error = error.chain(), "native: the host failed");
+                (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
+            }
             FaultKind::Bug => {
                 tracing::error!(error = error.chain(), "native: internal error");
                 (StatusCode::INTERNAL_SERVER_ERROR, "internal")

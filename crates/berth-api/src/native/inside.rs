@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use berth_core::{Core, Share};
 use berth_engine::{Files, LogStream, Said, Session, Told};
-use futures_util::{Sink, SinkExt, StreamExt};
+use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -117,19 +117,29 @@ pub(super) async fn exec_session(
     }))
 }
 
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AttachParams {
+    /// Whether the session begins with all that the newest run has written so far. One that has ended by now gives just that.
+    #[serde(default)]
+    from_start: bool,
+}
+
 /// A session with its own process (WebSocket); messages as those of `exec`, without the first one.
 #[utoipa::path(get, path = "/v1/containers/{id}/attach", tag = "inside",
-    params(("id" = String, Path)), responses((status = 101), (status = 404, body = super::wire::Problem)))]
+    params(("id" = String, Path), AttachParams), responses((status = 101), (status = 404, body = super::wire::Problem)))]
 pub(super) async fn attach(
     State(api): State<Api>,
     Auth(caller): Auth,
     Segment(id): Segment<String>,
+    Params(asked): Params<AttachParams>,
     socket: Upgrade,
 ) -> Result<Response, Error> {
     let socket = upgrade(socket)?;
     let found = api.core.container(&caller, &id).await?;
     let place = api.places.take(&caller, Kind::Stream)?;
-    let session = api.core.container_attach(&caller, &id).await?;
+    let session = api.core.container_attach(&caller, &id, asked.from_start).await?;
     Ok(socket.on_upgrade(move |socket| async move {
         let core = api.core.clone();
         let ended = async move {
@@ -149,6 +159,16 @@ async fn end(socket: &mut (impl Sink<Message> + Unpin), value: &serde_json::Valu
 
 async fn refuse(mut socket: WebSocket, error: Error) {
     end(&mut socket, &serde_json::json!({ "error": error.problem() })).await;
+    linger(&mut socket).await;
+}
+
+/// How long a session that is over waits for its client to close the connection.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// Reads on until the client has closed: a connection that is closed while input waits in it is reset, and the last words are
+/// lost with it.
+async fn linger(from_client: &mut (impl Stream<Item = Result<Message, axum::Error>> + Unpin)) {
+    let _ = tokio::time::timeout(LINGER, async { while let Some(Ok(_)) = from_client.next().await {} }).await;
 }
 
 type Ending = std::pin::Pin<Box<dyn Future<Output = i32> + Send>>;
@@ -193,10 +213,13 @@ async fn converse(socket: WebSocket, session: Session, draining: &Draining, endi
         };
         end(&mut to_client, &serde_json::json!({ "exit_code": code })).await;
     };
-    tokio::select! {
-        () = inward => {}
-        () = outward => {}
-        () = draining.begun() => {}
+    let over = tokio::select! {
+        () = inward => false,
+        () = outward => true,
+        () = draining.begun() => false,
+    };
+    if over {
+        linger(&mut from_client).await;
     }
 }
 

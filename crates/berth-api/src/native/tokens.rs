@@ -64,7 +64,8 @@ pub(super) async fn create(State(core): State<Core>, Auth(caller): Auth, request
             Some(other) => return Err(Error::invalid(format!("role {other:?} is not user or admin"))),
         };
         let lifetime = asked.expires_in.map(Duration::from_secs);
-        let made = core.token_create(&caller, &asked.name, role, asked.account, lifetime).await?;
+        let rights = berth_core::AccountChange { host_network: asked.host_network.map(Some), ..Default::default() };
+        let made = core.token_create(&caller, &asked.name, role, asked.account, lifetime, rights).await?;
         Ok(render(made.token, Some(made.secret)))
     };
     idempotency::once(&core, &caller, &HeaderMap::new(), "token.create", &body, work).await

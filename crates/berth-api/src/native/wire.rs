@@ -134,9 +134,78 @@ pub struct TokenCreate {
     /// Name of another account, made if it is new; administrators only.
     #[serde(default)]
     pub account: Option<String>,
-    /// Seconds until it expires; never if absent.
+    /// Seconds until it expires; never if absent, but no later than the token that makes it.
     #[serde(default)]
     pub expires_in: Option<u64>,
+    /// Whether users of `account` may have containers in the host's network; administrators only.
+    #[serde(default)]
+    pub host_network: Option<bool>,
+}
+
+/// Who owns things.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Account {
+    /// Number.
+    pub number: i64,
+    /// Unique name.
+    pub name: String,
+    /// Whether its users may have containers in the host's network; the setting's default if null.
+    pub host_network: Option<bool>,
+    /// Whether its downloads may come from private addresses; the setting's default if null.
+    pub private_addresses: Option<bool>,
+}
+
+/// A value of a change: left out it stays, `null` makes it the default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Change<T> {
+    /// As it is.
+    #[default]
+    Kept,
+    /// This, or the default.
+    To(Option<T>),
+}
+
+impl<T> Change<T> {
+    /// The new value, if there is one.
+    pub fn given(self) -> Option<Option<T>> {
+        match self {
+            Self::Kept => None,
+            Self::To(value) => Some(value),
+        }
+    }
+
+    fn is_kept(&self) -> bool {
+        matches!(self, Self::Kept)
+    }
+}
+
+impl<T: Serialize> Serialize for Change<T> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Kept => serializer.serialize_none(),
+            Self::To(value) => value.serialize(serializer),
+        }
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Change<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Option::deserialize(deserializer).map(Self::To)
+    }
+}
+
+/// Changes of an account's rights.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AccountChange {
+    /// Whether its users may have containers in the host's network; `null` is the setting's default.
+    #[schema(value_type = Option<bool>)]
+    #[serde(skip_serializing_if = "Change::is_kept")]
+    pub host_network: Change<bool>,
+    /// Whether its downloads may come from private addresses; `null` is the setting's default.
+    #[schema(value_type = Option<bool>)]
+    #[serde(skip_serializing_if = "Change::is_kept")]
+    pub private_addresses: Change<bool>,
 }
 
 /// A token.

@@ -45,7 +45,7 @@ fn done(result: Result<(), berth_core::Error>) -> Json<Answer<Done>> {
     match result {
         Ok(()) => answer(Done { option_result: 0 }),
         Err(error) => {
-            if error.kind() == berth_core::FaultKind::Bug {
+            if matches!(error.kind(), berth_core::FaultKind::Bug | berth_core::FaultKind::Unavailable) {
                 tracing::error!(error = error.chain(), "standalone: operation failed");
             }
             Json(Answer { code: 0, result: Done { option_result: 1 }, message: Some(error.public()) })

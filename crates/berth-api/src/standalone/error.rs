@@ -43,6 +43,10 @@ impl From<berth_core::Error> for Error {
             FaultKind::Quota => LATER,
             // A port that is in use is one that is not free.
             FaultKind::NoRoom | FaultKind::InUse | FaultKind::Timeout | FaultKind::Upstream => LATER,
+            FaultKind::Unavailable => {
+                tracing::error!(error = error.chain(), "standalone: the host failed");
+                LATER
+            }
             FaultKind::Bug => {
                 tracing::error!(error = error.chain(), "standalone: internal error");
                 INTERNAL

@@ -71,6 +71,10 @@ fn why(error: &berth_core::Error, name: &str) -> String {
         | FaultKind::Forbidden
         | FaultKind::Timeout
         | FaultKind::Upstream => error.public(),
+        FaultKind::Unavailable => {
+            tracing::error!(error = error.chain(), "tingyu: the host failed");
+            error.public()
+        }
         FaultKind::Bug => {
             tracing::error!(error = error.chain(), "tingyu: internal error");
             super::error::UNKNOWN.to_owned()

@@ -119,7 +119,7 @@ impl From<berth_core::Error> for Error {
     fn from(error: berth_core::Error) -> Self {
         match error.kind() {
             FaultKind::Invalid => match &error {
-                berth_core::Error::Invalid { field: "start", message } => Self::failed(format!("启动失败:{message}!")),
+                berth_core::Error::Start { text, .. } => Self::failed(format!("启动失败:{text}!")),
                 berth_core::Error::Invalid { field: "image_url", message } => {
                     Self::failed(format!("镜像下载失败:{message}!"))
                 }
@@ -143,6 +143,10 @@ impl From<berth_core::Error> for Error {
             FaultKind::Forbidden => Self::failed("没有权限!"),
             FaultKind::Timeout => Self::failed("操作超时!"),
             FaultKind::Upstream => Self::failed("镜像仓库异常!"),
+            FaultKind::Unavailable => {
+                tracing::error!(error = error.chain(), "tingyu: the host failed");
+                Self::failed("主机暂时不可用,请稍后再试!")
+            }
             FaultKind::Bug => {
                 tracing::error!(error = error.chain(), "tingyu: internal error");
                 Self::failed(UNKNOWN)

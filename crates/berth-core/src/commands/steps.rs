@@ -181,7 +181,7 @@ impl Done {
         let outcome = match error.kind() {
             FaultKind::NotFound => Outcome::NotFound,
             FaultKind::Timeout => Outcome::TimedOut,
-            FaultKind::Bug => {
+            FaultKind::Bug | FaultKind::Unavailable => {
                 tracing::error!(error = error.chain(), "a command's step failed");
                 Outcome::Failed
             }

@@ -50,6 +50,21 @@ pub(crate) struct Prepared {
     new: NewContainer,
 }
 
+/// Where mounts are to be: each at a place of its own, told in one way.
+fn check_places(mounts: &mut [Mount]) -> Result<(), Error> {
+    for index in 0..mounts.len() {
+        // `/a`, `/a/` and `/a//.` are one place.
+        let target = &mounts[index].target;
+        let place: std::path::PathBuf =
+            target.components().filter(|part| !matches!(part, std::path::Component::CurDir)).collect();
+        if mounts[..index].iter().any(|other| other.target == place) {
+            return Err(Error::invalid("mounts", format!("two mounts at {}", place.display())));
+        }
+        mounts[index].target = place;
+    }
+    Ok(())
+}
+
 impl Core {
     fn decide(
         &self,
@@ -93,9 +108,8 @@ impl Core {
         if new.stop_signal.is_some_and(|s| !(1..=64).contains(&s)) {
             return Err(Error::invalid("stop_signal", "a signal's number is 1 to 64"));
         }
-        let host_network = new.network == NetworkMode::Host && !new.host_network_allowed;
-        if caller.role != Role::Admin && (host_network || new.new_privileges) {
-            return Err(Error::Forbidden("network host and new_privileges are for administrators".into()));
+        if caller.role != Role::Admin && new.new_privileges {
+            return Err(Error::Forbidden("new_privileges is for administrators".into()));
         }
         let resources = Resources {
             cpu_milli: new.cpu_milli,
@@ -160,6 +174,8 @@ impl Core {
                 rates: resources.rates,
                 stdin: new.stdin,
                 terminal: new.terminal,
+                size: new.size,
+                host_network_trusted: caller.role == Role::Admin,
             },
             labels: new.labels.clone(),
             stop_signal: new.stop_signal.or(image_signal).unwrap_or(15),
@@ -187,16 +203,20 @@ impl Core {
     }
 
     pub(crate) fn check_mounts(&self, caller: &Caller, mounts: &mut [Mount]) -> Result<(), Error> {
+        check_places(mounts)?;
         let prefixes = self.bind_prefixes(caller)?;
         for mount in mounts {
             let plain = |path: &Path| {
                 path.is_absolute() && !path.components().any(|c| matches!(c, std::path::Component::ParentDir))
             };
             if !plain(&mount.target) || mount.target == Path::new("/") {
-                return Err(Error::invalid("mounts", format!("{} is no place to mount on", mount.target.display())));
+                return Err(Error::invalid("mounts", format!("invalid mount target {}", mount.target.display())));
             }
             if matches!(mount.source, MountSource::Tmpfs { size } if size == 0 || size > i64::MAX as u64) {
-                return Err(Error::invalid("mounts", format!("the size of {} is no size", mount.target.display())));
+                return Err(Error::invalid(
+                    "mounts",
+                    format!("invalid tmpfs size {}: expected 1 to 2^63-1 bytes", mount.target.display()),
+                ));
             }
             if let MountSource::Bind { source } = &mut mount.source {
                 if !plain(source) {
@@ -237,6 +257,7 @@ impl Core {
             }
             None => uid.to_string(),
         };
+        check_places(&mut new.mounts)?;
         self.mount_volumes(caller, &mut new.mounts).await?;
         if !new.mounts.is_empty() {
             // Looks at the host's files, which may hang: neither this thread nor the database's writer may wait for it.
@@ -288,6 +309,9 @@ impl Core {
                     return Err(Error::WrongState(format!("volume {name} was removed meanwhile")));
                 }
             }
+        }
+        if new.network == NetworkMode::Host {
+            self.check_host_network(tx, caller)?;
         }
         let spec = self.decide(caller, &new, &uid, &name, &config, layers.clone())?;
         // A group that is gone, or going, gets no more members.

@@ -148,7 +148,7 @@ impl Core {
         let started = tokio::time::timeout(limit, self.inner.engine.exec(&target.uid, &asked)).await;
         let mut session = match started {
             Ok(Ok(session)) => session,
-            Ok(Err(error @ EngineError::Start(_))) => return Err(error.to_string()),
+            Ok(Err(error @ EngineError::Start { .. })) => return Err(error.to_string()),
             Ok(Err(error)) => return Err(format!("the check could not be run: {error}")),
             Err(_) => return Err(format!("the check did not begin within {limit:?}")),
         };

@@ -34,13 +34,14 @@ impl Core {
         Ok(if asked.terminal { self.counted(found.id, session) } else { session })
     }
 
-    /// Takes part in the conversation with its own process.
+    /// Takes part in the conversation with its own process; with `from_start` from the beginning of its newest run, which may
+    /// have ended by now.
     ///
     /// # Errors
     /// [`Error::WrongState`] if it does not run.
-    pub async fn container_attach(&self, caller: &Caller, reference: &str) -> Result<Session, Error> {
+    pub async fn container_attach(&self, caller: &Caller, reference: &str, from_start: bool) -> Result<Session, Error> {
         let found = self.container(caller, reference).await?;
-        let session = self.inner.engine.attach(&found.uid).await?;
+        let session = self.inner.engine.attach(&found.uid, from_start).await?;
         Ok(if found.spec.terminal { self.counted(found.id, session) } else { session })
     }
 

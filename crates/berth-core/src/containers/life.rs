@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use berth_engine::State;
+use berth_engine::{NetworkMode, State};
 use berth_store::ContainerChange;
 
 use super::create::signal_number;
@@ -131,17 +131,17 @@ impl Core {
         let found = self.container(caller, reference).await?;
         let lock = self.lock(found.id);
         let _busy = lock.lock().await;
-        self.start_locked(self.container(caller, found.uid.as_str()).await?).await
+        self.start_locked(caller, self.container(caller, found.uid.as_str()).await?).await
     }
 
     /// [`container_start`](Self::container_start) by number.
     pub(crate) async fn container_start_number(&self, caller: &Caller, id: i64) -> Result<Container, Error> {
         let lock = self.lock(id);
         let _busy = lock.lock().await;
-        self.start_locked(self.container_by_number(caller, id).await?).await
+        self.start_locked(caller, self.container_by_number(caller, id).await?).await
     }
 
-    async fn start_locked(&self, mut target: Container) -> Result<Container, Error> {
+    async fn start_locked(&self, caller: &Caller, mut target: Container) -> Result<Container, Error> {
         let _doing = self.begin(target.id, Doing::Starting);
         let observed = self.inner.engine.observe(&target.uid).await?;
         if matches!(observed.state, State::Running { .. }) {
@@ -151,6 +151,10 @@ impl Core {
             }
             self.watch_health(&target);
             return Ok(target);
+        }
+        if target.spec.network == NetworkMode::Host {
+            let (core, caller) = (self.clone(), *caller);
+            self.read(move |tx| core.check_host_network(tx, &caller)).await?;
         }
         target.trouble = None;
         target.runs = target.runs.max(observed.run as i64) + 1;
@@ -236,7 +240,7 @@ impl Core {
         let lock = self.lock(found.id);
         let _busy = lock.lock().await;
         let stopped = self.stop_locked(self.container(caller, found.uid.as_str()).await?, grace).await?;
-        self.start_locked(stopped).await
+        self.start_locked(caller, stopped).await
     }
 
     /// Sends a signal, by name or number.

@@ -98,7 +98,8 @@ impl Core {
         failed.restarts = again.restarts;
         failed.pause = again.pause;
         failed.error.get_or_insert_with(|| error.public());
-        failed.exit = Some(berth_engine::Exit { code: 127, signal: None, oom_killed: false, finished_at: now() });
+        let code = if let Error::Start { code, .. } = &error { *code } else { 125 };
+        failed.exit = Some(berth_engine::Exit { code, signal: None, oom_killed: false, finished_at: now() });
         failed.state = ContainerState::Exited;
         if self.plan_restart(&mut failed).await? {
             failed = self.record(failed, None).await?;

@@ -17,10 +17,9 @@ const ALLOWED: [(u32, Option<u32>); 8] =
 pub(super) fn restrict(cgroup: &Cgroup) -> Result<(), Failure> {
     match &cgroup.hierarchies {
         Hierarchies::V1(..) => {
-            let folder = cgroup.folder("devices").ok_or_else(|| Failure {
-                what: "find the devices cgroup".into(),
-                source: io::Error::from_raw_os_error(libc::ENOENT),
-            })?;
+            let folder = cgroup
+                .folder("devices")
+                .ok_or_else(|| Failure::host("find the devices cgroup", io::Error::from_raw_os_error(libc::ENOENT)))?;
             write(&folder.join("devices.deny"), "a")?;
             for (major, minor) in ALLOWED {
                 let minor = minor.map_or_else(|| "*".to_owned(), |m| m.to_string());
@@ -30,10 +29,9 @@ pub(super) fn restrict(cgroup: &Cgroup) -> Result<(), Failure> {
             write(&folder.join("devices.allow"), "b *:* m")
         }
         Hierarchies::V2(_) => {
-            let folder = cgroup.birth_place()?.ok_or_else(|| Failure {
-                what: "open the cgroup".into(),
-                source: io::Error::from_raw_os_error(libc::ENOENT),
-            })?;
+            let folder = cgroup
+                .birth_place()?
+                .ok_or_else(|| Failure::host("open the cgroup", io::Error::from_raw_os_error(libc::ENOENT)))?;
             attach(&folder).named(|| "attach the device program".into())
         }
     }

@@ -12,6 +12,19 @@ pub struct Account {
     pub id: i64,
     /// Unique name.
     pub name: String,
+    /// Whether its users may have containers in the host's network; the setting's default if `None`.
+    pub host_network: Option<bool>,
+    /// Whether its downloads may come from private addresses; the setting's default if `None`.
+    pub private_addresses: Option<bool>,
+}
+
+/// Changes of an account's rights: `None` leaves one as it is, `Some(None)` makes it the setting's default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AccountChange {
+    /// See [`Account::host_network`].
+    pub host_network: Option<Option<bool>>,
+    /// See [`Account::private_addresses`].
+    pub private_addresses: Option<Option<bool>>,
 }
 
 /// A credential of an account, without its secret.
@@ -47,6 +60,10 @@ fn token(row: &Row<'_>) -> rusqlite::Result<Token> {
     })
 }
 
+fn account(row: &Row<'_>) -> rusqlite::Result<Account> {
+    Ok(Account { id: row.get(0)?, name: row.get(1)?, host_network: row.get(2)?, private_addresses: row.get(3)? })
+}
+
 impl Tx<'_> {
     /// Adds an account.
     ///
@@ -65,9 +82,32 @@ impl Tx<'_> {
     /// # Errors
     /// The database's own.
     pub fn accounts(&self) -> Result<Vec<Account>, Error> {
-        let mut statement = self.connection.prepare_cached("SELECT id, name FROM accounts ORDER BY id")?;
-        let rows = statement.query_map([], |row| Ok(Account { id: row.get(0)?, name: row.get(1)? }))?;
+        let sql = "SELECT id, name, host_network, private_addresses FROM accounts ORDER BY id";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let rows = statement.query_map([], account)?;
         Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// One account by its number.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn account(&self, id: i64) -> Result<Option<Account>, Error> {
+        let sql = "SELECT id, name, host_network, private_addresses FROM accounts WHERE id = $1";
+        Ok(self.connection.prepare_cached(sql)?.query_row([id], account).optional()?)
+    }
+
+    /// Changes an account's rights, by its name; whether there is such an account.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn account_change(&self, name: &str, change: &AccountChange) -> Result<bool, Error> {
+        let Some(now) = self.accounts()?.into_iter().find(|account| account.name == name) else { return Ok(false) };
+        let sql = "UPDATE accounts SET host_network = $1, private_addresses = $2 WHERE id = $3";
+        let host_network = change.host_network.unwrap_or(now.host_network);
+        let private_addresses = change.private_addresses.unwrap_or(now.private_addresses);
+        self.connection.prepare_cached(sql)?.execute(params![host_network, private_addresses, now.id])?;
+        Ok(true)
     }
 
     /// The account of that name, made if it is new; `own` if none is named.

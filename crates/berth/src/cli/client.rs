@@ -7,7 +7,7 @@ use berth_client::Client;
 /// Flags of every command.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Connection {
-    /// The server, such as http://127.0.0.1:8080
+    /// The server, such as http://127.0.0.1:8080 or unix:///var/lib/berth/berth.sock [default: the data folder's socket]
     #[arg(long, short = 'H', env = "BERTH_HOST", global = true)]
     host: Option<String>,
     /// The token; the administrator's from the data folder if it can be read
@@ -40,15 +40,35 @@ impl Connection {
         host.trim_end_matches('/').to_owned()
     }
 
+    /// Who names no server talks to the one of the data folder by its Unix socket, and by nothing else: on a loopback port
+    /// anybody could listen in the server's place while it is down, and would be told the token.
     pub(crate) fn client(&self) -> Result<Client, String> {
         let data = self.data_dir.clone().unwrap_or_else(|| "/var/lib/berth".into());
-        let host = self.address();
-        let token = self.token.clone().filter(|v| !v.is_empty()).or_else(|| self.admin("token")).ok_or_else(|| {
+        let given = self.token.clone().filter(|v| !v.is_empty());
+        let explicit = given.is_some();
+        let token = given.or_else(|| self.admin("token")).ok_or_else(|| {
             format!(
                 "no token: set BERTH_TOKEN, or BERTH_DATA_DIR to the server's data folder ({} has no admin.json that can be read)",
                 data.display()
             )
         })?;
-        Client::new(&host, &token).map_err(|e| e.to_string())
+        let unix = |path: &std::path::Path| {
+            let path = crate::local::fitting(path).map_err(|e| format!("{}: {e}", path.display()))?;
+            Client::unix(&path, &token).map_err(|e| e.to_string())
+        };
+        match self.host.as_deref().filter(|v| !v.is_empty()) {
+            Some(host) => match host.strip_prefix("unix:") {
+                Some(path) => unix(std::path::Path::new(path.strip_prefix("//").unwrap_or(path))),
+                None => Client::new(&self.address(), &token).map_err(|e| e.to_string()),
+            },
+            None => {
+                let socket = crate::local::path(&data);
+                match socket.try_exists() {
+                    Ok(true) => unix(&socket),
+                    _ if explicit => Client::new(&self.address(), &token).map_err(|e| e.to_string()),
+                    _ => Err(format!("no server answers: {} is not there; is berth serve running?", socket.display())),
+                }
+            }
+        }
     }
 }

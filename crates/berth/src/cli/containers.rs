@@ -165,7 +165,7 @@ pub(super) async fn create(client: &Client, create: Create) -> Outcome {
     let (auto_remove, pull) = (create.rm, create.pull.clone());
     let mut request = create.request(false)?;
     request.auto_remove = auto_remove;
-    println!("{}", make(client, &request, &pull).await?.id);
+    println!("{}", make(client, &request, &pull).await.map_err(|unmade| unmade.message)?.id);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -179,12 +179,9 @@ pub(super) async fn run(client: &Client, run: Run) -> Outcome {
     request.auto_remove = remove && run.detach;
     let made = match make(client, &request, &pull).await {
         Ok(made) => made,
-        Err(message) => {
+        Err(Unmade { message, exit_code }) => {
             eprintln!("berth: {}", output::harmless(&message));
-            // As Docker has it: 126 and 127 for programs that can't be run, 125 for what berth itself could not do.
-            return Ok(sessions::not_run(&message)
-                .filter(|_| message.contains("start:"))
-                .unwrap_or(ExitCode::from(125)));
+            return Ok(ExitCode::from(exit_code));
         }
     };
     let _passing_on = (!(run.detach || tty && interactive)).then(|| PassingOn::begin(client, &made.id)).transpose()?;
@@ -193,7 +190,7 @@ pub(super) async fn run(client: &Client, run: Run) -> Outcome {
         return Ok(ExitCode::SUCCESS);
     }
     if (tty || interactive)
-        && let Ok(session) = client.container_attach(&made.id).await
+        && let Ok(session) = client.container_attach_from_start(&made.id).await
     {
         let Some(ended) = sessions::talk(session, tty, interactive).await.map_err(said)? else {
             // Let go of: it goes on.
@@ -214,7 +211,7 @@ pub(super) async fn run(client: &Client, run: Run) -> Outcome {
         client.container_remove(&made.id, true).await.map_err(said)?;
     }
     if ended.oom_killed {
-        eprintln!("berth: the container was killed for want of memory");
+        eprintln!("berth: the container was out of memory (OOM-killed)");
     }
     Ok(ExitCode::from(u8::try_from(ended.exit_code.unwrap_or(0)).unwrap_or(1)))
 }
@@ -257,8 +254,27 @@ impl Drop for PassingOn {
     }
 }
 
+/// Why a container was not made, and the exit code that Docker has for it: 126 and 127 for programs that can't be run, 125 for
+/// all else.
+struct Unmade {
+    message: String,
+    exit_code: u8,
+}
+
+impl From<String> for Unmade {
+    fn from(message: String) -> Self {
+        Self { message, exit_code: 125 }
+    }
+}
+
+impl From<Error> for Unmade {
+    fn from(error: Error) -> Self {
+        Self { exit_code: error.exit_code().unwrap_or(125), message: error.to_string() }
+    }
+}
+
 /// Makes a container, and fetches its image before, as far as that is wanted.
-async fn make(client: &Client, request: &ContainerCreate, pull: &str) -> Result<Container, String> {
+async fn make(client: &Client, request: &ContainerCreate, pull: &str) -> Result<Container, Unmade> {
     if pull == "always" {
         registries::fetch(client, &request.image, None, false).await?;
     }
@@ -268,9 +284,9 @@ async fn make(client: &Client, request: &ContainerCreate, pull: &str) -> Result<
             registries::fetch(client, &request.image, None, false).await.map_err(|fetching| {
                 format!("{error}, and it could not be fetched: {fetching}; `berth load` imports images from archives")
             })?;
-            client.container_create(request).await.map_err(said)
+            Ok(client.container_create(request).await?)
         }
-        other => other.map_err(said),
+        other => Ok(other?),
     }
 }
 

@@ -262,6 +262,7 @@ impl Create {
             let (key, value) = label.split_once('=').unwrap_or((label, ""));
             labels.insert(key.to_owned(), value.to_owned());
         }
+        let size = if self.tty { super::terminal::size() } else { None };
         Ok(ContainerCreate {
             name: self.name,
             image: self.image,
@@ -284,6 +285,8 @@ impl Create {
             labels,
             stdin: self.interactive,
             terminal: self.tty,
+            rows: size.map(|(rows, _)| rows),
+            columns: size.map(|(_, columns)| columns),
             ingress: self.ingress.or(self.bandwidth),
             egress: self.egress.or(self.bandwidth),
             restart: self.restart,

@@ -48,17 +48,8 @@ pub(crate) struct Attach {
     id: String,
 }
 
-/// What shells say of a program that could not be run; `None` for other errors.
-pub(super) fn not_run(text: &str) -> Option<ExitCode> {
-    if text.contains("Permission denied") || text.contains("Is a directory") {
-        return Some(ExitCode::from(126));
-    }
-    let missing = ["no such program", "No such file", "executable file not found"];
-    missing.iter().any(|t| text.contains(t)).then(|| ExitCode::from(127))
-}
-
 fn refused(error: &Error) -> ExitCode {
-    not_run(&error.to_string()).unwrap_or(ExitCode::FAILURE)
+    error.exit_code().map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 pub(super) fn code(code: i32) -> ExitCode {
@@ -127,7 +118,8 @@ pub(super) async fn talk(mut session: Session, tty: bool, input: bool) -> Result
     let lost = |e: std::io::Error| Error::Connection(format!("watch for signals: {e}"));
     let resized = signal(SignalKind::window_change()).map_err(lost)?;
     if tty && let Some((rows, columns)) = terminal::size() {
-        session.resize(rows, columns).await?;
+        // One that is over by now tells why itself.
+        let _ = session.resize(rows, columns).await;
     }
     let (to, mut from) = session.split();
     // Apart from what is heard: a process that waits to be heard takes no input until it is.

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use berth_api::wire::TokenCreate;
+use berth_api::wire::{AccountChange, Change, TokenCreate};
 use berth_client::Client;
 
 use super::output;
@@ -29,6 +29,9 @@ pub(crate) enum TokenCommand {
         /// Seconds until it expires
         #[arg(long)]
         expires_in: Option<u64>,
+        /// Let the account's users have containers in the host's network
+        #[arg(long, requires = "account")]
+        host_network: bool,
         /// What you call it
         name: String,
     },
@@ -48,6 +51,81 @@ pub(crate) enum TokenCommand {
     },
 }
 
+/// A right as it is told on the command line.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum Right {
+    /// They may
+    Yes,
+    /// They may not
+    No,
+    /// As the server's settings say
+    Default,
+}
+
+impl Right {
+    fn change(right: Option<Self>) -> Change<bool> {
+        match right {
+            None => Change::Kept,
+            Some(Self::Yes) => Change::To(Some(true)),
+            Some(Self::No) => Change::To(Some(false)),
+            Some(Self::Default) => Change::To(None),
+        }
+    }
+
+    fn word(of: Option<bool>) -> &'static str {
+        match of {
+            Some(true) => "yes",
+            Some(false) => "no",
+            None => "default",
+        }
+    }
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum AccountCommand {
+    /// List accounts with their rights
+    Ls {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Change an account's rights
+    Set {
+        /// Whether its users may have containers in the host's network
+        #[arg(long)]
+        host_network: Option<Right>,
+        /// Whether its downloads may come from private addresses
+        #[arg(long)]
+        private_addresses: Option<Right>,
+        /// The account's name
+        name: String,
+    },
+}
+
+pub(super) async fn account(client: &Client, command: AccountCommand) -> Outcome {
+    let all = match command {
+        AccountCommand::Ls { json: true } => {
+            output::json(&client.accounts().await.map_err(|e| e.to_string())?)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        AccountCommand::Ls { json: false } => client.accounts().await,
+        AccountCommand::Set { host_network, private_addresses, name } => {
+            let change = AccountChange {
+                host_network: Right::change(host_network),
+                private_addresses: Right::change(private_addresses),
+            };
+            client.account_change(&name, &change).await.map(|changed| vec![changed])
+        }
+    };
+    let row = |a: berth_api::wire::Account| {
+        let rights = [a.host_network, a.private_addresses].map(|right| Right::word(right).to_owned());
+        [vec![a.name], rights.to_vec()].concat()
+    };
+    let rows: Vec<_> = all.map_err(|e| e.to_string())?.into_iter().map(row).collect();
+    output::table(&["ACCOUNT", "HOST NETWORK", "PRIVATE ADDRESSES"], &rows);
+    Ok(ExitCode::SUCCESS)
+}
+
 pub(super) async fn info(client: &Client, info: &Info) -> Outcome {
     let host = client.host().await.map_err(|e| e.to_string())?;
     if info.json {
@@ -65,9 +143,9 @@ pub(super) async fn info(client: &Client, info: &Info) -> Outcome {
 
 pub(super) async fn run(client: &Client, command: TokenCommand) -> Outcome {
     match command {
-        TokenCommand::Create { admin, account, expires_in, name } => {
+        TokenCommand::Create { admin, account, expires_in, host_network, name } => {
             let role = admin.then(|| "admin".to_owned());
-            let new = TokenCreate { name, role, account, expires_in };
+            let new = TokenCreate { name, role, account, expires_in, host_network: host_network.then_some(true) };
             let made = client.token_create(&new).await.map_err(|e| e.to_string())?;
             println!("{}", made.token.unwrap_or_default());
         }

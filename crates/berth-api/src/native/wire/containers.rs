@@ -106,6 +106,12 @@ pub struct ContainerCreate {
     pub stdin: bool,
     /// It has a terminal.
     pub terminal: bool,
+    /// Rows of the terminal at first, with `columns`.
+    #[serde(default)]
+    pub rows: Option<u16>,
+    /// Columns of the terminal at first.
+    #[serde(default)]
+    pub columns: Option<u16>,
     /// Bits per second that may come in, 100000 to 10000000000; no bound if absent.
     pub ingress: Option<u64>,
     /// Bits per second that may go out.
@@ -536,7 +542,6 @@ impl TryFrom<ContainerCreate> for NewContainer {
             image_number: None,
             host: None,
             replaces: None,
-            host_network_allowed: false,
             command: c.command,
             entrypoint: c.entrypoint,
             env: c.env,
@@ -559,6 +564,7 @@ impl TryFrom<ContainerCreate> for NewContainer {
             auto_remove: c.auto_remove,
             stdin: c.stdin,
             terminal: c.terminal,
+            size: c.rows.zip(c.columns),
             ingress: c.ingress,
             egress: c.egress,
             restart: c.restart.as_deref().map(restart_policy).transpose()?.unwrap_or_default(),

@@ -1,0 +1,13 @@
+-- Whether the account's users may have containers in the host's network; NULL is the setting's default.
+ALTER TABLE accounts ADD COLUMN host_network BIGINT;
+-- Whether the account's downloads may come from private addresses; NULL is the setting's default.
+ALTER TABLE accounts ADD COLUMN private_addresses BIGINT;
+-- Signed requests that change something, for as long as their timestamp is good: a signature is bound to the first path that
+-- it was used with, and to the command that came of it.
+CREATE TABLE signed_requests (
+    digest TEXT PRIMARY KEY,
+    path TEXT NOT NULL,
+    command TEXT NOT NULL DEFAULT '',
+    expires_at BIGINT NOT NULL
+);
+CREATE INDEX signed_requests_by_end ON signed_requests (expires_at);
