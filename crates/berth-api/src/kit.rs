@@ -416,14 +416,15 @@ impl Parameters {
         }
     }
 
-    /// All but one, by name, as `name=value` joined by `&`.
-    pub(crate) fn signed(&self, but: &str) -> String {
+    /// What is signed of a request with this method: all parameters but `signature`.
+    pub(crate) fn signed(&self, method: &str) -> String {
         let text = |value: &serde_json::Value| match value {
             serde_json::Value::String(text) => text.clone(),
             other => other.to_string(),
         };
-        let pairs = self.0.iter().filter(|(name, _)| *name != but);
-        pairs.map(|(name, value)| format!("{name}={}", text(value))).collect::<Vec<_>>().join("&")
+        let all: Vec<(&String, String)> =
+            self.0.iter().filter(|(name, _)| *name != "signature").map(|(name, value)| (name, text(value))).collect();
+        berth_core::signed_text(method, all.iter().map(|(name, value)| (name.as_str(), value.as_str())))
     }
 
     /// A whole number that must be there; also as text.

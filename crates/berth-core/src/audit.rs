@@ -79,7 +79,7 @@ impl Core {
     pub async fn audit_note(&self, change: Change) -> Result<(), Error> {
         let who = match change.caller.map(|c| c.credential) {
             Some(Credential::Token(id)) => format!("token {id}"),
-            Some(Credential::Key(id)) => format!("key {id}"),
+            Some(Credential::Key(id) | Credential::Signature { key: id, .. }) => format!("key {id}"),
             Some(Credential::Command) => "command".into(),
             None => String::new(),
         };

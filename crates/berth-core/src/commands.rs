@@ -22,7 +22,8 @@ use crate::error::Error;
 use crate::plans::PlanChange;
 use crate::services::GroupSpec;
 use crate::settings::Settings;
-use crate::tokens::{Caller, Role};
+use crate::keys::request_name;
+use crate::tokens::{Caller, Credential, Role};
 use crate::{now, random_hex};
 
 /// How far a command or one of its activities is.
@@ -420,6 +421,13 @@ fn command(row: berth_store::Command, steps: Vec<berth_store::Activity>) -> Comm
     }
 }
 
+/// A command as it was when it was accepted.
+fn as_accepted(row: berth_store::Command) -> Command {
+    let status = CommandStatus::Created.word().into();
+    let (result, message) = (String::new(), String::new());
+    command(berth_store::Command { status, result, message, ended_at: None, ..row }, Vec::new())
+}
+
 /// A random UUID (RFC 9562, version 4).
 fn uuid() -> String {
     let mut digits = random_hex(16).into_bytes();
@@ -453,8 +461,46 @@ impl Core {
     ) -> Result<Command, Error> {
         let row = self.order_row(caller, target, &target_name, body)?;
         let core = self.clone();
-        let ordered = self.write(move |tx| core.order_in(tx, row)).await?;
-        Ok(self.ordered(ordered))
+        let request = match caller.credential {
+            Credential::Signature { request, .. } => Some(request_name(request)),
+            Credential::Token(_) | Credential::Key(_) | Credential::Command => None,
+        };
+        let ordered = self
+            .write(move |tx| {
+                // The same signed request twice, at the same time perhaps, gives one command.
+                if let Some(request) = &request
+                    && let Some(uid) = tx.signed_request_command(request)?
+                    && let Some(known) = tx.command_by_uid(row.account_id, &uid)?
+                {
+                    return Ok(Err(known));
+                }
+                let ordered = core.order_in(tx, row)?;
+                if let Some(request) = &request {
+                    tx.signed_request_done(request, &ordered.row.uid)?;
+                }
+                Ok(Ok(ordered))
+            })
+            .await?;
+        Ok(match ordered {
+            Ok(ordered) => self.ordered(ordered),
+            Err(known) => as_accepted(known),
+        })
+    }
+
+    /// The command that came of the caller's signed request before, as it was answered then.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub async fn command_of_request(&self, caller: &Caller) -> Result<Option<Command>, Error> {
+        let Credential::Signature { request, .. } = caller.credential else { return Ok(None) };
+        let account = caller.account;
+        let known = self
+            .read(move |tx| match tx.signed_request_command(&request_name(request))? {
+                Some(uid) => Ok(tx.command_by_uid(account, &uid)?),
+                None => Ok(None),
+            })
+            .await?;
+        Ok(known.map(as_accepted))
     }
 
     /// A command, ready to be written down.

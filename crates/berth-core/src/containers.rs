@@ -122,6 +122,7 @@ pub(crate) struct Detail {
     pub(crate) pid: Option<i32>,
     pub(crate) started_at: Option<i64>,
     pub(crate) exit: Option<Exit>,
+    pub(crate) stopped_at: Option<i64>,
     pub(crate) error: Option<String>,
     pub(crate) health: Option<HealthState>,
     pub(crate) restarts: u32,
@@ -217,6 +218,8 @@ pub struct Container {
     pub started_at: Option<i64>,
     /// End of the newest run.
     pub exit: Option<Exit>,
+    /// End of the newest run that has ended, nanoseconds since 1970.
+    pub stopped_at: Option<i64>,
     /// Why the newest start failed.
     pub error: Option<String>,
     /// How often it was started.
@@ -294,6 +297,7 @@ pub(crate) fn container(row: berth_store::Container) -> Result<Container, Error>
         created_at: row.created_at,
         started_at: detail.started_at,
         exit: detail.exit,
+        stopped_at: detail.stopped_at,
         error: detail.error,
         runs: row.run,
         restart: spec.restart,
@@ -327,6 +331,7 @@ impl Container {
             pid: self.pid,
             started_at: self.started_at,
             exit: self.exit.clone(),
+            stopped_at: self.stopped_at,
             error: self.error.clone(),
             health: self.health.clone(),
             restarts: self.restarts,
@@ -378,6 +383,7 @@ impl Container {
                 self.state = ContainerState::Exited;
                 self.pid = None;
                 self.exit = Some(exit.clone());
+                self.stopped_at = Some(exit.finished_at);
             }
         }
     }

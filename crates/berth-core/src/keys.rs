@@ -5,6 +5,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use berth_image::Digest;
 use ring::hmac;
 use serde::{Deserialize, Serialize};
 
@@ -82,6 +83,8 @@ pub struct Signed<'a> {
     pub signature: Option<&'a str>,
     /// What is signed.
     pub text: &'a str,
+    /// The path that it is for, which is not signed.
+    pub path: &'a str,
     /// The dialect that it came by.
     pub dialect: &'a str,
     /// What it wants to do.
@@ -101,8 +104,14 @@ pub enum Refusal {
     Unsigned,
     /// The signature is another one.
     Signature,
-    /// The key is not for this dialect, action or address.
-    Bounds,
+    /// A change whose signature was used with another path before.
+    OtherPath,
+    /// The key is not for this dialect.
+    Dialect,
+    /// The key is not for this action.
+    Action,
+    /// The key is not for this address.
+    Address,
 }
 
 fn key(row: berth_store::AccessKey) -> Result<AccessKey, Error> {
@@ -166,17 +175,41 @@ impl KeyBounds {
         Ok(())
     }
 
-    fn allow(&self, asked: &Signed<'_>) -> bool {
+    fn allow(&self, asked: &Signed<'_>) -> Result<(), Refusal> {
         let action = |pattern: &String| match pattern.strip_suffix('*') {
             Some(beginning) => asked.action.starts_with(beginning),
             None => pattern == asked.action || pattern == "read" && asked.reads,
         };
-        (self.dialects.is_empty() || self.dialects.iter().any(|d| d == asked.dialect))
-            // What a token may be used for is looked at when it is used.
-            && (self.actions.is_empty() || asked.action == TOKEN || self.actions.iter().any(action))
-            && (self.addresses.is_empty()
-                || asked.from.is_some_and(|from| self.addresses.iter().any(|text| is_within(from, text))))
+        if !self.dialects.is_empty() && !self.dialects.iter().any(|d| d == asked.dialect) {
+            return Err(Refusal::Dialect);
+        }
+        // What a token may be used for is looked at when it is used.
+        if !self.actions.is_empty() && asked.action != TOKEN && !self.actions.iter().any(action) {
+            return Err(Refusal::Action);
+        }
+        let from_there = |from: IpAddr| self.addresses.iter().any(|text| is_within(from, text));
+        if !self.addresses.is_empty() && !asked.from.is_some_and(from_there) {
+            return Err(Refusal::Address);
+        }
+        Ok(())
     }
+}
+
+/// What is signed: the method, a line feed, and the parameters, sorted by name (bytewise), as `name=value` joined by `&`. In
+/// names and values `%`, `&`, `=` and line feed are percent-encoded, so that two parameters can't be read from one.
+pub fn signed_text<'a>(method: &str, parameters: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+    let plain = |text: &str| {
+        text.replace('%', "%25").replace('&', "%26").replace('=', "%3D").replace('\n', "%0A")
+    };
+    let mut all: Vec<(&str, &str)> = parameters.into_iter().collect();
+    all.sort_unstable();
+    let pairs: Vec<String> = all.into_iter().map(|(name, value)| format!("{}={}", plain(name), plain(value))).collect();
+    format!("{method}\n{}", pairs.join("&"))
+}
+
+/// How a signed request is called in the database.
+pub(crate) fn request_name(request: u128) -> String {
+    format!("{request:032x}")
 }
 
 /// The signature of a text: lower-case hexadecimal HMAC-SHA256.
@@ -358,7 +391,23 @@ impl Core {
                 }
             }
         }
-        self.key_allows(row, asked).await
+        let caller = match self.key_allows(row, asked).await? {
+            Ok(caller) if !asked.reads && asked.signature.is_some() => caller,
+            other => return Ok(other),
+        };
+        let Credential::Key(id) = caller.credential else { return Ok(Ok(caller)) };
+        // By what was signed, not by the signature: that can be written in several ways.
+        let digest = Digest::of(format!("{id}\n{}", asked.text).as_bytes()).hex();
+        let request = u128::from_str_radix(&digest[..32], 16).map_err(|e| Error::Bug(e.to_string()))?;
+        let path = asked.path.to_owned();
+        // Kept for a day at least: a larger tolerance after the next start must not make it good for another path.
+        let kept = i64::try_from(2 * self.inner.settings.timestamp_tolerance_s.min(1 << 31)).unwrap_or(0).max(86_400);
+        let expires_at = now().saturating_add(kept * 1_000_000_000);
+        let first = self.write(move |tx| Ok(tx.signed_request_bind(&request_name(request), &path, expires_at)?)).await?;
+        if first != asked.path {
+            return Ok(Err(Refusal::OtherPath));
+        }
+        Ok(Ok(Caller { credential: Credential::Signature { key: id, request }, ..caller }))
     }
 
     /// The key of a public half.
@@ -395,8 +444,8 @@ impl Core {
         if found.disabled || found.expires_at.is_some_and(|at| at <= now()) {
             return Ok(Err(Refusal::UnknownKey));
         }
-        if !found.bounds.allow(asked) {
-            return Ok(Err(Refusal::Bounds));
+        if let Err(refusal) = found.bounds.allow(asked) {
+            return Ok(Err(refusal));
         }
         let at = now();
         if used_at.is_none_or(|last| at - last > NOTED_EVERY_NS) {
@@ -441,7 +490,7 @@ fn new_row(
 
 #[cfg(test)]
 mod tests {
-    use super::{KeyBounds, Signed, is_within, signature_of};
+    use super::{KeyBounds, Signed, is_within, signature_of, Refusal, signed_text};
 
     #[test]
     fn signatures_are_hmac_sha256() {
@@ -456,6 +505,7 @@ mod tests {
             access_key: "k",
             signature: None,
             text: "",
+            path: "",
             dialect: "acs",
             action,
             reads: action == "node_list",
@@ -468,13 +518,23 @@ mod tests {
             addresses: texts(&["10.0.0.0/8", "::1"]),
             unsigned: false,
         };
-        assert!(bounds.allow(&asked("node_list", "10.1.2.3")) && bounds.allow(&asked("container_stop", "::1")));
-        assert!(!bounds.allow(&asked("node_stop", "10.1.2.3")), "another action");
-        assert!(!bounds.allow(&asked("node_list", "11.0.0.1")), "another address");
+        assert!(bounds.allow(&asked("node_list", "10.1.2.3")).is_ok());
+        assert!(bounds.allow(&asked("container_stop", "::1")).is_ok());
+        assert_eq!(bounds.allow(&asked("node_stop", "10.1.2.3")), Err(Refusal::Action));
+        assert_eq!(bounds.allow(&asked("node_list", "11.0.0.1")), Err(Refusal::Address));
         let elsewhere = Signed { dialect: "comb", ..asked("node_list", "10.1.2.3") };
-        assert!(!bounds.allow(&elsewhere) && KeyBounds::default().allow(&elsewhere));
+        assert_eq!(bounds.allow(&elsewhere), Err(Refusal::Dialect));
+        assert!(KeyBounds::default().allow(&elsewhere).is_ok());
         assert!(is_within("::ffff:10.9.9.9".parse().expect("address"), "10.0.0.0/8"));
         assert!(!is_within("10.0.0.2".parse().expect("address"), "10.0.0.1") && block_of_nonsense());
+    }
+
+    #[test]
+    fn no_two_parameters_are_read_from_one() {
+        let one = signed_text("POST", [("a", "1&b=2")]);
+        assert_eq!(one, "POST\na=1%26b%3D2");
+        assert_ne!(one, signed_text("POST", [("b", "2"), ("a", "1")]));
+        assert_eq!(signed_text("GET", [("z", "%\n"), ("a=", "")]), "GET\na%3D=&z=%25%0A");
     }
 
     fn block_of_nonsense() -> bool {

@@ -54,7 +54,7 @@ pub use events::Event;
 pub use host::Host;
 pub use hosts::{HostSettings, Machine, MachineLabels};
 pub use images::{DiskPart, DiskUse, Image, NewCommit, Origin, Prune, Pruned, Removed};
-pub use keys::{AccessKey, KeyBounds, NewKey, Refusal, Signed, signature_of};
+pub use keys::{AccessKey, KeyBounds, NewKey, Refusal, Signed, signature_of, signed_text};
 pub use meters::Usage as MeteredUsage;
 pub use packages::Package;
 pub use plans::{

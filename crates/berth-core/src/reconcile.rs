@@ -129,6 +129,7 @@ async fn round(core: &Core, start: Option<Beginning>) -> Result<(), Error> {
         tx.idempotency_forget(now() - DAY_NS, false)?;
         tx.commands_forget(now() - command_days * DAY_NS)?;
         tx.audit_forget(now() - audit_days * DAY_NS)?;
+        tx.signed_requests_forget(now())?;
         Ok(())
     })
     .await

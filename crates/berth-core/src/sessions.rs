@@ -127,7 +127,7 @@ pub fn unsigned<'a>(
     reads: bool,
     from: Option<IpAddr>,
 ) -> Signed<'a> {
-    Signed { access_key, signature: None, text: "", dialect, action, reads, from }
+    Signed { access_key, signature: None, text: "", path: "", dialect, action, reads, from }
 }
 
 #[cfg(test)]

@@ -32,6 +32,13 @@ pub enum Credential {
     Token(i64),
     /// An access key, by number.
     Key(i64),
+    /// A change that was signed with an access key.
+    Signature {
+        /// The key's number.
+        key: i64,
+        /// Digest of what was signed: the same request again has the same.
+        request: u128,
+    },
     /// A command goes on with what somebody ordered.
     Command,
 }

@@ -14,6 +14,7 @@ pub(crate) mod plans;
 pub(crate) mod points;
 pub(crate) mod registries;
 pub(crate) mod services;
+pub(crate) mod signed_requests;
 pub(crate) mod ssh_keys;
 pub(crate) mod tokens;
 pub(crate) mod volumes;

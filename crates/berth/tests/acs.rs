@@ -39,7 +39,8 @@ impl<'a> Caller<'a> {
         let mut all: BTreeMap<&str, String> = parameters.iter().map(|(n, v)| (*n, (*v).to_owned())).collect();
         all.insert("accesskey", self.access_key.clone());
         all.insert("timestamp", at.to_string());
-        let text = all.iter().map(|(n, v)| format!("{n}={v}")).collect::<Vec<_>>().join("&");
+        let plain = |text: &str| text.replace('%', "%25").replace('&', "%26").replace('=', "%3D").replace('\n', "%0A");
+        let text = all.iter().map(|(n, v)| format!("{}={}", plain(n), plain(v))).collect::<Vec<_>>().join("&");
         all.insert("signature", signature_of(&self.secret_key, &format!("{method}\n{text}")));
         all.iter().map(|(n, v)| format!("{n}={}", encoded(v))).collect::<Vec<_>>().join("&")
     }
@@ -268,7 +269,7 @@ async fn who_may_not_is_told_in_the_dialects_own_form() {
     assert_eq!(reader.call("GET", "/api/v1/node", &[]).await, json!([]));
     refused(reader.plain("POST", "/api/v1/container/1/start", &[]).await, 403, "container_start").await;
     let far = key(&["key", "create", "far", "--address", "192.0.2.0/24"]);
-    refused(far.plain("GET", "/api/v1/node", &[]).await, 403, "node_list").await;
+    refused(far.plain("GET", "/api/v1/node", &[]).await, 403, "127.0.0.1").await;
     let rotated = key(&["key", "rotate", "reader"]);
     assert_ne!(rotated.secret_key, reader.secret_key);
     for caller in [&reader, &rotated] {
@@ -439,5 +440,146 @@ async fn what_a_crash_left_half_deployed_is_put_back_and_ports_that_are_taken_ch
     server.up().await;
     assert!(get(port).await.is_ok() && get(other).await.is_err(), "nor does it later");
     done(&server, &["group", "rm", name]);
+    server.finish().await;
+}
+
+/// A signature of a change is good for one path and one command, over a restart too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signature_is_good_for_one_path_and_one_command() {
+    let Some(rootfs) = image("busybox").filter(|_| is_root()) else { return };
+    let mut server = Server::start(env!("CARGO_BIN_EXE_berth"), "acs-once", "").await;
+    server.import(&rootfs, "busybox", &[]);
+    let number = |server: &Server, name: &str| {
+        done(server, &["run", "-d", "--name", name, "busybox", "sleep", "1000"]);
+        let shown: Value = serde_json::from_str(&done(server, &["inspect", name])).expect("json");
+        shown[0]["number"].as_i64().expect("a number")
+    };
+    let (a, b) = (number(&server, "a"), number(&server, "b"));
+    let query = Caller::administrator(&server).query("POST", &[], millis());
+    let send = async |server: &Server, method: &str, path: &str, query: &str| {
+        let answer = server.request_as(None, method, &format!("/api/v1/{path}?{query}"), "").await;
+        (answer.status, answer.json())
+    };
+    let first = send(&server, "POST", &format!("container/{a}/stop"), &query).await;
+    assert_eq!(first.0, 200, "{first:?}");
+    let others = [
+        format!("container/{b}/stop"),
+        format!("container/{a}/start"),
+        format!("container/{a}/stop/"),
+        "node/1/stop".into(),
+        "container/77/stop".into(),
+    ];
+    for round in 0..2 {
+        assert_eq!(send(&server, "POST", &format!("container/{a}/stop"), &query).await, first, "{round}");
+        let signature = query.rsplit_once("signature=").expect("a signature").1;
+        let shouted = query.replace(signature, &signature.to_uppercase());
+        for other in &others {
+            for query in [&query, &shouted] {
+                let answer = send(&server, "POST", other, query).await;
+                assert!(answer.0 == 401 || other.ends_with('/') && answer.0 == 404, "{other}: {answer:?}");
+            }
+        }
+        server.kill();
+        server.up().await;
+    }
+    let admin = Caller::administrator(&server);
+    let all = admin.call("GET", "/api/v1/command", &[]).await;
+    let stops = all.as_array().expect("commands").iter().filter(|c| c["name"] == "container_stop").count();
+    assert_eq!(stops, 1, "{all}");
+    let shown: Value = serde_json::from_str(&done(&server, &["inspect", "b"])).expect("json");
+    assert_eq!(shown[0]["state"], "running");
+
+    // A removal that is asked for once more when the container is gone; and a first use that is refused binds as well.
+    let query = admin.query("DELETE", &[], millis());
+    let removal = send(&server, "DELETE", &format!("container/{a}"), &query).await;
+    let command = removal.1["data"]["commandId"].as_str().expect("a command").to_owned();
+    done(&server, &["wait", &command]);
+    assert_eq!(send(&server, "DELETE", &format!("container/{a}"), &query).await, removal);
+    let query = admin.query("POST", &[], millis());
+    assert_eq!(send(&server, "POST", "container/77/stop", &query).await.0, 404);
+    assert_eq!(send(&server, "POST", &format!("container/{b}/stop"), &query).await.0, 401);
+    // Reading is not bound.
+    let query = admin.query("GET", &[], millis());
+    assert_eq!(send(&server, "GET", "container", &query).await.0, 200);
+    assert_eq!(send(&server, "GET", "node", &query).await.0, 200);
+    let line = done(&server, &["sign", "GET", "/api/v1/node", "url=http://x/?a=b%20c&d=e"]);
+    let out = std::process::Command::new("sh").args(["-c", &line]).output().expect("curl");
+    assert!(String::from_utf8_lossy(&out.stdout).contains("\"code\":\"0\""), "{line}: {out:?}");
+    server.finish().await;
+}
+
+/// What a node and its containers are told to be after starts that failed, stops, and pauses.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_told_is_what_is() {
+    let Some(rootfs) = image("busybox").filter(|_| is_root()) else { return };
+    let server = Server::start(env!("CARGO_BIN_EXE_berth"), "acs-told", "").await;
+    server.import(&rootfs, "busybox", &[]);
+    let admin = Caller::administrator(&server);
+    done(&server, &["service", "create", "shop"]);
+    // Well as long as /ok is there; ends at once with /bad.
+    let script = "[ -e /bad ] && exit 3; touch /ok; exec sleep 1000";
+    let check = json!({"command": ["test", "-f", "/ok"], "interval": 1.0, "retries": 1, "timeout": 1.0});
+    let spec = json!({"image": "busybox", "command": ["sh", "-c", script], "replicas": 2, "health": check});
+    let made = server
+        .request("POST", "/v1/services/shop/groups", json!({"name": "prod", "spec": spec}).to_string())
+        .await;
+    assert_eq!(made.status, 201, "{}", made.text);
+    done(&server, &["wait", made.json()["command"]["id"].as_str().expect("a command")]);
+    let node = async || admin.call("GET", "/api/v1/node", &[]).await[0].clone();
+    let id = node().await["id"].as_i64().expect("an id");
+    let followed = async |path: &str| {
+        let command = admin.call("POST", &format!("/api/v1/{path}"), &[]).await;
+        let id = command["commandId"].as_str().expect("a command").to_owned();
+        let _ = server.cli(&["wait", &id]);
+        admin.call("GET", &format!("/api/v1/command/{id}"), &[]).await
+    };
+    followed(&format!("node/{id}/start")).await;
+    let containers = async || node().await["containers"].as_array().expect("containers").clone();
+    let of = |containers: &[Value], n: usize, field: &str| containers[n][field].as_str().unwrap_or_default().to_owned();
+    let all = containers().await;
+    assert_eq!((of(&all, 0, "status"), of(&all, 0, "health")), ("RUNNING".into(), "healthy".into()), "{all:?}");
+    let numbers: Vec<i64> = all.iter().map(|c| c["id"].as_i64().expect("an id")).collect();
+    let list: Value = serde_json::from_str(&done(&server, &["ps", "-a", "--json"])).expect("json");
+    let name = |n: usize| {
+        let found = list.as_array().expect("list").iter().find(|c| c["number"] == numbers[n]).expect("it");
+        found["name"].as_str().expect("a name").to_owned()
+    };
+    done(&server, &["exec", &name(1), "touch", "/bad"]);
+    followed(&format!("node/{id}/stop")).await;
+    let all = containers().await;
+    assert_eq!((node().await["status"].as_str(), of(&all, 0, "health")), (Some("STOPPED"), String::new()), "{all:?}");
+    let stopped = of(&all, 0, "stopTime");
+    assert!(!stopped.is_empty());
+    let started = followed(&format!("node/{id}/start")).await;
+    assert_eq!(started["result"], "500", "{started}");
+    let all = containers().await;
+    assert_eq!(node().await["status"], "RUNNING", "one of its containers serves: {all:?}");
+    assert_eq!((of(&all, 0, "status"), of(&all, 0, "stopTime")), ("RUNNING".into(), stopped), "{all:?}");
+    assert_eq!(of(&all, 1, "health"), "", "{all:?}");
+
+    // Paused, and started again by each dialect.
+    let token = server.token();
+    let uid = list.as_array().expect("list").iter().find(|c| c["number"] == numbers[0]).expect("it")["id"]
+        .as_str()
+        .expect("an id")
+        .to_owned();
+    for start in ["acs", "native", "standalone", "tingyu"] {
+        done(&server, &["pause", &name(0)]);
+        match start {
+            "acs" => drop(followed(&format!("container/{}/start", numbers[0])).await),
+            "native" => drop(done(&server, &["start", &name(0)])),
+            "standalone" => {
+                let path = format!("/container/start?containerId={uid}&token={token}");
+                assert!(server.request_as(None, "GET", &path, "").await.text.contains("\"optionResult\":0"));
+            }
+            _ => {
+                let path = format!("/tingyu/container/start?name={}", name(0));
+                let answer = server.request("POST", &path, "").await;
+                assert!(answer.text.contains("200"), "{}", answer.text);
+            }
+        }
+        let shown: Value = serde_json::from_str(&done(&server, &["inspect", &name(0)])).expect("json");
+        assert_eq!(shown[0]["state"], "running", "{start}");
+    }
     server.finish().await;
 }

@@ -479,10 +479,9 @@ async fn the_hosts_network_is_a_right() {
         let server = Server::start(env!("CARGO_BIN_EXE_berth"), &format!("right{runtime}"), &settings).await;
         server.import(&rootfs, "busybox", &[]);
         let token = done(&server, &["token", "create", "--account", "edge", "u"]).trim().to_owned();
-        let tar = std::fs::read(&rootfs).expect("image");
-        let path = "/v1/images/rootfs?name=app:1&cmd=sleep&cmd=1000";
-        let made = server.request_as(Some(&token), "POST", path, tar).await;
-        assert_eq!(made.status, 201, "{}", made.text);
+        commit(&server, "app:1", LOOP);
+        let shared = server.request("POST", "/v1/images/share?image=app:1&official=true", "").await;
+        assert_eq!(shared.status, 200, "{}", shared.text);
         let uuid = uuid(&server).await;
         let order = async |operation: &str, names: &[&str]| {
             let items: Vec<Value> = names.iter().map(|name| asked(&uuid, name, "1")).collect();

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::{Path, Request, State};
 use berth_core::{Caller, ContainerOrder, Core};
 
-use super::auth::enter;
+use super::auth::{Change, enter, enter_change};
 use super::error::Error;
 use super::wire::{Answer, Command, Container};
 
@@ -43,7 +43,10 @@ pub(super) async fn inspect(State(core): State<Core>, Path(id): Path<String>, re
 }
 
 async fn order(core: Core, id: String, request: Request, action: &str, what: ContainerOrder) -> Reply<Command> {
-    let (caller, _) = enter(&core, request, action).await?;
+    let caller = match enter_change(&core, request, action).await? {
+        Change::New(caller, _) => caller,
+        Change::Again(command) => return Ok(Json(Answer::of(Command::of(&core, *command)))),
+    };
     let command = core.container_order(&caller, number("container_id", &id)?, what).await?;
     Ok(Json(Answer::of(Command::of(&core, command))))
 }

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::{Path, Request, State};
 use berth_core::{Caller, Core, Group, Method};
 
-use super::auth::enter;
+use super::auth::{Change, enter, enter_change};
 use super::containers::{Reply, number};
 use super::error::Error;
 use super::wire::{Answer, Command, Node};
@@ -52,7 +52,10 @@ fn answer(core: &Core, command: berth_core::Command) -> Reply<Command> {
 
 /// `POST /api/v1/node/{node_id}/uploadStart`: code by `url` becomes the node's next version.
 pub(super) async fn upload_start(State(core): State<Core>, Path(id): Path<String>, request: Request) -> Reply<Command> {
-    let (caller, parameters) = enter(&core, request, "node_upload_start").await?;
+    let (caller, parameters) = match enter_change(&core, request, "node_upload_start").await? {
+        Change::New(caller, parameters) => (caller, parameters),
+        Change::Again(command) => return answer(&core, *command),
+    };
     let group = found(&core, &caller, &id).await?;
     let (url, update) = (parameters.text("url")?, parameters.flag("update")?);
     let command = core.group_upload(&caller, &group, &url, update, method(&parameters)?).await?;
@@ -65,7 +68,10 @@ pub(super) async fn history_start(
     Path(id): Path<String>,
     request: Request,
 ) -> Reply<Command> {
-    let (caller, parameters) = enter(&core, request, "node_history_start").await?;
+    let (caller, parameters) = match enter_change(&core, request, "node_history_start").await? {
+        Change::New(caller, parameters) => (caller, parameters),
+        Change::Again(command) => return answer(&core, *command),
+    };
     let group = found(&core, &caller, &id).await?;
     let (version, update) = (parameters.integer("version")?, parameters.flag("update")?);
     let command = core.group_history(&caller, &group, version, update, method(&parameters)?).await?;
@@ -74,7 +80,10 @@ pub(super) async fn history_start(
 
 /// `POST /api/v1/node/{node_id}/start`: from another image with `imageName` and `imageTag`.
 pub(super) async fn start(State(core): State<Core>, Path(id): Path<String>, request: Request) -> Reply<Command> {
-    let (caller, parameters) = enter(&core, request, "node_start").await?;
+    let (caller, parameters) = match enter_change(&core, request, "node_start").await? {
+        Change::New(caller, parameters) => (caller, parameters),
+        Change::Again(command) => return answer(&core, *command),
+    };
     let group = found(&core, &caller, &id).await?;
     let image = match (parameters.optional("imageName")?, parameters.optional("imageTag")?) {
         (Some(name), Some(tag)) => Some(format!("{name}:{tag}")),
@@ -94,7 +103,10 @@ pub(super) async fn start(State(core): State<Core>, Path(id): Path<String>, requ
 
 /// `POST /api/v1/node/{node_id}/stop`.
 pub(super) async fn stop(State(core): State<Core>, Path(id): Path<String>, request: Request) -> Reply<Command> {
-    let (caller, parameters) = enter(&core, request, "node_stop").await?;
+    let (caller, parameters) = match enter_change(&core, request, "node_stop").await? {
+        Change::New(caller, parameters) => (caller, parameters),
+        Change::Again(command) => return answer(&core, *command),
+    };
     let group = found(&core, &caller, &id).await?;
     let command = core.group_stop(&caller, &group, method(&parameters)?).await?;
     answer(&core, command)
@@ -102,7 +114,10 @@ pub(super) async fn stop(State(core): State<Core>, Path(id): Path<String>, reque
 
 /// `DELETE /api/v1/node/{node_id}`.
 pub(super) async fn delete(State(core): State<Core>, Path(id): Path<String>, request: Request) -> Reply<Command> {
-    let (caller, _) = enter(&core, request, "node_delete").await?;
+    let caller = match enter_change(&core, request, "node_delete").await? {
+        Change::New(caller, _) => caller,
+        Change::Again(command) => return answer(&core, *command),
+    };
     let group = found(&core, &caller, &id).await?;
     let command = core.group_remove(&caller, &group).await?;
     answer(&core, command)

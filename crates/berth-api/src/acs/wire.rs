@@ -68,16 +68,22 @@ impl Container {
             },
             create_time: time(Some(c.created_at)),
             start_time: time(c.started_at),
-            stop_time: time(c.exit.as_ref().map(|exit| exit.finished_at)),
+            stop_time: time(c.exit.as_ref().map(|exit| exit.finished_at).or(c.stopped_at)),
             host_id: c.host,
             cpu: c.spec.cpu_milli.map_or(-1, |milli| i64::try_from(milli.div_ceil(1000)).unwrap_or(i64::MAX)),
             mem: c.spec.memory.unwrap_or(0) / MIB,
             disk: disk.unwrap_or(0) / MIB,
-            health: c.health_check.as_ref().map_or("", |_| match c.health.as_ref().map(|h| h.status) {
-                Some(berth_core::HealthStatus::Healthy) => "healthy",
-                Some(berth_core::HealthStatus::Unhealthy) => "unhealthy",
-                Some(berth_core::HealthStatus::Starting) | None => "starting",
-            }),
+            // Of this run: what an earlier one was says nothing.
+            health: match (&c.health_check, core.container_activity(c)) {
+                (None, _) => "",
+                (Some(_), ContainerActivity::Starting) => "starting",
+                (Some(_), _) if !c.state.is_live() => "",
+                (Some(_), _) => match c.health.as_ref().map(|h| h.status) {
+                    Some(berth_core::HealthStatus::Healthy) => "healthy",
+                    Some(berth_core::HealthStatus::Unhealthy) => "unhealthy",
+                    Some(berth_core::HealthStatus::Starting) | None => "starting",
+                },
+            },
         }
     }
 }
@@ -96,12 +102,12 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) fn of(core: &Core, group: berth_core::Group, containers: &[berth_core::Container]) -> Self {
-        let disk = group.spec.disk;
+        let (disk, state) = (group.spec.disk, group.state_with(containers));
         Self {
             id: group.id,
             name: group.name,
             image_name: group.spec.image,
-            status: match group.state {
+            status: match state {
                 GroupState::Created => "CREATED",
                 GroupState::Running => "RUNNING",
                 GroupState::Stopped => "STOPPED",

@@ -86,7 +86,9 @@ impl Core {
             .await?;
         let gone = || Error::NotFound { what: "group", name: command.target_name.clone() };
         let (row, members) = found.ok_or_else(gone)?;
-        let wanted_running = row.wanted != "stopped" && row.wanted != "created";
+        // A part of it may have been started by itself, or by a command that failed half way.
+        let wanted_running = row.wanted != "stopped" && row.wanted != "created"
+            || members.iter().any(|member| member.wanted == "running");
         let group = group(row)?;
         let mut steps = Vec::new();
         let mut add = |stage, step| steps.push(PlannedStep { stage, step });

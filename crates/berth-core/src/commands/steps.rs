@@ -480,6 +480,7 @@ impl Core {
         };
         match self.await_ready(&started, deadline).await {
             Ok(()) => {
+                self.forget_trouble(found.id).await?;
                 self.member_is_ready(&started).await?;
                 self.container(caller, found.uid.as_str()).await
             }

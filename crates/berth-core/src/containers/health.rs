@@ -99,6 +99,9 @@ impl Core {
             return Ok(false);
         }
         current.health = Some(state);
+        if status == HealthStatus::Healthy && current.trouble == Some(super::Trouble::RunFailed) {
+            current.trouble = None;
+        }
         let event = match status {
             HealthStatus::Starting => None,
             HealthStatus::Healthy => Some("container.healthy"),

@@ -144,10 +144,15 @@ impl Core {
     async fn start_locked(&self, caller: &Caller, mut target: Container) -> Result<Container, Error> {
         let _doing = self.begin(target.id, Doing::Starting);
         let observed = self.inner.engine.observe(&target.uid).await?;
-        if matches!(observed.state, State::Running { .. }) {
+        if let State::Running { paused, .. } = observed.state {
             // It may have been asked to end by a signal, and not have heeded it: it is wanted again.
             if !target.wanted_running {
                 self.want(target.id, "running").await?;
+            }
+            if paused {
+                self.inner.engine.resume(&target.uid).await?;
+                target.observe(&self.inner.engine.observe(&target.uid).await?.state);
+                target = self.record(target, Some("container.resumed")).await?;
             }
             self.watch_health(&target);
             return Ok(target);
@@ -173,8 +178,11 @@ impl Core {
                 self.run(target).await
             }
             Err(error) => {
+                let error = Error::from(error);
                 self.want(id, "stopped").await?;
-                Err(error.into())
+                target.error = Some(error.public());
+                self.record(target, Some("container.failed")).await?;
+                Err(error)
             }
         }
     }
@@ -221,6 +229,8 @@ impl Core {
         let observed = self.inner.engine.observe(&target.uid).await?;
         target.observe(&observed.state);
         target.trouble = None;
+        // Its owner wants it stopped from now on, whatever its last start came to.
+        target.error = None;
         target.next_start = None;
         let event = before.is_some_and(ContainerState::is_live).then_some(target.ending());
         self.record(target, event).await

@@ -130,7 +130,8 @@ impl Core {
             found.restarts += 1;
             return self.start_again(found.clone()).await;
         }
-        if wanted != "running" && !(rebooted && found.restart == RestartPolicy::Always) {
+        // What could not be started is not, because the host was.
+        if wanted != "running" && !(rebooted && found.restart == RestartPolicy::Always && found.error.is_none()) {
             return Ok(());
         }
         if wanted != "running" {

@@ -117,6 +117,23 @@ impl Core {
         Ok(())
     }
 
+    /// A container that ran and was not ready is well by now.
+    pub(crate) async fn forget_trouble(&self, id: i64) -> Result<(), Error> {
+        let lock = self.lock(id);
+        let _busy = lock.lock().await;
+        let mut noted = self.noted(id).await?;
+        if noted.trouble == Some(Trouble::RunFailed) {
+            noted.trouble = None;
+            self.record(noted, None).await?;
+        }
+        Ok(())
+    }
+
+    fn has_been_up(&self, of: &Container) -> bool {
+        let ready_time = i64::try_from(self.inner.settings.ready_time_ms).unwrap_or(i64::MAX / 1_000_000) * 1_000_000;
+        of.started_at.is_some_and(|at| crate::now() - at >= ready_time)
+    }
+
     /// What a container is doing.
     pub fn container_activity(&self, of: &Container) -> Activity {
         let busy = self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner).get(&of.id).copied();
@@ -127,6 +144,8 @@ impl Core {
             (None, ContainerState::Created) if of.error.is_some() => Activity::StartFailed,
             (None, ContainerState::Created) => Activity::Allocated,
             (None, ContainerState::Running | ContainerState::Paused) => match of.trouble {
+                // Without a check nobody tells when it is well: it is when it has been up as long as a new one has to be.
+                Some(Trouble::RunFailed) if of.health_check.is_none() && self.has_been_up(of) => Activity::Running,
                 Some(Trouble::RunFailed) => Activity::RunFailed,
                 Some(Trouble::StopFailed) => Activity::StopFailed,
                 None if busy.sessions > 0 => Activity::Login,

@@ -211,9 +211,14 @@ pub(super) fn sign(connection: &Connection, asked: &Sign) -> Outcome {
     }
     all.push(("accesskey".into(), access_key));
     all.push(("timestamp".into(), asked.timestamp.unwrap_or(now).to_string()));
+    if method != "GET" && !all.iter().any(|(name, _)| name == "nonce") {
+        // Two changes of one millisecond with equal parameters would have one signature, which is good for one path.
+        let nonce = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.subsec_nanos());
+        all.push(("nonce".into(), format!("{:x}{nonce:08x}", std::process::id())));
+    }
     all.sort();
-    let text = all.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&");
-    let signature = berth_core::signature_of(&secret_key, &format!("{method}\n{text}"));
+    let text = berth_core::signed_text(&method, all.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    let signature = berth_core::signature_of(&secret_key, &text);
     all.push(("signature".into(), signature));
     let query = all.iter().map(|(n, v)| format!("{}={}", encoded(n), encoded(v))).collect::<Vec<_>>().join("&");
     let url = format!("{host}{}?{query}", asked.path);

@@ -481,7 +481,7 @@ impl From<berth_core::Container> for Container {
             restarts: c.restarts,
             next_start: c.next_start.map(format_time),
             health_check: c.health_check.map(HealthCheck::from),
-            health: c.health.map(|h| Health {
+            health: c.health.filter(|_| c.state.is_live()).map(|h| Health {
                 status: h.status.word().into(),
                 failures: h.failures,
                 last_failure: h.last_failure,

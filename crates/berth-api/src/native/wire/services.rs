@@ -290,11 +290,12 @@ pub struct Group {
 
 impl Group {
     pub(crate) fn of(g: berth_core::Group, containers: Vec<berth_core::Container>) -> Self {
+        let state = g.state_with(&containers);
         Self {
             number: g.id,
             service: g.service,
             name: g.name,
-            state: match g.state {
+            state: match state {
                 GroupState::Created => "created",
                 GroupState::Running => "running",
                 GroupState::Stopped => "stopped",
