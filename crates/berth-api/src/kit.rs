@@ -19,7 +19,7 @@ use crate::meters::Meters;
 /// Requests of one dialect under way at a time; beyond it the answer is "overloaded" at once. Followers count too.
 const AT_ONCE: usize = 4096;
 /// Longest JSON or form body, bytes.
-const LONGEST_BODY: usize = 1 << 20;
+pub(crate) const LONGEST_BODY: usize = 1 << 20;
 /// Time that a small body may take to arrive.
 const BODY_TIME: Duration = Duration::from_secs(20);
 
@@ -309,6 +309,18 @@ pub(crate) async fn small_body(body: Body) -> Result<Vec<u8>, BodyError> {
     }
 }
 
+/// The text of the path's only variable part; empty where it can't be decoded, so that it names nothing.
+pub(crate) struct PathText(pub(crate) String);
+
+impl<S: Send + Sync> axum::extract::FromRequestParts<S> for PathText {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut axum::http::request::Parts, state: &S) -> Result<Self, Self::Rejection> {
+        let text = axum::extract::Path::<String>::from_request_parts(parts, state).await;
+        Ok(Self(text.map(|text| text.0).unwrap_or_default()))
+    }
+}
+
 /// Parameters by name, wherever the client put them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Parameters(std::collections::BTreeMap<String, serde_json::Value>);
@@ -324,6 +336,8 @@ pub(crate) enum ParameterError {
     },
     /// The body as a whole.
     Body(String),
+    /// The body is longer than [`LONGEST_BODY`].
+    TooLong,
     /// The body did not arrive in time.
     Late,
 }
@@ -342,12 +356,24 @@ pub(crate) fn kind_of(value: &serde_json::Value) -> &'static str {
 
 impl Parameters {
     /// Reads query and body. A body that begins like JSON is JSON, whatever its `Content-Type` says; otherwise it is a
-    /// form. What the body says goes before the query.
+    /// form, which has a `=` at least. What the body says goes before the query.
     pub(crate) async fn of(request: Request) -> Result<Self, ParameterError> {
+        Self::read(request, false).await
+    }
+
+    /// The same, where a form is one only with a form's `Content-Type`, and any other body has to be a JSON object.
+    pub(crate) async fn strict(request: Request) -> Result<Self, ParameterError> {
+        Self::read(request, true).await
+    }
+
+    async fn read(request: Request, strict: bool) -> Result<Self, ParameterError> {
         let mut all = Self::default();
         all.take_form(request.uri().query().unwrap_or_default().as_bytes());
+        let kind = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let essence = kind.split(';').next().unwrap_or_default().trim();
+        let form_allowed = !strict || essence.eq_ignore_ascii_case("application/x-www-form-urlencoded");
         let body = small_body(request.into_body()).await.map_err(|error| match error {
-            BodyError::TooLarge => ParameterError::Body(format!("the body is larger than {LONGEST_BODY} bytes")),
+            BodyError::TooLarge => ParameterError::TooLong,
             BodyError::Broken => ParameterError::Body("the body could not be read".into()),
             BodyError::Late => ParameterError::Late,
         })?;
@@ -359,7 +385,8 @@ impl Parameters {
                 Ok(_) => return Err(ParameterError::Body("the body is JSON, but no object".into())),
                 Err(error) => return Err(ParameterError::Body(format!("the body is not readable as JSON: {error}"))),
             },
-            Some(_) => all.take_form(&body),
+            Some(_) if form_allowed && body.contains(&b'=') => all.take_form(&body),
+            Some(_) => return Err(ParameterError::Body("the body is neither a JSON object nor a form".into())),
         }
         Ok(all)
     }

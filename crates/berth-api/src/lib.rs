@@ -33,6 +33,7 @@ pub(crate) struct Api {
     pub(crate) meters: Arc<Meters>,
     pub(crate) draining: Draining,
     pub(crate) places: native::Places,
+    pub(crate) comb: CombSettings,
 }
 
 impl axum::extract::FromRef<Api> for native::Places {
@@ -67,10 +68,39 @@ impl Default for Dialects {
     }
 }
 
+/// Whether the private half of a key can be read again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PrivateKeys {
+    /// Each time: infrastructure tools read it at every refresh.
+    #[default]
+    Always,
+    /// It is forgotten after the first time.
+    Once,
+}
+
+/// Settings of the dialect `comb`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CombSettings {
+    /// Whether the private half of a key can be read again.
+    pub private_keys: PrivateKeys,
+}
+
+/// Settings of what is served.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Which dialects.
+    pub dialects: Dialects,
+    /// The dialect `comb`.
+    pub comb: CombSettings,
+}
+
 /// Everything that is served.
-pub fn router(core: Core, draining: Draining, dialects: Dialects) -> Router {
+pub fn router(core: Core, draining: Draining, settings: Settings) -> Router {
+    let dialects = settings.dialects;
     let meters = Arc::new(Meters::default());
-    let api = Api { core, meters: meters.clone(), draining, places: native::Places::default() };
+    let api = Api { core, meters: meters.clone(), draining, places: native::Places::default(), comb: settings.comb };
     let doorman = |dialect: &'static str, broken: fn(kit::Breakdown) -> Response| Doorman {
         dialect,
         broken,
@@ -82,13 +112,12 @@ pub fn router(core: Core, draining: Draining, dialects: Dialects) -> Router {
     let doorman_of_native =
         Doorman { ends_with_client: native::ends_with_client, ..doorman("native", native::error::broken) };
     let native = kit::guarded(native::router(), doorman_of_native);
-    let doorman_of_standalone =
-        Doorman { changes: standalone::changes, ..doorman("standalone", standalone::error::broken) };
-    let standalone = kit::guarded(standalone::router(), doorman_of_standalone);
+    let standalone_layer = Doorman { changes: standalone::changes, ..doorman("standalone", standalone::error::broken) };
+    let standalone = kit::guarded(standalone::router(), standalone_layer.clone());
     let comb = |router| kit::guarded(router, doorman("comb", comb::error::broken));
     let nothing: Router = comb(Router::new().fallback(comb::error::no_such_path)).with_state(api.clone());
-    let doorman_of_tingyu = Doorman { changes: tingyu::changes, ..doorman("tingyu", tingyu::error::broken) };
-    let tingyu = kit::guarded(tingyu::router(), doorman_of_tingyu);
+    let tingyu_layer = Doorman { changes: tingyu::changes, ..doorman("tingyu", tingyu::error::broken) };
+    let tingyu = kit::guarded(tingyu::router(), tingyu_layer.clone());
     let acs = |router| kit::guarded(router, doorman("acs", acs::error::broken));
     let other = Router::new()
         .route("/", get(native::docs::front_page))
@@ -103,24 +132,33 @@ pub fn router(core: Core, draining: Draining, dialects: Dialects) -> Router {
         .fallback(native::error::no_such_path);
     let other = kit::guarded(other, Doorman { changes: |_, _| false, ..doorman("other", native::error::broken) });
     let mut all = Router::new().nest("/v1", native);
+    // Only what is below is nested: a path that ends with the slash needs a route of its own.
     if dialects.standalone {
-        all = all.nest("/container", standalone);
+        let unknown = kit::guarded(Router::new().fallback(standalone::error::no_such_path), standalone_layer);
+        all = all.nest("/container", standalone).route_service("/container/", unknown.with_state(api.clone()));
     }
     if dialects.acs {
+        let unknown: Router = acs(Router::new().fallback(acs::error::no_such_path)).with_state(api.clone());
+        for folder in ["/api/v1/container/", "/api/v1/node/", "/api/v1/command/"] {
+            all = all.route_service(folder, unknown.clone());
+        }
         all = all
             .nest("/api/v1/container", acs(acs::containers()))
             .nest("/api/v1/node", acs(acs::nodes()))
             .nest("/api/v1/command", acs(acs::commands()));
     }
     if dialects.tingyu {
-        all = all.nest("/tingyu", tingyu);
+        let unknown = kit::guarded(Router::new().fallback(tingyu::error::no_such_path), tingyu_layer);
+        all = all.nest("/tingyu", tingyu).route_service("/tingyu/", unknown.with_state(api.clone()));
     }
     if dialects.comb {
         all = all
             .nest("/api/v1/containers", comb(comb::containers()))
             .nest("/api/v1/token", comb(comb::token()))
             .nest("/api/v1/secret-keys", comb(comb::keys()))
-            // Only what is below is nested.
+            // A router of nothing but a fallback: what the other dialect nests below this path goes before it.
+            .nest("/api/v1", comb(Router::new().fallback(comb::error::no_such_path)))
+            .route_service("/api/v1/", nothing.clone())
             .route_service("/api/v1/containers/", nothing.clone())
             .route_service("/api/v1/secret-keys/", nothing.clone())
             .route_service("/api/v1/token/", nothing);

@@ -19,10 +19,10 @@ use crate::containers::Page;
 use crate::core::Core;
 use crate::deployments::{DeploymentSpec, Rollout};
 use crate::error::Error;
+use crate::keys::request_name;
 use crate::plans::PlanChange;
 use crate::services::GroupSpec;
 use crate::settings::Settings;
-use crate::keys::request_name;
 use crate::tokens::{Caller, Credential, Role};
 use crate::{now, random_hex};
 

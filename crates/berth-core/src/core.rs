@@ -33,6 +33,8 @@ pub(crate) struct Inner {
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) builds: Arc<Semaphore>,
     pub(crate) imports: Shares,
+    /// Pairs of keys that are made at the same time.
+    pub(crate) key_pairs: Shares,
     /// Idempotency keys of requests that this very server has under way: account, key.
     pub(crate) keys: Mutex<std::collections::HashSet<(i64, String)>>,
     /// Grows with every revocation.
@@ -121,6 +123,7 @@ impl Core {
             pulls_at_once: Shares::new(32, 8),
             pushes_at_once: Shares::new(16, 4),
             imports: Shares::new(32, 8),
+            key_pairs: Shares::new(2, 1),
             keys: Mutex::default(),
             revocations: 0.into(),
             builds: Arc::new(Semaphore::new(settings.builds_at_once.max(1))),

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::rollouts::Move;
 pub use self::rollouts::Rollout;
-pub(crate) use self::steps::To;
+pub(crate) use self::steps::{Replaced, To};
 use crate::commands::{Body, Command, Target};
 use crate::containers::{Container, NewContainer};
 use crate::core::Core;
@@ -347,7 +347,7 @@ impl Core {
     ) -> Result<Command, Error> {
         let found = self.deployment(caller, &new.name).await?;
         if !found.made {
-            return Err(Error::WrongState(format!("container {} was not made as a deployment", new.name)));
+            return Err(Error::WrongState(format!("container {} is not managed by a deployment", new.name)));
         }
         if found.container.host != host.id {
             return Err(Error::invalid("uuid", format!("deployment {} is on another host", new.name)));
@@ -367,12 +367,7 @@ impl Core {
             Ok(found) => self.machine_of(&found.container).await?.map(|m| m.facts.id).unwrap_or_default(),
             Err(error) => {
                 // One that is still being made can be removed, too.
-                let open = self.read(move |tx| Ok(tx.commands_open(target.kind(), target.id())?)).await?;
-                let host_of = |row: berth_store::Command| match serde_json::from_str(&row.body) {
-                    Ok(crate::commands::Order { body: Body::DeploymentCreate { host, .. }, .. }) => Some(host),
-                    _ => None,
-                };
-                match open.into_iter().find_map(host_of) {
+                match self.deployment_making(caller, name).await? {
                     Some(host) => host,
                     None => return Err(error),
                 }
@@ -380,6 +375,22 @@ impl Core {
         };
         let body = Body::DeploymentDelete { host };
         self.order(caller, target, name.to_owned(), body).await
+    }
+
+    /// Whether a deployment of that name has been asked for, and its container is not written down yet.
+    pub async fn deployment_is_being_made(&self, caller: &Caller, name: &str) -> bool {
+        matches!(self.deployment_making(caller, name).await, Ok(Some(_)))
+    }
+
+    /// The host of a deployment that is being made.
+    async fn deployment_making(&self, caller: &Caller, name: &str) -> Result<Option<String>, Error> {
+        let target = deployment_target(caller.account, name);
+        let open = self.read(move |tx| Ok(tx.commands_open(target.kind(), target.id())?)).await?;
+        let host_of = |row: berth_store::Command| match serde_json::from_str(&row.body) {
+            Ok(crate::commands::Order { body: Body::DeploymentCreate { host, .. }, .. }) => Some(host),
+            _ => None,
+        };
+        Ok(open.into_iter().find_map(host_of))
     }
 
     /// The machine that a container is on.

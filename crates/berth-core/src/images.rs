@@ -186,10 +186,26 @@ impl Core {
         input: impl Read + Send + 'static,
         name: Option<String>,
     ) -> Result<Vec<Image>, Error> {
+        // Told before anything is read.
         let name = name.map(|n| full_name(&n)).transpose()?;
+        self.image_import_named_later(caller, input, std::future::ready(Ok(name))).await
+    }
+
+    /// [`image_import`](Self::image_import) where the name is known only when the archive has been read.
+    ///
+    /// # Errors
+    /// As [`image_import`](Self::image_import); what `name` comes to.
+    pub async fn image_import_named_later(
+        &self,
+        caller: &Caller,
+        input: impl Read + Send + 'static,
+        name: impl Future<Output = Result<Option<String>, Error>> + Send,
+    ) -> Result<Vec<Image>, Error> {
         let images = self.inner.images.clone();
         let imported =
             self.importing(caller.account, move || import_archive(&images, input, Budget::default())).await?;
+        let named = name.await.and_then(|name| name.map(|n| full_name(&n)).transpose());
+        let name = named.inspect_err(|_| self.collect_layers_soon())?;
         if name.is_some() && imported.len() != 1 {
             self.collect_layers_soon();
             return Err(Error::invalid(

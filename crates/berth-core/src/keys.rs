@@ -198,9 +198,7 @@ impl KeyBounds {
 /// What is signed: the method, a line feed, and the parameters, sorted by name (bytewise), as `name=value` joined by `&`. In
 /// names and values `%`, `&`, `=` and line feed are percent-encoded, so that two parameters can't be read from one.
 pub fn signed_text<'a>(method: &str, parameters: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
-    let plain = |text: &str| {
-        text.replace('%', "%25").replace('&', "%26").replace('=', "%3D").replace('\n', "%0A")
-    };
+    let plain = |text: &str| text.replace('%', "%25").replace('&', "%26").replace('=', "%3D").replace('\n', "%0A");
     let mut all: Vec<(&str, &str)> = parameters.into_iter().collect();
     all.sort_unstable();
     let pairs: Vec<String> = all.into_iter().map(|(name, value)| format!("{}={}", plain(name), plain(value))).collect();
@@ -403,7 +401,8 @@ impl Core {
         // Kept for a day at least: a larger tolerance after the next start must not make it good for another path.
         let kept = i64::try_from(2 * self.inner.settings.timestamp_tolerance_s.min(1 << 31)).unwrap_or(0).max(86_400);
         let expires_at = now().saturating_add(kept * 1_000_000_000);
-        let first = self.write(move |tx| Ok(tx.signed_request_bind(&request_name(request), &path, expires_at)?)).await?;
+        let first =
+            self.write(move |tx| Ok(tx.signed_request_bind(&request_name(request), &path, expires_at)?)).await?;
         if first != asked.path {
             return Ok(Err(Refusal::OtherPath));
         }
@@ -490,7 +489,7 @@ fn new_row(
 
 #[cfg(test)]
 mod tests {
-    use super::{KeyBounds, Signed, is_within, signature_of, Refusal, signed_text};
+    use super::{KeyBounds, Refusal, Signed, is_within, signature_of, signed_text};
 
     #[test]
     fn signatures_are_hmac_sha256() {

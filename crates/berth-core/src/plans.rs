@@ -595,6 +595,10 @@ impl Core {
 
 impl Planned {
     fn is_free(&self) -> Result<(), Error> {
+        if self.operation == PlanOperation::Create && self.progress == PlanProgress::Failed {
+            let name = &self.container.name;
+            return Err(Error::WrongState(format!("container {name} could not be made; it can only be deleted")));
+        }
         if self.progress == PlanProgress::UnderWay {
             let name = &self.container.name;
             return Err(Error::WrongState(format!("something is being done to container {name} at the moment")));

@@ -205,7 +205,9 @@ impl Group {
     /// What it is by its containers, too: while one of them runs it is not stopped, whatever was written down last.
     pub fn state_with(&self, members: &[Container]) -> GroupState {
         match self.state {
-            GroupState::Created | GroupState::Stopped if members.iter().any(|m| m.state.is_live()) => GroupState::Running,
+            GroupState::Created | GroupState::Stopped if members.iter().any(|m| m.state.is_live()) => {
+                GroupState::Running
+            }
             state => state,
         }
     }

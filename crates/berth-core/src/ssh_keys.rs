@@ -1,13 +1,13 @@
-//! Keys for SSH logins into containers. Of a pair that is made here the private half is kept, encrypted, until its owner has
-//! fetched it, which is once.
+//! Keys for SSH logins into containers. Of a pair that is made here the private half is kept encrypted, to be read by its owner
+//! again, or until it was read once.
 
 use ssh_key::private::{Ed25519Keypair, KeypairData, RsaKeypair};
 use ssh_key::{LineEnding, PrivateKey, PublicKey};
 
 use crate::core::Core;
 use crate::error::Error;
-use crate::now;
 use crate::tokens::{Caller, check_name};
+use crate::{now, random_hex};
 
 /// Bits of an RSA key.
 const RSA_BITS: usize = 3072;
@@ -56,12 +56,26 @@ fn fingerprint(public: &PublicKey) -> Result<String, Error> {
     Ok(digest.join(":"))
 }
 
-/// A new pair: the private half in OpenSSH's form, the public half as a line.
 /// Bytes of a public key with its comment; one of 16,384 bits has less than 3 KiB.
 const MOST_PUBLIC: usize = 16 << 10;
-/// Pairs that are made at the same time.
-static MAKING: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(1);
 
+/// The private half as text: PKCS#1 for RSA, which old clients know; OpenSSH's form for all else.
+fn pem(private: &PrivateKey) -> Result<String, Error> {
+    use rsa::pkcs1::EncodeRsaPrivateKey;
+    match private.key_data() {
+        KeypairData::Rsa(pair) => {
+            let failed = |e: &dyn std::fmt::Display| Error::Bug(format!("an RSA key can't be written: {e}"));
+            let key = rsa::RsaPrivateKey::try_from(pair).map_err(|e| failed(&e))?;
+            Ok(key.to_pkcs1_pem(rsa::pkcs1::LineEnding::LF).map_err(|e| failed(&e))?.to_string())
+        }
+        _ => {
+            let text = private.to_openssh(LineEnding::LF);
+            Ok(text.map_err(|e| Error::Bug(format!("a key can't be written: {e}")))?.to_string())
+        }
+    }
+}
+
+/// A new pair: the private half as text, and the public half.
 fn make(kind: SshKeyKind, name: &str) -> Result<(String, PublicKey), Error> {
     let failed = |e: ssh_key::Error| Error::Bug(format!("a key could not be made: {e}"));
     let mut random = rand::rng();
@@ -70,8 +84,7 @@ fn make(kind: SshKeyKind, name: &str) -> Result<(String, PublicKey), Error> {
         SshKeyKind::Rsa => KeypairData::from(RsaKeypair::random(&mut random, RSA_BITS).map_err(failed)?),
     };
     let private = PrivateKey::new(data, name).map_err(failed)?;
-    let text = private.to_openssh(LineEnding::LF).map_err(failed)?.to_string();
-    Ok((text, private.public_key().clone()))
+    Ok((pem(&private)?, private.public_key().clone()))
 }
 
 /// A private key for the server itself.
@@ -79,20 +92,28 @@ pub(crate) fn own_key() -> Result<String, Error> {
     make(SshKeyKind::Ed25519, "berth").map(|(text, _)| text)
 }
 
+/// The name that is given, or one that is made up.
+fn named(given: Option<&str>) -> Result<String, Error> {
+    match given.filter(|name| !name.is_empty()) {
+        Some(name) => check_name("key_name", name).map(|()| name.to_owned()),
+        None => Ok(format!("key-{}", random_hex(4))),
+    }
+}
+
 fn about(public: &str) -> String {
     format!("ssh key {public}")
 }
 
 impl Core {
-    /// Makes a key pair.
+    /// Makes a key pair; its name is made up if none is given.
     ///
     /// # Errors
     /// [`Error::Invalid`] for the name.
-    pub async fn ssh_key_create(&self, caller: &Caller, name: &str, kind: SshKeyKind) -> Result<SshKey, Error> {
-        check_name("key_name", name)?;
-        let comment = name.to_owned();
+    pub async fn ssh_key_create(&self, caller: &Caller, name: Option<&str>, kind: SshKeyKind) -> Result<SshKey, Error> {
+        let name = &named(name)?;
+        let comment = name.clone();
         // An RSA key takes a while to find; the threads are there for others, too.
-        let _turn = MAKING.acquire().await.map_err(|e| Error::Bug(e.to_string()))?;
+        let _turn = self.inner.key_pairs.take(caller.account).await;
         let made = tokio::task::spawn_blocking(move || make(kind, &comment)).await;
         let (private, public) = made.map_err(|e| Error::Bug(e.to_string()))??;
         let line = public.to_openssh().map_err(|e| Error::Bug(format!("a public key: {e}")))?;
@@ -104,8 +125,8 @@ impl Core {
     ///
     /// # Errors
     /// [`Error::Invalid`] for the name, or for what is no public key.
-    pub async fn ssh_key_add(&self, caller: &Caller, name: &str, public: &str) -> Result<SshKey, Error> {
-        check_name("key_name", name)?;
+    pub async fn ssh_key_add(&self, caller: &Caller, name: Option<&str>, public: &str) -> Result<SshKey, Error> {
+        let name = &named(name)?;
         // What is written into a container is one line, whatever came.
         if public.trim().contains(char::is_control) {
             return Err(Error::invalid("public_key", "one line without control characters"));
@@ -145,20 +166,27 @@ impl Core {
         Ok(self.read(move |tx| Ok(tx.ssh_keys(account)?)).await?.into_iter().map(key).collect())
     }
 
-    /// The private half of a key, in OpenSSH's form. It is told once, and is not here any more then.
+    /// The private half of a key: PKCS#1 of an RSA key, else OpenSSH's form. With `forget` it is not here any more then.
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is no such key, or its private half is not here.
-    pub async fn ssh_key_private(&self, caller: &Caller, id: i64) -> Result<String, Error> {
+    pub async fn ssh_key_private(&self, caller: &Caller, id: i64, forget: bool) -> Result<String, Error> {
         let account = caller.account;
         let gone = |why: &str| Error::NotFound { what: "secret key", name: format!("{id}{why}") };
         let row = self.read(move |tx| Ok(tx.ssh_key(account, id)?)).await?.ok_or_else(|| gone(""))?;
         let fetched = || gone(" (its private half was fetched already, or was never here)");
         let sealed = row.private.ok_or_else(fetched)?;
-        let text = self.inner.secrets.open_sealed(&about(&row.public), &sealed)?;
+        let mut text = self.inner.secrets.open_sealed(&about(&row.public), &sealed)?;
+        if row.public.starts_with("ssh-rsa ") && text.contains("OPENSSH PRIVATE KEY") {
+            // Kept by a version of berth that wrote all keys so.
+            let private = PrivateKey::from_openssh(&text).map_err(|e| Error::Bug(format!("key {id}: {e}")))?;
+            text = pem(&private)?;
+        }
         // Of two who ask at the same time one gets it.
-        let first = self.write(move |tx| Ok(tx.ssh_key_forget_private(id)?)).await?;
-        if first { Ok(text) } else { Err(fetched()) }
+        if forget && !self.write(move |tx| Ok(tx.ssh_key_forget_private(id)?)).await? {
+            return Err(fetched());
+        }
+        Ok(text)
     }
 
     /// Removes a key. Containers that were made with it keep it.
@@ -183,13 +211,14 @@ mod tests {
 
     #[test]
     fn pairs_belong_together_and_fingerprints_are_ssh_keygens() {
-        for (kind, word) in [(SshKeyKind::Ed25519, "ssh-ed25519 "), (SshKeyKind::Rsa, "ssh-rsa ")] {
-            let (text, public) = make(kind, "mine").expect("make");
-            assert!(text.starts_with("-----BEGIN OPENSSH PRIVATE KEY-----\n"), "{text}");
-            let line = public.to_openssh().expect("line");
-            assert!(line.starts_with(word) && line.ends_with(" mine"), "{line}");
-            assert_eq!(PrivateKey::from_openssh(&text).expect("private").public_key(), &public);
-        }
+        let (text, public) = make(SshKeyKind::Ed25519, "mine").expect("make");
+        assert!(text.starts_with("-----BEGIN OPENSSH PRIVATE KEY-----\n"), "{text}");
+        let line = public.to_openssh().expect("line");
+        assert!(line.starts_with("ssh-ed25519 ") && line.ends_with(" mine"), "{line}");
+        assert_eq!(PrivateKey::from_openssh(&text).expect("private").public_key(), &public);
+        let (text, public) = make(SshKeyKind::Rsa, "mine").expect("make");
+        assert!(text.starts_with("-----BEGIN RSA PRIVATE KEY-----\n"), "{text}");
+        assert!(public.to_openssh().expect("line").starts_with("ssh-rsa "));
         // Taken from `ssh-keygen -l -E md5`.
         let known = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f x";
         let known = PublicKey::from_openssh(known).expect("public");

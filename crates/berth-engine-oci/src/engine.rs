@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use berth_engine::{
     Abilities, Changes, Engine, EngineError, ExecAsked, Files, HostFacts, Listening, LogOptions, LogReader, Observed,
-    Placement, PortAsked, PortGiven, Resources, Session, State, Stats, Traffic, UnitId, UnitSpec,
+    Placement, PortAsked, PortGiven, PortProtocol, Resources, Session, State, Stats, Traffic, UnitId, UnitSpec,
 };
 use berth_image::Store as Images;
 use berth_net::{Netns, Network, link_stats};
@@ -587,6 +587,11 @@ impl Engine for OciEngine {
             })
             .await?;
         conversations::of_exec(exec)
+    }
+
+    async fn listening(&self, id: &UnitId) -> Result<Vec<(PortProtocol, u16)>, EngineError> {
+        let id = id.clone();
+        self.blocking(move |inner| inner.listening(&id)).await
     }
 
     async fn attach(&self, id: &UnitId, from_start: bool) -> Result<Session, EngineError> {

@@ -20,6 +20,7 @@ mod fronts;
 mod host;
 mod instance;
 mod lifecycle;
+mod listening;
 mod live;
 mod names;
 mod output;

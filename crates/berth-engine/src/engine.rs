@@ -129,6 +129,11 @@ pub trait Engine: Send + Sync {
     /// it accepted, are to be closed when the run has ended, which `ended` tells.
     async fn listen(&self, id: &UnitId, port: u16) -> Result<Listening, EngineError>;
 
+    /// The ports that its processes listen on in its network. An engine that can't look says none.
+    async fn listening(&self, _id: &UnitId) -> Result<Vec<(PortProtocol, u16)>, EngineError> {
+        Ok(Vec::new())
+    }
+
     /// Stops its processes where they are. One that is paused stays so.
     async fn pause(&self, id: &UnitId) -> Result<(), EngineError>;
 

@@ -14,7 +14,7 @@ use crate::engine::{Changes, Engine, EngineError, LogReader};
 use crate::session::{ExecAsked, FileStat, Files, Said, Session};
 use crate::words::{
     Abilities, Exit, HostFacts, LogLine, LogOptions, LogStream, NetworkMode, Observed, Placement, PortAsked, PortGiven,
-    Resources, State, Stats, Traffic, UnitId, UnitSpec,
+    PortProtocol, Resources, State, Stats, Traffic, UnitId, UnitSpec,
 };
 
 #[derive(Debug)]
@@ -28,7 +28,8 @@ struct Unit {
 }
 
 /// Containers that exist only as rows. A program is told by its first argument: `exit N` ends at once with that code,
-/// `exit-after N MS` so many milliseconds later, `echo …` prints and ends, `missing` can't be started, anything else runs until it is stopped.
+/// `exit-after N MS` so many milliseconds later, `listen PORT` runs unless another
+/// in the host's network has that port (then it ends with 1), `echo …` prints and ends, `missing` can't be started, anything else runs until it is stopped.
 ///
 /// Clones share what is inside, so a "restarted" engine is a clone.
 #[derive(Debug, Clone)]
@@ -130,6 +131,31 @@ impl FakeEngine {
     fn held(&self, id: &UnitId) -> Vec<PortGiven> {
         let fronts = self.fronts.lock().unwrap_or_else(PoisonError::into_inner);
         fronts.iter().filter(|(other, _)| *other != id).flat_map(|(_, (ports, _))| ports.clone()).collect()
+    }
+
+    /// The port that a unit listens on, if its program is `listen PORT` and it runs.
+    fn port_of(unit: &Unit) -> Option<u16> {
+        let runs = matches!(unit.state, State::Running { .. });
+        match unit.spec.args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["listen", port] if runs => port.parse().ok(),
+            _ => None,
+        }
+    }
+
+    /// Whether another unit in the host's network listens where this one is about to.
+    fn is_taken(&self, id: &UnitId) -> bool {
+        let units = self.units();
+        let Some(["listen", port]) = units.get(id).map(|u| {
+            let args: Vec<&str> = u.spec.args.iter().map(String::as_str).collect();
+            <[&str; 2]>::try_from(args).unwrap_or_default()
+        }) else {
+            return false;
+        };
+        units.iter().any(|(other, unit)| {
+            other != id
+                && unit.spec.network == NetworkMode::Host
+                && Self::port_of(unit).is_some_and(|own| own.to_string() == port)
+        })
     }
 
     /// For the program `exit-after`.
@@ -288,6 +314,7 @@ impl Engine for FakeEngine {
     }
 
     async fn start(&self, id: &UnitId, run: u64) -> Result<(), EngineError> {
+        let taken = self.is_taken(id);
         let result = self.with(id, |unit| {
             if unit.run >= run || matches!(unit.state, State::Running { .. }) {
                 return Ok(());
@@ -298,6 +325,10 @@ impl Engine for FakeEngine {
             }
             unit.run = run;
             let argument = unit.spec.args.get(1).map(String::as_str).unwrap_or_default();
+            if taken && unit.spec.network == NetworkMode::Host {
+                unit.state = ended(1, None);
+                return Ok(());
+            }
             unit.state = match program {
                 "exit" => ended(argument.parse().unwrap_or(1), None),
                 "echo" => {
@@ -402,6 +433,10 @@ impl Engine for FakeEngine {
         };
         let _ = said.send(Said::Ended(code)).await;
         Ok(Session { output, input })
+    }
+
+    async fn listening(&self, id: &UnitId) -> Result<Vec<(PortProtocol, u16)>, EngineError> {
+        self.with(id, |unit| Self::port_of(unit).map(|port| (PortProtocol::Tcp, port)).into_iter().collect())
     }
 
     async fn attach(&self, _id: &UnitId, _from_start: bool) -> Result<Session, EngineError> {

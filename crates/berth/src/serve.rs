@@ -134,7 +134,8 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), String> {
     let first = administrator(&core, data, settings.dev).await?;
     berth_ssh::begin(core.clone()).await.map_err(|e| e.chain())?;
     let draining = Draining::default();
-    let router = berth_api::router(core.clone(), draining.clone(), settings.dialects);
+    let served = berth_api::Settings { dialects: settings.dialects, comb: settings.comb };
+    let router = berth_api::router(core.clone(), draining.clone(), served);
     let socket = crate::local::path(data);
     let local = crate::local::Listener::open(data).map_err(|e| format!("listen on {}: {e}", socket.display()))?;
     // Where the CLI finds this server, when it is given the folder.

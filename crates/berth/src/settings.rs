@@ -20,6 +20,8 @@ pub(crate) struct Settings {
     pub(crate) https: Https,
     /// Dialects that are served.
     pub(crate) dialects: berth_api::Dialects,
+    /// The dialect `comb`.
+    pub(crate) comb: berth_api::CombSettings,
     /// Seconds that requests under way may take when the server goes.
     pub(crate) drain_s: u64,
     /// Log of the server.
@@ -88,6 +90,7 @@ impl Default for Settings {
             dev: false,
             https: Https::default(),
             dialects: berth_api::Dialects::default(),
+            comb: berth_api::CombSettings::default(),
             drain_s: 30,
             log: Log::default(),
             engine: Engine::default(),

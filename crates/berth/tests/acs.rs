@@ -520,9 +520,8 @@ async fn what_is_told_is_what_is() {
     let script = "[ -e /bad ] && exit 3; touch /ok; exec sleep 1000";
     let check = json!({"command": ["test", "-f", "/ok"], "interval": 1.0, "retries": 1, "timeout": 1.0});
     let spec = json!({"image": "busybox", "command": ["sh", "-c", script], "replicas": 2, "health": check});
-    let made = server
-        .request("POST", "/v1/services/shop/groups", json!({"name": "prod", "spec": spec}).to_string())
-        .await;
+    let made =
+        server.request("POST", "/v1/services/shop/groups", json!({"name": "prod", "spec": spec}).to_string()).await;
     assert_eq!(made.status, 201, "{}", made.text);
     done(&server, &["wait", made.json()["command"]["id"].as_str().expect("a command")]);
     let node = async || admin.call("GET", "/api/v1/node", &[]).await[0].clone();

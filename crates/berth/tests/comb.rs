@@ -262,17 +262,18 @@ async fn the_documents_operations_work_as_shown() {
         cloud.create(&with(payload(web, &format!("more{n}")), json!({"use_public_network": 0, "env_var": {}}))).await;
     }
     example = listed_example();
-    let page = cloud.call("GET", "/containers?limit=1&offset=0", None, 200).await;
+    let page = cloud.call("GET", "/containers?limit=1&offset=3", None, 200).await;
     same_shape(&page, &json!({"total": 1, "containers": [example]}), "list");
     assert_eq!((&page["total"], page["containers"].as_array().map(Vec::len)), (&json!(4), Some(1)));
-    let page = cloud.call("GET", "/containers?limit=30&offset=3", None, 200).await;
+    let page = cloud.call("GET", "/containers?limit=30&offset=0", None, 200).await;
     assert_eq!((&page["containers"][0]["name"], &page["containers"][0]["public_ip"]), (&json!("more2"), &Value::Null));
+    assert_eq!(page["containers"][3]["name"], "name", "newest first");
     let body = asked(&cloud.http, &server, Some(&cloud.token), "GET", "/containers", Some("{}".into())).await;
     assert_eq!(body.status, 200, "a GET with a body");
     assert_eq!(tenant.call("GET", "/containers", None, 200).await["total"], 1);
     // What another dialect made is seen, and deleted, here too.
     done(&server, &["run", "-d", "--name", "foreign", "-m", "600m", "busybox", "sleep", "1000"]);
-    let page = cloud.call("GET", "/containers?offset=4", None, 200).await;
+    let page = cloud.call("GET", "/containers?offset=0", None, 200).await;
     let foreign = &page["containers"][0];
     let env = foreign["env_var"].clone();
     let mut example = with(listed_example(), json!({ "env_var": env }));
@@ -411,7 +412,8 @@ async fn every_error_has_its_code() {
     cloud.refused("PATCH", "/containers/77", None, 4_050_001).await;
     cloud.refused("GET", "/secret-keys/77", None, 4_040_005).await;
     cloud.refused("DELETE", "/secret-keys/77", None, 4_040_005).await;
-    cloud.refused("POST", "/secret-keys", Some(json!({})), 4_000_002).await;
+    let made = cloud.call("POST", "/secret-keys", Some(json!({})), 201).await;
+    assert!(made["name"].as_str().is_some_and(|name| name.starts_with("key-")), "{made}");
     cloud.refused("POST", "/secret-keys", Some(json!({"key_name": "k", "key_type": "dsa"})), 4_000_001).await;
     let packed =
         cloud.http.post(server.url("/api/v1/containers")).header("authorization", format!("Token {}", cloud.token));
@@ -432,14 +434,10 @@ async fn every_error_has_its_code() {
     cloud.refused("POST", "/containers", Some(with(good, json!({"name": "second"}))), 4_030_002).await;
     let id = made["id"].as_i64().expect("id");
     cloud.refused("PUT", &format!("/containers/{id}"), Some(json!({"bandwidth": 1000})), 4_000_001).await;
-    cloud
-        .refused(
-            "PUT",
-            &format!("/containers/{id}"),
-            Some(json!({"charge_type": 2, "network_charge_type": 1})),
-            4_000_002,
-        )
-        .await;
+    // A package has a bandwidth, which stays when it is charged by use.
+    let by_use = json!({"charge_type": 2, "network_charge_type": 1});
+    cloud.call("PUT", &format!("/containers/{id}"), Some(by_use), 200).await;
+    cloud.settled(id).await;
     cloud
         .refused("GET", &format!("/containers/{id}/flow?from_time=2000000000&to_time=1000000000"), None, 4_000_001)
         .await;
@@ -471,9 +469,9 @@ async fn every_error_has_its_code() {
     let maker = Cloud::with(&server, &maker[0], &maker[1]).await;
     let made = maker.call("POST", "/secret-keys", Some(json!({"key_name": "mine"})), 201).await;
     let path = format!("/secret-keys/{}", made["id"]);
-    assert_eq!(maker.plain("HEAD", &path, None).await.status, 405);
-    assert!(maker.plain("GET", &path, None).await.text.starts_with("-----BEGIN OPENSSH PRIVATE KEY-----"));
-    maker.refused("GET", &path, None, 4_040_005).await;
+    let first = maker.plain("GET", &path, None).await.text;
+    assert!(first.starts_with("-----BEGIN RSA PRIVATE KEY-----"), "{first}");
+    assert_eq!(maker.plain("GET", &path, None).await.text, first, "each time");
     maker.refused("GET", "/containers", None, 4_010_001).await;
     maker.refused("GET", "/containers/", None, 4_040_006).await;
     done(&server, &["key", "disable", "reader"]);
@@ -567,12 +565,9 @@ async fn keys_log_in_with_and_without_a_server_in_the_image() {
             );
             let id = made["id"].as_i64().expect("id");
             let answer = cloud.plain("GET", &format!("/secret-keys/{id}"), None).await;
-            assert!(
-                answer.status == 200 && answer.text.starts_with("-----BEGIN OPENSSH PRIVATE KEY-----"),
-                "{}",
-                answer.text
-            );
-            cloud.refused("GET", &format!("/secret-keys/{id}"), None, 4_040_005).await;
+            let form = if kind == "ed25519" { "OPENSSH" } else { "RSA" };
+            let begins = format!("-----BEGIN {form} PRIVATE KEY-----");
+            assert!(answer.status == 200 && answer.text.starts_with(&begins), "{}", answer.text);
             let path = files.join(name);
             std::fs::write(&path, &answer.text).expect("write");
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("permissions");
@@ -584,9 +579,10 @@ async fn keys_log_in_with_and_without_a_server_in_the_image() {
             paths.push(path);
         }
         let all = cloud.call("GET", "/secret-keys", None, 200).await;
-        assert_eq!((&all["total"], &all["secret_keys"][0]["name"]), (&json!(3), &json!("ed")));
+        assert_eq!((all.as_array().map(Vec::len), &all[0]["name"]), (Some(3), &json!("stranger")), "{all}");
         let stored = std::fs::read(server.data.join("berth.db")).expect("database");
-        assert!(!stored.windows(20).any(|w| w == b"OPENSSH PRIVATE KEY-"), "private halves are encrypted, and go");
+        assert!(!stored.windows(20).any(|w| w == b"OPENSSH PRIVATE KEY-"), "private halves are encrypted");
+        assert!(!stored.windows(15).any(|w| w == b"RSA PRIVATE KEY"), "private halves are encrypted");
         (cloud.image("custom_images", "busybox").await, cloud.image("custom_images", "with-server").await)
     };
 
@@ -722,7 +718,9 @@ async fn traffic_is_told_for_any_time_and_survives_every_restart() {
     done(&server, &["commit", "base", "sink"]);
     let cloud = Cloud::with(&server, &access_key, &secret_key).await;
     let image = cloud.image("custom_images", "sink").await;
-    let made = cloud.create(&with(payload(image, "sink"), json!({"bandwidth": null}))).await;
+    // By use and not public: a package would be capped.
+    let changes = json!({"charge_type": 2, "use_public_network": 0, "network_charge_type": null, "bandwidth": null});
+    let made = cloud.create(&with(payload(image, "sink"), changes)).await;
     let id = made["id"].as_i64().expect("id");
     let address = made["private_ip"].as_str().expect("an address").to_owned();
     drop(cloud);
@@ -891,4 +889,117 @@ async fn the_same_is_served_over_tls() {
     assert_eq!(head.expect("curl").stdout, b"ok\n");
     server.finish().await;
     std::fs::remove_dir_all(folder).expect("clean");
+}
+
+/// What the cloud's own clients send: Terraform's provider, the Python and Go CLIs, the SDKs for Go and PHP.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_clouds_own_clients_send_is_taken() {
+    let Some(rootfs) = image("busybox").filter(|_| is_root()) else { return };
+    let mut server = Server::start(env!("CARGO_BIN_EXE_berth"), "comb-clients", "").await;
+    server.import(&rootfs, "busybox", &[]);
+    done(&server, &["create", "--name", "base", "busybox", "sleep", "1000"]);
+    done(&server, &["commit", "base", "app"]);
+    done(&server, &["create", "--name", "nothing", "busybox", "/no/such/program"]);
+    done(&server, &["commit", "nothing", "broken"]);
+    let (access_key, secret_key) = keys(&server);
+    let (id, failed, image) = {
+        let cloud = Cloud::with(&server, &access_key, &secret_key).await;
+        // Terraform reads the key at every refresh.
+        let made = cloud.call("POST", "/secret-keys", Some(json!({"key_name": ""})), 201).await;
+        let path = format!("/secret-keys/{}", made["id"]);
+        let (one, two) = (cloud.plain("GET", &path, None).await.text, cloud.plain("GET", &path, None).await.text);
+        assert!(one == two && one.starts_with("-----BEGIN RSA PRIVATE KEY-----"), "{one}");
+        assert!(cloud.call("GET", "/secret-keys", None, 200).await[0]["name"].is_string());
+
+        // The Python CLI sends empty texts, and a package is public then.
+        let image = cloud.image("custom_images", "app").await;
+        let python = json!({"charge_type": "1", "spec_id": "1", "image_type": "2", "image_id": image, "name": "p", "desc": "",
+            "use_public_network": "", "network_charge_type": "", "bandwidth": ""});
+        let made = cloud.create(&python).await;
+        assert_eq!(
+            (&made["use_public_network"], &made["network_charge_type"], &made["bandwidth"]),
+            (&json!(1), &json!(2), &json!(100)),
+            "{made}"
+        );
+        let id = made["id"].as_i64().expect("id");
+
+        // What is no JSON object changes nothing.
+        let send = async |method: &str, path: &str, kind: Option<&str>, body: &str| {
+            let method = reqwest::Method::from_bytes(method.as_bytes()).expect("a method");
+            let mut request = cloud.http.request(method, server.url(&format!("/api/v1{path}")));
+            request = request.header("authorization", format!("token {}", cloud.token)).body(body.to_owned());
+            if let Some(kind) = kind {
+                request = request.header("content-type", kind);
+            }
+            let answer = request.send().await.expect("send");
+            let status = answer.status().as_u16();
+            (status, answer.json::<Value>().await.unwrap_or_default()["code"].clone())
+        };
+        for body in ["garbage", "a=b", "[]", "[1]", "\"x\"", "1", "null", "{\"desc\":"] {
+            for (method, path) in [("PUT", ""), ("PUT", "/actions/restart"), ("DELETE", ""), ("POST", "/tag")] {
+                let answer = send(method, &format!("/containers/{id}{path}"), None, body).await;
+                assert_eq!(answer, (422, json!(4_220_001)), "{method} {path} {body}");
+            }
+        }
+        let known = cloud.call("GET", &format!("/containers/{id}"), None, 200).await;
+        assert_eq!((&known["status"], &known["desc"]), (&json!("create_succ"), &json!("")), "{known}");
+        let form = "application/x-www-form-urlencoded; charset=utf-8";
+        assert_eq!(send("PUT", &format!("/containers/{id}"), Some(form), "desc=form").await.0, 200);
+        cloud.settled(id).await;
+        let path = format!("/containers/{id}");
+        assert_eq!(send("PUT", &path, Some(form), "{\"desc\": \"json\"}").await.0, 200);
+        assert_eq!(cloud.settled(id).await["desc"], "json");
+        assert_eq!(send("GET", "/containers", None, "[]").await.0, 200, "the PHP SDK's GET has a body");
+
+        // Other services of the cloud, and paths that are nothing at all.
+        for path in ["/apps", "/repositories", "/namespaces", "/ips", "/containersx", "/", "/nodes"] {
+            cloud.refused("GET", path, None, 4_040_006).await;
+        }
+        assert_eq!(cloud.plain("GET", "/containers/%FF", None).await.status, 404);
+        let acs = server.request("GET", "/api/v1/container/1/2/3", "").await;
+        assert_eq!((acs.status, acs.json()["code"].clone()), (404, json!("404")));
+
+        // Texts are the publisher's, once.
+        let text = async |method: &str, path: &str, body: Option<Value>| {
+            cloud.plain(method, path, body).await.json()["message"].as_str().unwrap_or_default().to_owned()
+        };
+        assert_eq!(text("GET", "/containers/77", None).await, "No such container.");
+        assert_eq!(text("GET", "/apps", None).await, "No such api");
+        assert_eq!(text("POST", "/containers", Some(python.clone())).await, "Duplicate container name.");
+        assert_eq!(text("POST", "/containers", Some(json!({}))).await, "Missing parameters.: charge_type");
+        let other = with(python.clone(), json!({"name": "q", "image_id": 7777}));
+        assert!(text("POST", "/containers", Some(other)).await.starts_with("No such image."));
+
+        // What could not be made stays so.
+        let broken = cloud.image("custom_images", "broken").await;
+        let failed = cloud.create(&with(python, json!({"name": "b", "image_id": broken}))).await;
+        assert_eq!(failed["status"], "create_fail", "{failed}");
+        let failed = failed["id"].as_i64().expect("id");
+        cloud.refused("PUT", &format!("/containers/{failed}"), Some(json!({"desc": "x"})), 4_030_010).await;
+        cloud.refused("PUT", &format!("/containers/{failed}/actions/restart"), None, 4_030_010).await;
+        (id, failed, image)
+    };
+    assert!(image > 0);
+    server.kill();
+    server.up().await;
+    let cloud = Cloud::with(&server, &access_key, &secret_key).await;
+    let known = cloud.call("GET", &format!("/containers/{failed}"), None, 200).await;
+    assert_eq!(known["status"], "create_fail", "{known}");
+    for id in [id, failed] {
+        cloud.call("DELETE", &format!("/containers/{id}"), None, 200).await;
+        cloud.gone(id).await;
+    }
+    drop(cloud);
+    server.finish().await;
+
+    let server = Server::start(env!("CARGO_BIN_EXE_berth"), "comb-once", "[comb]\nprivate_keys = \"once\"\n").await;
+    let (access_key, secret_key) = keys(&server);
+    let cloud = Cloud::with(&server, &access_key, &secret_key).await;
+    let made = cloud.call("POST", "/secret-keys", Some(json!({"key_type": "ed25519"})), 201).await;
+    let path = format!("/secret-keys/{}", made["id"]);
+    assert_eq!(cloud.plain("HEAD", &path, None).await.status, 405);
+    assert!(cloud.plain("GET", &path, None).await.text.starts_with("-----BEGIN OPENSSH PRIVATE KEY-----"));
+    cloud.refused("GET", &path, None, 4_040_005).await;
+    drop(cloud);
+    server.finish().await;
 }

@@ -486,7 +486,8 @@ async fn the_hosts_network_is_a_right() {
         let order = async |operation: &str, names: &[&str]| {
             let items: Vec<Value> = names.iter().map(|name| asked(&uuid, name, "1")).collect();
             let path = format!("/tingyu/container/{operation}");
-            server.request_as(Some(&token), "POST", &path, json!(items).to_string()).await.json()
+            let method = if operation == "create" { "POST" } else { "PUT" };
+            server.request_as(Some(&token), method, &path, json!(items).to_string()).await.json()
         };
         let refused = "host network is not allowed for this account";
         let answer = order("create", &["one", "two"]).await;

@@ -54,9 +54,9 @@ pub(super) async fn enter(core: &Core, request: Request, action: &str) -> Result
                      method, a line feed, and the decoded parameters sorted by name as name=value joined by &, with %, \
                      &, = and line feeds in them percent-encoded",
                 ),
-                Refusal::OtherPath => Error::unauthorized(
-                    "parameter signature was used with another path before: sign each change anew",
-                ),
+                Refusal::OtherPath => {
+                    Error::unauthorized("parameter signature was used with another path before: sign each change anew")
+                }
                 Refusal::Dialect => Error::forbidden("this access key is not for the dialect acs"),
                 Refusal::Action => Error::forbidden(format!("this access key may not do {action}")),
                 Refusal::Address => {

@@ -1,13 +1,14 @@
 //! Commands.
 
 use axum::Json;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use berth_core::{CommandQuery, Core};
 
 use super::auth::enter;
 use super::containers::Reply;
 use super::error::Error;
 use super::wire::{Answer, Command};
+use crate::kit::PathText;
 
 /// Items of a page.
 const PAGE: i64 = 20;
@@ -41,7 +42,7 @@ pub(super) async fn list(State(core): State<Core>, request: Request) -> Reply<Ve
 }
 
 /// `GET /api/v1/command/{commandId}`, with its activities.
-pub(super) async fn inspect(State(core): State<Core>, Path(id): Path<String>, request: Request) -> Reply<Command> {
+pub(super) async fn inspect(State(core): State<Core>, PathText(id): PathText, request: Request) -> Reply<Command> {
     let (caller, _) = enter(&core, request, "command_get").await?;
     let command = core.command(&caller, &id).await?;
     Ok(Json(Answer::of(Command::of(&core, command))))

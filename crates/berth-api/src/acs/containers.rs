@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 
 use axum::Json;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use berth_core::{Caller, ContainerOrder, Core};
 
 use super::auth::{Change, enter, enter_change};
 use super::error::Error;
 use super::wire::{Answer, Command, Container};
+use crate::kit::PathText;
 
 pub(super) type Reply<T> = Result<Json<Answer<T>>, Error>;
 
@@ -32,7 +33,7 @@ pub(super) async fn list(State(core): State<Core>, request: Request) -> Reply<Ve
 }
 
 /// `GET /api/v1/container/{container_id}`.
-pub(super) async fn inspect(State(core): State<Core>, Path(id): Path<String>, request: Request) -> Reply<Container> {
+pub(super) async fn inspect(State(core): State<Core>, PathText(id): PathText, request: Request) -> Reply<Container> {
     let (caller, _) = enter(&core, request, "container_get").await?;
     let found = core.container_by_number(&caller, number("container_id", &id)?).await?;
     let disk = match found.group {
@@ -52,16 +53,16 @@ async fn order(core: Core, id: String, request: Request, action: &str, what: Con
 }
 
 /// `POST /api/v1/container/{container_id}/start`.
-pub(super) async fn start(State(core): State<Core>, Path(id): Path<String>, request: Request) -> Reply<Command> {
+pub(super) async fn start(State(core): State<Core>, PathText(id): PathText, request: Request) -> Reply<Command> {
     order(core, id, request, "container_start", ContainerOrder::Start).await
 }
 
 /// `POST /api/v1/container/{container_id}/stop`.
-pub(super) async fn stop(State(core): State<Core>, Path(id): Path<String>, request: Request) -> Reply<Command> {
+pub(super) async fn stop(State(core): State<Core>, PathText(id): PathText, request: Request) -> Reply<Command> {
     order(core, id, request, "container_stop", ContainerOrder::Stop).await
 }
 
 /// `DELETE /api/v1/container/{container_id}`.
-pub(super) async fn delete(State(core): State<Core>, Path(id): Path<String>, request: Request) -> Reply<Command> {
+pub(super) async fn delete(State(core): State<Core>, PathText(id): PathText, request: Request) -> Reply<Command> {
     order(core, id, request, "container_delete", ContainerOrder::Delete).await
 }

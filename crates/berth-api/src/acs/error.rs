@@ -74,12 +74,13 @@ impl From<ParameterError> for Error {
                 format!("parameter {name} must be {expected}, not {found:?}")
             }
             ParameterError::Body(message) => message,
+            ParameterError::TooLong => format!("the body is longer than {} bytes", crate::kit::LONGEST_BODY),
             ParameterError::Late => "the body did not arrive in time".into(),
         })
     }
 }
 
-pub(super) async fn no_such_path() -> Error {
+pub(crate) async fn no_such_path() -> Error {
     Error::new(StatusCode::NOT_FOUND, "there is no such operation")
 }
 

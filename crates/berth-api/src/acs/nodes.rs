@@ -1,14 +1,14 @@
 //! Nodes: what berth calls groups.
 
 use axum::Json;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use berth_core::{Caller, Core, Group, Method};
 
 use super::auth::{Change, enter, enter_change};
 use super::containers::{Reply, number};
 use super::error::Error;
 use super::wire::{Answer, Command, Node};
-use crate::kit::Parameters;
+use crate::kit::{Parameters, PathText};
 
 async fn found(core: &Core, caller: &Caller, id: &str) -> Result<Group, Error> {
     let id = number("node_id", id)?;
@@ -39,7 +39,7 @@ pub(super) async fn list(State(core): State<Core>, request: Request) -> Reply<Ve
 }
 
 /// `GET /api/v1/node/{node_id}`.
-pub(super) async fn inspect(State(core): State<Core>, Path(id): Path<String>, request: Request) -> Reply<Node> {
+pub(super) async fn inspect(State(core): State<Core>, PathText(id): PathText, request: Request) -> Reply<Node> {
     let (caller, _) = enter(&core, request, "node_get").await?;
     let group = found(&core, &caller, &id).await?;
     let containers = core.group_containers(&group).await?;
@@ -51,7 +51,7 @@ fn answer(core: &Core, command: berth_core::Command) -> Reply<Command> {
 }
 
 /// `POST /api/v1/node/{node_id}/uploadStart`: code by `url` becomes the node's next version.
-pub(super) async fn upload_start(State(core): State<Core>, Path(id): Path<String>, request: Request) -> Reply<Command> {
+pub(super) async fn upload_start(State(core): State<Core>, PathText(id): PathText, request: Request) -> Reply<Command> {
     let (caller, parameters) = match enter_change(&core, request, "node_upload_start").await? {
         Change::New(caller, parameters) => (caller, parameters),
         Change::Again(command) => return answer(&core, *command),
@@ -65,7 +65,7 @@ pub(super) async fn upload_start(State(core): State<Core>, Path(id): Path<String
 /// `POST /api/v1/node/{node_id}/historyStart`: a `version` that the node had before.
 pub(super) async fn history_start(
     State(core): State<Core>,
-    Path(id): Path<String>,
+    PathText(id): PathText,
     request: Request,
 ) -> Reply<Command> {
     let (caller, parameters) = match enter_change(&core, request, "node_history_start").await? {
@@ -79,7 +79,7 @@ pub(super) async fn history_start(
 }
 
 /// `POST /api/v1/node/{node_id}/start`: from another image with `imageName` and `imageTag`.
-pub(super) async fn start(State(core): State<Core>, Path(id): Path<String>, request: Request) -> Reply<Command> {
+pub(super) async fn start(State(core): State<Core>, PathText(id): PathText, request: Request) -> Reply<Command> {
     let (caller, parameters) = match enter_change(&core, request, "node_start").await? {
         Change::New(caller, parameters) => (caller, parameters),
         Change::Again(command) => return answer(&core, *command),
@@ -102,7 +102,7 @@ pub(super) async fn start(State(core): State<Core>, Path(id): Path<String>, requ
 }
 
 /// `POST /api/v1/node/{node_id}/stop`.
-pub(super) async fn stop(State(core): State<Core>, Path(id): Path<String>, request: Request) -> Reply<Command> {
+pub(super) async fn stop(State(core): State<Core>, PathText(id): PathText, request: Request) -> Reply<Command> {
     let (caller, parameters) = match enter_change(&core, request, "node_stop").await? {
         Change::New(caller, parameters) => (caller, parameters),
         Change::Again(command) => return answer(&core, *command),
@@ -113,7 +113,7 @@ pub(super) async fn stop(State(core): State<Core>, Path(id): Path<String>, reque
 }
 
 /// `DELETE /api/v1/node/{node_id}`.
-pub(super) async fn delete(State(core): State<Core>, Path(id): Path<String>, request: Request) -> Reply<Command> {
+pub(super) async fn delete(State(core): State<Core>, PathText(id): PathText, request: Request) -> Reply<Command> {
     let caller = match enter_change(&core, request, "node_delete").await? {
         Change::New(caller, _) => caller,
         Change::Again(command) => return answer(&core, *command),

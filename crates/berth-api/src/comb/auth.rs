@@ -13,8 +13,9 @@ pub(super) async fn parameters(request: Request) -> Result<Parameters, Error> {
     if let Some(packed) = packed.filter(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
         return Err(UNSUPPORTED.with(format!("a body in the encoding {packed}")));
     }
-    let query = (request.method() == Method::GET).then(|| request.uri().query().unwrap_or_default().to_owned());
-    match (Parameters::of(request).await, query) {
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let query = reads.then(|| request.uri().query().unwrap_or_default().to_owned());
+    match (Parameters::strict(request).await, query) {
         (Err(_), Some(query)) => Ok(Parameters::of_query(&query)),
         (result, _) => Ok(result?),
     }

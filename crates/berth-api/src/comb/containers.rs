@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use berth_core::{Charge, Core, NetworkCharge, NewCommit, NewPlanned, Plan, PlanChange};
 use serde_json::Value;
@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::auth::enter;
 use super::error::{CREATE, Code, DELETE, ENV_KEY, Error, INVALID, MISSING, NO_CONTAINER, SSH_KEY};
 use super::wire::{Container, Containers, Created, Flow, Tagged, charge, megabytes, network_charge};
-use crate::kit::{Parameters, kind_of};
+use crate::kit::{Parameters, PathText, kind_of};
 
 /// A number of the path; what is none names nothing.
 pub(super) fn number(text: &str, none: Code) -> Result<i64, Error> {
@@ -84,14 +84,13 @@ pub(super) async fn create(State(core): State<Core>, request: Request) -> Result
     let image = required("image_id")?;
     let name = parameters.text("name")?;
     let public = match whole(&parameters, "use_public_network")? {
-        None if kind == Charge::Use => return Err(MISSING.with("use_public_network")),
-        None | Some(0) => false,
-        Some(1) => true,
+        None => None,
+        Some(0) => Some(false),
+        Some(1) => Some(true),
         Some(other) => return Err(INVALID.with(format!("use_public_network must be 0 or 1, not {other}"))),
     };
     let network = one_of(&parameters, "network_charge_type", network_charge)?;
-    let bandwidth = whole(&parameters, "bandwidth")?;
-    complete(kind, public, network, bandwidth)?;
+    let (public, network, bandwidth) = connected(kind, public, network, whole(&parameters, "bandwidth")?)?;
     let plan = Plan {
         charge: kind,
         spec,
@@ -109,6 +108,24 @@ pub(super) async fn create(State(core): State<Core>, request: Request) -> Result
     Ok((StatusCode::CREATED, Json(Created { id: made.id })))
 }
 
+/// What a container's network is: a package brings it along, use is told.
+fn connected(
+    kind: Charge,
+    public: Option<bool>,
+    network: Option<NetworkCharge>,
+    bandwidth: Option<i64>,
+) -> Result<(bool, Option<NetworkCharge>, Option<i64>), Error> {
+    if kind == Charge::Use {
+        let public = public.ok_or_else(|| MISSING.with("use_public_network"))?;
+        complete(kind, public, network, bandwidth)?;
+        return Ok((public, network, bandwidth));
+    }
+    Ok(match public {
+        Some(false) => (false, network, bandwidth),
+        Some(true) | None => (true, network.or(Some(NetworkCharge::Traffic)), bandwidth.or(Some(100))),
+    })
+}
+
 /// What must be there beside what is.
 fn complete(kind: Charge, public: bool, network: Option<NetworkCharge>, bandwidth: Option<i64>) -> Result<(), Error> {
     if kind != Charge::Use || !public {
@@ -124,7 +141,7 @@ fn complete(kind: Charge, public: bool, network: Option<NetworkCharge>, bandwidt
 /// `PUT /api/v1/containers/{containerId}`.
 pub(super) async fn update(
     State(core): State<Core>,
-    Path(id): Path<String>,
+    PathText(id): PathText,
     request: Request,
 ) -> Result<StatusCode, Error> {
     let (caller, parameters) = enter(&core, request, "container_update").await?;
@@ -169,7 +186,7 @@ pub(super) async fn list(State(core): State<Core>, request: Request) -> Result<J
 /// `GET /api/v1/containers/{containerId}`.
 pub(super) async fn inspect(
     State(core): State<Core>,
-    Path(id): Path<String>,
+    PathText(id): PathText,
     request: Request,
 ) -> Result<Json<Container<String>>, Error> {
     let (caller, _) = enter(&core, request, "container_get").await?;
@@ -180,7 +197,7 @@ pub(super) async fn inspect(
 /// `DELETE /api/v1/containers/{containerId}`.
 pub(super) async fn delete(
     State(core): State<Core>,
-    Path(id): Path<String>,
+    PathText(id): PathText,
     request: Request,
 ) -> Result<StatusCode, Error> {
     let (caller, _) = enter(&core, request, "container_delete").await?;
@@ -192,7 +209,7 @@ pub(super) async fn delete(
 /// `PUT /api/v1/containers/{containerId}/actions/restart`.
 pub(super) async fn restart(
     State(core): State<Core>,
-    Path(id): Path<String>,
+    PathText(id): PathText,
     request: Request,
 ) -> Result<StatusCode, Error> {
     let (caller, _) = enter(&core, request, "container_restart").await?;
@@ -203,7 +220,7 @@ pub(super) async fn restart(
 /// `POST /api/v1/containers/{containerId}/tag`: its files as an image of the account's own.
 pub(super) async fn tag(
     State(core): State<Core>,
-    Path(id): Path<String>,
+    PathText(id): PathText,
     request: Request,
 ) -> Result<(StatusCode, Json<Tagged>), Error> {
     let (caller, parameters) = enter(&core, request, "container_tag").await?;
@@ -232,7 +249,7 @@ fn moment(value: Option<i64>) -> Option<i64> {
 /// `GET /api/v1/containers/{containerId}/flow`.
 pub(super) async fn flow(
     State(core): State<Core>,
-    Path(id): Path<String>,
+    PathText(id): PathText,
     request: Request,
 ) -> Result<Json<Flow>, Error> {
     let (caller, parameters) = enter(&core, request, "container_flow").await?;

@@ -12,40 +12,40 @@ use crate::kit::{Breakdown, ParameterError, Said};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Code(u32, &'static str);
 
-pub(super) const INVALID: Code = Code(4_000_001, "Invalid parameter");
-pub(super) const MISSING: Code = Code(4_000_002, "Missing parameters");
-pub(super) const NAME: Code = Code(4_000_121, "Invalid container name");
-pub(super) const ENV_SIZE: Code = Code(4_000_123, "Environment variables are too large");
-pub(super) const ENV_KEY: Code = Code(4_000_124, "Invalid environment variable key");
-pub(super) const SSH_KEY: Code = Code(4_000_136, "Invalid ssh key");
+pub(super) const INVALID: Code = Code(4_000_001, "Invalid parameters.");
+pub(super) const MISSING: Code = Code(4_000_002, "Missing parameters.");
+pub(super) const NAME: Code = Code(4_000_121, "Param container name format invalid.");
+pub(super) const ENV_SIZE: Code = Code(4_000_123, "Param env size out of limit.");
+pub(super) const ENV_KEY: Code = Code(4_000_124, "Param env key format invalid.");
+pub(super) const SSH_KEY: Code = Code(4_000_136, "Param ssh key invalid.");
 pub(super) const UNAUTHORIZED: Code = Code(4_010_001, "Unauthorized user.");
-pub(super) const TOO_OFTEN: Code = Code(4_030_001, "Api freq out of limit");
-pub(super) const QUOTA: Code = Code(4_030_002, "Container quota out of limit");
-pub(super) const STATUS: Code = Code(4_030_010, "Container status abnormal");
-pub(super) const NO_CONTAINER: Code = Code(4_040_002, "No such container");
-pub(super) const NO_KEY: Code = Code(4_040_005, "No such secret key");
+pub(super) const TOO_OFTEN: Code = Code(4_030_001, "Api freq out of limit.");
+pub(super) const QUOTA: Code = Code(4_030_002, "Container quota insufficient.");
+pub(super) const STATUS: Code = Code(4_030_010, "Container status abnormal.");
+pub(super) const NO_CONTAINER: Code = Code(4_040_002, "No such container.");
+pub(super) const NO_KEY: Code = Code(4_040_005, "No such secret key.");
 pub(super) const NO_API: Code = Code(4_040_006, "No such api");
-pub(super) const NO_SPEC: Code = Code(4_040_118, "No such spec");
-pub(super) const NO_IMAGE: Code = Code(4_040_129, "No such image");
-pub(super) const METHOD: Code = Code(4_050_001, "Http method not allowed");
-pub(super) const TIMEOUT: Code = Code(4_080_001, "Request timeout");
-pub(super) const DUPLICATE: Code = Code(4_090_001, "Duplicate container name");
-pub(super) const UNSUPPORTED: Code = Code(4_150_001, "Unsupported media type");
-pub(super) const UNREADABLE: Code = Code(4_220_001, "Unprocessable entity");
-pub(super) const CREATE: Code = Code(5_000_001, "Create container error");
-pub(super) const DELETE: Code = Code(5_000_002, "Delete container error");
-pub(super) const INTERNAL: Code = Code(5_000_007, "Internal server error");
+pub(super) const NO_SPEC: Code = Code(4_040_118, "No such spec.");
+pub(super) const NO_IMAGE: Code = Code(4_040_129, "No such image.");
+pub(super) const METHOD: Code = Code(4_050_001, "Http method not allowed.");
+pub(super) const TIMEOUT: Code = Code(4_080_001, "Request timeout.");
+pub(super) const DUPLICATE: Code = Code(4_090_001, "Duplicate container name.");
+pub(super) const UNSUPPORTED: Code = Code(4_150_001, "Unsupported media type.");
+pub(super) const UNREADABLE: Code = Code(4_220_001, "Unprocessable entity.");
+pub(super) const CREATE: Code = Code(5_000_001, "Create container error.");
+pub(super) const DELETE: Code = Code(5_000_002, "Delete container error.");
+pub(super) const INTERNAL: Code = Code(5_000_007, "Nce internal server error.");
 
 impl Code {
     /// With which field, or why.
     pub(super) fn with(self, detail: impl std::fmt::Display) -> Error {
-        Error { code: self, message: format!("{}: {detail}", self.1.trim_end_matches('.')) }
+        Error { code: self, detail: Some(detail.to_string()) }
     }
 }
 
 impl From<Code> for Error {
     fn from(code: Code) -> Self {
-        Self { code, message: code.1.to_owned() }
+        Self { code, detail: None }
     }
 }
 
@@ -53,7 +53,7 @@ impl From<Code> for Error {
 #[derive(Debug)]
 pub(crate) struct Error {
     code: Code,
-    message: String,
+    detail: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -69,7 +69,15 @@ impl Error {
 
     /// Where it is berth's own fault or the host's, by what was asked for.
     pub(super) fn during(self, code: Code) -> Self {
-        if self.code == INTERNAL { Self { code, ..code.with(self.message) } } else { self }
+        if self.code == INTERNAL { Self { code, ..self } } else { self }
+    }
+
+    /// The publisher's text, and after it once what is to be said beside.
+    fn message(&self) -> String {
+        match &self.detail {
+            Some(detail) => format!("{}: {detail}", self.code.1),
+            None => self.code.1.to_owned(),
+        }
     }
 }
 
@@ -77,8 +85,9 @@ impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let status = u16::try_from(self.code.0 / 10_000).ok().and_then(|s| StatusCode::from_u16(s).ok());
         let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let said = Said(format!("{}: {}", self.code.0, self.message));
-        let mut response = (status, Json(Failure { code: self.code.0, message: self.message })).into_response();
+        let message = self.message();
+        let said = Said(format!("{}: {message}", self.code.0));
+        let mut response = (status, Json(Failure { code: self.code.0, message })).into_response();
         if self.code == TOO_OFTEN {
             response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
         }
@@ -118,7 +127,13 @@ impl From<berth_core::Error> for Error {
                 INTERNAL
             }
         };
-        code.with(error.public())
+        match error {
+            // The text says it, and the path which.
+            berth_core::Error::NotFound { .. } if [NO_CONTAINER, NO_KEY].contains(&code) => code.into(),
+            berth_core::Error::NotFound { name, .. } => code.with(name),
+            berth_core::Error::Duplicate(_) => code.into(),
+            other => code.with(other.public()),
+        }
     }
 }
 
@@ -130,6 +145,9 @@ impl From<ParameterError> for Error {
                 INVALID.with(format!("{name} must be {expected}, not {found:?}"))
             }
             ParameterError::Body(message) => UNREADABLE.with(message),
+            ParameterError::TooLong => {
+                INVALID.with(format!("the body is longer than {} bytes", crate::kit::LONGEST_BODY))
+            }
             ParameterError::Late => TIMEOUT.with("the body did not arrive in time"),
         }
     }
@@ -162,7 +180,10 @@ mod tests {
         assert_eq!(Error::from(UNAUTHORIZED).into_response().status(), 401);
         assert_eq!(MISSING.with("name").into_response().status(), 400);
         let error = Error::from(berth_core::Error::Duplicate("x".into()));
-        assert_eq!((error.code.0, error.message.as_str()), (4_090_001, "Duplicate container name: x"));
+        assert_eq!((error.code.0, error.message().as_str()), (4_090_001, "Duplicate container name."));
+        let error = Error::from(berth_core::Error::NotFound { what: "container", name: "77".into() });
+        assert_eq!(error.message(), "No such container.");
+        assert_eq!(MISSING.with("name").message(), "Missing parameters.: name");
         assert_eq!(Error::from(INTERNAL).during(super::CREATE).code.0, 5_000_001);
     }
 }

@@ -27,12 +27,6 @@ impl SecretKey {
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct SecretKeys {
-    pub(super) total: usize,
-    pub(super) secret_keys: Vec<SecretKey>,
-}
-
-#[derive(Debug, Serialize)]
 pub(super) struct Images {
     pub(super) custom_images: Vec<Image>,
     pub(super) public_images: Vec<Image>,

@@ -45,10 +45,10 @@ pub(super) async fn create(
         Some(other) => return Err(Error::invalid(format!("kind {other:?} is not ed25519 or rsa"))),
     };
     let made = match asked.public_key.filter(|text| !text.is_empty()) {
-        Some(public) => render(core.ssh_key_add(&caller, &asked.name, &public).await?),
+        Some(public) => render(core.ssh_key_add(&caller, Some(&asked.name), &public).await?),
         None => {
-            let made = core.ssh_key_create(&caller, &asked.name, kind).await?;
-            let private_key = Some(core.ssh_key_private(&caller, made.id).await?);
+            let made = core.ssh_key_create(&caller, Some(&asked.name), kind).await?;
+            let private_key = Some(core.ssh_key_private(&caller, made.id, true).await?);
             SshKey { private_key, private_key_to_fetch: false, ..render(made) }
         }
     };

@@ -64,12 +64,16 @@ impl From<ParameterError> for Error {
                 Self { code: WRONG, message: format!("parameter {name} must be {expected}, not {found:?}") }
             }
             ParameterError::Body(message) => Self { code: WRONG, message },
+            ParameterError::TooLong => {
+                let message = format!("the body is longer than {} bytes", crate::kit::LONGEST_BODY);
+                Self { code: WRONG, message }
+            }
             ParameterError::Late => Self { code: WRONG, message: "the body did not arrive in time".into() },
         }
     }
 }
 
-pub(super) async fn no_such_path() -> Error {
+pub(crate) async fn no_such_path() -> Error {
     Error { code: WRONG, message: "there is no such operation; see /docs".into() }
 }
 

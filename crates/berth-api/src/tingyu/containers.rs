@@ -7,7 +7,7 @@ use futures_util::StreamExt as _;
 use serde_json::Value;
 
 use super::auth::{enter, enter_with};
-use super::error::Error;
+use super::error::{Error, said};
 use super::wire::{Answer, Asked, Configuration, Done, Found, Item, State as Doing, not_found, text};
 use crate::kit::{BodyError, Parameters, small_body};
 
@@ -26,10 +26,12 @@ fn host_id(uuid: &str) -> &str {
 /// The items of a body: an array of objects.
 async fn items(request: Request) -> Result<Vec<Asked>, Error> {
     let body = small_body(request.into_body()).await.map_err(|error| match error {
-        BodyError::TooLarge | BodyError::Broken => Error::invalid("body"),
+        BodyError::TooLarge => Error::too_long(),
+        BodyError::Broken => Error::invalid("body"),
         BodyError::Late => Error::failed("请求超时!"),
     })?;
-    let parsed: Value = serde_json::from_slice(&body).map_err(|_| Error::invalid("body"))?;
+    let wrong = |why: String| Error::out_of_bounds("body", &why);
+    let parsed: Value = serde_json::from_slice(&body).map_err(|error| wrong(error.to_string()))?;
     let all = match parsed {
         Value::Array(all) => all,
         // One alone is a batch of one.
@@ -40,11 +42,11 @@ async fn items(request: Request) -> Result<Vec<Asked>, Error> {
         return Err(Error::missing("body"));
     }
     if all.len() > MOST {
-        return Err(Error::invalid("body"));
+        return Err(wrong(format!("收到{}项", all.len())));
     }
     let object = |item: Value| if item.is_object() { Ok(item) } else { Err(Error::invalid("body")) };
     let all = all.into_iter().map(object).collect::<Result<Vec<_>, _>>()?;
-    all.into_iter().map(|item| serde_json::from_value(item).map_err(|_| Error::invalid("body"))).collect()
+    all.into_iter().map(|item| serde_json::from_value(item).map_err(|error| wrong(error.to_string()))).collect()
 }
 
 /// The host of every item; the whole request fails if one is nobody's.
@@ -60,26 +62,17 @@ async fn hosts(core: &Core, all: &[Asked]) -> Result<Vec<Machine>, Error> {
 
 /// Why an item is not taken: as the platform says it where it does.
 fn why(error: &berth_core::Error, name: &str) -> String {
-    match error.kind() {
-        FaultKind::NotFound => not_found(name),
-        FaultKind::Invalid
-        | FaultKind::Duplicate
-        | FaultKind::WrongState
-        | FaultKind::InUse
-        | FaultKind::NoRoom
-        | FaultKind::Quota
-        | FaultKind::Forbidden
-        | FaultKind::Timeout
-        | FaultKind::Upstream => error.public(),
-        FaultKind::Unavailable => {
-            tracing::error!(error = error.chain(), "tingyu: the host failed");
-            error.public()
-        }
-        FaultKind::Bug => {
-            tracing::error!(error = error.chain(), "tingyu: internal error");
-            super::error::UNKNOWN.to_owned()
-        }
-    }
+    if error.kind() == FaultKind::NotFound { not_found(name) } else { said(error) }
+}
+
+/// [`why`] of what is to be changed: one that is being made is not there yet, and is not unknown.
+async fn why_not(core: &Core, caller: &Caller, error: &berth_core::Error, name: &str) -> String {
+    let making = error.kind() == FaultKind::NotFound && core.deployment_is_being_made(caller, name).await;
+    if making { being_made(name) } else { why(error, name) }
+}
+
+fn being_made(name: &str) -> String {
+    format!("容器{name}正在创建,请稍后再试!")
 }
 
 /// `POST /container/create`.
@@ -92,7 +85,7 @@ pub(super) async fn create(State(core): State<Core>, request: Request) -> Batch 
     for (asked, host) in all.iter().zip(&hosts) {
         let name = asked.name();
         let spec = match asked.spec() {
-            _ if name.is_empty() => Err("deploymentname is empty".to_owned()),
+            _ if name.is_empty() => Err("缺少参数:deploymentname!".to_owned()),
             _ if !host.ready => Err("Node is not ready".to_owned()),
             _ if accepted.iter().any(|(_, (known, ..))| *known == name) => {
                 Err(format!("deployments.apps \"{name}\" already exists"))
@@ -134,7 +127,10 @@ pub(super) async fn update_by_name(State(core): State<Core>, request: Request) -
             Ok(spec) => {
                 let updated =
                     core.deployment_update(&caller, host, NewDeployment { name: name.clone(), spec }, false).await;
-                updated.map_err(|error| why(&error, &name))
+                match updated {
+                    Ok(command) => Ok(command),
+                    Err(error) => Err(why_not(&core, &caller, &error, &name).await),
+                }
             }
         };
         answers.push(match result {
@@ -149,14 +145,20 @@ pub(super) async fn update_by_name(State(core): State<Core>, request: Request) -
 pub(super) async fn inherit_update(State(core): State<Core>, request: Request) -> Batch {
     let (caller, parameters) = enter_with(&core, request, "container_update").await?;
     let names = split(&parameters, "deploymentnames")?;
-    let (image, version) = (parameters.text("image")?, parameters.optional("imageversion")?.unwrap_or_default());
+    let image = parameters.text("image")?;
+    // The version may stand in the image's name.
+    let told = image.contains('@') || image.rsplit_once(':').is_some_and(|(_, tag)| !tag.contains('/'));
+    let version = if told { parameters.optional("imageversion")? } else { Some(parameters.text("imageversion")?) };
+    let version = version.unwrap_or_default();
     let machines = core.machines().await?;
     let mut answers = Vec::new();
     for name in names {
         let found = match core.deployment(&caller, &name).await {
             Ok(found) => found,
             Err(error) if error.kind() == FaultKind::NotFound => {
-                answers.push(Item::failed(name, "Get Deploymentname Fail"));
+                let making = core.deployment_is_being_made(&caller, &name).await;
+                let message = if making { being_made(&name) } else { "Get Deploymentname Fail".to_owned() };
+                answers.push(Item::failed(name, message));
                 continue;
             }
             Err(error) => return Err(error.into()),
@@ -191,7 +193,7 @@ pub(super) async fn update_by_inherit(
     let asked = Rollout {
         area: parameters.text("area")?,
         operator,
-        percent: u32::try_from(percent).map_err(|_| Error::invalid("percent"))?,
+        percent: u32::try_from(percent).map_err(|_| Error::out_of_bounds("percent", &format!("收到:{percent}")))?,
         image: parameters.text("image")?,
         version: parameters.text("imageversion")?,
     };
@@ -271,7 +273,11 @@ async fn each(core: &Core, request: Request, action: &str) -> Result<(Caller, Ve
     let (caller, parameters) = enter_with(core, request, action).await?;
     let all = named(core, &caller, &parameters).await?;
     let all: Result<Vec<_>, String> = all.into_iter().collect();
-    Ok((caller, all.map_err(|name| Error::no_container(&name))?))
+    match all {
+        Ok(all) => Ok((caller, all)),
+        Err(name) if core.deployment_is_being_made(&caller, &name).await => Err(Error::failed(being_made(&name))),
+        Err(name) => Err(Error::no_container(&name)),
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -281,20 +287,38 @@ enum Act {
     Restart,
 }
 
-/// Does it to all of them, some at a time; the first that fails is told when all are done.
+impl Act {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Start => "启动",
+            Self::Stop => "停止",
+            Self::Restart => "重启",
+        }
+    }
+}
+
+/// Does it to all of them, some at a time; those that fail are named when all are done.
 async fn at_once(core: &Core, caller: Caller, all: Vec<Deployment>, act: Act) -> Result<(), Error> {
     let works = all.into_iter().map(|found| {
         let (core, name) = (core.clone(), found.container.name);
         async move {
-            match act {
+            let result = match act {
                 Act::Start => core.deployment_start(&caller, &name).await,
                 Act::Stop => core.deployment_stop(&caller, &name).await,
                 Act::Restart => core.deployment_restart(&caller, &name).await,
-            }
+            };
+            (name, result)
         }
     });
-    let results: Vec<_> = futures_util::stream::iter(works).buffer_unordered(AT_ONCE).collect().await;
-    results.into_iter().collect::<Result<(), _>>().map_err(Error::from)
+    let results: Vec<_> = futures_util::stream::iter(works).buffered(AT_ONCE).collect().await;
+    let failed: Vec<String> = results
+        .into_iter()
+        .filter_map(|(name, result)| result.err().map(|error| format!("{name}:{}", why(&error, &name))))
+        .collect();
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(Error::failed(format!("{}失败:{}", act.word(), failed.join(";"))))
 }
 
 /// `POST /container/start`.

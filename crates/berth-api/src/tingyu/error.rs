@@ -54,6 +54,18 @@ impl Error {
         Self::coded("TY0003", format!("参数错误:{name}!"))
     }
 
+    /// The same with what it should be, and what it is.
+    pub(super) fn out_of_bounds(name: &str, what: &str) -> Self {
+        let rule = rule(name);
+        let rule = if rule.is_empty() { String::new() } else { format!("应为{rule}") };
+        Self::coded("TY0003", format!("参数错误:{name}!{rule}({what})"))
+    }
+
+    /// Something of the request is longer than it may be.
+    pub(super) fn too_long() -> Self {
+        Self::coded("TY0004", format!("请求过长,最多{}字节!", crate::kit::LONGEST_BODY))
+    }
+
     pub(super) fn no_container(name: &str) -> Self {
         Self::coded("TY0010", format!("容器{name}不存在!"))
     }
@@ -115,42 +127,66 @@ impl IntoResponse for Error {
     }
 }
 
+/// What a parameter has to be.
+fn rule(name: &str) -> &'static str {
+    match name {
+        "requestscpu" => "0到4096核,不大于limitscpu",
+        "limitscpu" => "0(不限)到4096核",
+        "requestsmemory" => "0到1073741824MB,不大于limitsmemory",
+        "limitsmemory" => "0(不限)或4到1073741824MB",
+        "deploymentname" | "name" => "1到100个字母、数字、_、.、-,以字母或数字开头",
+        "image" | "imageversion" => "正确的镜像名和版本",
+        "env" => "key和value的列表,key不能为空或含=,总共不超过128KiB",
+        "volumes" | "mounts" => "hostPath和mountPath的列表,均为绝对路径,mountPath不能重复",
+        "percent" => "1到100的整数",
+        "startDate" | "endDate" => "yyyy-MM-dd HH:mm:ss,endDate不早于startDate,最多31天",
+        "body" => "JSON数组,1到1000项,最多1MiB",
+        "filepath" => "绝对路径",
+        _ => "",
+    }
+}
+
+/// A failure in this platform's words; what berth itself says of it, with the value, stands behind in brackets.
+pub(super) fn said(error: &berth_core::Error) -> String {
+    match error.kind() {
+        FaultKind::Invalid => match error {
+            berth_core::Error::Start { text, .. } => format!("启动失败:{text}!"),
+            berth_core::Error::Invalid { field: "image_url", message } => format!("镜像下载失败:{message}!"),
+            berth_core::Error::Invalid { field, message } => Error::out_of_bounds(field, message).message,
+            _ => "参数错误!".to_owned(),
+        },
+        FaultKind::NotFound => "不存在!".to_owned(),
+        FaultKind::Duplicate => format!("名称已存在!({})", error.public()),
+        FaultKind::WrongState => format!("当前状态不允许该操作!({})", error.public()),
+        FaultKind::InUse => format!("正在使用,不能操作!({})", error.public()),
+        FaultKind::NoRoom => format!("资源不足,请稍后再试!({})", error.public()),
+        FaultKind::Quota => format!("超出配额!({})", error.public()),
+        // The right to the host's network is told in the words that its documentation has.
+        FaultKind::Forbidden if error.public().starts_with("host network") => error.public(),
+        FaultKind::Forbidden => format!("没有权限!({})", error.public()),
+        FaultKind::Timeout => format!("操作超时!({})", error.public()),
+        FaultKind::Upstream => format!("镜像仓库异常!({})", error.public()),
+        FaultKind::Unavailable => {
+            tracing::error!(error = error.chain(), "tingyu: the host failed");
+            "主机暂时不可用,请稍后再试!".to_owned()
+        }
+        FaultKind::Bug => {
+            tracing::error!(error = error.chain(), "tingyu: internal error");
+            UNKNOWN.to_owned()
+        }
+    }
+}
+
 impl From<berth_core::Error> for Error {
     fn from(error: berth_core::Error) -> Self {
-        match error.kind() {
-            FaultKind::Invalid => match &error {
-                berth_core::Error::Start { text, .. } => Self::failed(format!("启动失败:{text}!")),
-                berth_core::Error::Invalid { field: "image_url", message } => {
-                    Self::failed(format!("镜像下载失败:{message}!"))
-                }
-                berth_core::Error::Invalid { field: "endDate", message } if message.starts_with("more than") => {
-                    Self::coded("TY0003", format!("参数错误:endDate!({message})"))
-                }
-                berth_core::Error::Invalid { field, .. } => Self::invalid(field),
-                _ => Self::invalid("请求"),
-            },
-            FaultKind::NotFound => match &error {
-                berth_core::Error::NotFound { what: "image", name } => Self::no_image(name),
-                berth_core::Error::NotFound { what: "host", .. } => Self::no_uuid(),
-                berth_core::Error::NotFound { what: "command", name } => Self::no_job(name),
-                berth_core::Error::NotFound { name, .. } => Self::no_container(name),
-                _ => Self::failed("不存在!"),
-            },
-            FaultKind::Duplicate => Self::failed("名称已存在!"),
-            FaultKind::WrongState => Self::failed("当前状态不允许该操作!"),
-            FaultKind::InUse => Self::failed("正在使用,不能操作!"),
-            FaultKind::NoRoom | FaultKind::Quota => Self::failed("资源不足,请稍后再试!"),
-            FaultKind::Forbidden => Self::failed("没有权限!"),
-            FaultKind::Timeout => Self::failed("操作超时!"),
-            FaultKind::Upstream => Self::failed("镜像仓库异常!"),
-            FaultKind::Unavailable => {
-                tracing::error!(error = error.chain(), "tingyu: the host failed");
-                Self::failed("主机暂时不可用,请稍后再试!")
-            }
-            FaultKind::Bug => {
-                tracing::error!(error = error.chain(), "tingyu: internal error");
-                Self::failed(UNKNOWN)
-            }
+        match &error {
+            berth_core::Error::Invalid { field: "image_url", .. } => Self::failed(said(&error)),
+            berth_core::Error::Invalid { field, message } => Self::out_of_bounds(field, message),
+            berth_core::Error::NotFound { what: "image", name } => Self::no_image(name),
+            berth_core::Error::NotFound { what: "host", .. } => Self::no_uuid(),
+            berth_core::Error::NotFound { what: "command", name } => Self::no_job(name),
+            berth_core::Error::NotFound { name, .. } => Self::no_container(name),
+            _ => Self::failed(said(&error)),
         }
     }
 }
@@ -159,14 +195,18 @@ impl From<ParameterError> for Error {
     fn from(error: ParameterError) -> Self {
         match error {
             ParameterError::Missing(name) => Self::missing(name),
-            ParameterError::Wrong { name, .. } => Self::invalid(name),
-            ParameterError::Body(_) => Self::invalid("body"),
+            ParameterError::Wrong { name, found, .. } => {
+                let found: String = found.chars().take(100).collect();
+                Self::out_of_bounds(name, &format!("收到:{found}"))
+            }
+            ParameterError::Body(why) => Self::out_of_bounds("body", &why),
+            ParameterError::TooLong => Self::too_long(),
             ParameterError::Late => Self::failed("请求超时!"),
         }
     }
 }
 
-pub(super) async fn no_such_path() -> Error {
+pub(crate) async fn no_such_path() -> Error {
     Error::coded("TY0004", "接口不存在!")
 }
 

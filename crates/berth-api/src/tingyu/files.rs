@@ -1,7 +1,7 @@
 //! Files of containers.
 
 use axum::Json;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use berth_core::{Core, FaultKind};
@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::auth::enter_with;
 use super::error::{Error, UNKNOWN};
 use super::wire::job_state;
+use crate::kit::PathText;
 use crate::ranges;
 
 #[derive(Debug, Serialize)]
@@ -86,7 +87,7 @@ pub(super) async fn response(State(core): State<Core>, request: Request) -> Resu
 /// `GET /file/get/{token}`: the file, in ranges if they are asked for. The address alone lets in.
 pub(super) async fn fetch(
     State(core): State<Core>,
-    Path(token): Path<String>,
+    PathText(token): PathText,
     headers: HeaderMap,
 ) -> Result<Response, Error> {
     let found = core.download_by_token(&token).await.map_err(|_| Error::gone("文件不存在或已过期!"))?;

@@ -104,14 +104,16 @@ pub(super) fn text(value: &Value) -> Option<String> {
 }
 
 fn number(value: &Value, name: &str) -> Result<f64, Error> {
+    let wrong = |found: String| Error::out_of_bounds(name, &format!("收到:{found}"));
     match value {
         Value::Null => Ok(0.0),
-        Value::Number(number) => number.as_f64().filter(|n| *n >= 0.0).ok_or_else(|| Error::invalid(name)),
+        Value::Number(number) => number.as_f64().filter(|n| *n >= 0.0).ok_or_else(|| wrong(number.to_string())),
         Value::String(text) if text.trim().is_empty() => Ok(0.0),
         Value::String(text) => {
-            text.trim().parse().ok().filter(|n: &f64| n.is_finite() && *n >= 0.0).ok_or_else(|| Error::invalid(name))
+            let number = text.trim().parse().ok().filter(|n: &f64| n.is_finite() && *n >= 0.0);
+            number.ok_or_else(|| wrong(text.chars().take(100).collect()))
         }
-        _ => Err(Error::invalid(name)),
+        other => Err(wrong(crate::kit::kind_of(other).to_owned())),
     }
 }
 
@@ -300,13 +302,20 @@ pub(super) fn job_state(command: &Command) -> u8 {
 }
 
 impl Task {
+    /// There is no such job.
+    pub(super) fn unknown(id: &str) -> Self {
+        let message = Some(format!("任务{id}不存在!"));
+        Self { deploymentname: String::new(), state: 4, uuid: String::new(), deviceid: String::new(), message }
+    }
+
     /// `hosts` are all machines.
     pub(super) fn of(command: Command, hosts: &[Machine]) -> Self {
         let state = job_state(&command);
         let host = command.host.as_deref().and_then(|id| hosts.iter().find(|host| host.facts.id == id));
         Self {
             state,
-            message: (state == 4).then_some(command.message),
+            // What has changed nothing says so.
+            message: Some(command.message).filter(|message| state == 4 || state == 3 && message == "unchanged"),
             uuid: host.map(|host| host.name.clone()).unwrap_or_default(),
             deviceid: command.host.as_deref().map(uuid).unwrap_or_default(),
             deploymentname: command.target_name,

@@ -141,7 +141,7 @@ impl Fleet {
             core.machine_label(&caller, &machine.facts.id, labels).await.expect("label");
         }
         let draining = berth_api::Draining::default();
-        let router = berth_api::router(core.clone(), draining, berth_api::Dialects::default())
+        let router = berth_api::router(core.clone(), draining, berth_api::Settings::default())
             .layer(MockConnectInfo(std::net::SocketAddr::from(([127, 0, 0, 1], 1))));
         Self { engine, core, store, caller, router, token: admin.token, folder }
     }

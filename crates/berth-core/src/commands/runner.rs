@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use super::plan::PlannedStep;
 use super::progress::{Effect, Event, Progress, StepProgress, StepState, after};
-use super::steps::{Done, Step};
+use super::steps::{Done, Step, UNCHANGED};
 use super::{Body, CommandStatus, Method, Order, Outcome, Target};
 use crate::core::Core;
 use crate::error::Error;
@@ -503,6 +503,7 @@ fn summary(run: &Run, outcome: Outcome, row: &berth_store::Command) -> String {
         return format!("{}{rest}", step.message);
     }
     match outcome {
+        Outcome::Success if run.steps.iter().any(|(step, _)| step.message == UNCHANGED) => UNCHANGED.into(),
         Outcome::Success => "success".into(),
         Outcome::TimedOut => format!("its time was up{rest}"),
         Outcome::Overtaken if !row.cancelled.is_empty() => format!("{}{rest}", row.cancelled),

@@ -8,11 +8,14 @@ use serde::{Deserialize, Serialize};
 use super::{Body, Outcome};
 use crate::containers::{Container, ContainerState, LogQuery, Member, NotReady};
 use crate::core::Core;
-use crate::deployments::{DeploymentSpec, Move, To};
+use crate::deployments::{DeploymentSpec, Move, Replaced, To};
 use crate::error::{Error, FaultKind};
 use crate::now;
 use crate::services::{Group, GroupSpec};
 use crate::tokens::Caller;
+
+/// The message of a step, and of its command, that found everything as it should be.
+pub(super) const UNCHANGED: &str = "unchanged";
 
 /// Time for what is put back to become ready, if its command has none left.
 const LAST_CHANCE_NS: i64 = 60_000_000_000;
@@ -168,11 +171,6 @@ impl Done {
         Self { container: Some(container), ..Self::success() }
     }
 
-    /// With the container that it was about, if there was something to do.
-    fn maybe(container: Option<i64>) -> Self {
-        Self { container, ..Self::success() }
-    }
-
     pub(super) fn failed(message: impl Into<String>) -> Self {
         Self { outcome: Outcome::Failed, message: message.into(), container: None }
     }
@@ -310,12 +308,18 @@ impl Core {
             }
             Step::Succeed { name, to, inherit } => {
                 let to = if *inherit { To::Inheriting(to) } else { To::Exactly(to) };
-                Ok(Done::maybe(self.deployment_replace(caller, name, to, activity.id, command.deadline).await?))
+                let replaced = self.deployment_replace(caller, name, to, activity.id, command.deadline).await?;
+                Ok(match replaced {
+                    Replaced::By(id) => Done::with(id),
+                    Replaced::Unchanged(id) => Done { message: UNCHANGED.into(), ..Done::with(id) },
+                    Replaced::Nothing => Done::success(),
+                })
             }
             Step::Move(asked) => {
                 let to = To::Moved(asked);
                 let moved = self.deployment_replace(caller, &asked.name, to, activity.id, command.deadline).await?;
-                Ok(Done::maybe(moved))
+                // What had nothing to do has no container: it is neither watched nor taken back.
+                Ok(if let Replaced::By(id) = moved { Done::with(id) } else { Done::success() })
             }
             Step::Watch { ms } => {
                 let replaced = self.replaced_by(command.id).await?;

@@ -38,6 +38,24 @@ impl To<'_> {
     }
 }
 
+/// What came of a replacement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Replaced {
+    /// This container has the place now.
+    By(i64),
+    /// The container was so already.
+    Unchanged(i64),
+    /// There was nothing to do.
+    Nothing,
+}
+
+fn not_ready(why: NotReady) -> Error {
+    match why {
+        NotReady::TimedOut | NotReady::NotHealthy(_) => Error::Timeout(format!("its new container {why}")),
+        why => Error::WrongState(format!("its new container {why}")),
+    }
+}
+
 impl Core {
     /// A command's step: makes and starts it. May be done twice.
     pub(crate) async fn deployment_make(
@@ -102,8 +120,9 @@ impl Core {
         Ok(made)
     }
 
-    /// A command's step: a successor takes a deployment's place. Both are in the host's network and may want the same ports, so
-    /// the old one rests while the new one proves itself, and goes on if it does not. `None` is nothing to do. May be done twice.
+    /// A command's step: a successor takes a deployment's place. It is started beside the old one, which goes when it is ready; only
+    /// where both want the same port of their host the old one is stopped first, and goes on if its successor is not ready. May
+    /// be done twice.
     pub(crate) async fn deployment_replace(
         &self,
         caller: &Caller,
@@ -111,33 +130,36 @@ impl Core {
         to: To<'_>,
         activity: i64,
         deadline: i64,
-    ) -> Result<Option<i64>, Error> {
+    ) -> Result<Replaced, Error> {
         let lock = self.deployment_lock(caller.account, name);
         // What it is to become is decided by what it is then, not by what it was before others had their turn.
         let _busy = lock.lock().await;
         let old = match self.deployment(caller, name).await {
-            Err(Error::NotFound { .. }) if matches!(to, To::Moved(_)) => return Ok(None),
+            Err(Error::NotFound { .. }) if matches!(to, To::Moved(_)) => return Ok(Replaced::Nothing),
             other => other?,
         };
         if !old.made {
-            return Err(Error::WrongState(format!("container {name} was not made as a deployment")));
+            return Err(Error::WrongState(format!("container {name} is not managed by a deployment")));
         }
         let id = old.container.id;
         if self.read(move |tx| Ok(tx.deployment(id)?)).await?.is_some_and(|row| row.activity_id == activity) {
             // It has the place already, by this very step. What was left to be done is to remove the one before.
             self.remove_passing(caller, name).await?;
-            return Ok(Some(id));
+            return Ok(Replaced::By(id));
         }
-        let Some(to) = to.of(&old.spec) else { return Ok(None) };
+        let Some(to) = to.of(&old.spec) else { return Ok(Replaced::Nothing) };
         let temporary = format!("{name}.new.{activity}");
         let made = match self.container_named(caller, &temporary).await {
             Ok(found) => found,
             Err(Error::NotFound { .. }) => {
-                // It rests by its owner's wish, or for an update that was broken off.
-                let runs = old.container.wanted_running || self.rests_for_a_successor(caller, name, id).await?;
+                // It rests by its owner's wish; or for an update that was broken off, or because it could not be started.
+                let runs = old.container.wanted_running
+                    || old.container.error.is_some()
+                    || self.rests_for_a_successor(caller, name, id).await?;
                 self.remove_passing(caller, name).await?;
-                if old.spec == to && (old.container.state.is_live() || !runs) {
-                    return Ok(Some(id));
+                let same = old.spec == to && self.is_of(caller, &old.container, &to.full_image()).await?;
+                if same && (old.container.state.is_live() || !runs) {
+                    return Ok(Replaced::Unchanged(id));
                 }
                 let machine = self.machine_of(&old.container).await?;
                 let host = machine.as_ref().map(|m| (m.id, m.facts.id.clone()));
@@ -152,14 +174,16 @@ impl Core {
         let result = async {
             if runs {
                 self.inner.trip.point().await;
-                self.container_stop(caller, old.container.uid.as_str(), None).await?;
-                self.inner.trip.point().await;
-                let started = self.container_start_number(caller, into).await?;
-                self.inner.trip.point().await;
-                self.await_ready(&started, deadline).await.map_err(|why| match why {
-                    NotReady::TimedOut | NotReady::NotHealthy(_) => Error::Timeout(format!("its new container {why}")),
-                    why => Error::WrongState(format!("its new container {why}")),
-                })?;
+                if !self.start_beside(caller, &old.container, into, deadline).await? {
+                    self.inner.trip.point().await;
+                    self.container_stop(caller, made.uid.as_str(), Some(Duration::ZERO)).await?;
+                    self.inner.trip.point().await;
+                    self.container_stop(caller, old.container.uid.as_str(), None).await?;
+                    self.inner.trip.point().await;
+                    let started = self.container_start_number(caller, into).await?;
+                    self.inner.trip.point().await;
+                    self.await_ready(&started, deadline).await.map_err(not_ready)?;
+                }
             }
             self.inner.trip.point().await;
             let (name, left) = (name.to_owned(), format!("{name}.old.{activity}"));
@@ -178,7 +202,33 @@ impl Core {
         if let Err(error) = self.container_erase_kindly(&old.container).await {
             tracing::warn!(container = %old.container.uid, error = error.chain(), "could not be removed yet");
         }
-        Ok(Some(into))
+        Ok(Replaced::By(into))
+    }
+
+    /// Whether a container was made from what an image's name stands for now. An image that is gone is no reason to change.
+    async fn is_of(&self, caller: &Caller, container: &Container, image: &str) -> Result<bool, Error> {
+        match self.image(caller, image).await {
+            Ok(found) => Ok(found.digest.to_string() == container.image_digest),
+            Err(Error::NotFound { .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Starts a successor while the old one runs. Whether it is ready; not, where they seem to want the same port: the old one
+    /// listens, and the new one ends, or listens nowhere.
+    async fn start_beside(&self, caller: &Caller, old: &Container, into: i64, deadline: i64) -> Result<bool, Error> {
+        let observed = self.inner.engine.observe(&old.uid).await?;
+        if !matches!(observed.state, berth_engine::State::Running { .. }) {
+            return Ok(false);
+        }
+        let old_listens = !self.inner.engine.listening(&old.uid).await?.is_empty();
+        let started = self.container_start_number(caller, into).await?;
+        self.inner.trip.point().await;
+        match self.await_ready(&started, deadline).await {
+            Ok(()) => Ok(!old_listens || !self.inner.engine.listening(&started.uid).await?.is_empty()),
+            Err(NotReady::Ended { .. } | NotReady::Restarted) if old_listens => Ok(false),
+            Err(why) => Err(not_ready(why)),
+        }
     }
 
     /// Whether a deployment has a successor that was to run: then it rests only until that has proven itself.
@@ -212,8 +262,11 @@ impl Core {
             tracing::warn!(container = %made.uid, error = error.chain(), "a successor could not be stopped");
         }
         self.inner.trip.point().await;
+        let state = self.inner.engine.observe(&old.uid).await.map(|observed| observed.state);
+        let ran_on = matches!(state, Ok(berth_engine::State::Running { .. }));
         let back = if runs { self.container_start_number(caller, old.id).await.map(drop) } else { Ok(()) };
         let end = match back {
+            Ok(()) if runs && ran_on => "; what it was before runs on".to_owned(),
             Ok(()) if runs => "; what it was before runs again".to_owned(),
             Ok(()) => String::new(),
             Err(error) => {

@@ -218,7 +218,7 @@ impl Tx<'_> {
     /// The database's own.
     pub fn containers_page(&self, account: i64, offset: i64, limit: i64) -> Result<Vec<Container>, Error> {
         let sql = format!(
-            "SELECT {COLUMNS} FROM containers WHERE account_id = $1 AND wanted <> 'removed' ORDER BY id
+            "SELECT {COLUMNS} FROM containers WHERE account_id = $1 AND wanted <> 'removed' ORDER BY id DESC
              LIMIT $2 OFFSET $3"
         );
         let mut statement = self.connection.prepare_cached(&sql)?;

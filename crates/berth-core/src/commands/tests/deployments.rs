@@ -67,6 +67,10 @@ fn with_three(name: &str) -> World {
         ("3", vec!["serve"]),
         ("broken", vec!["exit", "7"]),
         ("late", vec!["exit-after", "8", "130"]),
+        ("port80", vec!["listen", "80"]),
+        ("also80", vec!["listen", "80"]),
+        ("port81", vec!["listen", "81"]),
+        ("missing", vec!["missing"]),
     ];
     for (version, command) in versions {
         let config = berth_image::Config {
@@ -222,7 +226,7 @@ fn a_version_that_ends_at_once_is_taken_back_everywhere() {
     assert_eq!(versions(&world, "after a broken version"), before);
     let told = world.block_on(world.core.command(&world.caller, &broken)).expect("command");
     assert_eq!(told.result, Some(Outcome::Failed));
-    assert!(told.message.contains("exit code 7") && told.message.contains("runs again"), "{}", told.message);
+    assert!(told.message.contains("exit code 7") && told.message.contains("runs on"), "{}", told.message);
 }
 
 #[test]
@@ -239,6 +243,90 @@ fn a_version_that_ends_after_it_was_ready_is_taken_back_everywhere() {
     assert_eq!(versions(&world, "after a late end"), expected(None));
     let moved = told.activities.iter().filter(|a| a.name == "move" && a.result == Some(Outcome::Success)).count();
     assert!(moved > 0, "it was judged ready first: {:?}", told.activities);
+}
+
+/// Only where both want the same port the old one is stopped first; else it goes when the new one is ready.
+#[test]
+fn a_replacement_leaves_no_gap_without_a_conflict() {
+    if !is_root() {
+        return;
+    }
+    let world = with_three("deployment-gap");
+    let done = |uid: String| world.block_on(world.core.command_wait(&world.caller, &uid)).expect("done");
+    let runs_of = |name: &str| find(&world, name).map(|d| (d.container.id, d.container.runs));
+    // Somebody looks all the time whether one of them runs.
+    let gaps = |version: &str| {
+        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let (over, engine) = (stop.clone(), world.engine.clone());
+        let looker = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+            let mut gaps = 0;
+            while !over.load(std::sync::atomic::Ordering::SeqCst) {
+                let mut running = 0;
+                for unit in runtime.block_on(engine.list()).expect("list") {
+                    let state = runtime.block_on(engine.observe(&unit)).expect("observe").state;
+                    running += usize::from(matches!(state, State::Running { .. }));
+                }
+                gaps += usize::from(running < 3);
+                std::thread::yield_now();
+            }
+            gaps
+        });
+        let told = done(update(&world, "one", spec(version)));
+        stop.store(true, std::sync::atomic::Ordering::SeqCst);
+        assert_eq!(told.result, Some(Outcome::Success), "{version}: {}", told.message);
+        looker.join().expect("looker")
+    };
+    assert_eq!(gaps("2"), 0, "none of them listens");
+    assert_eq!(gaps("port80"), 0);
+    assert_eq!(gaps("port81"), 0, "another port");
+    assert_eq!(gaps("port80"), 0);
+    assert!(gaps("also80") > 0, "the same port: the old one has to go first");
+    assert_eq!(find(&world, "one").expect("made").spec.version, "also80");
+    // One that does not come up costs the old one nothing, unless it listens.
+    let before = runs_of("two");
+    let told = done(update(&world, "two", spec("broken")));
+    assert!(told.message.contains("runs on"), "{}", told.message);
+    assert_eq!(runs_of("two"), before);
+    let told = done(update(&world, "one", spec("broken")));
+    assert!(told.result == Some(Outcome::Failed) && told.message.contains("runs again"), "{}", told.message);
+    assert_eq!(versions(&world, "after")[0].1, "also80");
+}
+
+/// The same words and the same content change nothing; new content under an old name does; what could not be started is mended.
+#[test]
+fn an_update_goes_by_content_and_mends_what_could_not_start() {
+    if !is_root() {
+        return;
+    }
+    let world = with_three("deployment-content");
+    let done = |uid: String| world.block_on(world.core.command_wait(&world.caller, &uid)).expect("done");
+    let id = || find(&world, "one").expect("made").container.id;
+    let before = id();
+    let told = done(update(&world, "one", spec("1")));
+    assert_eq!((told.result, told.message.as_str(), id()), (Some(Outcome::Success), "unchanged", before));
+    let config = berth_image::Config { cmd: vec!["serve".into()], env: vec!["NEW=1".into()], ..Default::default() };
+    let again = world.core.image_import_rootfs(&world.caller, Cursor::new(tar_with("etc/y")), "app:1", config);
+    world.block_on(again).expect("image");
+    let told = done(update(&world, "one", spec("1")));
+    assert_eq!((told.result, told.message.as_str()), (Some(Outcome::Success), "success"));
+    assert_ne!(id(), before, "another content is another version");
+
+    // Stopped, changed to what can't be started, started: then mended.
+    world.block_on(world.core.deployment_stop(&world.caller, "one")).expect("stop");
+    done(update(&world, "one", spec("missing")));
+    assert!(world.block_on(world.core.deployment_start(&world.caller, "one")).is_err());
+    let told = done(update(&world, "one", spec("2")));
+    assert_eq!(told.result, Some(Outcome::Success), "{}", told.message);
+    let state =
+        world.block_on(world.engine.observe(&find(&world, "one").expect("made").container.uid)).expect("observe");
+    assert!(matches!(state.state, State::Running { .. }), "{state:?}");
+    // What its owner stopped stays so.
+    world.block_on(world.core.deployment_stop(&world.caller, "one")).expect("stop");
+    done(update(&world, "one", spec("3")));
+    let state =
+        world.block_on(world.engine.observe(&find(&world, "one").expect("made").container.uid)).expect("observe");
+    assert!(!matches!(state.state, State::Running { .. }), "{state:?}");
 }
 
 #[test]
