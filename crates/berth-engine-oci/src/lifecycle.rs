@@ -273,10 +273,11 @@ impl Inner {
             at: at.to_owned(),
             kind: MountKind::Bind { from },
             read_only,
+            optional: false,
         };
         let mut mounts: Vec<Mount> = ["hosts", "hostname", "resolv.conf"]
             .iter()
-            .map(|name| bind(folder.join(name), &Path::new("/etc").join(name), false))
+            .map(|name| Mount { optional: true, ..bind(folder.join(name), &Path::new("/etc").join(name), false) })
             .collect();
         for mount in &spec.mounts {
             mounts.push(match &mount.source {
@@ -285,6 +286,7 @@ impl Inner {
                     at: mount.target.clone(),
                     kind: MountKind::Tmpfs { size: *size, mode: 0o1777 },
                     read_only: mount.read_only,
+                    optional: false,
                 },
                 MountSource::Volume { source, .. } => bind(source.clone(), &mount.target, mount.read_only),
                 MountSource::Program => bind(self.options.program.clone(), &mount.target, true),

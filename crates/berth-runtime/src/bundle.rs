@@ -91,6 +91,9 @@ pub struct Mount {
     pub kind: MountKind,
     /// Read-only.
     pub read_only: bool,
+    /// One of the server's own: where there is no place for it the container runs without.
+    #[serde(default)]
+    pub optional: bool,
 }
 
 /// What a mount shows.

@@ -137,7 +137,7 @@ pub(crate) fn become_program(bundle: &Bundle, program: &Program<'_>, report: i32
     let variables = users::environment(program.env, &identity.home, &bundle.hostname, program.terminal);
     // A filter loaded without no_new_privs needs CAP_SYS_ADMIN, so it goes before the privileges.
     if bundle.seccomp && !bundle.no_new_privileges {
-        seccomp::load().named(|| "load the seccomp filter".into())?;
+        seccomp::load(bundle.capabilities).named(|| "load the seccomp filter".into())?;
     }
     become_user(identity, bundle.capabilities)?;
     // SAFETY: plain system call on this process; changing the user cleared the setting.
@@ -152,7 +152,7 @@ pub(crate) fn become_program(bundle: &Bundle, program: &Program<'_>, report: i32
     sys::close_range(3, true);
     debug_assert!(report > 2);
     if bundle.seccomp && bundle.no_new_privileges {
-        seccomp::load().named(|| "load the seccomp filter".into())?;
+        seccomp::load(bundle.capabilities).named(|| "load the seccomp filter".into())?;
     }
     restore_signals();
     execute(&path, &arguments, &variables)

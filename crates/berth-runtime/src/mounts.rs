@@ -4,6 +4,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path};
 use std::{fs, io};
 
@@ -135,6 +136,7 @@ pub(crate) fn populate(root: BorrowedFd<'_>, bundle: &Bundle) -> Result<OwnedFd,
     mount_new(root, "/sys", c"sysfs", &[], NO_EXEC | MOUNT_ATTR_RDONLY, false)?;
     for mount in &bundle.mounts {
         match &mount.kind {
+            MountKind::Bind { from } if mount.optional => bind_if_possible(root, from, &mount.at)?,
             MountKind::Bind { from } => bind(root, from, &mount.at, mount.read_only)?,
             MountKind::Tmpfs { size, mode } => {
                 let options = [("size", size.to_string()), ("mode", format!("{mode:o}"))];
@@ -318,6 +320,46 @@ pub(crate) fn bind(root: BorrowedFd<'_>, from: &Path, at: &Path, read_only: bool
     let attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | if read_only { MOUNT_ATTR_RDONLY } else { 0 };
     mount_setattr(copy.as_fd(), attributes, libc::MS_PRIVATE, true).named(what)?;
     move_mount(&copy, target.as_fd()).asked(what)
+}
+
+/// Binds a file of the server's own, where there is a place for it.
+pub(crate) fn bind_if_possible(root: BorrowedFd<'_>, from: &Path, at: &Path) -> Step {
+    if place_for_file(root, at) { bind(root, from, at, false) } else { Ok(()) }
+}
+
+/// Whether a file can be mounted at a path, after what stands there in its way has been removed: a link that leads nowhere, to
+/// a folder, or in circles; a device; an empty folder. Nothing is removed from another mount than the root: what is in a volume
+/// is its owner's.
+pub(crate) fn place_for_file(root: BorrowedFd<'_>, at: &Path) -> bool {
+    let mode_of = |fd: BorrowedFd<'_>| {
+        fs::metadata(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok().map(|meta| (meta.is_file(), meta.dev()))
+    };
+    if let Ok(found) = openat2_in_root(root, at, libc::O_PATH, 0, true)
+        && mode_of(found.as_fd()).is_some_and(|(is_file, _)| is_file)
+    {
+        return true;
+    }
+    let Ok((parent, name)) = parent_and_name(at) else { return false };
+    let Ok(folder) = make_directory(root, parent) else { return false };
+    let Ok(name) = c_path(Path::new(name)) else { return false };
+    let same_mount = mode_of(root).map(|(_, dev)| dev) == mode_of(folder.as_fd()).map(|(_, dev)| dev);
+    if same_mount {
+        // SAFETY: an open folder and a name that outlives the calls. A folder that is not empty stays.
+        unsafe {
+            if libc::unlinkat(folder.as_raw_fd(), name.as_ptr(), 0) != 0 {
+                libc::unlinkat(folder.as_raw_fd(), name.as_ptr(), libc::AT_REMOVEDIR);
+            }
+        }
+    }
+    let flags = libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    // SAFETY: as above; the descriptor is owned at once.
+    let made = unsafe { libc::openat(folder.as_raw_fd(), name.as_ptr(), flags, 0o644) };
+    if made < 0 {
+        return false;
+    }
+    // SAFETY: just opened.
+    drop(unsafe { OwnedFd::from_raw_fd(made) });
+    true
 }
 
 fn symlink_in(root: BorrowedFd<'_>, to: &str, at: &Path) -> Step {

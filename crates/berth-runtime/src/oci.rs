@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::bundle::{Bundle, MountKind, Namespace};
+use crate::bundle::{Bundle, Mount, MountKind, Namespace};
 use crate::exec::ExecSpec;
 use crate::sys::{Cause, Failure, Named, check};
 use crate::{mounts, seccomp, socket, users};
@@ -136,9 +136,12 @@ impl<'a> Other<'a> {
         if !self.bundle.rootfs.read_only {
             mounts::make_directory(root.as_fd(), cwd)?;
         }
-        drop(root);
+        // The runtime makes places for mounts by itself, but not where something is in the way.
+        let placed = |mount: &&Mount| !mount.optional || self.has_place(root.as_fd(), mount);
+        let mounts: Vec<&Mount> = self.bundle.mounts.iter().filter(placed).collect();
         let netns = netns.map(|fd| format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd()));
-        let config = self.config(&identity, cwd, netns.as_deref());
+        let config = self.config(&identity, cwd, netns.as_deref(), &mounts);
+        drop(root);
         fs::write(oci.join("config.json"), serde_json::to_vec(&config).unwrap_or_default())
             .named(|| "write config.json".into())?;
         let console = self.bundle.terminal.then(|| Console::listen(&oci)).transpose()?;
@@ -240,8 +243,23 @@ impl<'a> Other<'a> {
         })
     }
 
+    /// Whether one of the server's own files can be mounted: in the container's root, or in the folder of the host that the client
+    /// has mounted above it.
+    fn has_place(&self, root: std::os::fd::BorrowedFd<'_>, mount: &Mount) -> bool {
+        let above = self.bundle.mounts.iter().rev().find(|other| {
+            !other.optional && other.at != mount.at && mount.at.starts_with(&other.at)
+        });
+        match above.map(|other| (&other.kind, mount.at.strip_prefix(&other.at))) {
+            None => mounts::place_for_file(root, &mount.at),
+            Some((MountKind::Bind { from }, Ok(rest))) => {
+                fs::symlink_metadata(from.join(rest)).is_ok_and(|meta| meta.is_file())
+            }
+            Some(_) => true,
+        }
+    }
+
     /// The container as the specification has it (config.md, config-linux.md).
-    fn config(&self, identity: &users::Identity, cwd: &Path, netns: Option<&str>) -> Value {
+    fn config(&self, identity: &users::Identity, cwd: &Path, netns: Option<&str>, mounts: &[&Mount]) -> Value {
         let bundle = self.bundle;
         let mount = |at: &str, kind: &str, options: &[&str]| json!({ "destination": at, "type": kind, "source": kind, "options": options });
         let shm = format!("size={}", bundle.shm_size);
@@ -254,7 +272,7 @@ impl<'a> Other<'a> {
             mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
             mount("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", "ro"]),
         ];
-        for m in &bundle.mounts {
+        for m in mounts {
             let read_only = if m.read_only { "ro" } else { "rw" };
             all.push(match &m.kind {
                 MountKind::Bind { from } => json!({
@@ -297,7 +315,7 @@ impl<'a> Other<'a> {
                 "cgroupsPath": format!("/{}/{}", bundle.cgroup_parent, bundle.id),
                 "maskedPaths": mounts::masked(),
                 "readonlyPaths": mounts::READ_ONLY,
-                "seccomp": if bundle.seccomp { seccomp::as_oci() } else { Value::Null },
+                "seccomp": if bundle.seccomp { seccomp::as_oci(bundle.capabilities) } else { Value::Null },
             },
         })
     }

@@ -49,7 +49,10 @@ fn mount(bundle: &Bundle, write: bool) -> Result<View, Failure> {
     for mount in &bundle.mounts {
         if let MountKind::Bind { from } = &mount.kind {
             // One whose target or source is missing is not there in a container that does not run.
-            let shown = mounts::bind(root.as_fd(), from, &mount.at, mount.read_only);
+            let shown = match (mount.optional, write) {
+                (true, true) => mounts::bind_if_possible(root.as_fd(), from, &mount.at),
+                _ => mounts::bind(root.as_fd(), from, &mount.at, mount.read_only),
+            };
             if write {
                 shown?;
             }

@@ -243,6 +243,10 @@ fn uninstall_command(data: &std::path::Path, force: bool) -> Result<ExitCode, St
 }
 
 fn serve_command(serve: &Serve, connection: &Connection) -> Result<ExitCode, String> {
+    // Whatever the caller's: folders of volumes have to be readable in containers, files of the data folder are nobody else's to
+    // write. What is secret has modes of its own. Inherited by zygote and shims.
+    // SAFETY: before any thread exists.
+    unsafe { libc::umask(0o022) };
     let mut settings = settings(serve.config.as_deref(), connection)?;
     if let Some(listen) = serve.listen {
         settings.listen = listen;

@@ -269,3 +269,50 @@ async fn an_image_may_name_a_layer_twice() {
     }
     server.finish().await;
 }
+
+/// A root file system may have anything in the place of the files that the server brings along: the container starts.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_in_an_image_is_in_the_way_of_a_start() {
+    use berth_testkit::{Entry, link};
+    for runtime in ["", "runc"] {
+        if runtime == "runc" && !berth_testkit::has_program("runc") {
+            continue;
+        }
+        let settings = format!("[engine]\nruntime = \"{runtime}\"\n");
+        let Some((server, rootfs)) = server(&format!("way{runtime}"), &settings).await else { return };
+        let base = std::fs::read(&rootfs).expect("read the image");
+        let device = Entry { name: "etc/resolv.conf", kind: tar::EntryType::Fifo, link: "", mode: 0o644, content: b"" };
+        let cases: Vec<(&str, Vec<Entry<'_>>, bool)> = vec![
+            ("dangling", vec![link("etc/resolv.conf", "../run/systemd/resolve/stub-resolv.conf")], true),
+            ("absolute", vec![link("etc/resolv.conf", "/nowhere/x"), link("etc/hosts", "/nowhere/y")], true),
+            ("loop", vec![link("etc/resolv.conf", "b"), link("etc/b", "resolv.conf")], true),
+            ("folder", vec![folder("etc/resolv.conf"), folder("etc/hostname")], true),
+            ("full", vec![folder("etc/resolv.conf"), file("etc/resolv.conf/x", b"x")], false),
+            ("fifo", vec![device], true),
+            ("null", vec![link("etc/hosts", "/dev/null"), link("etc/hostname", "/etc")], true),
+            ("gone", vec![file("etc/.wh.resolv.conf", b""), file("etc/.wh.hosts", b"")], true),
+            ("etc", vec![file(".wh.etc", b""), link("etc", "/nowhere/etc")], false),
+        ];
+        for (name, entries, placed) in cases {
+            let layer = tar_of(&entries);
+            let archive = docker_archive(&[&base, &layer], &["sh"], &format!("{name}:1"));
+            done(&server, &["load", "-i", &kept(&server, "image.tar", &archive)]);
+            let image = format!("{name}:1");
+            for flags in [vec!["run", "--rm"], vec!["run", "--rm", "--read-only"]] {
+                let script = "echo up; grep -c nameserver /etc/resolv.conf";
+                let (code, out, error) = server.cli(&[flags.clone(), vec![&image, "sh", "-c", script]].concat());
+                assert!(out.starts_with("up"), "{runtime} {name} {flags:?}: {code} {error}");
+                if placed {
+                    assert!(out.trim() != "up\n0" && code == 0, "{runtime} {name} {flags:?}: {out} {error}");
+                }
+            }
+        }
+        // What is in a volume stays as it is.
+        let prepare = "ln -s /nowhere/x /v/resolv.conf; echo mine > /v/hosts";
+        done(&server, &["run", "--rm", "-v", "etc:/v", "base", "sh", "-c", prepare]);
+        let script = "readlink /etc/resolv.conf; ls /etc";
+        let said = done(&server, &["run", "--rm", "-v", "etc:/etc", "base", "sh", "-c", script]);
+        assert!(said.starts_with("/nowhere/x"), "{runtime}: {said}");
+        server.finish().await;
+    }
+}
