@@ -8,7 +8,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use berth_engine::{Mount, MountSource};
-use berth_image::{Budget, disk_usage, pack_path, unpack_within};
+use berth_image::{Budget, Keep, disk_usage, pack_path, unpack_within};
 use berth_store::{ContainerFilter, Tx};
 
 use crate::core::Core;
@@ -237,7 +237,7 @@ impl Core {
         let path = self.volume_path(&self.find_volume(caller, name).await?.folder);
         Ok(move || {
             let root = fs::File::open(&path).map_err(|e| Error::Bug(format!("open a volume: {e}")))?.into();
-            Ok(unpack_within(root, Path::new(""), tar, true, Budget::default())?)
+            Ok(unpack_within(root, Path::new(""), tar, Keep::ALL, Budget::default()).map(drop)?)
         })
     }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use berth_engine::{EngineError, FileStat, Files, State, UnitId};
-use berth_image::{Budget, clear_folder, open_file, pack_difference, pack_path, stat, unpack_within};
+use berth_image::{Budget, Keep, clear_folder, open_file, pack_difference, pack_path, stat, unpack_within};
 use berth_runtime::{Bundle, View, root_of};
 use tokio::sync::OwnedMutexGuard;
 
@@ -71,7 +71,8 @@ impl Files for Open {
         let root = self.root().try_clone_to_owned()?;
         let flags = libc::O_PATH | libc::O_DIRECTORY;
         berth_runtime::openat2_in_root(root.as_fd(), path, flags, 0, true)?;
-        unpack_within(root, path, tar, keep_owner, Budget::default()).map_err(|error| match error {
+        let keep = Keep { owner: keep_owner, devices: true };
+        unpack_within(root, path, tar, keep, Budget::default()).map(drop).map_err(|error| match error {
             berth_image::Error::Io { source, what } if source.raw_os_error().is_some() => {
                 io::Error::new(source.kind(), format!("{what}: {source}"))
             }

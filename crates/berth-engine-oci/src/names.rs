@@ -110,14 +110,118 @@ fn known(names: &Names, asker: Ipv4Addr, query: &[u8]) -> Option<Vec<u8>> {
     Some(answer(query, end, (kind == A).then_some(address)))
 }
 
-/// "The name server failed."
-fn failure(query: &[u8]) -> Vec<u8> {
-    let mut out = query.to_vec();
-    if out.len() >= 12 {
-        out[2] |= 0x80;
-        out[3] = 0x82;
+/// Answers without content (RFC 1035, 4.1.1).
+const FORMAT_ERROR: u8 = 1;
+const SERVER_FAILURE: u8 = 2;
+const NOT_IMPLEMENTED: u8 = 4;
+const REFUSED: u8 = 5;
+
+/// An answer that says only why there is none.
+fn refusal(query: &[u8], code: u8) -> Vec<u8> {
+    vec![query[0], query[1], 0x80 | (query[2] & 0x79), 0x80 | code, 0, 0, 0, 0, 0, 0, 0, 0]
+}
+
+/// What a container asks, as it is passed on: a query of berth's own with the same question. Only ordinary questions are:
+/// nothing of the client's reaches the host's name servers but a name and a type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Ordinary {
+    /// The question as it stands in the message.
+    question: Vec<u8>,
+    /// The flags CD and AD.
+    checking: u8,
+    /// The size and the flags of an OPT record (RFC 6891), if there was one.
+    extended: Option<(u16, u32)>,
+}
+
+impl Ordinary {
+    /// The message with this id.
+    fn message(&self, id: u16) -> Vec<u8> {
+        let [high, low] = id.to_be_bytes();
+        let additional = u8::from(self.extended.is_some());
+        let mut out = vec![high, low, 1, self.checking, 0, 1, 0, 0, 0, 0, 0, additional];
+        out.extend_from_slice(&self.question);
+        if let Some((size, flags)) = self.extended {
+            out.extend_from_slice(&[0, 0, 41]);
+            out.extend_from_slice(&size.to_be_bytes());
+            out.extend_from_slice(&flags.to_be_bytes());
+            out.extend_from_slice(&[0, 0]);
+        }
+        out
     }
-    out
+
+    /// Whether a message answers that one.
+    fn is_answered_by(&self, id: u16, answer: &[u8]) -> bool {
+        answer.len() >= 12 + self.question.len()
+            && answer[..2] == id.to_be_bytes()
+            && answer[2] & 0x80 != 0
+            && answer[12..12 + self.question.len()].eq_ignore_ascii_case(&self.question)
+    }
+}
+
+/// Reads a query; the code of the refusal if it is none to be passed on, `None` for what is no query at all.
+fn ordinary(query: &[u8]) -> Result<Ordinary, Option<u8>> {
+    /// The DNSSEC OK flag.
+    const DO: u32 = 1 << 15;
+    if query.len() < 12 || query[2] & 0x80 != 0 {
+        return Err(None);
+    }
+    if query[2] & 0x78 != 0 {
+        return Err(Some(NOT_IMPLEMENTED));
+    }
+    let count = |at: usize| u16::from_be_bytes([query[at], query[at + 1]]);
+    if count(4) != 1 || count(6) != 0 || count(8) != 0 || count(10) > 1 {
+        return Err(Some(FORMAT_ERROR));
+    }
+    let end = end_of_question(query).ok_or(Some(FORMAT_ERROR))?;
+    let (kind, class) =
+        (u16::from_be_bytes([query[end - 4], query[end - 3]]), u16::from_be_bytes([query[end - 2], query[end - 1]]));
+    // Transfers, keys, "everything": not for stub resolvers.
+    if class != 1 || matches!(kind, 0 | 41 | 249..=255) {
+        return Err(Some(REFUSED));
+    }
+    let extended = match (count(10), &query[end..]) {
+        (0, []) => None,
+        (1, [0, 0, 41, s1, s2, f1, 0, f3, f4, l1, l2, options @ ..])
+            if options.len() == usize::from(u16::from_be_bytes([*l1, *l2])) =>
+        {
+            let flags = u32::from_be_bytes([*f1, 0, *f3, *f4]) & DO;
+            Some((u16::from_be_bytes([*s1, *s2]).clamp(512, 1232), flags))
+        }
+        _ => return Err(Some(FORMAT_ERROR)),
+    };
+    Ok(Ordinary { question: query[12..end].to_vec(), checking: query[3] & 0x30, extended })
+}
+
+/// Where the one question of a message ends.
+fn end_of_question(query: &[u8]) -> Option<usize> {
+    let mut at = 12;
+    loop {
+        let length = usize::from(*query.get(at)?);
+        at += 1;
+        if length == 0 {
+            break;
+        }
+        // Names of a question are not compressed.
+        if length > 63 || at + length > 12 + 255 {
+            return None;
+        }
+        at += length;
+    }
+    (query.len() >= at + 4).then_some(at + 4)
+}
+
+/// An id that nobody else knows.
+fn random_id() -> u16 {
+    let mut bytes = [0u8; 2];
+    // SAFETY: a buffer with its length.
+    unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    u16::from_be_bytes(bytes)
+}
+
+/// The answer with the id that the client gave its query.
+fn with_id(mut answer: Vec<u8>, query: &[u8]) -> Vec<u8> {
+    answer[..2].copy_from_slice(&query[..2]);
+    answer
 }
 
 /// The host's own name servers, those on its loopback included.
@@ -131,8 +235,9 @@ fn servers(fallback: &[String]) -> Vec<SocketAddr> {
     all.into_iter().map(|ip| SocketAddr::new(ip, 53)).collect()
 }
 
-async fn ask_others(query: &[u8], fallback: &[String]) -> Option<Vec<u8>> {
-    for server in servers(fallback) {
+async fn ask_others(asked: &Ordinary, servers: &[SocketAddr]) -> Option<Vec<u8>> {
+    for server in servers.iter().copied() {
+        let (id, ordinary) = (random_id(), asked);
         let own: SocketAddr = match server {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
             SocketAddr::V6(_) => (std::net::Ipv6Addr::UNSPECIFIED, 0).into(),
@@ -140,11 +245,11 @@ async fn ask_others(query: &[u8], fallback: &[String]) -> Option<Vec<u8>> {
         let asked = async {
             let socket = UdpSocket::bind(own).await?;
             socket.connect(server).await?;
-            socket.send(query).await?;
+            socket.send(&ordinary.message(id)).await?;
             let mut buffer = vec![0; 65_535];
             loop {
                 let length = socket.recv(&mut buffer).await?;
-                if buffer.get(..2) == query.get(..2) {
+                if ordinary.is_answered_by(id, &buffer[..length]) {
                     buffer.truncate(length);
                     return Ok::<_, std::io::Error>(buffer);
                 }
@@ -223,10 +328,21 @@ pub(crate) async fn serve(names: &Arc<Names>, subnet: Subnet, fallback: &[String
                 let _ = udp.send_to(&answer, from).await;
                 continue;
             }
+            let asked = match ordinary(&query) {
+                Ok(asked) => asked,
+                Err(code) => {
+                    if let Some(code) = code {
+                        let _ = udp.send_to(&refusal(&query, code), from).await;
+                    }
+                    continue;
+                }
+            };
             let Some(place) = places.take(asker, AT_ONCE) else { continue };
             let (udp, others) = (udp.clone(), others.clone());
             tokio::spawn(async move {
-                let answer = ask_others(&query, &others).await.unwrap_or_else(|| failure(&query));
+                let answer = ask_others(&asked, &servers(&others)).await;
+                let answer =
+                    answer.map_or_else(|| refusal(&query, SERVER_FAILURE), |answer| with_id(answer, &query));
                 let _ = udp.send_to(&answer, from).await;
                 drop(place);
             });
@@ -259,25 +375,36 @@ async fn converse(mut stream: TcpStream, asker: Ipv4Addr, names: &Names, others:
         stream.read_exact(&mut query).await?;
         let answer = match known(names, asker, &query) {
             Some(answer) => answer,
-            None => ask_by_tcp(&query, others).await.unwrap_or_else(|| failure(&query)),
+            None => match ordinary(&query) {
+                Ok(asked) => {
+                    let answer = ask_by_tcp(&asked, &servers(others)).await;
+                    answer.map_or_else(|| refusal(&query, SERVER_FAILURE), |answer| with_id(answer, &query))
+                }
+                Err(Some(code)) => refusal(&query, code),
+                Err(None) => return Ok(()),
+            },
         };
         stream.write_u16(u16::try_from(answer.len()).unwrap_or(u16::MAX)).await?;
         stream.write_all(&answer).await?;
     }
 }
 
-async fn ask_by_tcp(query: &[u8], others: &[String]) -> Option<Vec<u8>> {
-    for server in servers(others) {
+async fn ask_by_tcp(ordinary: &Ordinary, servers: &[SocketAddr]) -> Option<Vec<u8>> {
+    for server in servers.iter().copied() {
+        let id = random_id();
+        let query = ordinary.message(id);
         let asked = async {
             let mut stream = TcpStream::connect(server).await?;
             stream.write_u16(u16::try_from(query.len()).unwrap_or(u16::MAX)).await?;
-            stream.write_all(query).await?;
+            stream.write_all(&query).await?;
             let length = stream.read_u16().await?;
             let mut answer = vec![0; length.into()];
             stream.read_exact(&mut answer).await?;
             Ok::<_, std::io::Error>(answer)
         };
-        if let Ok(Ok(answer)) = tokio::time::timeout(PATIENCE, asked).await {
+        if let Ok(Ok(answer)) = tokio::time::timeout(PATIENCE, asked).await
+            && ordinary.is_answered_by(id, &answer)
+        {
             return Some(answer);
         }
     }
@@ -288,7 +415,7 @@ async fn ask_by_tcp(query: &[u8], others: &[String]) -> Option<Vec<u8>> {
 mod tests {
     use std::net::Ipv4Addr;
 
-    use super::{Names, known, question};
+    use super::{Names, known, ordinary, question};
 
     fn query(name: &str, kind: u16) -> Vec<u8> {
         let mut out = vec![7, 8, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
@@ -300,6 +427,46 @@ mod tests {
         out.extend(kind.to_be_bytes());
         out.extend([0, 1]);
         out
+    }
+
+    #[test]
+    fn only_ordinary_queries_are_passed_on_and_as_ones_of_our_own() {
+        let plain = query("example.org", 1);
+        let asked = ordinary(&plain).expect("ordinary");
+        assert_eq!(asked.message(0x0102)[..2], [1, 2]);
+        assert_eq!(asked.message(0x0708)[12..], plain[12..]);
+        let mut extended = plain.clone();
+        extended[11] = 1;
+        // Size 4096, DO, and a cookie, which is the client's own.
+        extended.extend([0, 0, 41, 16, 0, 0, 0, 0x80, 0, 0, 4, 0, 10, 0, 0]);
+        let asked = ordinary(&extended).expect("ordinary");
+        assert_eq!(asked.message(1)[plain.len()..], [0, 0, 41, 0x04, 0xd0, 0, 0, 0x80, 0, 0, 0]);
+        let with = |at: usize, byte: u8| {
+            let mut changed = plain.clone();
+            changed[at] = byte;
+            ordinary(&changed)
+        };
+        assert_eq!(with(2, 0x81), Err(None), "an answer");
+        assert_eq!(with(2, 0x28), Err(Some(super::NOT_IMPLEMENTED)), "UPDATE");
+        assert_eq!(with(5, 2), Err(Some(super::FORMAT_ERROR)), "two questions");
+        assert_eq!(with(7, 1), Err(Some(super::FORMAT_ERROR)), "an answer in a question");
+        assert_eq!(with(plain.len() - 1, 3), Err(Some(super::REFUSED)), "CHAOS");
+        for kind in [252, 251, 255, 249, 250] {
+            assert_eq!(ordinary(&query("example.org", kind)), Err(Some(super::REFUSED)), "{kind}");
+        }
+        assert_eq!(ordinary(&[plain.clone(), vec![1]].concat()), Err(Some(super::FORMAT_ERROR)), "what follows");
+        let compressed = [&plain[..12], &[0xc0, 12, 0, 1, 0, 1]].concat();
+        assert_eq!(ordinary(&compressed), Err(Some(super::FORMAT_ERROR)));
+        for length in 0..plain.len() {
+            assert!(ordinary(&plain[..length]).is_err());
+        }
+        // An answer to another question, or with another id, is none.
+        let asked = ordinary(&plain).expect("ordinary");
+        let mut answer = asked.message(9);
+        answer[2] |= 0x80;
+        assert!(asked.is_answered_by(9, &answer) && !asked.is_answered_by(8, &answer));
+        answer[14] ^= 1;
+        assert!(!asked.is_answered_by(9, &answer));
     }
 
     #[test]

@@ -68,6 +68,9 @@ pub struct LayerBuilder<'a> {
     root: OwnedFd,
     /// Whether things belong to whom the archive says, or to whoever unpacks.
     pub(crate) keep_owner: bool,
+    /// Whether device nodes are made; those that are not are kept by name.
+    pub(crate) devices: bool,
+    pub(crate) left_out: std::collections::HashSet<PathBuf>,
     /// Ends where the archive can't be given back from the tree: it names a path twice.
     recorder: Option<Recorder>,
     /// Parent of the last entry: archives are mostly in order.
@@ -164,6 +167,8 @@ impl<'a> LayerBuilder<'a> {
             root,
             recorder: None,
             keep_owner: true,
+            devices: true,
+            left_out: std::collections::HashSet::new(),
             parent: None,
             folders: BTreeMap::new(),
             folder_names: 0,
@@ -571,6 +576,10 @@ impl<'a> LayerBuilder<'a> {
 
     /// A hard link to `target`, an entry of this layer or of one below.
     pub(crate) fn hard_link(&mut self, path: &Path, target: &Path) -> Result<(), Error> {
+        if self.left_out.contains(target) {
+            self.left_out.insert(path.to_owned());
+            return Ok(());
+        }
         let (parent, name) = self.parent_of(path)?;
         let (from, from_name) = match openat2_in_root(
             self.root.as_fd(),
@@ -597,6 +606,10 @@ impl<'a> LayerBuilder<'a> {
 
     /// A device, pipe or socket: `kind` is an `S_IF*` word.
     pub(crate) fn node(&mut self, path: &Path, kind: u32, major: u32, minor: u32, meta: &Meta) -> Result<(), Error> {
+        if !self.devices && matches!(kind, libc::S_IFCHR | libc::S_IFBLK) {
+            self.left_out.insert(path.to_owned());
+            return Ok(());
+        }
         let (parent, name) = self.parent_of(path)?;
         self.clear(&parent, &name, path)?;
         // SAFETY: an open folder and a name that outlives the call.

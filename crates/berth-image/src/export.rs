@@ -349,7 +349,7 @@ pub fn copy_folder(from: &OwnedFd, path: &Path, to: &Path) -> Result<(), Error> 
     }
     fs::create_dir(&filling).named(|| format!("make {}", filling.display()))?;
     let root: OwnedFd = File::open(&filling).named(|| format!("open {}", filling.display()))?.into();
-    crate::unpack::unpack_within(root, Path::new(""), &mut read, true, Budget::default())?;
+    crate::unpack::unpack_within(root, Path::new(""), &mut read, crate::Keep::ALL, Budget::default())?;
     drop(read);
     packing.join().map_err(|_| bad("copying was broken off"))?.named(|| format!("read {}", path.display()))?;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};

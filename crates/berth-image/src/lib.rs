@@ -33,4 +33,4 @@ pub use export::{
 };
 pub use pack::{Stat, clear_folder, disk_percent, disk_usage, open_file, pack_difference, pack_path, stat};
 pub use store::{Layer, Pin, Store};
-pub use unpack::unpack_within;
+pub use unpack::{Keep, unpack_within};

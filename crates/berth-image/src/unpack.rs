@@ -170,8 +170,8 @@ pub(crate) fn skip(entry: &mut impl Read, budget: &mut Budget) -> Result<(), Err
 }
 
 /// Unpacks a (possibly compressed) tar below the folder `at` of a tree that is there already: links on the way are followed
-/// inside `root`, what an entry replaces goes, whiteouts are files like any other. Without `keep_owner` everything belongs to
-/// whoever unpacks.
+/// inside `root`, what an entry replaces goes, whiteouts are files like any other. Gives the names of the devices that were left
+/// out.
 ///
 /// # Errors
 /// What is wrong with the archive, or what the disk said; what was unpacked until then stays.
@@ -179,15 +179,31 @@ pub fn unpack_within(
     root: OwnedFd,
     at: &Path,
     input: impl Read,
-    keep_owner: bool,
+    keep: Keep,
     mut budget: Budget,
-) -> Result<(), Error> {
+) -> Result<Vec<PathBuf>, Error> {
     let mut builder = LayerBuilder::within(root);
-    builder.keep_owner = keep_owner;
+    (builder.keep_owner, builder.devices) = (keep.owner, keep.devices);
     let mut input = inflate(input).named(|| "read the archive".into())?;
     unpack(&mut builder, &mut input, &clean(at)?, Becomes::Files, &mut budget)?;
     skip(&mut input, &mut budget)?;
-    builder.finish_within()
+    let mut left_out: Vec<PathBuf> = builder.left_out.drain().collect();
+    left_out.sort();
+    builder.finish_within().map(|()| left_out)
+}
+
+/// What of an archive is kept when it is unpacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    /// Owners, and bits that set the user or the group; without, everything belongs to whoever unpacks.
+    pub owner: bool,
+    /// Device nodes; without, they are left out, and links to them.
+    pub devices: bool,
+}
+
+impl Keep {
+    /// All of it: for places where devices are of no use.
+    pub const ALL: Self = Self { owner: true, devices: true };
 }
 
 /// Undoes gzip or zstd, told by the first bytes; anything else is passed on as it is.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -360,6 +361,29 @@ async fn nothing_in_a_container_leads_a_copy_out_of_it() {
     done(&server, &["cp", note, "a:/stopped"]);
     done(&server, &["start", "a"]);
     assert_eq!(exec(&server, "a", "cat /stopped; stat -c %u:%g /stopped").0, "note0:0\n");
+    // Nothing that comes out has power over this machine: no devices, no bits that set a user, unless they are asked for.
+    let script = "mkdir /t; cd /t; echo x > f; cp /bin/busybox su; chmod 4755 su; mknod c c 1 3; mknod b b 7 0; ln c also; \
+         mkfifo p; chmod 4755 p";
+    assert_eq!(exec(&server, "a", script), (String::new(), 0));
+    let taken = files.join("taken");
+    let (code, _, said) = server.cli(&["cp", "a:/t", taken.to_str().expect("path")]);
+    assert_eq!(code, 0, "{said}");
+    let mut names: Vec<_> =
+        fs::read_dir(&taken).expect("list").map(|e| e.expect("entry").file_name().into_string().expect("name")).collect();
+    names.sort();
+    assert_eq!(names, ["f", "p", "su"]);
+    for name in ["b", "c", "also"] {
+        assert!(said.contains(&format!("left out (a device): t/{name}")), "{said}");
+    }
+    for name in ["su", "p"] {
+        assert_eq!(fs::metadata(taken.join(name)).expect("there").mode() & 0o6000, 0, "{name}");
+    }
+    let (code, _, said) = server.cli(&["cp", "a:/t/c", files.join("device").to_str().expect("path")]);
+    assert!(code != 0 && said.contains("is a device") && !files.join("device").exists(), "{said}");
+    let kept = files.join("kept");
+    done(&server, &["cp", "-a", "a:/t", kept.to_str().expect("path")]);
+    assert_eq!(fs::metadata(kept.join("su")).expect("there").mode() & 0o7777, 0o4755);
+    assert!(fs::symlink_metadata(kept.join("c")).expect("there").file_type().is_char_device(), "-a asks for all");
     // A large file in pieces.
     assert_eq!(exec(&server, "a", "seq 1 100000 > /big").1, 0);
     let whole = server.request("GET", "/v1/containers/a/files?path=/big", "").await.text;

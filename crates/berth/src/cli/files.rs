@@ -113,12 +113,20 @@ async fn copy_out(client: &Client, copy: &Copy, id: &str, path: &str) -> Result<
     let stream = response.bytes_stream().map(|chunk| chunk.map_err(std::io::Error::other));
     let tar = SyncIoBridge::new(StreamReader::new(Box::pin(stream)));
     let (at, keep_owner) = (aside.clone(), copy.archive);
-    let unpacked = tokio::task::spawn_blocking(move || -> Result<(), String> {
+    let unpacked = tokio::task::spawn_blocking(move || -> Result<Vec<PathBuf>, String> {
         let root = fs::File::open(&at).map_err(|e| format!("{}: {e}", at.display()))?.into();
-        berth_image::unpack_within(root, Path::new(""), tar, keep_owner, berth_image::Budget::default())
+        // A container's devices are none of this machine's, unless all is asked for.
+        let keep = berth_image::Keep { owner: keep_owner, devices: keep_owner };
+        berth_image::unpack_within(root, Path::new(""), tar, keep, berth_image::Budget::default())
             .map_err(|e| e.to_string())
     });
-    let result = unpacked.await.map_err(|e| e.to_string()).and_then(|r| r).and_then(|()| {
+    let result = unpacked.await.map_err(|e| e.to_string()).and_then(|r| r).and_then(|left_out| {
+        for device in &left_out {
+            eprintln!("berth: left out (a device): {}", super::output::harmless(&device.display().to_string()));
+        }
+        if name.as_ref().is_some_and(|name| left_out.contains(name)) {
+            return Err(format!("{path} is a device"));
+        }
         let moved = |from: &Path, to: &Path| fs::rename(from, to).map_err(|e| format!("move to {}: {e}", to.display()));
         match (&name, renamed) {
             (Some(name), Some(new)) => moved(&aside.join(name), &new),
