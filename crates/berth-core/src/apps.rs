@@ -85,17 +85,18 @@ impl Core {
         if !new.code_address.starts_with("http://") && !new.code_address.starts_with("https://") {
             return Err(Error::invalid("code_address", format!("{:?} is no http or https address", new.code_address)));
         }
-        let Ok(_turn) = self.inner.builds.clone().try_acquire_owned() else {
-            return Err(Error::NoRoom("too many applications are being built; try again later".into()));
+        let Some(_queued) = self.inner.builds_waiting.try_take(caller.account) else {
+            return Err(Error::NoRoom("too many applications wait to be built; try again later".into()));
         };
         let begun = Instant::now();
+        let left = || limit.saturating_sub(begun.elapsed());
         // Asked before anything is downloaded for nothing.
         if !runtime.image.is_empty() {
             match self.image(caller, &runtime.image).await {
                 Err(Error::NotFound { .. }) => {
                     // What does not arrive in time goes on arriving, for the next build.
                     let pull = self.image_pull(caller, &runtime.image, None, None, tokio::sync::mpsc::channel(1).0);
-                    let pulled = tokio::time::timeout(limit, pull).await;
+                    let pulled = tokio::time::timeout(left(), pull).await;
                     let pulled = pulled.map_err(|_| Error::Timeout(format!("fetching image {}", runtime.image)))?;
                     pulled.map_err(|error| match error {
                         Error::Registry(error) => Error::NoRoom(format!(
@@ -108,8 +109,10 @@ impl Core {
                 other => drop(other?),
             }
         }
+        let turn = tokio::time::timeout(left(), self.inner.builds.take(caller.account)).await;
+        let _turn = turn.map_err(|_| Error::Timeout("waiting for a turn to build".into()))?;
         self.inner.images.room()?;
-        let prepared = tokio::time::timeout(limit, self.code(&new.code_address, runtime.clone())).await;
+        let prepared = tokio::time::timeout(left(), self.code(&new.code_address, runtime.clone())).await;
         let prepared = prepared.map_err(|_| {
             self.collect_layers_soon();
             Error::Timeout("fetching the code".into())
@@ -126,8 +129,7 @@ impl Core {
                 return Err(error);
             }
         };
-        let left = limit.saturating_sub(begun.elapsed());
-        match tokio::time::timeout(left, self.start_app(caller, &made, &runtime)).await {
+        match tokio::time::timeout(left(), self.start_app(caller, &made, &runtime)).await {
             Ok(Ok(container)) => {
                 let port = container.ports.first().map(|p| p.host_port);
                 port.map(|port| App { container, port })

@@ -78,6 +78,8 @@ pub struct NewContainer {
     pub stop_timeout_s: Option<u64>,
     /// Removed when it has ended.
     pub auto_remove: bool,
+    /// With `auto_remove`: whoever makes it follows it, so that it is kept for a while after its end.
+    pub attended: bool,
     /// Standard input can be written to by those who attach.
     pub stdin: bool,
     /// It has a terminal.
@@ -108,6 +110,8 @@ pub(crate) struct Spec {
     pub(crate) stop_signal: i32,
     pub(crate) stop_timeout_s: u64,
     pub(crate) auto_remove: bool,
+    #[serde(default)]
+    pub(crate) attended: bool,
     #[serde(default)]
     pub(crate) restart: RestartPolicy,
     #[serde(default)]
@@ -249,6 +253,7 @@ pub struct Container {
     pub(crate) stop_signal: i32,
     pub(crate) stop_timeout: Duration,
     pub(crate) auto_remove: bool,
+    pub(crate) attended: bool,
 }
 
 /// A page of a list.
@@ -317,6 +322,7 @@ pub(crate) fn container(row: berth_store::Container) -> Result<Container, Error>
         stop_signal: spec.stop_signal,
         stop_timeout: Duration::from_secs(spec.stop_timeout_s),
         auto_remove: spec.auto_remove,
+        attended: spec.attended,
     })
 }
 
@@ -350,6 +356,7 @@ impl Container {
             stop_signal: self.stop_signal,
             stop_timeout_s: self.stop_timeout.as_secs(),
             auto_remove: self.auto_remove,
+            attended: self.attended,
             restart: self.restart,
             health: self.health_check.clone(),
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use berth_engine::Engine;
 use berth_image::Store as Images;
 use berth_store::{Store, Tx};
-use tokio::sync::{Semaphore, broadcast};
+use tokio::sync::broadcast;
 
 use crate::apps::Fetch;
 use crate::commands::{Cancels, Driving, Trip};
@@ -31,7 +31,10 @@ pub(crate) struct Inner {
     pub(crate) pushes_at_once: Shares,
     pub(crate) settings: Settings,
     pub(crate) events: broadcast::Sender<Event>,
-    pub(crate) builds: Arc<Semaphore>,
+    /// When this server began, nanoseconds since 1970.
+    pub(crate) begun_at: i64,
+    pub(crate) builds: Shares,
+    pub(crate) builds_waiting: Shares,
     pub(crate) imports: Shares,
     /// Pairs of keys that are made at the same time.
     pub(crate) key_pairs: Shares,
@@ -126,7 +129,10 @@ impl Core {
             key_pairs: Shares::new(2, 1),
             keys: Mutex::default(),
             revocations: 0.into(),
-            builds: Arc::new(Semaphore::new(settings.builds_at_once.max(1))),
+            begun_at: crate::now(),
+            // Others than the one with many get a turn soon.
+            builds: Shares::new(settings.builds_at_once.max(1), (settings.builds_at_once * 3 / 4).max(1)),
+            builds_waiting: Shares::new(settings.builds_waiting.max(1), (settings.builds_waiting / 2).max(1)),
             settings,
             events: broadcast::channel(4096).0,
             gate: tokio::sync::RwLock::default(),

@@ -202,9 +202,32 @@ async fn settle(core: &Core, id: i64, start: Option<Beginning>, wait: bool) -> R
     } else if let Some(beginning) = start {
         core.resume_after_start(&mut after, &wanted, beginning.rebooted).await?;
     }
-    if auto_remove {
+    if auto_remove && let Some(due) = core.removal_due(&after) {
+        if let Ok(wait @ 1..) = u64::try_from(due - now()) {
+            // Its due is looked at again by then.
+            let core = core.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_nanos(wait)).await;
+                look_at(&core, id).await;
+            });
+            return Ok(());
+        }
         core.erase(&after).await?;
         core.collect_layers_soon();
     }
     Ok(())
+}
+
+/// Looks at a container that was not removed at its end because of somebody who followed it.
+pub(crate) fn look_at(core: &Core, id: i64) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+    Box::pin(remove_if_due(core, id))
+}
+
+async fn remove_if_due(core: &Core, id: i64) {
+    let kept = core.read(move |tx| Ok(tx.container(id)?)).await.ok().flatten().and_then(|row| container(row).ok());
+    if kept.is_some_and(|kept| kept.auto_remove && kept.state == ContainerState::Exited)
+        && let Err(error) = settle(core, id, None, true).await
+    {
+        tracing::warn!(container = id, error = error.chain(), "a container could not be removed at its end");
+    }
 }

@@ -69,6 +69,8 @@ pub struct Settings {
     pub time_zone: String,
     /// Applications that may be built at a time.
     pub builds_at_once: usize,
+    /// Applications that wait for a turn to be built, or are being built; of one account half as many.
+    pub builds_waiting: usize,
     /// Seconds that building an application may take, download and start included.
     pub build_timeout_s: u64,
     /// Milliseconds that a new container without a health check has to be up, without an end or a restart, before it takes the
@@ -77,6 +79,8 @@ pub struct Settings {
     /// Milliseconds for which a roll-out or a group's deployment goes on to watch all that it has replaced before it is a
     /// success; an end, a restart or ill health of any of them takes all of it back.
     pub soak_time_ms: u64,
+    /// How long a container that is removed at its end, and was made by somebody who follows it, waits for that client, milliseconds.
+    pub attended_ms: u64,
     /// Seconds to wait for an application to accept connections before its build is answered all the same.
     pub ready_wait_s: u64,
     /// Largest archive of an application's code that is downloaded, MiB.
@@ -122,9 +126,11 @@ impl Default for Settings {
             host: HostSettings::default(),
             time_zone: "Asia/Shanghai".into(),
             builds_at_once: 8,
+            builds_waiting: 256,
             build_timeout_s: 300,
             ready_time_ms: 5000,
             soak_time_ms: 10_000,
+            attended_ms: 15_000,
             ready_wait_s: 20,
             code_max_mib: 512,
             code_unpacked_max_mib: 2048,

@@ -289,7 +289,7 @@ fn with_short_times(settings: &str) -> String {
     if settings.contains("ready_time_ms") {
         return settings.to_owned();
     }
-    let times = "[core]\nready_time_ms = 500\nsoak_time_ms = 300\n";
+    let times = "[core]\nready_time_ms = 500\nsoak_time_ms = 300\nattended_ms = 2000\n";
     match settings.split_once("[core]\n") {
         Some((before, after)) => format!("{before}{times}{after}"),
         None => format!("{settings}\n{times}"),

@@ -101,17 +101,17 @@ async fn archives_and_layout_folders_are_loaded() {
 #[tokio::test(flavor = "multi_thread")]
 async fn surprises_are_spared() {
     let Some(rootfs) = image("busybox").filter(|_| is_root()) else { return };
-    let server = Server::start(env!("CARGO_BIN_EXE_berth"), "surprises", "").await;
+    let mut server = Server::start(env!("CARGO_BIN_EXE_berth"), "surprises", "").await;
     server.import(&rootfs, "busybox", &[]);
-    let ok = |args: &[&str]| {
+    fn ok(server: &Server, args: &[&str]) -> String {
         let (code, out, error) = server.cli(args);
         assert_eq!(code, 0, "{args:?}: {error}");
         out
-    };
-    ok(&["run", "-d", "--name", "web", "busybox", "sleep", "1000"]);
+    }
+    ok(&server, &["run", "-d", "--name", "web", "busybox", "sleep", "1000"]);
     // The first thing that a container does may be to look for another.
     for _ in 0..10 {
-        ok(&["run", "--rm", "busybox", "ping", "-c", "1", "-W", "2", "web"]);
+        ok(&server, &["run", "--rm", "busybox", "ping", "-c", "1", "-W", "2", "web"]);
     }
     // Signals to `berth run` are the container's: a unit of systemd that stops it stops the container.
     let trap = "trap 'echo heard; exit 4' TERM; echo ready; while true; do sleep 0.05; done";
@@ -131,17 +131,49 @@ async fn surprises_are_spared() {
     std::io::Read::read_to_string(&mut out, &mut rest).expect("output");
     assert_eq!((rest.as_str(), child.wait().expect("wait").code()), ("heard\n", Some(4)));
     assert!(server.cli(&["inspect", "trap"]).0 != 0, "--rm holds as well");
+    // Whoever goes away in the middle leaves nothing behind for ever: the server removes it, over its own end too.
+    for (number, (options, killed)) in [(&["-i"][..], false), (&[][..], false), (&[][..], true)].into_iter().enumerate() {
+        let name = format!("gone{number}");
+        let mut args = vec!["run", "--rm", "--name", &name];
+        args.extend(options);
+        args.extend(["busybox", "sh", "-c", "echo up; sleep 1"]);
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_berth"))
+            .env("BERTH_DATA_DIR", &server.data)
+            .args(args)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("run");
+        let mut up = [0; 3];
+        std::io::Read::read_exact(&mut child.stdout.take().expect("output"), &mut up).expect("up");
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+        if killed {
+            server.kill();
+            server.up().await;
+        }
+        assert_eq!(server.cli(&["inspect", &name]).0, 0, "it runs on");
+        let ends = std::time::Instant::now() + std::time::Duration::from_secs(15);
+        while server.cli(&["inspect", &name]).0 == 0 {
+            assert!(std::time::Instant::now() < ends, "{name} is still there");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+    }
+    for form in [&["run", "--rm"][..], &["run", "-d", "--rm"], &["run", "-i", "--rm"], &["create", "--rm"]] {
+        let (code, _, error) = server.cli(&[form, &["--restart", "always", "busybox", "true"]].concat());
+        assert!(code != 0 && error.contains("restart"), "{form:?}: {code} {error}");
+    }
     // A server that runs keeps its things.
     let (code, _, error) = server.cli(&["uninstall"]);
     assert!(code == 1 && error.contains("stop it first"), "{error}");
-    ok(&["exec", "web", "true"]);
+    ok(&server, &["exec", "web", "true"]);
     // What is paused can be killed.
-    ok(&["run", "-d", "--name", "p", "busybox", "sleep", "1000"]);
-    ok(&["pause", "p"]);
-    ok(&["kill", "p"]);
-    assert_eq!(ok(&["wait", "p"]), "137\n");
+    ok(&server, &["run", "-d", "--name", "p", "busybox", "sleep", "1000"]);
+    ok(&server, &["pause", "p"]);
+    ok(&server, &["kill", "p"]);
+    assert_eq!(ok(&server, &["wait", "p"]), "137\n");
     // Errors of copies are told in words, and nothing is silently left out.
-    ok(&["exec", "web", "ln", "-s", "/nowhere", "/dangling"]);
+    ok(&server, &["exec", "web", "ln", "-s", "/nowhere", "/dangling"]);
     for (args, said) in [
         (["cp", "-L", "web:/dangling", "/tmp/berth-x"], "/dangling: no such file"),
         (["cp", "-a", "web:/proc/meminfo", "-"], "kernel's"),
@@ -150,20 +182,20 @@ async fn surprises_are_spared() {
         let (code, _, error) = server.cli(&args);
         assert!(code != 0 && error.to_lowercase().contains(said), "{args:?}: {error}");
     }
-    ok(&["exec", "web", "sh", "-c", "echo still > /dev/null"]);
+    ok(&server, &["exec", "web", "sh", "-c", "echo still > /dev/null"]);
     // A terminal has a size before its program looks.
-    assert_eq!(ok(&["exec", "-t", "web", "stty", "size"]).trim(), "24 80");
+    assert_eq!(ok(&server, &["exec", "-t", "web", "stty", "size"]).trim(), "24 80");
     // Other people's words don't steer a terminal.
-    ok(&["run", "-d", "--name", "esc", "busybox", "sh", "-c", ": \u{1b}[31m \n \u{7}; sleep 100"]);
-    let shown = ok(&["ps"]);
+    ok(&server, &["run", "-d", "--name", "esc", "busybox", "sh", "-c", ": \u{1b}[31m \n \u{7}; sleep 100"]);
+    let shown = ok(&server, &["ps"]);
     assert!(!shown.contains('\u{1b}') && !shown.contains('\u{7}') && shown.lines().count() == 3, "{shown}");
     let (code, _, error) = server.cli(&["load", "-i", "/bin/sh"]);
     assert!(code == 1 && error.contains("no tar archive"), "{error}");
     // An administrator sees and withdraws everybody's tokens.
-    let token = ok(&["token", "create", "--account", "bob", "b1"]);
-    let list = ok(&["token", "ls", "--all"]);
+    let token = ok(&server, &["token", "create", "--account", "bob", "b1"]);
+    let list = ok(&server, &["token", "ls", "--all"]);
     let row = list.lines().find(|l| l.contains("bob")).expect("bob's");
-    ok(&["token", "rm", row.split_whitespace().next().expect("number")]);
+    ok(&server, &["token", "rm", row.split_whitespace().next().expect("number")]);
     assert!(server.cli(&["--token", token.trim(), "ps"]).0 != 0);
     let (code, _, error) = server.cli(&["volume", "prune"]);
     assert!(code == 1 && error.contains("--force"), "{error}");

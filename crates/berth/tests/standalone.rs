@@ -190,7 +190,7 @@ async fn every_error_has_its_code() {
     ] {
         is_error(&server.request("POST", "/container/build", body).await, 10003, said);
     }
-    is_error(&server.request("POST", "/container/build", vec![b'x'; 3 << 20]).await, 10003, "larger");
+    is_error(&server.request("POST", "/container/build", vec![b'x'; 3 << 20]).await, 10003, "longer");
     for path in ["start", "stop", "remove", "stats"] {
         is_error(&server.request("GET", &format!("/container/{path}"), "").await, 10002, "containerId");
     }
@@ -206,6 +206,29 @@ async fn every_error_has_its_code() {
     let refused =
         server.request("POST", "/container/build", format!("image_name=static&memory=64&code_address={site}")).await;
     assert_eq!(refused.status, 503);
+    server.finish().await;
+}
+
+/// A build beyond the bound waits for its turn; only a full queue refuses.
+#[tokio::test(flavor = "multi_thread")]
+async fn builds_wait_for_their_turn() {
+    if !is_root() {
+        return;
+    }
+    let settings = "[core]\nbuilds_at_once = 2\nbuilds_waiting = 80";
+    let server = Server::start(env!("CARGO_BIN_EXE_berth"), "turns", settings).await;
+    let files = FileServer::default();
+    let site = files.serve("site.zip", zip_of(&[("index.html", b"x")]));
+    let all = (0..20).map(|_| build(&server, "static", &site, "64"));
+    for answer in futures_util::future::join_all(all).await {
+        assert_eq!(answer.json()["code"], 0, "{}", answer.text);
+    }
+    // One account waits with half of the places at most.
+    let slow = files.serve("slow.zip", zip_of(&[("index.html", b"x")]));
+    let all = (0..60).map(|_| build(&server, "static", &slow, "64"));
+    let codes: Vec<_> = futures_util::future::join_all(all).await.iter().map(|a| a.json()["code"].clone()).collect();
+    assert!(codes.iter().filter(|code| **code == 0).count() >= 40, "{codes:?}");
+    assert!(codes.iter().all(|code| *code == 0 || *code == 10005), "{codes:?}");
     server.finish().await;
 }
 

@@ -139,8 +139,10 @@ pub(super) async fn attach(
     let socket = upgrade(socket)?;
     let found = api.core.container(&caller, &id).await?;
     let place = api.places.take(&caller, Kind::Stream)?;
+    let followed = api.core.follow(found.id);
     let session = api.core.container_attach(&caller, &id, asked.from_start).await?;
     Ok(socket.on_upgrade(move |socket| async move {
+        let _followed = followed;
         let core = api.core.clone();
         let ended = async move {
             let exit = core.container_wait(&caller, found.uid.as_str()).await;

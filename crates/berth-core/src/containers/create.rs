@@ -181,6 +181,7 @@ impl Core {
             stop_signal: new.stop_signal.or(image_signal).unwrap_or(15),
             stop_timeout_s: new.stop_timeout_s.unwrap_or(settings.stop_timeout_s).min(3600),
             auto_remove: new.auto_remove,
+            attended: new.attended,
             restart: new.restart,
             health,
         })

@@ -31,6 +31,7 @@ pub(crate) enum Doing {
 pub(crate) struct Busy {
     doing: Option<Doing>,
     sessions: u32,
+    followers: u32,
 }
 
 /// A container in one word, as fine as any dialect tells it apart.
@@ -58,6 +59,23 @@ pub enum Activity {
     StopFailed,
 }
 
+/// Somebody who follows a container; at the drop of the last one it may be removed.
+#[derive(Debug)]
+pub struct Followed {
+    core: Core,
+    container: i64,
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        self.core.change_busy(self.container, |busy| busy.followers = busy.followers.saturating_sub(1));
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (core, container) = (self.core.clone(), self.container);
+            runtime.spawn(async move { crate::reconcile::look_at(&core, container).await });
+        }
+    }
+}
+
 /// Ends with what it stands for.
 pub(crate) struct Begun<'a> {
     core: &'a Core,
@@ -75,7 +93,7 @@ impl Core {
         let mut all = self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner);
         let busy = all.entry(container).or_default();
         change(busy);
-        if busy.doing.is_none() && busy.sessions == 0 {
+        if busy.doing.is_none() && busy.sessions == 0 && busy.followers == 0 {
             all.remove(&container);
         }
     }
@@ -83,6 +101,25 @@ impl Core {
     pub(crate) fn begin(&self, container: i64, doing: Doing) -> Begun<'_> {
         self.change_busy(container, |busy| busy.doing = Some(doing));
         Begun { core: self, container }
+    }
+
+    /// Somebody waits for what the container says, or for its end: until this is dropped it is not removed by itself.
+    pub fn follow(&self, container: i64) -> Followed {
+        self.change_busy(container, |busy| busy.followers += 1);
+        Followed { core: self.clone(), container }
+    }
+
+    /// When a container that has ended is to be removed by itself, nanoseconds since 1970; `None` while somebody follows it.
+    pub(crate) fn removal_due(&self, ended: &super::Container) -> Option<i64> {
+        let followed = {
+            let all = self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner);
+            all.get(&ended.id).is_some_and(|busy| busy.followers > 0)
+        };
+        let at = ended.exit.as_ref().map_or(0, |exit| exit.finished_at);
+        let wait = i64::try_from(self.inner.settings.attended_ms).unwrap_or(i64::MAX / 1_000_000) * 1_000_000;
+        // A client finds a server that was restarted again within that time.
+        let due = if ended.attended { at.max(self.inner.begun_at).saturating_add(wait) } else { at };
+        (!followed).then_some(due)
     }
 
     /// A session that counts as a login until its process has ended.

@@ -18,6 +18,7 @@ impl Core {
     /// [`Error::NotFound`] if there is no such container, or it was removed meanwhile.
     pub async fn container_wait(&self, caller: &Caller, reference: &str) -> Result<Option<Exit>, Error> {
         let found = self.container(caller, reference).await?;
+        let _followed = self.follow(found.id);
         let mut changes = self.inner.engine.changes();
         loop {
             let observed = self.inner.engine.observe(&found.uid).await?;
@@ -112,6 +113,7 @@ impl Core {
             uid: found.uid,
             reader,
             follow: query.follow,
+            _followed: query.follow.then(|| self.follow(found.id)),
             ended: false,
             grep,
             lines: Lines::default(),
@@ -177,6 +179,7 @@ pub struct LogFollower {
     uid: UnitId,
     reader: Option<Box<dyn LogReader>>,
     follow: bool,
+    _followed: Option<super::state::Followed>,
     ended: bool,
     grep: Option<Regex>,
     lines: Lines,

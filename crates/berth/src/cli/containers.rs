@@ -162,9 +162,8 @@ pub(super) async fn wait(client: &Client, id: &str) -> Result<String, Error> {
 }
 
 pub(super) async fn create(client: &Client, create: Create) -> Outcome {
-    let (auto_remove, pull) = (create.rm, create.pull.clone());
-    let mut request = create.request(false)?;
-    request.auto_remove = auto_remove;
+    let pull = create.pull.clone();
+    let request = create.request(false)?;
     println!("{}", make(client, &request, &pull).await.map_err(|unmade| unmade.message)?.id);
     Ok(ExitCode::SUCCESS)
 }
@@ -176,7 +175,7 @@ pub(super) async fn run(client: &Client, run: Run) -> Outcome {
         return Err("standard input is no terminal: leave -t away".into());
     }
     let mut request = run.create.request(true)?;
-    request.auto_remove = remove && run.detach;
+    request.attended = remove && !run.detach;
     let made = match make(client, &request, &pull).await {
         Ok(made) => made,
         Err(Unmade { message, exit_code }) => {
@@ -197,7 +196,7 @@ pub(super) async fn run(client: &Client, run: Run) -> Outcome {
             return Ok(ExitCode::SUCCESS);
         };
         if remove {
-            client.container_remove(&made.id, true).await.map_err(said)?;
+            remove_ended(client, &made.id).await?;
         }
         return Ok(sessions::code(ended));
     }
@@ -208,12 +207,20 @@ pub(super) async fn run(client: &Client, run: Run) -> Outcome {
     // Only what is known to have ended: a broken connection says nothing about the container.
     let ended = ended.await?;
     if remove {
-        client.container_remove(&made.id, true).await.map_err(said)?;
+        remove_ended(client, &made.id).await?;
     }
     if ended.oom_killed {
         eprintln!("berth: the container was out of memory (OOM-killed)");
     }
     Ok(ExitCode::from(u8::try_from(ended.exit_code.unwrap_or(0)).unwrap_or(1)))
+}
+
+/// Removes what the server removes by itself a while later.
+async fn remove_ended(client: &Client, id: &str) -> Result<(), String> {
+    match client.container_remove(id, true).await {
+        Err(error) if error.code() == Some("not_found") => Ok(()),
+        other => other.map_err(said),
+    }
 }
 
 /// Signals to this program are the container's, as long as this lives.

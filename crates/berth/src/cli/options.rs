@@ -294,7 +294,8 @@ impl Create {
             no_health: self.no_healthcheck,
             stop_signal: self.stop_signal,
             stop_timeout: self.stop_timeout,
-            auto_remove: false,
+            auto_remove: self.rm,
+            attended: false,
             start,
         })
     }

@@ -102,6 +102,10 @@ pub struct ContainerCreate {
     pub stop_timeout: Option<u64>,
     /// Removed when it has ended.
     pub auto_remove: bool,
+    /// With `auto_remove`: whoever makes it follows it (its log, its end, or a session). After its end it is kept for a quarter of a
+    /// minute, and as long as somebody follows it.
+    #[serde(default)]
+    pub attended: bool,
     /// Standard input can be written to by those who attach.
     pub stdin: bool,
     /// It has a terminal.
@@ -562,6 +566,7 @@ impl TryFrom<ContainerCreate> for NewContainer {
             stop_signal: c.stop_signal,
             stop_timeout_s: c.stop_timeout,
             auto_remove: c.auto_remove,
+            attended: c.attended,
             stdin: c.stdin,
             terminal: c.terminal,
             size: c.rows.zip(c.columns),
