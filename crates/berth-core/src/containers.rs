@@ -19,6 +19,7 @@ use berth_store::ContainerFilter;
 use serde::{Deserialize, Serialize};
 
 pub use change::ContainerUpdate;
+pub(crate) use change::check_port_count;
 pub(crate) use ready::NotReady;
 pub use state::Activity;
 pub(crate) use state::{Busy, Doing, Trouble};
@@ -324,6 +325,11 @@ pub(crate) fn container(row: berth_store::Container) -> Result<Container, Error>
         auto_remove: spec.auto_remove,
         attended: spec.attended,
     })
+}
+
+/// What the engine keeps accounts apart by.
+pub(crate) fn tenant_of(account: i64) -> u32 {
+    u32::try_from(account).unwrap_or(u32::MAX)
 }
 
 fn json(value: &impl Serialize) -> Result<String, Error> {

@@ -36,6 +36,8 @@ pub(crate) struct Inner {
     pub(crate) builds: Shares,
     pub(crate) builds_waiting: Shares,
     pub(crate) imports: Shares,
+    /// Processes in containers that have not come up yet.
+    pub(crate) execs: Shares,
     /// Pairs of keys that are made at the same time.
     pub(crate) key_pairs: Shares,
     /// Idempotency keys of requests that this very server has under way: account, key.
@@ -126,6 +128,7 @@ impl Core {
             pulls_at_once: Shares::new(32, 8),
             pushes_at_once: Shares::new(16, 4),
             imports: Shares::new(32, 8),
+            execs: Shares::new(512, 32),
             key_pairs: Shares::new(2, 1),
             keys: Mutex::default(),
             revocations: 0.into(),

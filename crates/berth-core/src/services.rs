@@ -240,7 +240,8 @@ impl Group {
 impl GroupSpec {
     /// # Errors
     /// [`Error::Invalid`] with the field that is wrong.
-    pub(crate) fn check(&self) -> Result<(), Error> {
+    pub(crate) fn check(&self, settings: &crate::settings::Settings) -> Result<(), Error> {
+        crate::containers::check_port_count(self.ports.len(), settings)?;
         if self.replicas > MOST_REPLICAS {
             return Err(Error::invalid("replicas", format!("{MOST_REPLICAS} at most, not {}", self.replicas)));
         }
@@ -495,7 +496,7 @@ impl Core {
         spec: GroupSpec,
     ) -> Result<(Group, Command), Error> {
         check_short("name", name)?;
-        spec.check()?;
+        spec.check(&self.inner.settings)?;
         let service = self.service(caller, service).await?;
         let mut row = berth_store::Group {
             id: 0,
@@ -542,7 +543,7 @@ impl Core {
         spec: GroupSpec,
         method: Method,
     ) -> Result<Command, Error> {
-        spec.check()?;
+        spec.check(&self.inner.settings)?;
         self.group_order(caller, found, Body::GroupApply { spec: Box::new(spec), method }).await
     }
 
@@ -635,7 +636,7 @@ impl Core {
     pub(crate) async fn group_erase(&self, id: i64) -> Result<(), Error> {
         let lock = self.front_lock(id);
         let busy = lock.lock().await;
-        self.inner.engine.set_front(&crate::fronts::front_id(id)?, &[], &[]).await?;
+        self.inner.engine.set_front(&crate::fronts::front_id(id)?, 0, &[], &[]).await?;
         self.write(move |tx| Ok(tx.group_remove(id)?)).await?;
         drop(busy);
         self.packages_sweep(crate::packages::SETTLED_S).await?;
@@ -658,7 +659,7 @@ impl Core {
         for (service, name, spec) in &wanted {
             check_short("service", service)?;
             check_short("group", name)?;
-            spec.check()?;
+            spec.check(&self.inner.settings)?;
         }
         let ports = wanted.iter().flat_map(|(service, name, spec)| {
             spec.ports.iter().filter_map(move |p| Some((p.protocol, p.host_port?, format!("{service}/{name}"))))

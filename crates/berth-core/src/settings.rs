@@ -69,6 +69,8 @@ pub struct Settings {
     pub time_zone: String,
     /// Applications that may be built at a time.
     pub builds_at_once: usize,
+    /// Ports that one container, or one group, may have.
+    pub ports_per_container: usize,
     /// Applications that wait for a turn to be built, or are being built; of one account half as many.
     pub builds_waiting: usize,
     /// Seconds that building an application may take, download and start included.
@@ -126,6 +128,7 @@ impl Default for Settings {
             host: HostSettings::default(),
             time_zone: "Asia/Shanghai".into(),
             builds_at_once: 8,
+            ports_per_container: 256,
             builds_waiting: 256,
             build_timeout_s: 300,
             ready_time_ms: 5000,

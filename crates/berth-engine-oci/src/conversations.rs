@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use berth_engine::{EngineError, LogOptions, LogReader, LogStream, Said, Session, Told};
 use berth_runtime::log::Stream;
-use berth_runtime::{AttachMessage, Attached, Exec, ExecReport, ExitStatus, MOST_INPUT, resize};
+use berth_runtime::{AttachMessage, Asked, Attached, ExecReport, ExitStatus, MOST_INPUT, StartError, resize};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 
+use crate::lifecycle::start_error;
 use crate::output::Output;
 
 /// Pieces that wait for a listener who is slow; then the process waits.
@@ -133,11 +134,28 @@ async fn pump_in(
 }
 
 /// The session of a process that was just begun.
-pub(crate) fn of_exec(exec: Exec) -> Result<Session, EngineError> {
+/// A session with a process that was asked for, once it runs. Waits without a thread; dropped, or after `limit`, it leaves no process.
+pub(crate) async fn of_exec(asked: Asked, what: &str, limit: std::time::Duration) -> Result<Session, EngineError> {
+    let Asked { report, mut coming } = asked;
+    let report = watched(report)?;
+    let comes_up = async {
+        loop {
+            let mut ready = report.readable().await.map_err(StartError::Shim)?;
+            let Ok(heard) = ready.try_io(|fd| ExecReport::receive(fd.get_ref(), libc::MSG_DONTWAIT)) else { continue };
+            if let Some(exec) = coming.hear(heard.map_err(StartError::Shim)?) {
+                return exec;
+            }
+        }
+    };
+    let exec = match tokio::time::timeout(limit, comes_up).await {
+        Ok(Ok(exec)) => exec,
+        Ok(Err(StartError::Failed(failure))) => return Err(start_error(failure)),
+        Ok(Err(StartError::Shim(source))) => return Err(EngineError::Failed(format!("hear from the process: {source}"))),
+        Err(_) => return Err(EngineError::Timeout(what.to_owned())),
+    };
     let (said, output) = mpsc::channel(AHEAD);
     let (input, told) = mpsc::channel(AHEAD);
     let (over, watched_end) = watch::channel(false);
-    let report = watched(exec.report)?;
     let mut pumps = Vec::new();
     let is_terminal = exec.terminal.is_some();
     let into = match exec.terminal {

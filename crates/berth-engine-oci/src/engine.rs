@@ -16,14 +16,14 @@ use berth_engine::{
 use berth_image::Store as Images;
 use berth_net::{Netns, Network, link_stats};
 use berth_runtime::cgroup::{Cgroup, Hierarchies};
-use berth_runtime::{LogLimits, StartError, Zygote};
+use berth_runtime::{LogLimits, Zygote};
 use tokio::sync::{Semaphore, broadcast};
 
 use crate::conversations::{self, RunLog};
 use crate::counted::of_run;
 use crate::fronts::Fronts;
-use crate::instance::{Instance, failed};
-use crate::lifecycle::{Begun, of_link, start_error};
+use crate::instance::{Instance, descriptors, failed};
+use crate::lifecycle::{Begun, of_link};
 use crate::live::exec_spec;
 use crate::names::Names;
 use crate::output::Output;
@@ -50,6 +50,8 @@ pub struct Options {
     pub runtime: Option<PathBuf>,
     /// Whether the cgroup hierarchy is remounted with `favordynmods` (faster starts).
     pub favor_dynamic_modifications: bool,
+    /// Host ports that one tenant may have in all; 0 for no bound.
+    pub ports_of_tenant: usize,
 }
 
 impl Options {
@@ -64,6 +66,7 @@ impl Options {
             starts_at_once: 6,
             runtime: None,
             favor_dynamic_modifications: true,
+            ports_of_tenant: 4096,
         }
     }
 }
@@ -87,6 +90,8 @@ pub(crate) struct Inner {
     units: Mutex<HashMap<UnitId, Arc<Unit>>>,
     pub(crate) changes: broadcast::Sender<UnitId>,
     pub(crate) starts: Semaphore,
+    /// Turns to ask the zygote for a process: it makes one after the other, and who waits for it holds a thread.
+    asking: Semaphore,
     pub(crate) next_link: std::sync::atomic::AtomicU64,
     /// When this engine began, nanoseconds since 1970.
     pub(crate) begun_at: i64,
@@ -205,7 +210,7 @@ impl OciEngine {
         let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let inner = Arc::new(Inner {
             network: instance.network(),
-            places: Mutex::new(Places::new(instance.network())),
+            places: Mutex::new(Places::new(instance.network(), options.ports_of_tenant)),
             instance,
             hierarchies,
             images,
@@ -213,6 +218,7 @@ impl OciEngine {
             units: Mutex::default(),
             changes: broadcast::channel(4096).0,
             starts: Semaphore::new(options.starts_at_once.max(1)),
+            asking: Semaphore::new(4),
             // Link names are never used twice, not even by the next server: removal is asynchronous in the kernel.
             begun_at: berth_runtime::log::now_ns(),
             next_link: (since_epoch.as_millis() as u64).into(),
@@ -304,8 +310,9 @@ impl OciEngine {
             };
             let unit = Arc::new(unit);
             let placement = unit.fixed().placement.clone();
-            inner.places().remember(unit.id(), placement.address, &placement.ports);
             let (observed, live) = unit.look();
+            let tenant = unit.fixed().spec.tenant;
+            inner.places().remember(unit.id(), tenant, placement.address, &placement.ports, live.is_some());
             unit.known().observed = observed;
             inner.units().insert(unit.id().clone(), unit.clone());
             match live {
@@ -519,10 +526,16 @@ impl Engine for OciEngine {
         .await
     }
 
-    async fn set_front(&self, id: &UnitId, asked: &[PortAsked], to: &[UnitId]) -> Result<Vec<PortGiven>, EngineError> {
+    async fn set_front(
+        &self,
+        id: &UnitId,
+        tenant: u32,
+        asked: &[PortAsked],
+        to: &[UnitId],
+    ) -> Result<Vec<PortGiven>, EngineError> {
         let (id, asked, to) = (id.clone(), asked.to_vec(), to.to_vec());
         // Blocking work is not broken off, so this is whole by itself.
-        self.blocking(move |inner| inner.set_front(&id, &asked, &to)).await
+        self.blocking(move |inner| inner.set_front(&id, tenant, &asked, &to)).await
     }
 
     async fn fronts(&self) -> Result<Vec<UnitId>, EngineError> {
@@ -569,24 +582,22 @@ impl Engine for OciEngine {
 
     async fn exec(&self, id: &UnitId, asked: &ExecAsked) -> Result<Session, EngineError> {
         let unit = self.inner.unit(id)?;
+        descriptors(8)?;
         match unit.known().observed.state {
             State::Running { paused: true, .. } => return Err(EngineError::Paused(id.clone())),
             State::Running { .. } => {}
             _ => return Err(EngineError::NotRunning(id.clone())),
         }
         let spec = exec_spec(&unit.fixed().spec, asked);
-        let exec = self
-            .blocking(move |inner| {
-                inner.zygote.exec(&unit.folder, &spec, EXEC_LIMIT).map_err(|error| match error {
-                    StartError::Failed(failure) => start_error(failure),
-                    StartError::Shim(source) if source.kind() == std::io::ErrorKind::TimedOut => {
-                        EngineError::Timeout(format!("running a process in {}", unit.id()))
-                    }
-                    StartError::Shim(source) => EngineError::Failed(format!("hear from the process: {source}")),
-                })
-            })
-            .await?;
-        conversations::of_exec(exec)
+        let what = format!("running a process in {id}");
+        let asked = {
+            let Ok(_turn) = self.inner.asking.acquire().await else {
+                return Err(EngineError::Failed("the engine is closing".into()));
+            };
+            let folder = unit.folder.clone();
+            self.blocking(move |inner| inner.zygote.exec(&folder, &spec).map_err(failed("ask for a process"))).await?
+        };
+        conversations::of_exec(asked, &what, EXEC_LIMIT).await
     }
 
     async fn listening(&self, id: &UnitId) -> Result<Vec<(PortProtocol, u16)>, EngineError> {
@@ -596,6 +607,7 @@ impl Engine for OciEngine {
 
     async fn attach(&self, id: &UnitId, from_start: bool) -> Result<Session, EngineError> {
         let unit = self.inner.unit(id)?;
+        descriptors(4)?;
         let fixed = unit.fixed();
         let live = unit.known().live.clone();
         let folder = unit.folder.clone();
@@ -623,6 +635,7 @@ impl Engine for OciEngine {
     }
 
     async fn files(&self, id: &UnitId, write: bool) -> Result<Box<dyn Files>, EngineError> {
+        descriptors(8)?;
         self.open_files(id, write).await
     }
 

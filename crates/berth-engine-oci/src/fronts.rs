@@ -20,6 +20,9 @@ pub(crate) const FRONTS: &str = "fronts.json";
 /// One front: the ports it has, the containers they lead to, and what the kernel was told.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Front {
+    /// Whose it is.
+    #[serde(default)]
+    tenant: u32,
     ports: Vec<PortGiven>,
     to: Vec<UnitId>,
     #[serde(skip)]
@@ -67,7 +70,7 @@ impl Inner {
     pub(crate) fn take_over_fronts(&self) -> Vec<Spread> {
         let mut all = self.fronts.all();
         for (id, front) in all.iter_mut() {
-            self.places().remember(id, None, &front.ports);
+            self.places().remember(id, front.tenant, None, &front.ports, !front.to.is_empty());
             front.spreads = self.spreads_of(&front.ports, &front.to);
         }
         all.values().flat_map(|front| front.spreads.clone()).collect()
@@ -76,13 +79,20 @@ impl Inner {
     pub(crate) fn set_front(
         &self,
         id: &UnitId,
+        tenant: u32,
         asked: &[PortAsked],
         to: &[UnitId],
     ) -> Result<Vec<PortGiven>, EngineError> {
         let mut all = self.fronts.all();
         let before = all.get(id).cloned().unwrap_or_default();
-        let change = self.places().change(id, asked)?;
-        let after = Front { ports: change.ports.clone(), to: to.to_vec(), spreads: self.spreads_of(&change.ports, to) };
+        let change = self.places().change(id, tenant, asked)?;
+        if to.is_empty() {
+            self.places().rest(id);
+        } else if let Err(error) = self.places().serve(id) {
+            self.places().undo(id, &change);
+            return Err(error);
+        }
+        let after = Front { tenant, ports: change.ports.clone(), to: to.to_vec(), spreads: self.spreads_of(&change.ports, to) };
         let mut steps: Vec<(Option<Spread>, Spread)> = Vec::new();
         let same = |a: &Spread, b: &Spread| a.protocol == b.protocol && a.host_port == b.host_port;
         for old in &before.spreads {
@@ -121,13 +131,16 @@ impl Inner {
     /// A container that goes is in no front any more: its address may be another's soon.
     pub(crate) fn leave_fronts(&self, id: &UnitId) -> Result<(), EngineError> {
         let mut all = self.fronts.all();
-        for front in all.values_mut().filter(|front| front.to.contains(id)) {
+        for (front_id, front) in all.iter_mut().filter(|(_, front)| front.to.contains(id)) {
             front.to.retain(|other| other != id);
             let spreads = self.spreads_of(&front.ports, &front.to);
             for (old, new) in front.spreads.iter().zip(&spreads) {
                 self.network.spread(Some(old), new).map_err(|e| EngineError::Failed(e.to_string()))?;
             }
             front.spreads = spreads;
+            if front.to.is_empty() {
+                self.places().rest(front_id);
+            }
         }
         Ok(())
     }

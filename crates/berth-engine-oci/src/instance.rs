@@ -23,6 +23,16 @@ pub(crate) fn failed(what: impl std::fmt::Display) -> impl FnOnce(io::Error) -> 
     move |error| EngineError::Failed(format!("{what}: {error}"))
 }
 
+/// Refuses what needs `needed` more open files when the server would have too few left to answer anybody.
+pub(crate) fn descriptors(needed: usize) -> Result<(), EngineError> {
+    let Some((open, limit)) = berth_runtime::open_files() else { return Ok(()) };
+    let reserve = (limit / 8).clamp(64, 4096);
+    if open + needed as u64 + reserve > limit {
+        return Err(EngineError::NoRoom(format!("the server has {open} of {limit} files open, and keeps {reserve} back")));
+    }
+    Ok(())
+}
+
 impl Instance {
     /// Gives the lock as well that keeps another server from choosing the same subnet, until the bridge is up.
     pub(crate) fn load_or_choose(

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 
 use crate::counted::of_run;
 use crate::engine::{Inner, OciEngine, host_memory};
-use crate::instance::failed;
+use crate::instance::{descriptors, failed};
 use crate::unit::{Fixed, Live, RUN, Run, UNIT, Unit, exit_of, read_json};
 
 /// How long a container may take to reach its program.
@@ -55,7 +55,7 @@ impl Inner {
         if let Ok(unit) = self.unit(&spec.id) {
             return Ok(unit.fixed().placement.clone());
         }
-        let ports = places.ports(&spec.id, &spec.ports)?;
+        let ports = places.ports(&spec.id, spec.tenant, &spec.ports)?;
         let address = if spec.network == NetworkMode::Bridge {
             match places.address(self.network.subnet) {
                 Ok(address) => Some(address),
@@ -106,13 +106,24 @@ impl Inner {
 
     /// Everything of a start that blocks. On failure nothing of the run is left.
     pub(crate) fn start(&self, unit: &Unit, number: u64) -> Result<Begun, EngineError> {
+        let begun = self.start_serving(unit, number);
+        if begun.is_err() {
+            self.places().rest(unit.id());
+        }
+        begun
+    }
+
+    fn start_serving(&self, unit: &Unit, number: u64) -> Result<Begun, EngineError> {
         let fixed = unit.fixed();
         let spec = &fixed.spec;
         if let Some((_, available)) = host_memory()
             && available < MEMORY_RESERVE
         {
-            return Err(EngineError::NoRoom(format!("{available} bytes of memory are available")));
+            let (available, kept) = (available >> 20, MEMORY_RESERVE >> 20);
+            return Err(EngineError::NoRoom(format!("{available} MiB of memory are available, and {kept} are kept back")));
         }
+        descriptors(8)?;
+        self.places().serve(unit.id())?;
         self.network_files(unit)?;
         let bundle = self.bundle(unit)?;
         bundle.save(&unit.folder).map_err(failed("write the bundle"))?;
@@ -133,7 +144,13 @@ impl Inner {
                     .ok_or_else(|| EngineError::Failed("the container has no address".into()))?;
                 link_name = self.link_name();
                 let refused = |e: berth_net::Error| EngineError::Failed(e.to_string());
-                let index = self.network.attach(&netns, &link_name, address).map_err(refused)?;
+                let index = self.network.attach(&netns, &link_name, address).map_err(|error| match error.errno() {
+                    Some(libc::EXFULL) => EngineError::NoRoom(format!(
+                        "{} containers are on the bridge, as many as Linux lets it have",
+                        self.units().values().filter(|u| u.known().live.as_ref().is_some_and(|live| live.link.is_some())).count()
+                    )),
+                    _ => refused(error),
+                })?;
                 link = Some(index);
                 let rates = rates_of(spec.rates);
                 if rates != berth_net::Rates::default() {
@@ -473,6 +490,7 @@ impl Inner {
             tracing::warn!(container = %id, %error, "a place on the bridge could not be taken back");
         }
         unit.placed.store(placed, Ordering::Relaxed);
+        self.places().rest(id);
         self.forget_names(unit);
         // The shim writes its status within moments of its child's end; one that was opened too late may still be at it.
         let mut status = None;

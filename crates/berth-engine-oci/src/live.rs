@@ -136,7 +136,7 @@ impl Inner {
 
     pub(crate) fn set_ports(&self, unit: &Unit, asked: Vec<PortAsked>) -> Result<Placement, EngineError> {
         let before = unit.fixed();
-        let change = self.places().change(unit.id(), &asked)?;
+        let change = self.places().change(unit.id(), before.spec.tenant, &asked)?;
         let undo = |error: String| {
             self.places().undo(unit.id(), &change);
             EngineError::Failed(error)

@@ -6,9 +6,14 @@ use std::path::Path;
 use async_trait::async_trait;
 use berth_engine::{EngineError, LogLine, LogOptions, LogReader, LogStream};
 use berth_runtime::log::{Reader, Record, Stream};
+use tokio::sync::Semaphore;
 
 /// Lines that are read in one go, so that a long log is not a thread switch a line.
 const BATCH: usize = 256;
+/// Bytes of text after which a batch ends.
+const BATCH_BYTES: usize = 64 << 10;
+/// Turns to read: however many read their logs, threads are left for everything else.
+static READING: Semaphore = Semaphore::const_new(8);
 
 pub(crate) struct Output {
     /// `None` only while a batch is being read.
@@ -22,13 +27,14 @@ impl Output {
     pub(crate) async fn open(folder: &Path, options: &LogOptions) -> Result<Self, EngineError> {
         let (folder, options) = (folder.to_owned(), options.clone());
         let since = options.since.unwrap_or(i64::MIN);
+        let _turn = READING.acquire().await.map_err(|_| broken())?;
         let opened = tokio::task::spawn_blocking(move || match (options.tail, options.since) {
-            (Some(lines), _) => Reader::tail(&folder, lines).map(|(first, reader)| (VecDeque::from(first), reader)),
-            (None, Some(since)) => Ok((VecDeque::new(), Reader::since(&folder, since))),
-            (None, None) => Ok((VecDeque::new(), Reader::open(&folder))),
+            (Some(lines), _) => Reader::tail(&folder, lines),
+            (None, Some(since)) => Ok(Reader::since(&folder, since)),
+            (None, None) => Ok(Reader::open(&folder)),
         });
-        let (ahead, reader) = opened.await.map_err(|_| broken())?.map_err(|e| failed(&e))?;
-        Ok(Self { reader: Some(reader), ahead, since, until: options.until.unwrap_or(i64::MAX) })
+        let reader = opened.await.map_err(|_| broken())?.map_err(|e| failed(&e))?;
+        Ok(Self { reader: Some(reader), ahead: VecDeque::new(), since, until: options.until.unwrap_or(i64::MAX) })
     }
 }
 
@@ -55,12 +61,17 @@ impl LogReader for Output {
                 }
             }
             let mut reader = self.reader.take().ok_or_else(broken)?;
+            let _turn = READING.acquire().await.map_err(|_| broken())?;
             let (batch, reader) = tokio::task::spawn_blocking(move || {
                 let mut batch = VecDeque::new();
+                let mut bytes = 0;
                 let mut result = Ok(());
-                while batch.len() < BATCH {
+                while batch.len() < BATCH && bytes < BATCH_BYTES {
                     match reader.next() {
-                        Ok(Some(record)) => batch.push_back(record),
+                        Ok(Some(record)) => {
+                            bytes += record.text.len();
+                            batch.push_back(record);
+                        }
                         Ok(None) => break,
                         Err(error) => {
                             result = Err(error);

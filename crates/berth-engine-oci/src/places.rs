@@ -1,7 +1,8 @@
 //! Addresses and host ports: given out once, kept until the container is removed.
 //!
-//! A port is held by a bound socket too, so that no other program gets it meanwhile and one that anybody uses is never
-//! given out. Nothing listens on it: packets are turned around by the rules before a socket is looked for.
+//! A port that anybody uses is never given out: a socket is bound to see that. While a container serves its ports, sockets are
+//! bound to them, so that no other program takes one for its own. Nothing listens on them: packets are turned around by the
+//! rules before a socket is looked for. A port that nobody serves costs no descriptor.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -18,7 +19,12 @@ pub(crate) struct Places {
     addresses: HashSet<Ipv4Addr>,
     next_address: u32,
     ports: HashMap<UnitId, Vec<(PortGiven, Option<OwnedFd>)>>,
+    /// Whose the ports are, by their owner.
+    tenants: HashMap<UnitId, u32>,
+    serving: HashSet<UnitId>,
     next_port: HashMap<(u16, u16), u16>,
+    /// Host ports that one account may have; none is bounded at 0.
+    most_of_tenant: usize,
 }
 
 /// A change of a container's ports.
@@ -72,8 +78,58 @@ fn bind_tcp(address: SocketAddrV4, over_lingering: bool) -> io::Result<OwnedFd> 
 }
 
 impl Places {
-    pub(crate) fn new(network: Network) -> Self {
-        Self { network: Some(network), ..Self::default() }
+    pub(crate) fn new(network: Network, most_of_tenant: usize) -> Self {
+        Self { network: Some(network), most_of_tenant, ..Self::default() }
+    }
+
+    /// Refuses `more` ports that would be more than an account may have.
+    fn check_tenant(&self, tenant: u32, more: usize) -> Result<(), EngineError> {
+        if more == 0 || self.most_of_tenant == 0 {
+            return Ok(());
+        }
+        let of_tenant = |(id, _): &(&UnitId, &Vec<_>)| self.tenants.get(*id) == Some(&tenant);
+        let has: usize = self.ports.iter().filter(of_tenant).map(|(_, ports)| ports.len()).sum();
+        if has + more > self.most_of_tenant {
+            let most = self.most_of_tenant;
+            return Err(EngineError::NoRoom(format!("the account has {has} of {most} host ports, and {more} more were asked for")));
+        }
+        Ok(())
+    }
+
+    /// Holds the ports of `id` against other programs, as long as it serves them.
+    pub(crate) fn serve(&mut self, id: &UnitId) -> Result<(), EngineError> {
+        let ports = self.ports.get(id).map_or(0, |ports| ports.iter().filter(|(_, socket)| socket.is_none()).count());
+        if ports > 0 {
+            crate::instance::descriptors(ports)?;
+        }
+        for (port, socket) in self.ports.get_mut(id).into_iter().flatten().filter(|(_, socket)| socket.is_none()) {
+            let at = SocketAddrV4::new(port.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED), port.host_port);
+            match bind(port.protocol, at) {
+                Ok(held) => *socket = Some(held),
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && !is_served(*port) => {
+                    // A client of the host that was given this very port by the kernel: the rules come before its socket.
+                    tracing::warn!(container = %id, port = port.host_port, "a published port could not be held");
+                }
+                Err(error) => {
+                    let (protocol, host_port) = (port.protocol, port.host_port);
+                    self.rest(id);
+                    return Err(match error.kind() {
+                        io::ErrorKind::AddrInUse => EngineError::PortInUse(protocol, host_port),
+                        _ => refused(&error, at),
+                    });
+                }
+            }
+        }
+        self.serving.insert(id.clone());
+        Ok(())
+    }
+
+    /// Nobody serves the ports of `id` any more; they stay its own.
+    pub(crate) fn rest(&mut self, id: &UnitId) {
+        self.serving.remove(id);
+        for (_, socket) in self.ports.get_mut(id).into_iter().flatten() {
+            *socket = None;
+        }
     }
 
     /// Whether a server that is down at the moment, whose containers go on, has the port: its sockets are gone, not its rules.
@@ -106,10 +162,17 @@ impl Places {
     }
 
     /// Gives out all of `asked`, or nothing.
-    pub(crate) fn ports(&mut self, id: &UnitId, asked: &[PortAsked]) -> Result<Vec<PortGiven>, EngineError> {
+    pub(crate) fn ports(
+        &mut self,
+        id: &UnitId,
+        tenant: u32,
+        asked: &[PortAsked],
+    ) -> Result<Vec<PortGiven>, EngineError> {
+        self.check_tenant(tenant, asked.len())?;
         let given = self.give(asked)?;
         let ports = given.iter().map(|(p, _)| *p).collect();
         self.ports.insert(id.clone(), given);
+        self.tenants.insert(id.clone(), tenant);
         Ok(ports)
     }
 
@@ -133,19 +196,14 @@ impl Places {
                 }
                 match bind(ask.protocol, SocketAddrV4::new(ask.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED), host_port)) {
                     Ok(_) if self.taken_elsewhere(&port) => {}
-                    Ok(socket) => {
-                        found = Some((port, Some(socket)));
+                    Ok(_) => {
+                        found = Some((port, None));
                         break;
                     }
                     Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
                     Err(error) => {
                         let address = ask.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED);
-                        let text = format!("publish on {address}:{host_port}: {error}");
-                        return Err(match error.kind() {
-                            io::ErrorKind::AddrNotAvailable => EngineError::Start { text, code: 125 },
-                            _ if berth_runtime::is_no_room(&error) => EngineError::NoRoom(text),
-                            _ => EngineError::Failed(text),
-                        });
+                        return Err(refused(&error, SocketAddrV4::new(address, host_port)));
                     }
                 }
             }
@@ -167,7 +225,7 @@ impl Places {
 
     /// Has the container have what is asked for: what fits is kept, the rest is given, and what is no longer asked for is given
     /// up, its host ports first of all to the same container.
-    pub(crate) fn change(&mut self, id: &UnitId, asked: &[PortAsked]) -> Result<Change, EngineError> {
+    pub(crate) fn change(&mut self, id: &UnitId, tenant: u32, asked: &[PortAsked]) -> Result<Change, EngineError> {
         let has: Vec<PortGiven> = self.ports.get(id).into_iter().flatten().map(|(p, _)| *p).collect();
         let mut free = has.clone();
         let mut ports: Vec<Option<PortGiven>> =
@@ -182,7 +240,7 @@ impl Places {
         let mut order: Vec<usize> = (0..asked.len()).filter(|n| ports[*n].is_none()).collect();
         order.sort_by_key(|n| asked[*n].host_ports.1 - asked[*n].host_ports.0);
         let missing: Vec<PortAsked> = order.iter().map(|n| asked[*n].clone()).collect();
-        let added = match self.give(&missing) {
+        let added = match self.check_tenant(tenant, missing.len()).and_then(|()| self.give(&missing)) {
             Ok(added) => added,
             Err(error) => {
                 self.hold(id, &sockets_of);
@@ -198,13 +256,23 @@ impl Places {
             removed: free,
         };
         self.ports.entry(id.clone()).or_default().extend(added);
+        self.tenants.insert(id.clone(), tenant);
+        if self.serving.contains(id)
+            && let Err(error) = self.serve(id)
+        {
+            self.undo(id, &change);
+            return Err(error);
+        }
         Ok(change)
     }
 
+    /// Takes ports again that were given up, with their sockets if they are served.
     fn hold(&mut self, id: &UnitId, ports: &[PortGiven]) {
+        let serving = self.serving.contains(id);
         for port in ports {
             let at = SocketAddrV4::new(port.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED), port.host_port);
-            self.ports.entry(id.clone()).or_default().push((*port, bind(port.protocol, at).ok()));
+            let socket = if serving { bind(port.protocol, at).ok() } else { None };
+            self.ports.entry(id.clone()).or_default().push((*port, socket));
         }
     }
 
@@ -226,17 +294,21 @@ impl Places {
 
     /// Takes note of what a container was given in an earlier life of the server. A port that another program took
     /// meanwhile stays the container's: its rule comes before any socket.
-    pub(crate) fn remember(&mut self, id: &UnitId, address: Option<Ipv4Addr>, ports: &[PortGiven]) {
+    pub(crate) fn remember(
+        &mut self,
+        id: &UnitId,
+        tenant: u32,
+        address: Option<Ipv4Addr>,
+        ports: &[PortGiven],
+        serves: bool,
+    ) {
         self.addresses.extend(address);
-        let held = ports.iter().map(|port| {
-            let at = SocketAddrV4::new(port.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED), port.host_port);
-            let socket = bind(port.protocol, at);
-            if let Err(error) = &socket {
-                tracing::warn!(container = %id, port = port.host_port, %error, "a published port could not be held");
-            }
-            (*port, socket.ok())
-        });
-        self.ports.insert(id.clone(), held.collect());
+        self.tenants.insert(id.clone(), tenant);
+        self.ports.insert(id.clone(), Vec::new());
+        if serves {
+            self.serving.insert(id.clone());
+        }
+        self.hold(id, ports);
     }
 
     pub(crate) fn give_back(&mut self, id: &UnitId, address: Option<Ipv4Addr>) {
@@ -244,7 +316,34 @@ impl Places {
             self.addresses.remove(&address);
         }
         self.ports.remove(id);
+        self.tenants.remove(id);
+        self.serving.remove(id);
     }
+}
+
+fn refused(error: &io::Error, at: SocketAddrV4) -> EngineError {
+    let text = format!("publish on {at}: {error}");
+    match error.kind() {
+        io::ErrorKind::AddrNotAvailable => EngineError::Start { text, code: 125 },
+        _ if berth_runtime::is_no_room(error) => EngineError::NoRoom(text),
+        _ => EngineError::Failed(text),
+    }
+}
+
+/// Whether a program of the host has that port to be spoken to: a TCP socket that listens, any UDP socket.
+fn is_served(port: PortGiven) -> bool {
+    let (names, udp) = match port.protocol {
+        PortProtocol::Tcp => (["tcp", "tcp6"], false),
+        PortProtocol::Udp => (["udp", "udp6"], true),
+    };
+    let listens = |line: &str| {
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        let local = fields.next().and_then(|local| u16::from_str_radix(local.rsplit_once(':')?.1, 16).ok());
+        // The state is 0A for a socket that listens (proc_pid_net(5)).
+        local == Some(port.host_port) && (udp || fields.nth(1) == Some("0A"))
+    };
+    let table = |name: &str| std::fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
+    names.iter().any(|name| table(name).lines().skip(1).any(listens))
 }
 
 #[cfg(test)]
@@ -268,13 +367,47 @@ mod tests {
             container_port: None,
         };
         let id = "a".parse().expect("id");
-        assert!(matches!(places.ports(&id, &[ask(used, used)]), Err(EngineError::PortInUse(_, p)) if p == used));
+        assert!(matches!(places.ports(&id, 1, &[ask(used, used)]), Err(EngineError::PortInUse(_, p)) if p == used));
         let Some(next) = used.checked_add(40) else { return };
-        let given = places.ports(&id, &[ask(used, next)]).expect("another of the range");
+        let given = places.ports(&id, 1, &[ask(used, next)]).expect("another of the range");
         assert!(given[0].host_port > used && given[0].container_port == given[0].host_port);
+        let mine = (Ipv4Addr::LOCALHOST, given[0].host_port);
+        let other = TcpListener::bind(mine).expect("nobody serves it yet");
+        assert!(matches!(places.serve(&id), Err(EngineError::PortInUse(_, p)) if p == given[0].host_port));
+        drop(other);
+        places.serve(&id).expect("serve");
         assert!(TcpListener::bind((Ipv4Addr::LOCALHOST, given[0].host_port)).is_err(), "held against others");
+        places.rest(&id);
+        assert!(TcpListener::bind(mine).is_ok(), "nobody serves it any more");
+        let other = "b".parse().expect("id");
+        assert!(places.ports(&other, 1, &[ask(mine.1, mine.1)]).is_err(), "it is given out all the same");
         places.give_back(&id, None);
-        assert!(TcpListener::bind((Ipv4Addr::LOCALHOST, given[0].host_port)).is_ok());
+        assert!(places.ports(&other, 1, &[ask(mine.1, mine.1)]).is_ok());
+    }
+
+    #[test]
+    fn an_account_has_so_many_ports_and_no_more() {
+        let mut places = Places { most_of_tenant: 3, ..Places::default() };
+        let ask = |count: usize| {
+            vec![
+                PortAsked {
+                    protocol: PortProtocol::Udp,
+                    host_ip: None,
+                    host_ports: (20_000, 29_999),
+                    container_port: Some(1),
+                };
+                count
+            ]
+        };
+        let id = |name: &str| name.parse().expect("id");
+        places.ports(&id("a"), 1, &ask(2)).expect("two");
+        let refused = places.ports(&id("b"), 1, &ask(2));
+        assert!(matches!(&refused, Err(EngineError::NoRoom(text)) if text.contains("2 of 3")), "{refused:?}");
+        places.ports(&id("b"), 2, &ask(3)).expect("another account");
+        assert!(places.change(&id("a"), 1, &ask(4)).is_err());
+        assert_eq!(places.change(&id("a"), 1, &ask(3)).expect("one more").ports.len(), 3);
+        places.give_back(&id("a"), None);
+        places.ports(&id("a"), 1, &ask(3)).expect("given back");
     }
 
     #[test]
@@ -294,12 +427,13 @@ mod tests {
         let mut places = Places::default();
         let id = "a".parse().expect("id");
         assert!(super::bind_tcp(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, at.port()), false).is_err(), "it lingers");
-        places.ports(&id, std::slice::from_ref(&raw)).expect("given all the same");
+        places.ports(&id, 1, std::slice::from_ref(&raw)).expect("given all the same");
+        places.serve(&id).expect("serve");
         // The standard library binds with SO_REUSEADDR.
         assert!(TcpListener::bind(at).is_err(), "held against others");
         assert!(TcpStream::connect(at).is_err(), "nobody listens");
         let other = "b".parse().expect("id");
-        assert!(Places::default().ports(&other, &[raw]).is_err(), "another server sees that");
+        assert!(Places::default().ports(&other, 1, &[raw]).is_err(), "another server sees that");
         places.give_back(&id, None);
         assert!(TcpListener::bind(at).is_ok());
     }

@@ -181,16 +181,16 @@ pub async fn check(engine: &dyn Engine, material: &Material) {
     let front: UnitId = "front1".parse().unwrap_or_else(|e| panic!("{e}"));
     let range = [PortAsked { host_ports: (material.ports.0 + 2, material.ports.1 + 3), ..port(1, 1) }];
     let both = [id.clone(), second.id.clone()];
-    let given = engine.set_front(&front, &range, &both).await.expect("a front");
-    assert_eq!(engine.set_front(&front, &range, &both[..1]).await.expect("over one"), given, "its port is kept");
-    assert_eq!(engine.set_front(&front, &range, &both[..1]).await.expect("again"), given);
+    let given = engine.set_front(&front, 1, &range, &both).await.expect("a front");
+    assert_eq!(engine.set_front(&front, 1, &range, &both[..1]).await.expect("over one"), given, "its port is kept");
+    assert_eq!(engine.set_front(&front, 1, &range, &both[..1]).await.expect("again"), given);
     assert_eq!(engine.fronts().await.expect("fronts"), std::slice::from_ref(&front));
     let mut third = plain("contract6", &material.layers, &material.service);
     third.ports = vec![port(given[0].host_port, given[0].host_port)];
     assert!(matches!(engine.create(&third).await, Err(EngineError::PortInUse(..))), "a front's port is taken");
     assert_eq!(engine.connections(&id, &[80]).await.expect("connections"), 0);
     for _ in 0..2 {
-        assert!(engine.set_front(&front, &[], &[]).await.expect("taken away").is_empty());
+        assert!(engine.set_front(&front, 1, &[], &[]).await.expect("taken away").is_empty());
     }
     assert!(engine.fronts().await.expect("fronts").is_empty());
 

@@ -116,8 +116,15 @@ pub trait Engine: Send + Sync {
 
     /// Has exactly these ports of the host lead to the containers `to`, new connections spread evenly over them; those under
     /// way stay where they are. Ports that fit what was asked are kept, others are given or taken back; nothing asked takes
-    /// the front away. A container of `to` that the engine does not have is left out. `id` is the front's own.
-    async fn set_front(&self, id: &UnitId, asked: &[PortAsked], to: &[UnitId]) -> Result<Vec<PortGiven>, EngineError>;
+    /// the front away. A container of `to` that the engine does not have is left out. `id` is the front's own, `tenant` is
+    /// whose ports they are.
+    async fn set_front(
+        &self,
+        id: &UnitId,
+        tenant: u32,
+        asked: &[PortAsked],
+        to: &[UnitId],
+    ) -> Result<Vec<PortGiven>, EngineError>;
 
     /// The ids of all fronts.
     async fn fronts(&self) -> Result<Vec<UnitId>, EngineError>;

@@ -382,7 +382,13 @@ impl Engine for FakeEngine {
         Ok(unit.placement.clone())
     }
 
-    async fn set_front(&self, id: &UnitId, asked: &[PortAsked], to: &[UnitId]) -> Result<Vec<PortGiven>, EngineError> {
+    async fn set_front(
+        &self,
+        id: &UnitId,
+        _tenant: u32,
+        asked: &[PortAsked],
+        to: &[UnitId],
+    ) -> Result<Vec<PortGiven>, EngineError> {
         let held = self.held(id);
         let mut fronts = self.fronts.lock().unwrap_or_else(PoisonError::into_inner);
         let has = fronts.get(id).map(|(ports, _)| ports.clone()).unwrap_or_default();
@@ -424,6 +430,7 @@ impl Engine for FakeEngine {
         let argument = asked.args.get(1).cloned().unwrap_or_default();
         let code = match asked.args.first().map(String::as_str) {
             Some("missing") => return Err(missing()),
+            Some("never") => std::future::pending().await,
             Some("exit") => argument.parse().unwrap_or(1),
             Some("echo") => {
                 let _ = said.send(Said::Output(LogStream::Stdout, format!("{argument}\n").into_bytes())).await;

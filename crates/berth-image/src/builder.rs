@@ -61,6 +61,9 @@ pub(crate) struct Meta {
     pub(crate) xattrs: Vec<(String, Vec<u8>)>,
 }
 
+/// What an entry counts for before the room on disk is asked for again, bytes.
+const COST_OF_ENTRY: u64 = 64 << 10;
+
 /// A layer under construction. Dropped before [`finish`](Self::finish), it leaves nothing.
 pub struct LayerBuilder<'a> {
     /// Where it goes, and where it is made; `None` in a tree that is there already.
@@ -231,6 +234,8 @@ impl<'a> LayerBuilder<'a> {
 
     /// The folder that `path` is in, opened; missing folders on the way are made.
     fn parent_of(&mut self, path: &Path) -> Result<(OwnedFd, CString), Error> {
+        // Empty files take inodes, which run out before the bytes do.
+        self.spend_disk(COST_OF_ENTRY)?;
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(bad("the root is not a file"));
         };
@@ -514,6 +519,7 @@ impl<'a> LayerBuilder<'a> {
     }
 
     /// Asks for free space every 64 MiB.
+    /// Asks from time to time whether there is room left.
     fn spend_disk(&mut self, bytes: u64) -> Result<(), Error> {
         self.since_check += bytes;
         if self.since_check > 64 << 20 {

@@ -19,6 +19,14 @@ pub enum Error {
         /// Bytes that are never used for images.
         reserve: u64,
     },
+    /// The file system has too few inodes to go on.
+    #[error("not enough inodes on the disk: {available} are free, {reserve} are kept in reserve")]
+    InodesFull {
+        /// Inodes free now.
+        available: u64,
+        /// Inodes that are never used for images.
+        reserve: u64,
+    },
     /// The client's stream or the disk failed.
     #[error("{what}: {source}")]
     Io {
@@ -33,7 +41,7 @@ impl Error {
     /// Whether the disk is full.
     pub fn is_no_room(&self) -> bool {
         match self {
-            Self::DiskFull { .. } => true,
+            Self::DiskFull { .. } | Self::InodesFull { .. } => true,
             Self::Io { source, .. } => matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)),
             Self::Bad(_) | Self::TooBig(_) => false,
         }
@@ -63,7 +71,7 @@ impl Error {
                     )
                 )
             }
-            Self::DiskFull { .. } => false,
+            Self::DiskFull { .. } | Self::InodesFull { .. } => false,
         }
     }
 }

@@ -149,9 +149,15 @@ impl Store {
     /// Free bytes on the store's file system beyond the reserve.
     ///
     /// # Errors
-    /// [`Error::DiskFull`] when there is nothing beyond it.
+    /// [`Error::DiskFull`] when there is nothing beyond it, [`Error::InodesFull`] when there are too few inodes.
     pub fn room(&self) -> Result<u64, Error> {
-        let available = free_bytes(&self.root).named(|| format!("ask {} for free space", self.root.display()))?;
+        let (available, inodes) = free(&self.root).named(|| format!("ask {} for free space", self.root.display()))?;
+        // A small file system keeps a small part back; some have no fixed number of inodes (btrfs).
+        if let Some((left, all)) = inodes
+            && left <= INODE_RESERVE.min(all / 20)
+        {
+            return Err(Error::InodesFull { available: left, reserve: INODE_RESERVE.min(all / 20) });
+        }
         match available.checked_sub(self.reserve) {
             Some(room) if room > 0 => Ok(room),
             _ => Err(Error::DiskFull { available, reserve: self.reserve }),
@@ -214,7 +220,11 @@ impl Store {
     }
 }
 
-fn free_bytes(path: &Path) -> io::Result<u64> {
+/// Inodes that are never used for images and containers.
+const INODE_RESERVE: u64 = 20_000;
+
+/// Bytes, and inodes: left and in all, where they are bounded.
+fn free(path: &Path) -> io::Result<(u64, Option<(u64, u64)>)> {
     use std::os::unix::ffi::OsStrExt;
     let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: the path outlives the call; `stats` is written by it.
@@ -223,7 +233,8 @@ fn free_bytes(path: &Path) -> io::Result<u64> {
         if libc::statvfs(path.as_ptr(), &raw mut stats) != 0 {
             return Err(io::Error::last_os_error());
         }
-        Ok(stats.f_bavail * stats.f_frsize)
+        let inodes = (stats.f_files > 0).then_some((stats.f_favail, stats.f_files));
+        Ok((stats.f_bavail * stats.f_frsize, inodes))
     }
 }
 

@@ -39,7 +39,7 @@ pub use bundle::{
 };
 pub use exec::{ExecReport, ExecSpec};
 pub use hub::{AttachMessage, Attached, MOST_INPUT};
-pub use limits::raise_open_files;
+pub use limits::{open_files, raise_open_files};
 pub use process::{PidFd, Process};
 pub use remove::remove_tree;
 pub use seccomp::supported as seccomp_supported;
@@ -47,4 +47,4 @@ pub use shim::files;
 pub use sys::{Cause, Failure, is_no_room, openat2_in_root};
 pub use terminal::{USUAL_SIZE, resize};
 pub use view::{View, root_of};
-pub use zygote::{Exec, StartError, Started, Zygote, zygote_main};
+pub use zygote::{Asked, Coming, Exec, StartError, Started, Zygote, zygote_main};

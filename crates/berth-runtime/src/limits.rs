@@ -26,6 +26,21 @@ pub fn raise_open_files() -> io::Result<()> {
     Ok(())
 }
 
+/// How many files this process has open, and how many it may have; `None` where the kernel does not tell.
+pub fn open_files() -> Option<(u64, u64)> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` outlives the call.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return None;
+    }
+    // Since Linux 6.2 the folder's size is their number (proc_pid_fd(5)); before it is 0.
+    let open = match std::fs::metadata("/proc/self/fd").ok()?.len() {
+        0 => std::fs::read_dir("/proc/self/fd").ok()?.count() as u64,
+        open => open,
+    };
+    Some((open, limit.rlim_cur))
+}
+
 /// Gives a program the limit of before.
 pub(crate) fn as_before(command: &mut Command) {
     if let Some(before) = BEFORE.get().copied() {

@@ -9,11 +9,10 @@
 //! record holds at most 16 KiB and is never cut within a UTF-8 character. The current file is `log`, older ones are
 //! `log.1`, `log.2`, … upwards.
 
-use std::collections::VecDeque;
 use std::fs;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -296,30 +295,47 @@ impl Reader {
         reader
     }
 
-    /// The last `lines` lines (fewer if there are not so many), then whatever follows.
+    /// Starts at the last `lines` lines (fewer if there are not so many); whatever follows comes after them. The place is looked
+    /// for from the end on, a block at a time.
     ///
     /// # Errors
     /// What reading said.
-    pub fn tail(folder: &Path, lines: usize) -> io::Result<(Vec<Record>, Self)> {
-        let mut reader = Self::open(folder);
-        let mut kept: VecDeque<Record> = VecDeque::new();
-        let mut ended = 0;
-        while let Some(record) = reader.next()? {
-            ended += usize::from(record.ends);
-            kept.push_back(record);
-            // A program that never ends a line must not fill the memory.
-            while kept.len() > lines.saturating_add(1).saturating_mul(64)
-                || ended > lines
-                || (ended == lines && lines > 0 && kept.back().is_some_and(|r| !r.ends))
-            {
-                match kept.pop_front() {
-                    Some(first) if first.ends => ended -= 1,
-                    Some(_) => {}
-                    None => break,
+    pub fn tail(folder: &Path, lines: usize) -> io::Result<Self> {
+        Self::tail_by(folder, lines, BLOCK)
+    }
+
+    fn tail_by(folder: &Path, lines: usize, block: u64) -> io::Result<Self> {
+        let mut files = Vec::new();
+        let mut holes = 0;
+        for age in 0.. {
+            match File::open(file_of(folder, age)) {
+                Ok(file) => {
+                    let meta = file.metadata()?;
+                    // Files move up while they are opened: one may come twice.
+                    if !files.iter().any(|(_, other, _)| *other == (meta.dev(), meta.ino())) {
+                        files.push((file, (meta.dev(), meta.ino()), meta.len()));
+                    }
                 }
+                Err(_) if holes == 0 => holes += 1,
+                Err(_) => break,
             }
         }
-        Ok((if lines == 0 { Vec::new() } else { kept.into() }, reader))
+        let all: u64 = files.iter().map(|(.., length)| length).sum();
+        if lines as u64 >= all / SHORTEST_RECORD {
+            return Ok(Self::open(folder));
+        }
+        let mut scan = TailScan { block, lines: lines as u64, wanted: None, seen: 0 };
+        let mut oldest = None;
+        for (file, _, length) in files {
+            let found = scan.file(&file, length)?;
+            let mut reader = BufReader::new(file);
+            reader.seek(SeekFrom::Start(found.unwrap_or(0)))?;
+            oldest = Some(reader);
+            if found.is_some() {
+                break;
+            }
+        }
+        Ok(Self { folder: folder.to_owned(), file: oldest, partial: Vec::new() })
     }
 
     /// The next record that is complete on disk.
@@ -381,6 +397,90 @@ impl Reader {
             }
         }
         Ok(newer)
+    }
+}
+
+/// The shortest record on disk: time, stream, flag, no text, the end of the line; bytes.
+const SHORTEST_RECORD: u64 = 41;
+/// Where a record has the flag that tells whether its line ends with it.
+const FLAG_AT: usize = 38;
+/// Bytes of a log that are looked at in one go from its end on.
+const BLOCK: u64 = 256 << 10;
+
+/// Looks for the place where the last lines begin, from the newest record to older ones.
+struct TailScan {
+    block: u64,
+    lines: u64,
+    /// Ends of lines that are still among the wanted ones; known from the newest record on.
+    wanted: Option<u64>,
+    seen: u64,
+}
+
+impl TailScan {
+    /// Takes note of the next older record; `true` if the wanted lines begin right after it.
+    fn ends_at(&mut self, record: &[u8]) -> bool {
+        let ends = match record.get(FLAG_AT) {
+            Some(b'F') => true,
+            Some(b'P') => false,
+            // Torn by a full disk: no reader gives it.
+            _ => return false,
+        };
+        // A line that has only begun is a line, too.
+        let lines = self.lines;
+        let wanted = self.wanted.get_or_insert(if ends { lines } else { lines.saturating_sub(1) });
+        self.seen += 1;
+        // A program that never ends a line must not be read from its beginning.
+        if lines == 0 || self.seen > lines.saturating_add(1).saturating_mul(64) {
+            return true;
+        }
+        if ends && *wanted == 0 {
+            return true;
+        }
+        *wanted -= u64::from(ends);
+        false
+    }
+
+    /// Where in this file, `length` bytes long, the wanted lines begin; `None` if they begin before it.
+    fn file(&mut self, file: &File, length: u64) -> io::Result<Option<u64>> {
+        let mut end = length;
+        // From `end` on: what belongs to the record that begins before it. What follows the last end of a line is not whole.
+        let mut rest: Option<Vec<u8>> = None;
+        while end > 0 {
+            let begin = end.saturating_sub(self.block);
+            let mut block = vec![0; (end - begin) as usize];
+            file.read_exact_at(&mut block, begin)?;
+            let mut until = match (rest.take(), block.iter().rposition(|byte| *byte == b'\n')) {
+                (Some(rest), _) => {
+                    block.extend(rest);
+                    block.len()
+                }
+                (None, Some(last)) => last + 1,
+                // Nothing whole so far.
+                (None, None) => {
+                    end = begin;
+                    continue;
+                }
+            };
+            loop {
+                let before = block[..until - 1].iter().rposition(|byte| *byte == b'\n').map(|at| at + 1);
+                let from = match before {
+                    Some(from) => from,
+                    None if begin == 0 => 0,
+                    None => break,
+                };
+                if self.ends_at(&block[from..until]) {
+                    return Ok(Some(begin + until as u64));
+                }
+                until = from;
+                if from == 0 {
+                    break;
+                }
+            }
+            block.truncate(until);
+            rest = Some(block);
+            end = begin;
+        }
+        Ok(None)
     }
 }
 
@@ -466,11 +566,64 @@ mod tests {
         seen.extend(all(&mut reader));
         assert_eq!(seen, (0..100).map(|n| format!("stdout {n}")).collect::<Vec<_>>());
         assert!(folder.join("log.3").exists());
-        let (tail, mut after) = Reader::tail(&folder, 3).expect("tail");
-        assert_eq!(tail.iter().map(|r| String::from_utf8_lossy(&r.text)).collect::<Vec<_>>(), ["97", "98", "99"]);
+        let mut after = Reader::tail(&folder, 3).expect("tail");
+        assert_eq!(all(&mut after), ["stdout 97", "stdout 98", "stdout 99"]);
         writer.take(Stream::Stdout, b"more\n");
         assert_eq!(all(&mut after), ["stdout more"]);
-        assert_eq!(Reader::tail(&folder, 0).expect("tail").0, []);
+        let mut after = Reader::tail(&folder, 0).expect("tail");
+        assert!(all(&mut after).is_empty());
+        writer.take(Stream::Stdout, b"and more\n");
+        assert_eq!(all(&mut after), ["stdout and more"]);
+        fs::remove_dir_all(folder).expect("clean");
+    }
+
+    #[test]
+    fn the_last_lines_are_found_from_the_end() {
+        let folder = folder("tail");
+        for (round, max_size) in [60, 200, 5000, 1 << 20].into_iter().enumerate() {
+            let _ = fs::remove_dir_all(&folder);
+            fs::create_dir_all(&folder).expect("folder");
+            let mut writer = Writer::open(&folder, LogLimits { max_size, max_files: 500 }).expect("open");
+            let mut state = 7 + round as u32;
+            for n in 0..60 {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let stream = if state >> 31 == 0 { Stream::Stdout } else { Stream::Stderr };
+                let text = "x".repeat((state >> 20) as usize % 90);
+                writer.take(stream, format!("{n}{text}").as_bytes());
+                if state >> 29 & 1 == 0 {
+                    writer.flush(true);
+                }
+                if state >> 28 & 3 != 0 {
+                    writer.take(stream, b"\n");
+                }
+            }
+            writer.flush(true);
+            // Cut by a power failure.
+            let log = folder.join("log");
+            fs::write(&log, [&fs::read(&log).expect("read")[..], b"2026-01-01T00:0"].concat()).expect("write");
+            let whole: Vec<_> = std::iter::from_fn({
+                let mut reader = Reader::open(&folder);
+                move || reader.next().expect("read")
+            })
+            .collect();
+            let ends = whole.iter().filter(|r| r.ends).count();
+            for lines in 0..ends + 3 {
+                // The record after the end of the last line that is not wanted.
+                let begun = usize::from(whole.last().is_some_and(|r| !r.ends));
+                let mut skip = (ends + begun).saturating_sub(lines).min(ends);
+                let from = whole.iter().position(|r| {
+                    let first = skip == 0;
+                    skip -= usize::from(r.ends && skip > 0);
+                    first
+                });
+                let from = if lines == 0 { whole.len() } else { from.unwrap_or(whole.len()) };
+                for block in [1, 7, 64, 1000, super::BLOCK] {
+                    let mut reader = Reader::tail_by(&folder, lines, block).expect("tail");
+                    let got: Vec<_> = std::iter::from_fn(|| reader.next().expect("read")).collect();
+                    assert_eq!(got, whole[from..], "{lines} lines, files of {max_size}, blocks of {block}");
+                }
+            }
+        }
         fs::remove_dir_all(folder).expect("clean");
     }
 

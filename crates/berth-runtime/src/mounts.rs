@@ -123,12 +123,15 @@ pub(crate) fn proc(root: BorrowedFd<'_>, own_network: bool) -> Step {
     Ok(())
 }
 
+/// Terminals of one container: the kernel's number of them (`kernel.pty.max`) is for all containers together.
+pub(crate) const MOST_TERMINALS: &str = "64";
+
 /// All mounts below the root but the cgroups, which need the container's own cgroup namespace first. Gives the null device of
 /// the container's own `/dev`, opened before anything of the client's could stand in its place.
 pub(crate) fn populate(root: BorrowedFd<'_>, bundle: &Bundle) -> Result<OwnedFd, Failure> {
     mount_new(root, "/dev", c"tmpfs", &[("mode", "755"), ("size", "65536k")], MOUNT_ATTR_NOSUID, false)?;
     let null = device_nodes(root)?;
-    let pts = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")];
+    let pts = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5"), ("max", MOST_TERMINALS)];
     mount_new(root, "/dev/pts", c"devpts", &pts, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC, false)?;
     let shm = bundle.shm_size.to_string();
     mount_new(root, "/dev/shm", c"tmpfs", &[("mode", "1777"), ("size", &shm)], NO_EXEC, false)?;

@@ -116,23 +116,23 @@ impl Zygote {
         }
     }
 
-    /// Runs a process in the container whose bundle is in `folder`, and waits until it runs. Blocks: a few milliseconds.
+    /// Asks for a process in the container whose bundle is in `folder`, and does not wait for it to come up. Blocks for as long
+    /// as the zygote is behind.
     ///
     /// # Errors
-    /// The step that failed: the container does not run, or has no such program.
-    pub fn exec(&self, folder: &Path, spec: &ExecSpec, limit: Duration) -> Result<Exec, StartError> {
-        let shim = StartError::Shim;
-        let (report, theirs) = socket::pair().map_err(shim)?;
-        let file = exec::spec_file(spec).map_err(shim)?;
+    /// What asking the zygote said.
+    pub fn exec(&self, folder: &Path, spec: &ExecSpec) -> io::Result<Asked> {
+        let (report, theirs) = socket::pair()?;
+        let file = exec::spec_file(spec)?;
         let null = || fs::File::options().read(true).write(true).open("/dev/null").map(OwnedFd::from);
-        let (mut ours, mut child): (Vec<Option<OwnedFd>>, Vec<OwnedFd>) = (vec![None, None, None], Vec::new());
+        let (mut ours, mut child): ([Option<OwnedFd>; 3], Vec<OwnedFd>) = ([None, None, None], Vec::new());
         if !spec.terminal {
             for (number, kept) in ours.iter_mut().enumerate() {
                 if spec.detached || (number == 0 && !spec.stdin) {
-                    child.push(null().map_err(shim)?);
+                    child.push(null()?);
                     continue;
                 }
-                let (read, write) = sys::pipe().map_err(shim)?;
+                let (read, write) = sys::pipe()?;
                 let (mine, its) = if number == 0 { (write, read) } else { (read, write) };
                 *kept = Some(mine);
                 child.push(its);
@@ -140,28 +140,8 @@ impl Zygote {
         }
         let mut fds = vec![theirs.as_raw_fd(), file.as_raw_fd()];
         fds.extend(child.iter().map(AsRawFd::as_raw_fd));
-        self.send(EXEC, folder, &fds).map_err(shim)?;
-        drop((theirs, file, child));
-        let mut terminal = None;
-        let begun = std::time::Instant::now();
-        loop {
-            let left = limit.saturating_sub(begun.elapsed());
-            let mut entry = [libc::pollfd { fd: report.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
-            if !sys::poll(&mut entry, Some(left)).unwrap_or(false) {
-                return Err(StartError::Shim(io::ErrorKind::TimedOut.into()));
-            }
-            match ExecReport::receive(&report, 0).map_err(shim)? {
-                None => return Err(StartError::Shim(io::ErrorKind::UnexpectedEof.into())),
-                Some((ExecReport::Terminal, master)) => terminal = master,
-                Some((ExecReport::Failed(text), _)) => return Err(StartError::Failed(Failure::from_wire(&text))),
-                Some((ExecReport::Ended(_), _)) => return Err(StartError::Shim(io::ErrorKind::InvalidData.into())),
-                Some((ExecReport::Started(process), _)) => {
-                    let mut ours = ours.into_iter();
-                    let mut next = || ours.next().flatten();
-                    return Ok(Exec { process, report, terminal, stdin: next(), stdout: next(), stderr: next() });
-                }
-            }
-        }
+        self.send(EXEC, folder, &fds)?;
+        Ok(Asked { report, coming: Coming { terminal: None, ours } })
     }
 
     fn send(&self, kind: u8, folder: &Path, fds: &[i32]) -> io::Result<()> {
@@ -181,13 +161,47 @@ impl Zygote {
 const RUN: u8 = b'r';
 const EXEC: u8 = b'x';
 
+/// A process that was asked for and has not come up yet. When `report` is closed it does not run, or not any more.
+#[derive(Debug)]
+pub struct Asked {
+    /// Where [`ExecReport`]s come from, [`ExecReport::Ended`] last.
+    pub report: OwnedFd,
+    /// Our side of it.
+    pub coming: Coming,
+}
+
+/// Our side of a process that is coming up.
+#[derive(Debug)]
+pub struct Coming {
+    terminal: Option<OwnedFd>,
+    ours: [Option<OwnedFd>; 3],
+}
+
+impl Coming {
+    /// Takes what came from the process (`None`: its attendant has gone) and gives the process once it runs, or why it does not;
+    /// `None` while it is still coming up.
+    pub fn hear(&mut self, report: Option<(ExecReport, Option<OwnedFd>)>) -> Option<Result<Exec, StartError>> {
+        match report {
+            None => Some(Err(StartError::Shim(io::ErrorKind::UnexpectedEof.into()))),
+            Some((ExecReport::Terminal, master)) => {
+                self.terminal = master;
+                None
+            }
+            Some((ExecReport::Failed(text), _)) => Some(Err(StartError::Failed(Failure::from_wire(&text)))),
+            Some((ExecReport::Ended(_), _)) => Some(Err(StartError::Shim(io::ErrorKind::InvalidData.into()))),
+            Some((ExecReport::Started(process), _)) => {
+                let [stdin, stdout, stderr] = std::mem::take(&mut self.ours);
+                Some(Ok(Exec { process, terminal: self.terminal.take(), stdin, stdout, stderr }))
+            }
+        }
+    }
+}
+
 /// A process that runs in a container.
 #[derive(Debug)]
 pub struct Exec {
     /// The process.
     pub process: Process,
-    /// Where [`ExecReport::Ended`] will come from.
-    pub report: OwnedFd,
     /// The master of its terminal, if it has one; all that it reads and writes.
     pub terminal: Option<OwnedFd>,
     /// Its standard input, if it is read.

@@ -69,6 +69,7 @@ pub(crate) struct Engine {
     pub(crate) log_max_files: u32,
     /// Container starts under way at a time.
     pub(crate) starts_at_once: usize,
+    pub(crate) ports_per_account: usize,
     /// `runc`, `crun` or another OCI runtime's program, by name or path; empty: the built-in one.
     pub(crate) runtime: String,
     /// Whether the cgroup hierarchy is remounted with `favordynmods`, for faster starts.
@@ -116,6 +117,7 @@ impl Default for Engine {
             log_max_size: options.log.max_size,
             log_max_files: options.log.max_files,
             starts_at_once: options.starts_at_once,
+            ports_per_account: options.ports_of_tenant,
             runtime: String::new(),
             favor_dynamic_modifications: options.favor_dynamic_modifications,
         }

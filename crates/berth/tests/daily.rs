@@ -609,3 +609,132 @@ async fn programs_find_their_host_name_and_failures_have_dockers_codes() {
         server.finish().await;
     }
 }
+
+/// Resident memory of the server, bytes.
+fn memory(server: &Server) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("status");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+    line.split_ascii_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") << 10
+}
+
+fn open_files(server: &Server) -> usize {
+    fs::read_dir(format!("/proc/{}/fd", server.pid())).expect("list").count()
+}
+
+async fn tenant(server: &Server, account: &str) -> String {
+    let asked = json!({"name": account, "account": account}).to_string();
+    let made = server.request("POST", "/v1/tokens", asked).await;
+    made.json()["token"].as_str().expect("a token").to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_that_do_not_come_up_hold_up_nobody_else() {
+    let Some(server) = server("slow-execs", "").await else { return };
+    let token = tenant(&server, "b").await;
+    let rootfs = image("busybox").expect("an image");
+    done(&server, &["import", "--token", &token, rootfs.to_str().expect("path"), "busybox"]);
+    run(&server, json!({"name": "a"})).await;
+    run_as(&server, &token, json!({"name": "slow", "cpus": 0.01})).await;
+    let client = reqwest::Client::new();
+    let (url, body) = (server.url("/v1/containers/slow/exec"), json!({"command": ["true"]}).to_string());
+    let storm: Vec<_> = (0..600)
+        .map(|_| {
+            let request = client.post(&url).bearer_auth(&token).header("content-type", "application/json");
+            tokio::spawn(request.body(body.clone()).send())
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = Instant::now();
+    assert_eq!(exec(&server, "a", "echo here"), ("here\n".to_owned(), 0));
+    done(&server, &["logs", "a"]);
+    done(&server, &["ps"]);
+    done(&server, &["stop", "-t", "0", "a"]);
+    done(&server, &["start", "a"]);
+    assert!(before.elapsed() < Duration::from_secs(5), "held up for {:?}", before.elapsed());
+    let threads = fs::read_dir(format!("/proc/{}/task", server.pid())).expect("list").count();
+    assert!(threads < 100, "{threads} threads");
+    storm.iter().for_each(tokio::task::JoinHandle::abort);
+    drop(storm);
+    done(&server, &["rm", "-f", "--token", &token, "slow"]);
+    server.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_readers_of_logs_and_output_hold_is_bounded() {
+    let Some(server) = server("readers", "[engine]\nlog_max_size = 10000000\nlog_max_files = 9\n").await else { return };
+    // 80 MB of short lines.
+    let script = "seq 1 1200000; echo the last";
+    run(&server, json!({"name": "a", "command": ["sh", "-c", script]})).await;
+    done(&server, &["wait", "a"]);
+    let before = memory(&server);
+    let client = reqwest::Client::new();
+    for query in ["tail=100000000", "grep=1&tail=100000000", "tail=900000"] {
+        let readers = (0..20).map(|_| {
+            let request = client.get(server.url(&format!("/v1/containers/a/logs?{query}"))).bearer_auth(server.token());
+            async move {
+                let mut response = request.send().await.expect("an answer");
+                for _ in 0..5 {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    let _ = response.chunk().await;
+                }
+                response
+            }
+        });
+        let held = futures_util::future::join_all(readers).await;
+        let more = memory(&server).saturating_sub(before);
+        assert!(more < 100 << 20, "{query}: {more} bytes more for {} readers", held.len());
+    }
+    let begun = Instant::now();
+    assert_eq!(done(&server, &["logs", "-n", "2", "a"]), "1200000\nthe last\n");
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert_eq!(done(&server, &["logs", "-n", "2", "--grep", "^11999", "a"]), "1199998\n1199999\n");
+    // What processes say is bounded for all of them together.
+    run(&server, json!({"name": "b"})).await;
+    let body = json!({"command": ["sh", "-c", "head -c 3000000 /dev/zero | tr '\\0' x"]}).to_string();
+    let all = (0..100).map(|_| server.request("POST", "/v1/containers/b/exec", body.clone()));
+    for answer in futures_util::future::join_all(all).await {
+        let answer = answer.json();
+        assert_eq!((&answer["exit_code"], &answer["truncated"]), (&json!(0), &json!(true)), "{answer}");
+    }
+    let alone = server.request("POST", "/v1/containers/b/exec", body).await.json();
+    assert_eq!(alone["stdout"].as_str().map(str::len), Some(1 << 20), "the room was given back");
+    server.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ports_that_nobody_serves_cost_nothing_and_are_bounded() {
+    let Some(server) = server("ports", "[engine]\nports_per_account = 500\n").await else { return };
+    let ports = |count: u16| (0..count).map(|n| json!({"container_port": 1000 + n})).collect::<Vec<_>>();
+    let before = open_files(&server);
+    for name in ["a", "b"] {
+        run(&server, json!({"name": name, "start": false, "ports": ports(240)})).await;
+    }
+    assert!(open_files(&server) < before + 20, "{} more files are open", open_files(&server) - before);
+    let create = |count: u16| {
+        let asked = json!({"name": "c", "image": "busybox", "ports": ports(count)}).to_string();
+        server.request("POST", "/v1/containers", asked)
+    };
+    let refused = create(30).await;
+    assert!(refused.status == 503 && refused.text.contains("480 of 500"), "{}", refused.text);
+    let refused = create(257).await;
+    assert!(refused.status == 400 && refused.text.contains("256"), "{}", refused.text);
+    done(&server, &["start", "a"]);
+    assert!(open_files(&server) >= before + 240, "held while they are served");
+    done(&server, &["stop", "-t", "0", "a"]);
+    assert!(open_files(&server) < before + 20);
+    // What another program took meanwhile is told at the start.
+    let port = server.request("GET", "/v1/containers/a", "").await.json()["ports"][0]["host_port"].as_u64().expect("port");
+    let other = std::net::TcpListener::bind(("0.0.0.0", port as u16)).expect("nobody holds it");
+    let (code, _, said) = server.cli(&["start", "a"]);
+    assert!(code != 0 && said.contains(&port.to_string()), "{said}");
+    drop(other);
+    done(&server, &["start", "a"]);
+    done(&server, &["rm", "-f", "a"]);
+    assert_eq!(create(30).await.status, 201);
+    // Terminals are bounded, too.
+    run(&server, json!({"name": "t"})).await;
+    let script = "i=0; while [ $i -lt 80 ]; do (exec 3<>/dev/ptmx && sleep 5) >/dev/null 2>&1 & i=$((i+1)); done; sleep 1; \
+                  ls /dev/pts | grep -c '^[0-9]'";
+    assert_eq!(exec(&server, "t", script).0, "64\n");
+    server.finish().await;
+}

@@ -9,7 +9,7 @@ use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use berth_core::{Core, Share};
 use berth_engine::{Files, LogStream, Said, Session, Told};
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
@@ -27,6 +27,10 @@ use crate::{Api, Draining};
 
 /// Most bytes of each stream that an answer holds.
 const MOST_OUTPUT: usize = 1 << 20;
+/// Bytes of output for which a place among those of all answers is taken.
+const OUTPUT_PLACE: usize = 64 << 10;
+/// Bytes of an answer that are handed on at a time.
+const PIECE: usize = 32 << 10;
 /// Most bytes of a session's message.
 const MOST_MESSAGE: usize = 1 << 20;
 /// Time that a session's first message may take.
@@ -43,7 +47,7 @@ pub(super) async fn exec(
     Auth(caller): Auth,
     Segment(id): Segment<String>,
     request: Request,
-) -> Result<Json<ExecResult>, Error> {
+) -> Result<Response, Error> {
     let _place = places.take(&caller, Kind::Stream)?;
     let asked: ExecCreate = read_json(&small_body(request.into_body()).await?)?;
     if asked.terminal || asked.stdin {
@@ -53,14 +57,22 @@ pub(super) async fn exec(
     let mut session = core.container_exec(&caller, &id, asked.into()).await?;
     let mut result = ExecResult::default();
     if detach {
-        return Ok(Json(result));
+        return Ok(Json(result).into_response());
     }
+    // However many run at a time, what their answers hold is bounded.
+    let mut held: Vec<Share> = Vec::new();
     let (mut out, mut err) = (Vec::new(), Vec::new());
     while let Some(said) = session.output.recv().await {
         match said {
             Said::Output(stream, bytes) => {
+                let all = out.len() + err.len() + bytes.len();
+                while held.len() * OUTPUT_PLACE < all.min(2 * MOST_OUTPUT) {
+                    let Some(share) = places.output(&caller) else { break };
+                    held.push(share);
+                }
+                let free = (held.len() * OUTPUT_PLACE).saturating_sub(out.len() + err.len());
                 let into = if stream == LogStream::Stdout { &mut out } else { &mut err };
-                let room = MOST_OUTPUT.saturating_sub(into.len());
+                let room = MOST_OUTPUT.saturating_sub(into.len()).min(free);
                 result.truncated |= bytes.len() > room;
                 into.extend_from_slice(&bytes[..bytes.len().min(room)]);
             }
@@ -70,9 +82,20 @@ pub(super) async fn exec(
             }
         }
     }
-    result.stdout = String::from_utf8_lossy(&out).into_owned();
-    result.stderr = String::from_utf8_lossy(&err).into_owned();
-    Ok(Json(result))
+    result.stdout = text(out);
+    result.stderr = text(err);
+    let answer = axum::body::Bytes::from(serde_json::to_vec(&result).map_err(|e| Error::from(berth_core::Error::Bug(e.to_string())))?);
+    drop(result);
+    // The places are given back with the last piece that the client has taken.
+    let pieces = futures_util::stream::unfold((answer, held), |(mut rest, held)| async move {
+        let piece = rest.split_to(rest.len().min(PIECE));
+        (!piece.is_empty()).then_some((Ok::<_, std::convert::Infallible>(piece), (rest, held)))
+    });
+    Ok(([(axum::http::header::CONTENT_TYPE, "application/json")], axum::body::Body::from_stream(pieces)).into_response())
+}
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
 type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;

@@ -43,18 +43,25 @@ impl Kind {
 
 /// The places for what lasts long.
 #[derive(Clone)]
-pub(crate) struct Places(Arc<[Shares; 2]>);
+pub(crate) struct Places(Arc<[Shares; 2]>, Arc<Shares>);
 
 impl Default for Places {
     fn default() -> Self {
-        Self(Arc::new([Kind::Archive, Kind::Stream].map(|kind| {
+        let kinds = [Kind::Archive, Kind::Stream].map(|kind| {
             let (most_own, most) = kind.most();
             Shares::new(most, most_own)
-        })))
+        });
+        // 64 MiB of output in all, 16 MiB of one account.
+        Self(Arc::new(kinds), Arc::new(Shares::new(1024, 256)))
     }
 }
 
 impl Places {
+    /// Room for 64 KiB of a process's output, if there is any.
+    pub(super) fn output(&self, caller: &Caller) -> Option<Share> {
+        self.1.try_take(caller.account)
+    }
+
     /// A place that is taken until it is dropped.
     pub(super) fn take(&self, caller: &Caller, kind: Kind) -> Result<Share, Error> {
         self.0[kind as usize].try_take(caller.account).ok_or_else(overload)

@@ -106,7 +106,7 @@ impl Core {
                     // What the group is written down to be: a command that failed has not changed that.
                     _ => &group.spec,
                 };
-                spec.check()?;
+                spec.check(&self.inner.settings)?;
                 add(PREPARE, Step::Ports);
                 add(PREPARE, pull(spec));
                 let shape = spec.shape();

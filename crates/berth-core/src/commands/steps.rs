@@ -590,6 +590,9 @@ impl Core {
         while let Ok(Some(line)) = log.next().await {
             said.push_str(&String::from_utf8_lossy(&line.text));
             said.push(if line.ends { '\n' } else { ' ' });
+            if said.len() > 8000 {
+                break;
+            }
         }
         let said: String = said.trim().chars().take(2000).collect();
         if said.is_empty() { said } else { format!("; it said: {said}") }

@@ -7,6 +7,7 @@ use super::{Container, Spec, json};
 use crate::core::Core;
 use crate::error::Error;
 use crate::policies::RestartPolicy;
+use crate::settings::Settings;
 use crate::tokens::Caller;
 
 /// What is to be changed; `None` leaves a value as it is, `Some(None)` takes a bound away.
@@ -56,14 +57,24 @@ pub(crate) fn check_resources(to: &Resources, network: NetworkMode) -> Result<()
     Ok(())
 }
 
+/// Refuses more ports of one container, or of one group, than there may be.
+pub(crate) fn check_port_count(count: usize, settings: &Settings) -> Result<(), Error> {
+    let most = settings.ports_per_container;
+    if count > most {
+        return Err(Error::invalid("ports", format!("{count} ports were asked for; at most {most} are possible")));
+    }
+    Ok(())
+}
+
 /// Completes ports and checks them.
-pub(crate) fn check_ports(ports: &mut [PortAsked], network: NetworkMode, any: (u16, u16)) -> Result<(), Error> {
+pub(crate) fn check_ports(ports: &mut [PortAsked], network: NetworkMode, settings: &Settings) -> Result<(), Error> {
+    check_port_count(ports.len(), settings)?;
     if !ports.is_empty() && network != NetworkMode::Bridge {
         return Err(Error::invalid("ports", "only a container on the bridge has ports of its own to publish"));
     }
     for port in ports {
         if port.host_ports == (0, 0) {
-            port.host_ports = any;
+            port.host_ports = settings.port_range;
         }
         if port.host_ports.0 == 0 || port.host_ports.0 > port.host_ports.1 || port.container_port == Some(0) {
             return Err(Error::invalid("ports", "ports are 1 to 65535, ranges go upwards"));
@@ -139,7 +150,7 @@ impl Core {
         let before = found.stored();
         let mut after = before.clone();
         after.unit.ports = ports;
-        check_ports(&mut after.unit.ports, after.unit.network, self.inner.settings.port_range)?;
+        check_ports(&mut after.unit.ports, after.unit.network, &self.inner.settings)?;
         let mut given = None;
         self.change_spec(&found, &before, after, async |core, spec| {
             match core.inner.engine.set_ports(&found.uid, &spec.unit.ports).await {

@@ -6,6 +6,7 @@ use berth_engine::{Mount, MountSource, NetworkMode, Rates, Resources, UnitId, Un
 use berth_image::Config;
 
 use super::change::{check_ports, check_resources};
+use super::tenant_of;
 use super::{Container, Detail, Member, NewContainer, Spec, container, json};
 use crate::core::Core;
 use crate::error::Error;
@@ -144,7 +145,7 @@ impl Core {
             return Err(Error::invalid("hostname", format!("{host_name:?}: 1 to 63 letters, digits, '-', '.', '_'")));
         }
         let mut ports = new.ports.clone();
-        check_ports(&mut ports, new.network, settings.port_range)?;
+        check_ports(&mut ports, new.network, settings)?;
         // The name by which it was made, its own id, and what it calls itself.
         let mut names = vec![name.to_owned(), uid.to_string(), host_name.clone()];
         names.dedup();
@@ -169,7 +170,7 @@ impl Core {
                 mounts: new.mounts.clone(),
                 network: new.network,
                 ports,
-                tenant: u32::try_from(caller.account).unwrap_or(u32::MAX),
+                tenant: tenant_of(caller.account),
                 names,
                 rates: resources.rates,
                 stdin: new.stdin,

@@ -1,11 +1,33 @@
 //! Inside a container: processes that are run in it, its own, and its files.
 
+use std::time::Duration;
+
 use berth_engine::{ExecAsked, Files, Session};
 
 use crate::core::Core;
 use crate::error::Error;
 use crate::now;
 use crate::tokens::Caller;
+
+/// How long a process waits until others of its account have come up.
+const EXEC_TURN: Duration = Duration::from_secs(30);
+/// Bytes of a command that an event keeps.
+const LONGEST_NOTE: usize = 1000;
+
+/// The first arguments, as far as they are to be kept.
+fn shortened(args: &[String]) -> Vec<String> {
+    let mut left = LONGEST_NOTE;
+    let mut kept = Vec::new();
+    for arg in args {
+        if arg.len() > left {
+            kept.push(format!("{}…", &arg[..arg.floor_char_boundary(left)]));
+            break;
+        }
+        left -= arg.len();
+        kept.push(arg.clone());
+    }
+    kept
+}
 
 impl Core {
     /// Runs a further process in it.
@@ -24,9 +46,17 @@ impl Core {
             return Err(Error::invalid("env", format!("{wrong:?} is not KEY=value")));
         }
         let found = self.container(caller, reference).await?;
-        let session = self.inner.engine.exec(&found.uid, &asked).await?;
+        let session = {
+            // An account waits for itself: what does not come up holds processes and descriptors.
+            let turn = tokio::time::timeout(EXEC_TURN, self.inner.execs.take(caller.account)).await;
+            let _turn = turn.map_err(|_| {
+                Error::NoRoom("many processes of this account are being started and do not come up; try again later".into())
+            })?;
+            self.inner.engine.exec(&found.uid, &asked).await?
+        };
         let (account, uid) = (caller.account, found.uid.to_string());
-        let detail = serde_json::json!({ "name": found.name, "command": asked.args, "terminal": asked.terminal });
+        let command = shortened(&asked.args);
+        let detail = serde_json::json!({ "name": found.name, "command": command, "terminal": asked.terminal });
         let event = self
             .write(move |tx| Ok(tx.event_add(now(), account, "container.exec", &uid, &detail.to_string())?))
             .await?;

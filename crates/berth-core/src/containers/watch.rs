@@ -107,7 +107,18 @@ impl Core {
             Err(berth_engine::EngineError::NoSuchUnit(_)) => None,
             other => Some(other?),
         };
-        let mut follower = LogFollower {
+        // Two readings: the lines that match are counted, and those before the last ones left out, so that they need not be kept.
+        let skip = match (last, &grep, &reader) {
+            (Some(last), Some(grep), Some(_)) => {
+                let first = self.inner.engine.logs(&found.uid, &options).await?;
+                count(first, grep).await?.saturating_sub(last)
+            }
+            _ => 0,
+        };
+        let left = last.filter(|_| !query.follow);
+        Ok(LogFollower {
+            skip,
+            left,
             core: self.clone(),
             id: found.id,
             uid: found.uid,
@@ -118,11 +129,7 @@ impl Core {
             grep,
             lines: Lines::default(),
             ahead: VecDeque::new(),
-        };
-        if let Some(last) = last {
-            follower.keep_last(last).await?;
-        }
-        Ok(follower)
+        })
     }
 }
 
@@ -148,20 +155,24 @@ const LONGEST_LINE: usize = 1 << 20;
 
 /// Pieces of lines that have not ended yet, by stream.
 #[derive(Default)]
-struct Lines([Vec<LogLine>; 2]);
+struct Lines([(Vec<LogLine>, usize); 2]);
+
+/// Pieces of one line that are held together.
+const MOST_PIECES: usize = 4096;
 
 impl Lines {
     /// The whole line, once it has ended.
     fn take(&mut self, piece: LogLine) -> Option<Vec<LogLine>> {
         let waiting = &mut self.0[usize::from(piece.stream == LogStream::Stderr)];
         let ends = piece.ends;
-        waiting.push(piece);
-        let long = waiting.iter().map(|p| p.text.len()).sum::<usize>() > LONGEST_LINE;
-        (ends || long).then(|| std::mem::take(waiting))
+        waiting.1 += piece.text.len();
+        waiting.0.push(piece);
+        let long = waiting.1 > LONGEST_LINE || waiting.0.len() >= MOST_PIECES;
+        (ends || long).then(|| std::mem::take(waiting).0)
     }
 
     fn rest(&mut self) -> impl Iterator<Item = Vec<LogLine>> {
-        self.0.iter_mut().map(std::mem::take).filter(|line| !line.is_empty())
+        self.0.iter_mut().map(|line| std::mem::take(line).0).filter(|line| !line.is_empty())
     }
 }
 
@@ -170,6 +181,16 @@ fn matches(grep: &Regex, line: &[LogLine]) -> bool {
         [one] => grep.is_match(&one.text),
         several => grep.is_match(&several.iter().flat_map(|p| p.text.iter().copied()).collect::<Vec<u8>>()),
     }
+}
+
+/// How many whole lines match.
+async fn count(mut reader: Box<dyn LogReader>, grep: &Regex) -> Result<usize, Error> {
+    let mut lines = Lines::default();
+    let mut count = 0;
+    while let Some(piece) = reader.next().await? {
+        count += usize::from(lines.take(piece).is_some_and(|line| matches(grep, &line)));
+    }
+    Ok(count)
 }
 
 /// Pieces of a container's output, as they come.
@@ -183,6 +204,9 @@ pub struct LogFollower {
     ended: bool,
     grep: Option<Regex>,
     lines: Lines,
+    /// Lines that match and are left out first; and how many are given after that, if that is known.
+    skip: usize,
+    left: Option<usize>,
     ahead: VecDeque<LogLine>,
 }
 
@@ -193,24 +217,6 @@ impl std::fmt::Debug for LogFollower {
 }
 
 impl LogFollower {
-    /// Reads what there is and keeps the last lines that match.
-    async fn keep_last(&mut self, last: usize) -> Result<(), Error> {
-        let (Some(reader), Some(grep)) = (&mut self.reader, &self.grep) else { return Ok(()) };
-        let mut kept: VecDeque<Vec<LogLine>> = VecDeque::new();
-        while let Some(piece) = reader.next().await? {
-            if let Some(line) = self.lines.take(piece)
-                && matches(grep, &line)
-            {
-                kept.push_back(line);
-                if kept.len() > last {
-                    kept.pop_front();
-                }
-            }
-        }
-        self.ahead = kept.into_iter().flatten().collect();
-        Ok(())
-    }
-
     /// The next piece; `None` at the end.
     ///
     /// # Errors
@@ -223,11 +229,22 @@ impl LogFollower {
             let Some(reader) = &mut self.reader else { return Ok(None) };
             if let Some(piece) = reader.next().await? {
                 let Some(grep) = &self.grep else { return Ok(Some(piece)) };
-                if let Some(line) = self.lines.take(piece)
-                    && matches(grep, &line)
-                {
-                    self.ahead.extend(line);
+                let Some(line) = self.lines.take(piece).filter(|line| matches(grep, line)) else { continue };
+                if self.skip > 0 {
+                    self.skip -= 1;
+                    continue;
                 }
+                match &mut self.left {
+                    // What came after the count is not among them.
+                    Some(0) => {
+                        self.lines = Lines::default();
+                        self.reader = None;
+                        return Ok(None);
+                    }
+                    Some(left) => *left -= 1,
+                    None => {}
+                }
+                self.ahead.extend(line);
                 continue;
             }
             if !self.follow || self.ended {

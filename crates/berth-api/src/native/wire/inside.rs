@@ -71,9 +71,9 @@ pub struct ExecResult {
     /// Exit code; absent while it goes on by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
-    /// Standard output, its first mebibyte; bytes that are not UTF-8 are replaced.
+    /// Standard output, its first mebibyte, or less when many processes of the account run; bytes that are not UTF-8 are replaced.
     pub stdout: String,
-    /// Standard error, its first mebibyte.
+    /// Standard error, as well.
     pub stderr: String,
     /// Whether there was more.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
