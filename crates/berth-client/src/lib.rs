@@ -242,7 +242,8 @@ impl Client {
 
     /// One container.
     pub async fn container(&self, id: &str) -> Result<Container> {
-        self.get(&format!("/v1/containers/{}", segment(id)), &[]).await
+        // It may be an image's name, which is no path of a container.
+        self.get(&format!("/v1/containers/{}", segment(id).replace('/', "%2F")), &[]).await
     }
 
     /// Starts, stops or restarts it (`verb`); `timeout` in seconds is for the stop.

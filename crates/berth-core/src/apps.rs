@@ -95,7 +95,8 @@ impl Core {
             match self.image(caller, &runtime.image).await {
                 Err(Error::NotFound { .. }) => {
                     // What does not arrive in time goes on arriving, for the next build.
-                    let pull = self.image_pull(caller, &runtime.image, None, None, tokio::sync::mpsc::channel(1).0);
+                    // The administrator names it, in the settings.
+                    let pull = self.image_pull_named_here(caller, &runtime.image);
                     let pulled = tokio::time::timeout(left(), pull).await;
                     let pulled = pulled.map_err(|_| Error::Timeout(format!("fetching image {}", runtime.image)))?;
                     pulled.map_err(|error| match error {
@@ -112,7 +113,7 @@ impl Core {
         let turn = tokio::time::timeout(left(), self.inner.builds.take(caller.account)).await;
         let _turn = turn.map_err(|_| Error::Timeout("waiting for a turn to build".into()))?;
         self.inner.images.room()?;
-        let prepared = tokio::time::timeout(left(), self.code(&new.code_address, runtime.clone())).await;
+        let prepared = tokio::time::timeout(left(), self.code(caller, &new.code_address, runtime.clone())).await;
         let prepared = prepared.map_err(|_| {
             self.collect_layers_soon();
             Error::Timeout("fetching the code".into())
@@ -146,13 +147,19 @@ impl Core {
     }
 
     /// The layer with the code, and the command that starts it.
-    async fn code(&self, address: &str, runtime: Runtime) -> Result<(String, Vec<String>, Pin), Error> {
+    async fn code(
+        &self,
+        caller: &Caller,
+        address: &str,
+        runtime: Runtime,
+    ) -> Result<(String, Vec<String>, Pin), Error> {
         let settings = &self.inner.settings;
+        let private = settings.code_from_private_addresses && self.private_allowed(caller).await?;
         let file = Temporary(self.inner.images.work_folder().join(format!("code-{}.zip", random_hex(8))));
         let bound = settings.code_max_mib << 20;
         self.inner
             .fetch
-            .fetch(address, &file.0, bound, settings.code_from_private_addresses)
+            .fetch(address, &file.0, bound, private)
             .await
             .map_err(|error| Error::invalid("code_address", error.to_string()))?;
         let images = self.inner.images.clone();

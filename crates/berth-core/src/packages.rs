@@ -95,19 +95,20 @@ impl Core {
     }
 
     /// Fetches code as the group's next version; what the same command has fetched already is not fetched again.
-    pub(crate) async fn package_fetch(&self, group: &Group, command: i64, address: &str) -> Result<i64, Error> {
+    pub(crate) async fn package_fetch(&self, caller: &Caller, group: &Group, command: i64, address: &str) -> Result<i64, Error> {
         if let Some(known) = self.packages_of(group.id).await?.into_iter().find(|p| p.command_id == command) {
             return Ok(known.version);
         }
         let settings = &self.inner.settings;
         self.inner.images.room()?;
+        let private = settings.code_from_private_addresses && self.private_allowed(caller).await?;
         let _place = self.inner.imports.take(group.account).await;
         let folder = self.inner.paths.packages.clone();
         tokio::fs::create_dir_all(&folder).await.map_err(|e| Error::Bug(format!("{}: {e}", folder.display())))?;
         let file = Temporary(folder.join(format!("tmp-{}", random_hex(8))));
         self.inner
             .fetch
-            .fetch(address, &file.0, settings.code_max_mib << 20, settings.code_from_private_addresses)
+            .fetch(address, &file.0, settings.code_max_mib << 20, private)
             .await
             .map_err(|error| Error::invalid("url", error.to_string()))?;
         let (path, name) = (file.0.clone(), name_of(address));

@@ -1,6 +1,6 @@
 //! Images from and to registries (OCI distribution specification). What travels is decided here; how, below [`Registry`].
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::io::{self, Read};
 use std::path::Path;
@@ -84,6 +84,15 @@ impl fmt::Debug for Login {
     }
 }
 
+/// As whom, and how far, registries are asked.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    /// The login, if there is one.
+    pub login: Option<Login>,
+    /// Whether a registry that only the client names may be on loopback and private addresses.
+    pub private: bool,
+}
+
 /// Why a registry did not do what it was asked. Texts are for clients.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RegistryError {
@@ -121,7 +130,7 @@ pub trait Registry: Send + Sync {
         &self,
         image: &ImageReference,
         reference: Option<&str>,
-        login: Option<&Login>,
+        access: &Access,
     ) -> Result<(Vec<u8>, String), RegistryError>;
 
     /// A blob.
@@ -130,7 +139,7 @@ pub trait Registry: Send + Sync {
         image: &ImageReference,
         digest: &Digest,
         size: u64,
-        login: Option<&Login>,
+        access: &Access,
     ) -> Result<Box<dyn Blob>, RegistryError>;
 
     /// Puts a blob there, unless it is there already. Whether it had to be sent.
@@ -139,7 +148,7 @@ pub trait Registry: Send + Sync {
         image: &ImageReference,
         digest: &Digest,
         file: &Path,
-        login: Option<&Login>,
+        access: &Access,
         sent: Sent<'_>,
     ) -> Result<bool, RegistryError>;
 
@@ -149,11 +158,11 @@ pub trait Registry: Send + Sync {
         image: &ImageReference,
         manifest: &[u8],
         media_type: &str,
-        login: Option<&Login>,
+        access: &Access,
     ) -> Result<(), RegistryError>;
 
-    /// Whether the login is good.
-    async fn check(&self, registry: &str, login: &Login) -> Result<(), RegistryError>;
+    /// Whether the login is good; `private` as in [`Access`].
+    async fn check(&self, registry: &str, login: &Login, private: bool) -> Result<(), RegistryError>;
 }
 
 /// How a layer (or the configuration) is doing.
@@ -224,14 +233,28 @@ struct Descriptor {
     size: u64,
     #[serde(default)]
     platform: Option<PlatformField>,
+    #[serde(default)]
+    urls: Vec<String>,
+    #[serde(default)]
+    artifact_type: Option<String>,
+    #[serde(default)]
+    annotations: BTreeMap<String, serde_json::Value>,
 }
 
-#[derive(Deserialize)]
+impl Descriptor {
+    /// Whether it may be an image, for all that the index says.
+    fn may_be_image(&self) -> bool {
+        let says_nothing = self.platform.as_ref().is_none_or(|p| p.os.is_empty() && p.architecture.is_empty());
+        says_nothing && self.artifact_type.is_none() && !self.annotations.contains_key("vnd.docker.reference.type")
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct PlatformField {
     architecture: String,
     os: String,
-    #[serde(default)]
-    variant: Option<String>,
+    variant: String,
 }
 
 #[derive(Deserialize)]
@@ -239,8 +262,9 @@ struct PlatformField {
 struct AnyManifest {
     #[serde(default)]
     schema_version: u32,
+    /// Each is read by itself: one that is not understood does not hide the others.
     #[serde(default)]
-    manifests: Option<Vec<Descriptor>>,
+    manifests: Option<Vec<serde_json::Value>>,
     #[serde(default)]
     config: Option<Descriptor>,
     #[serde(default)]
@@ -271,10 +295,19 @@ impl Platform {
         }
     }
 
-    fn fits(&self, offered: &PlatformField) -> bool {
-        offered.os == self.os
-            && offered.architecture == self.architecture
-            && self.variant.as_ref().is_none_or(|v| offered.variant.as_ref() == Some(v))
+    /// How well something fits, the more the better; `None` if it does not.
+    fn rank(&self, offered: &PlatformField) -> Option<u32> {
+        if offered.os != self.os || offered.architecture != self.architecture {
+            return None;
+        }
+        let own = self.architecture == berth_image::architecture();
+        berth_image::rank_of_variant(&self.architecture, self.variant.as_deref(), &offered.variant, own)
+    }
+
+    /// Whether a configuration is of this platform; one that says nothing is.
+    fn is_of(&self, config: &berth_image::ImageConfig) -> bool {
+        let same = |have: &str, wanted: &str| have.is_empty() || have == wanted;
+        same(&config.architecture, &self.architecture) && same(&config.os, &self.os)
     }
 }
 
@@ -300,11 +333,19 @@ impl Read for Incoming {
     }
 }
 
+/// Entries of an index that do not say what they are for, of which as many are looked at.
+const MOST_CANDIDATES: usize = 8;
+
 fn wrong(text: impl Into<String>) -> Error {
     Error::Registry(RegistryError::Wrong(text.into()))
 }
 
 impl Core {
+    async fn access_for(&self, caller: &Caller, registry: &str, given: Option<Login>) -> Result<Access, Error> {
+        let login = self.login_for(caller, registry, given).await?;
+        Ok(Access { login, private: self.private_allowed(caller).await? })
+    }
+
     /// The login that was given, or the one that is kept for the registry.
     async fn login_for(&self, caller: &Caller, registry: &str, given: Option<Login>) -> Result<Option<Login>, Error> {
         if given.is_some() {
@@ -326,7 +367,8 @@ impl Core {
         if login.username.is_empty() || login.username.contains(':') {
             return Err(Error::invalid("username", "a name without ':' is needed"));
         }
-        self.inner.registry.check(&registry, &login).await?;
+        let private = self.private_allowed(caller).await?;
+        self.inner.registry.check(&registry, &login, private).await?;
         let row = berth_store::RegistryLogin {
             account_id: caller.account,
             secret: self.inner.secrets.seal(&about(caller.account, &registry), &login.password)?,
@@ -366,6 +408,13 @@ impl Core {
         }
     }
 
+    /// Fetches an image that the settings name, wherever it is.
+    pub(crate) async fn image_pull_named_here(&self, caller: &Caller, name: &str) -> Result<Image, Error> {
+        let registry = ImageReference::read(name)?.registry;
+        let access = Access { login: self.login_for(caller, &registry, None).await?, private: true };
+        self.image_pull_with(caller, name, None, access, mpsc::channel(1).0).await
+    }
+
     /// Fetches an image. It is fetched to its end even if nobody waits for it any more.
     ///
     /// # Errors
@@ -378,9 +427,20 @@ impl Core {
         login: Option<Login>,
         progress: Progresses,
     ) -> Result<Image, Error> {
+        let access = self.access_for(caller, &ImageReference::read(name)?.registry, login).await?;
+        self.image_pull_with(caller, name, platform, access, progress).await
+    }
+
+    async fn image_pull_with(
+        &self,
+        caller: &Caller,
+        name: &str,
+        platform: Option<&str>,
+        access: Access,
+        progress: Progresses,
+    ) -> Result<Image, Error> {
         let reference = ImageReference::read(name)?;
         let (full, platform) = (full_name(name)?, Platform::read(platform)?);
-        let login = self.login_for(caller, &reference.registry, login).await?;
         let (core, caller) = (self.clone(), *caller);
         let work = tokio::spawn(async move {
             // One of a kind at a time: the next finds what the first has fetched.
@@ -388,7 +448,7 @@ impl Core {
             let _turn = turn.lock().await;
             // Each layer that comes in holds a thread for as long as the registry takes.
             let _place = core.inner.pulls_at_once.take(caller.account).await;
-            core.pull(&caller, &reference, full, &platform, login.as_ref(), &progress).await
+            core.pull(&caller, &reference, full, &platform, &access, &progress).await
         });
         work.await.map_err(|e| Error::Bug(e.to_string()))?
     }
@@ -399,18 +459,18 @@ impl Core {
         image: &ImageReference,
         name: String,
         platform: &Platform,
-        login: Option<&Login>,
+        access: &Access,
         progress: &Progresses,
     ) -> Result<Image, Error> {
-        let manifest = self.find_manifest(image, platform, login).await?;
+        let manifest = self.find_manifest(image, platform, access).await?;
         let (Some(config), Some(layers)) = (manifest.config, manifest.layers) else {
             return Err(wrong(format!("{image} is no image: its manifest has no configuration or no layers")));
         };
-        let raw = self.small_blob(image, &config, login).await?;
+        let raw = self.small_blob(image, &config, access).await?;
         let read: berth_image::ImageConfig =
             serde_json::from_slice(&raw).map_err(|e| wrong(format!("the configuration of {image}: {e}")))?;
-        let (wanted, have) = (&platform.architecture, &read.architecture);
-        if !have.is_empty() && wanted != have {
+        if !platform.is_of(&read) {
+            let (wanted, have) = (&platform.architecture, &read.architecture);
             let text = format!("{image} is not there for {}/{wanted}, but for {}/{have}", platform.os, read.os);
             return Err(Error::Registry(RegistryError::NotFound(text)));
         }
@@ -423,14 +483,21 @@ impl Core {
         // From here on nobody collects what comes in.
         let pin = images.pin(diff_ids.iter().copied());
         let budget = self.image_budget(caller).await?;
+        let known = self.layers_known(caller.account).await?;
         let turns = Arc::new(Semaphore::new(LAYERS_AT_ONCE));
         let mut tasks = tokio::task::JoinSet::new();
+        // One that is named twice is fetched once.
+        let mut begun = HashSet::new();
         for (layer, diff_id) in layers.into_iter().zip(diff_ids) {
-            let (core, image, login) = (self.clone(), image.clone(), login.cloned());
+            if !begun.insert(diff_id) {
+                continue;
+            }
+            let known = known.contains(&diff_id);
+            let (core, image, access) = (self.clone(), image.clone(), access.clone());
             let (turns, progress) = (turns.clone(), progress.clone());
             tasks.spawn(async move {
                 let _turn = turns.acquire().await;
-                core.pull_layer(&image, &layer, diff_id, login.as_ref(), budget, &progress).await
+                core.pull_layer(&image, &layer, (diff_id, known), &access, budget, &progress).await
             });
         }
         let mut result = Ok(());
@@ -463,31 +530,51 @@ impl Core {
         &self,
         image: &ImageReference,
         platform: &Platform,
-        login: Option<&Login>,
+        access: &Access,
     ) -> Result<AnyManifest, Error> {
         let mut reference: Option<String> = None;
         for _ in 0..4 {
-            let (bytes, _) = self.inner.registry.manifest(image, reference.as_deref(), login).await?;
+            let (bytes, _) = self.inner.registry.manifest(image, reference.as_deref(), access).await?;
             let manifest: AnyManifest =
                 serde_json::from_slice(&bytes).map_err(|e| wrong(format!("the manifest of {image}: {e}")))?;
             if manifest.schema_version == 1 {
                 return Err(wrong(format!("{image} has a manifest of schema 1, which is too old to be verified")));
             }
             let Some(manifests) = &manifest.manifests else { return Ok(manifest) };
-            let fitting = manifests.iter().find(|d| d.platform.as_ref().is_some_and(|p| platform.fits(p)));
-            // An index of one that does not say what it is for.
-            let fitting = fitting.or_else(|| match manifests.as_slice() {
-                [only] if only.platform.is_none() => Some(only),
-                _ => None,
+            let manifests: Vec<Descriptor> =
+                manifests.iter().filter_map(|entry| serde_json::from_value(entry.clone()).ok()).collect();
+            let ranked = manifests.iter().filter_map(|d| Some((platform.rank(d.platform.as_ref()?)?, d)));
+            // The first of those that fit best.
+            let best = ranked.fold(None, |best: Option<(u32, &Descriptor)>, next| match best {
+                Some(best) if best.0 >= next.0 => Some(best),
+                _ => Some(next),
             });
+            let fitting = match best {
+                Some((_, fitting)) => Some(fitting),
+                // Some do not say what they are for: their configurations do.
+                None => {
+                    let mut found = None;
+                    for candidate in manifests.iter().filter(|d| d.may_be_image()).take(MOST_CANDIDATES) {
+                        if self.is_image_for(image, &candidate.digest, platform, access).await? {
+                            found = Some(candidate);
+                            break;
+                        }
+                    }
+                    found
+                }
+            };
             let Some(fitting) = fitting else {
                 let offered: Vec<String> = manifests
                     .iter()
                     .filter_map(|d| d.platform.as_ref())
-                    .filter(|p| p.os != "unknown")
-                    .map(|p| format!("{}/{}", p.os, p.architecture))
+                    .filter(|p| !matches!(p.os.as_str(), "unknown" | ""))
+                    .map(|p| [&p.os, &p.architecture, &p.variant].map(String::as_str).join("/"))
+                    .map(|name| name.trim_end_matches('/').to_owned())
                     .collect();
-                let wanted = format!("{}/{}", platform.os, platform.architecture);
+                let mut wanted = format!("{}/{}", platform.os, platform.architecture);
+                if let Some(variant) = &platform.variant {
+                    wanted = format!("{wanted}/{variant}");
+                }
                 let text = format!("{image} is not there for {wanted}, but for {}", offered.join(", "));
                 return Err(Error::Registry(RegistryError::NotFound(text)));
             };
@@ -496,17 +583,56 @@ impl Core {
         Err(wrong(format!("{image}: indexes are nested too deep")))
     }
 
+    /// Whether a manifest of an index is an image of that platform, by its configuration; an index in it counts.
+    async fn is_image_for(
+        &self,
+        image: &ImageReference,
+        digest: &Digest,
+        platform: &Platform,
+        access: &Access,
+    ) -> Result<bool, Error> {
+        let (bytes, _) = self.inner.registry.manifest(image, Some(&digest.to_string()), access).await?;
+        let Ok(manifest) = serde_json::from_slice::<AnyManifest>(&bytes) else { return Ok(false) };
+        if manifest.manifests.is_some() {
+            return Ok(true);
+        }
+        let (Some(config), Some(_)) = (manifest.config, manifest.layers) else { return Ok(false) };
+        let raw = self.small_blob(image, &config, access).await?;
+        Ok(serde_json::from_slice::<berth_image::ImageConfig>(&raw).is_ok_and(|config| platform.is_of(&config)))
+    }
+
+    /// Layers that images of the account have, and those that all accounts share.
+    async fn layers_known(&self, account: i64) -> Result<HashSet<Digest>, Error> {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Rootfs {
+            diff_ids: Vec<Digest>,
+        }
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Config {
+            rootfs: Rootfs,
+        }
+        self.read(move |tx| {
+            let mut images = tx.images(account, 0, u32::MAX)?;
+            images.extend(tx.images_shared()?);
+            let configs = images.iter().filter_map(|row| serde_json::from_str::<Config>(&row.config).ok());
+            Ok(configs.flat_map(|config| config.rootfs.diff_ids).collect())
+        })
+        .await
+    }
+
     async fn small_blob(
         &self,
         image: &ImageReference,
         descriptor: &Descriptor,
-        login: Option<&Login>,
+        access: &Access,
     ) -> Result<Vec<u8>, Error> {
         if descriptor.size > LONGEST_JSON {
             return Err(wrong(format!("the configuration of {image} is longer than {LONGEST_JSON} bytes")));
         }
         let read = async || -> Result<Vec<u8>, Error> {
-            let mut blob = self.inner.registry.blob(image, &descriptor.digest, descriptor.size, login).await?;
+            let mut blob = self.inner.registry.blob(image, &descriptor.digest, descriptor.size, access).await?;
             let mut bytes = Vec::new();
             while let Some(chunk) = blob.next().await? {
                 bytes.extend_from_slice(&chunk);
@@ -530,8 +656,8 @@ impl Core {
         &self,
         image: &ImageReference,
         layer: &Descriptor,
-        diff_id: Digest,
-        login: Option<&Login>,
+        (diff_id, known): (Digest, bool),
+        access: &Access,
         budget: Budget,
         progress: &Progresses,
     ) -> Result<(), Error> {
@@ -540,17 +666,15 @@ impl Core {
             // A listener who is slow misses a word, nothing else.
             let _ = progress.try_send(told);
         };
-        if layer.media_type.contains("foreign") {
-            return Err(wrong(format!("layer {} of {image} is not for Linux", layer.digest)));
-        }
-        if self.inner.images.layer(&diff_id).is_some() {
+        // Whoever names a digest need not have the content: only what the account has already is not asked for.
+        if known && self.inner.images.has_layer_of_tar(&diff_id) {
             tell(ProgressStatus::Exists, layer.size);
             return Ok(());
         }
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let error = match self.pull_once(image, layer, diff_id, login, budget, &tell).await {
+            let error = match self.pull_once(image, layer, diff_id, access, budget, &tell).await {
                 Ok(()) => {
                     tell(ProgressStatus::Done, layer.size);
                     return Ok(());
@@ -560,7 +684,13 @@ impl Core {
             // Content that is wrong may be right from another mirror, or another time. The disk's troubles stay.
             let again = matches!(&error, Error::Invalid { .. } | Error::Registry(RegistryError::Wrong(_)));
             if !again || attempt >= ATTEMPTS {
+                let foreign = ["foreign", "nondistributable"].iter().any(|kind| layer.media_type.contains(kind));
                 return Err(match error {
+                    Error::Registry(RegistryError::NotFound(text)) if foreign => wrong(format!(
+                        "layer {} of {image} is kept elsewhere than in the registry ({}): {text}",
+                        layer.digest,
+                        layer.urls.join(", ")
+                    )),
                     Error::Invalid { message, .. } => wrong(format!("layer {} of {image}: {message}", layer.digest)),
                     other => other,
                 });
@@ -574,11 +704,11 @@ impl Core {
         image: &ImageReference,
         layer: &Descriptor,
         diff_id: Digest,
-        login: Option<&Login>,
+        access: &Access,
         mut budget: Budget,
         tell: &(impl Fn(ProgressStatus, u64) + Sync),
     ) -> Result<(), Error> {
-        let mut blob = self.inner.registry.blob(image, &layer.digest, layer.size, login).await?;
+        let mut blob = self.inner.registry.blob(image, &layer.digest, layer.size, access).await?;
         let (chunks, incoming) = mpsc::channel(32);
         let images = self.inner.images.clone();
         let unpacking = tokio::task::spawn_blocking(move || {
@@ -632,29 +762,33 @@ impl Core {
         if reference.reference.contains(':') {
             return Err(Error::invalid("image", "an image is sent under a tag, not under a digest"));
         }
-        let login = self.login_for(caller, &reference.registry, login).await?;
+        let access = self.access_for(caller, &reference.registry, login).await?;
         let _place = self.inner.pushes_at_once.take(caller.account).await;
         let outgoing = Arc::new(self.image_outgoing(caller, name).await?);
         let turns = Arc::new(Semaphore::new(2));
         let mut tasks = tokio::task::JoinSet::new();
-        for (index, layer) in outgoing.layers.iter().cloned().enumerate() {
-            let (core, reference, login) = (self.clone(), reference.clone(), login.clone());
+        let mut begun = HashSet::new();
+        for layer in outgoing.layers.iter().filter(|layer| begun.insert(layer.digest)).cloned() {
+            let (core, reference, access) = (self.clone(), reference.clone(), access.clone());
             let (turns, progress, kept) = (turns.clone(), progress.clone(), outgoing.clone());
             tasks.spawn(async move {
                 let _turn = turns.acquire().await;
-                let pushed = core.push_layer(&reference, layer, login.as_ref(), &progress).await;
+                let of = layer.digest;
+                let pushed = core.push_layer(&reference, layer, &access, &progress).await;
                 drop(kept);
-                pushed.map(|(digest, size)| (index, digest, size))
+                pushed.map(|sent| (of, sent))
             });
         }
-        let mut layers = Vec::new();
+        let mut sent = HashMap::new();
         while let Some(done) = tasks.join_next().await {
-            layers.push(done.map_err(|e| Error::Bug(e.to_string()))??);
+            let (of, blob) = done.map_err(|e| Error::Bug(e.to_string()))??;
+            sent.insert(of, blob);
         }
-        layers.sort_by_key(|(index, ..)| *index);
+        // One that the image names twice was sent once.
+        let layers: Vec<(Digest, u64)> = outgoing.layers.iter().filter_map(|layer| sent.get(&layer.digest).copied()).collect();
         let file = self.work_file("config");
         std::fs::write(&file.0, &outgoing.config).map_err(|e| Error::Bug(format!("write a configuration: {e}")))?;
-        self.inner.registry.push_blob(&reference, &outgoing.id, &file.0, login.as_ref(), &|_| {}).await?;
+        self.inner.registry.push_blob(&reference, &outgoing.id, &file.0, &access, &|_| {}).await?;
         let media_type = "application/vnd.oci.image.manifest.v1+json";
         let manifest = json!({
             "schemaVersion": 2,
@@ -664,14 +798,14 @@ impl Core {
                 "digest": outgoing.id.to_string(),
                 "size": outgoing.config.len(),
             },
-            "layers": layers.iter().map(|(_, digest, size)| json!({
+            "layers": layers.iter().map(|(digest, size)| json!({
                 "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
                 "digest": digest.to_string(),
                 "size": size,
             })).collect::<Vec<_>>(),
         });
         let manifest = serde_json::to_vec(&manifest).map_err(|e| Error::Bug(e.to_string()))?;
-        self.inner.registry.push_manifest(&reference, &manifest, media_type, login.as_ref()).await?;
+        self.inner.registry.push_manifest(&reference, &manifest, media_type, &access).await?;
         Ok(Digest::of(&manifest))
     }
 
@@ -683,7 +817,7 @@ impl Core {
         &self,
         image: &ImageReference,
         layer: berth_image::OutgoingLayer,
-        login: Option<&Login>,
+        access: &Access,
         progress: &Progresses,
     ) -> Result<(Digest, u64), Error> {
         self.inner.images.room()?;
@@ -703,7 +837,7 @@ impl Core {
                 tell(&layer.digest, ProgressStatus::Uploading, bytes, size);
             }
         };
-        let was_sent = self.inner.registry.push_blob(image, &digest, &file.0, login, &sent).await?;
+        let was_sent = self.inner.registry.push_blob(image, &digest, &file.0, access, &sent).await?;
         tell(&layer.digest, if was_sent { ProgressStatus::Done } else { ProgressStatus::Exists }, size, size);
         Ok((digest, size))
     }

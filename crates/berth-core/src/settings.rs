@@ -21,6 +21,9 @@ pub struct Settings {
     pub stop_timeout_s: u64,
     /// Whether the accounts' users may have containers in the host's network, unless their account says otherwise.
     pub host_network_for_users: bool,
+    /// Whether what users name (code, images, registries) may be on loopback and private addresses. An account may have its own
+    /// word.
+    pub private_addresses_for_users: bool,
     /// Folders of the host below which bind mounts are allowed for users; administrators may bind anything.
     pub bind_prefixes: Vec<String>,
     /// Longest pause before a container is started again by its restart policy, milliseconds.
@@ -104,6 +107,7 @@ impl Default for Settings {
             pids_limit: 4096,
             stop_timeout_s: 10,
             host_network_for_users: false,
+            private_addresses_for_users: false,
             bind_prefixes: Vec::new(),
             restart_pause_max_ms: 60_000,
             image_quota_mib: 0,

@@ -269,6 +269,19 @@ impl Core {
     }
 
     /// Whether the caller may have a container in the host's network.
+    /// Whether what this caller names may be on loopback and private addresses.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub(crate) async fn private_allowed(&self, caller: &Caller) -> Result<bool, Error> {
+        if caller.role == Role::Admin {
+            return Ok(true);
+        }
+        let account = caller.account;
+        let own = self.read(move |tx| Ok(tx.account(account)?.and_then(|account| account.private_addresses))).await?;
+        Ok(own.unwrap_or(self.inner.settings.private_addresses_for_users))
+    }
+
     pub(crate) fn check_host_network(&self, tx: &berth_store::Tx<'_>, caller: &Caller) -> Result<(), Error> {
         let allowed = || {
             let own = tx.account(caller.account)?.and_then(|account| account.host_network);

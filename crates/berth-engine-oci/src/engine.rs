@@ -187,6 +187,12 @@ pub(crate) fn host_memory() -> Option<(u64, u64)> {
 }
 
 impl OciEngine {
+    /// The containers' network: address and prefix length.
+    pub fn subnet(&self) -> (Ipv4Addr, u8) {
+        let subnet = self.inner.network.subnet;
+        (subnet.network(), subnet.prefix)
+    }
+
     /// Starts the engine: rules and bridge in place, containers that run taken over, what has no owner removed. Within a
     /// tokio runtime; blocks for some ten milliseconds.
     ///

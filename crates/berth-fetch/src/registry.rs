@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use berth_core::{Blob, ImageReference, Login, Registry, RegistryError, Sent};
+use berth_core::{Access, Blob, ImageReference, Login, Registry, RegistryError, Sent};
 use berth_image::Digest;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
-use crate::{CONNECT_LIMIT, Guarded, REDIRECTS, check_host, reason};
+use crate::{CONNECT_LIMIT, Guard, Guarded, REDIRECTS, literal, reason};
 
 /// Longest manifest, bytes; the specification's own bound.
 const LONGEST_MANIFEST: usize = 4 << 20;
@@ -30,9 +30,9 @@ const ATTEMPTS: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// A mirror that failed is not asked for so long.
 const REST: Duration = Duration::from_secs(60);
-/// Bytes of a blob that are sent in one request.
-const PORTION: usize = 4 << 20;
-/// Time that one such request may take.
+/// Bytes of a blob that are sent in one request; some registries take no smaller parts (5 MiB at Amazon's). One may ask for more.
+const PORTION: u64 = 5 << 20;
+/// Time that a request of so many bytes may take.
 const PORTION_LIMIT: Duration = Duration::from_secs(300);
 /// Longest answer that is no content: a complaint, a token.
 const LONGEST_WORDS: usize = 1 << 20;
@@ -42,8 +42,10 @@ const WORDS_LIMIT: Duration = Duration::from_secs(30);
 const LONGEST_LIFE: Duration = Duration::from_secs(3600);
 /// Bytes that a blob must bring in a minute; a connection that brings less is given up.
 const LEAST_IN_A_MINUTE: u64 = 60 << 10;
-/// A token is used no longer than this if the registry does not say how long it is good.
-const TOKEN_LIFE: Duration = Duration::from_secs(60);
+/// Seconds that a token is good at least, also if the registry does not say it or says less (the token protocol's own rule).
+const SHORTEST_LIFE: u64 = 60;
+/// Seconds before its end from which on a token is not used any more.
+const LIFE_MARGIN: u64 = 10;
 
 const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
@@ -81,14 +83,15 @@ impl Default for RegistriesSettings {
 /// Speaks to registries.
 pub struct HttpRegistry {
     settings: RegistriesSettings,
+    guard: Guard,
     resolver: Option<Arc<TokioResolver>>,
     clients: Mutex<HashMap<ClientKey, Client>>,
     tokens: Mutex<HashMap<TokenKey, (String, Instant)>>,
     resting: Mutex<HashMap<String, Instant>>,
 }
 
-/// Authority's file, whether for uploads, and the host that it is for.
-type ClientKey = (Option<PathBuf>, bool, String);
+/// Authority's file, whether for uploads, the host that it is for, and whether private addresses may be reached.
+type ClientKey = (Option<PathBuf>, bool, String, bool);
 
 /// Most clients that are kept.
 const MOST_CLIENTS: usize = 256;
@@ -109,6 +112,7 @@ struct Endpoint {
     client: Client,
     /// The registry's name, for a mirror to know whose content is meant.
     namespace: Option<String>,
+    private: Private,
 }
 
 impl Endpoint {
@@ -148,7 +152,7 @@ impl Private {
 struct Permission<'a> {
     repository: &'a str,
     push: bool,
-    login: Option<&'a Login>,
+    access: &'a Access,
 }
 
 impl Permission<'_> {
@@ -164,21 +168,64 @@ fn wrong(text: impl Into<String>) -> RegistryError {
     RegistryError::Wrong(text.into())
 }
 
-/// `Bearer realm="…",service="…"` in its parts.
-fn challenge(headers: &HeaderMap) -> Option<(String, HashMap<String, String>)> {
-    let text = headers.get(header::WWW_AUTHENTICATE)?.to_str().ok()?;
-    let (scheme, rest) = text.split_once(' ').unwrap_or((text, ""));
-    let mut parameters = HashMap::new();
-    let mut rest = rest.trim();
-    while let Some((key, after)) = rest.split_once('=') {
-        let (value, next) = match after.strip_prefix('"') {
-            Some(quoted) => quoted.split_once('"')?,
-            None => after.split_once(',').unwrap_or((after, "")),
+/// A scheme, and its parameters by name.
+type Challenge = (String, HashMap<String, String>);
+
+/// All that a registry offers as ways to log in (RFC 9110, 11.6.1): several headers, and several in one of them. What breaks the
+/// grammar ends its header, not the others.
+fn challenges(headers: &HeaderMap) -> Vec<Challenge> {
+    let texts = headers.get_all(header::WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
+    texts.flat_map(challenges_of).collect()
+}
+
+fn challenges_of(text: &str) -> Vec<Challenge> {
+    let mut all: Vec<Challenge> = Vec::new();
+    let mut rest = text.trim_start_matches([',', ' ', '\t']);
+    while !rest.is_empty() {
+        let end = rest.find([' ', '\t', '=', ',', '"']).unwrap_or(rest.len());
+        let (word, after) = rest.split_at(end);
+        let after = after.trim_start_matches([' ', '\t']);
+        if word.is_empty() {
+            break;
+        }
+        let Some(value) = after.strip_prefix('=').filter(|value| !value.starts_with('=')) else {
+            all.push((word.to_ascii_lowercase(), HashMap::new()));
+            rest = after.trim_start_matches([',', ' ', '\t', '=']);
+            continue;
         };
-        parameters.insert(key.trim().to_ascii_lowercase(), value.to_owned());
-        rest = next.trim_start_matches([',', ' ']);
+        let Some((_, parameters)) = all.last_mut() else { break };
+        let value = value.trim_start_matches([' ', '\t']);
+        let (value, after) = match value.strip_prefix('"') {
+            Some(quoted) => match unquoted(quoted) {
+                Some(both) => both,
+                None => {
+                    all.pop();
+                    break;
+                }
+            },
+            None => {
+                let end = value.find([',', ' ', '\t']).unwrap_or(value.len());
+                (value[..end].to_owned(), &value[end..])
+            }
+        };
+        parameters.insert(word.to_ascii_lowercase(), value);
+        rest = after.trim_start_matches([',', ' ', '\t']);
     }
-    Some((scheme.to_ascii_lowercase(), parameters))
+    all
+}
+
+/// The text up to the closing quotation mark, and what is after it.
+fn unquoted(text: &str) -> Option<(String, &str)> {
+    let mut value = String::new();
+    let mut characters = text.char_indices();
+    while let Some((at, character)) = characters.next() {
+        match character {
+            '"' => return Some((value, &text[at + 1..])),
+            '\\' => value.push(characters.next()?.1),
+            other => value.push(other),
+        }
+    }
+    None
 }
 
 /// An answer that is to be short.
@@ -220,9 +267,9 @@ fn refused(status: StatusCode, text: String) -> RegistryError {
 
 impl HttpRegistry {
     /// With these settings. Nothing is connected to yet.
-    pub fn new(settings: RegistriesSettings) -> Self {
+    pub fn new(settings: RegistriesSettings, guard: Guard) -> Self {
         let resolver = TokioResolver::builder_tokio().ok().and_then(|b| b.build().ok()).map(Arc::new);
-        Self { settings, resolver, clients: Mutex::default(), tokens: Mutex::default(), resting: Mutex::default() }
+        Self { settings, guard, resolver, clients: Mutex::default(), tokens: Mutex::default(), resting: Mutex::default() }
     }
 
     fn stall(&self) -> Duration {
@@ -230,18 +277,23 @@ impl HttpRegistry {
     }
 
     /// For `uploads` a server may be silent while it is sent to.
-    fn client(&self, base: &Url, ca_file: Option<&Path>, uploads: bool) -> Result<Client, RegistryError> {
+    fn client(
+        &self,
+        base: &Url,
+        ca_file: Option<&Path>,
+        uploads: bool,
+        private: Private,
+    ) -> Result<Client, RegistryError> {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         let own = base.host_str().unwrap_or_default().to_owned();
-        let key = (ca_file.map(Path::to_owned), uploads, own.clone());
+        let key = (ca_file.map(Path::to_owned), uploads, own.clone(), private.own);
         if let Some(client) = clients.get(&key) {
             return Ok(client.clone());
         }
         if clients.len() >= MOST_CLIENTS {
             clients.clear();
         }
-        let private = self.private(base);
-        let judged = own.clone();
+        let (judged, guard) = (own.clone(), self.guard.clone());
         let policy = Policy::custom(move |attempt| {
             if attempt.previous().len() > REDIRECTS {
                 return attempt.error(berth_core::FetchError(format!("more than {REDIRECTS} redirects")));
@@ -250,12 +302,13 @@ impl HttpRegistry {
             if in_clear && attempt.url().scheme() == "http" {
                 return attempt.error(berth_core::FetchError("a redirect from HTTPS to HTTP".into()));
             }
-            match check_host(attempt.url(), private.of(attempt.url(), &judged)) {
+            match guard.check_host(attempt.url(), private.of(attempt.url(), &judged)) {
                 Ok(()) => attempt.follow(),
                 Err(error) => attempt.error(error),
             }
         });
         let guarded = Guarded {
+            guard: self.guard.clone(),
             resolver: self.resolver.clone(),
             private: private.elsewhere,
             private_of: private.own.then(|| own.clone()),
@@ -278,40 +331,43 @@ impl HttpRegistry {
         Ok(client)
     }
 
-    /// Which private addresses may be reached on behalf of a registry or mirror: its own, and others only if it is in the
-    /// settings or on a private address itself. What a client names must not send us to where it can't go.
-    fn private(&self, base: &Url) -> Private {
-        let own = self.settings.private_addresses;
+    /// Which private addresses may be reached on behalf of a registry or mirror: its own if it is in the settings or whoever
+    /// names it may reach such, and others only if it is in the settings or on a private address itself. What a client names must
+    /// not send us to where it can't go.
+    fn private(&self, base: &Url, access: &Access) -> Private {
         let host = base.host_str().unwrap_or_default();
         let named = self.settings.hosts.iter().any(|(name, settings)| {
             let of_mirror = |m: &String| Url::parse(m).is_ok_and(|m| m.host_str() == Some(host));
             Url::parse(&format!("https://{name}")).is_ok_and(|n| n.host_str() == Some(host))
                 || settings.mirrors.iter().any(of_mirror)
         });
-        let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
-        Private { own, elsewhere: own && (named || literal.is_ok_and(|ip| !crate::allowed(ip, false))) }
+        let own = self.settings.private_addresses && (named || access.private);
+        let is_private = literal(host).is_some_and(|ip| !self.guard.allowed(ip, false));
+        Private { own, elsewhere: own && (named || is_private) }
     }
 
-    fn own(&self, registry: &str, uploads: bool) -> Result<Endpoint, RegistryError> {
+    fn own(&self, registry: &str, uploads: bool, access: &Access) -> Result<Endpoint, RegistryError> {
         let settings = self.settings.hosts.get(registry);
         let scheme = if settings.is_some_and(|s| s.plain_http) { "http" } else { "https" };
         let host = if registry == "docker.io" { "registry-1.docker.io" } else { registry };
         let base = Url::parse(&format!("{scheme}://{host}")).map_err(|e| wrong(format!("{registry}: {e}")))?;
-        let client = self.client(&base, settings.and_then(|s| s.ca_file.as_deref()), uploads)?;
-        Ok(Endpoint { base, client, namespace: None })
+        let private = self.private(&base, access);
+        let client = self.client(&base, settings.and_then(|s| s.ca_file.as_deref()), uploads, private)?;
+        Ok(Endpoint { base, client, namespace: None, private })
     }
 
     /// Where the registry's content is asked for, in order. Those that failed lately come last.
-    fn endpoints(&self, registry: &str) -> Result<Vec<Endpoint>, RegistryError> {
+    fn endpoints(&self, registry: &str, access: &Access) -> Result<Vec<Endpoint>, RegistryError> {
         let mut all = Vec::new();
         for settings in [self.settings.hosts.get(registry), self.settings.hosts.get("*")].into_iter().flatten() {
             for mirror in &settings.mirrors {
                 let base = Url::parse(mirror).map_err(|e| wrong(format!("mirror {mirror:?}: {e}")))?;
-                let client = self.client(&base, settings.ca_file.as_deref(), false)?;
-                all.push(Endpoint { base, client, namespace: Some(registry.to_owned()) });
+                let private = self.private(&base, access);
+                let client = self.client(&base, settings.ca_file.as_deref(), false, private)?;
+                all.push(Endpoint { base, client, namespace: Some(registry.to_owned()), private });
             }
         }
-        all.push(self.own(registry, false)?);
+        all.push(self.own(registry, false, access)?);
         let now = Instant::now();
         let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
         resting.retain(|_, until| *until > now);
@@ -319,8 +375,9 @@ impl HttpRegistry {
         Ok(all)
     }
 
-    fn may_reach(&self, endpoint: &Endpoint, url: &Url) -> bool {
-        self.private(&endpoint.base).of(url, endpoint.base.host_str().unwrap_or_default())
+    fn check_reach(&self, endpoint: &Endpoint, url: &Url) -> Result<(), RegistryError> {
+        let private = endpoint.private.of(url, endpoint.base.host_str().unwrap_or_default());
+        self.guard.check_host(url, private).map_err(|e| wrong(e.0))
     }
 
     fn rest(&self, endpoint: &Endpoint) {
@@ -341,16 +398,20 @@ impl HttpRegistry {
         key: &TokenKey,
         login: Option<&Login>,
     ) -> Result<Option<String>, RegistryError> {
-        let Some((scheme, parameters)) = challenge(headers) else { return Ok(None) };
-        if scheme == "basic" {
-            let Some(login) = login else { return Ok(None) };
-            let value = basic(login);
+        let all = challenges(headers);
+        let by_password = |login: Option<&Login>| {
+            let value = basic(login.filter(|_| all.iter().any(|(scheme, _)| scheme == "basic"))?);
             self.remember(key, &value, Duration::from_secs(3600));
-            return Ok(Some(value));
-        }
-        let Some(realm) = parameters.get("realm").filter(|_| scheme == "bearer") else { return Ok(None) };
+            Some(value)
+        };
+        let with_token = all.iter().filter(|(scheme, _)| scheme == "bearer");
+        let Some((realm, parameters)) = with_token.filter_map(|(_, p)| Some((p.get("realm")?, p))).next() else {
+            return Ok(by_password(login));
+        };
         let mut url = Url::parse(realm).map_err(|e| wrong(format!("{}: realm {realm:?}: {e}", endpoint.base)))?;
-        check_host(&url, self.may_reach(endpoint, &url)).map_err(|e| wrong(e.0))?;
+        if let Err(error) = self.check_reach(endpoint, &url) {
+            return by_password(login).map(Some).ok_or(error);
+        }
         if login.is_some() && url.scheme() == "http" && endpoint.base.scheme() == "https" {
             return Err(wrong(format!(
                 "{}: its tokens come from {realm}, which would get the password in clear",
@@ -381,7 +442,8 @@ impl HttpRegistry {
         let json: serde_json::Value = serde_json::from_slice(&text).map_err(|e| wrong(format!("{what}: {e}")))?;
         let token = json["token"].as_str().or_else(|| json["access_token"].as_str());
         let token = token.ok_or_else(|| wrong(format!("{what}: the answer has none")))?;
-        let life = json["expires_in"].as_u64().map_or(TOKEN_LIFE, |s| Duration::from_secs(s.saturating_sub(10)));
+        let life = json["expires_in"].as_u64().unwrap_or(SHORTEST_LIFE).max(SHORTEST_LIFE) - LIFE_MARGIN;
+        let life = Duration::from_secs(life);
         let value = format!("Bearer {token}");
         self.remember(key, &value, life.min(LONGEST_LIFE));
         Ok(Some(value))
@@ -403,18 +465,19 @@ impl HttpRegistry {
         attempts: u32,
         build: impl Fn(&Client) -> reqwest::RequestBuilder,
     ) -> Result<Response, RegistryError> {
-        let login = endpoint.login(permission.login);
+        let login = endpoint.login(permission.access.login.as_ref());
         let key = (endpoint.base.to_string(), permission.scope(), login.map(digest_of));
         let mut pause = FIRST_PAUSE;
         let mut challenged = false;
+        let mut fresh: Option<String> = None;
         let mut attempt = 0;
         loop {
             attempt += 1;
             let unsound = |e: reqwest::Error| wrong(format!("{}: {}", endpoint.base, reason(&e)));
             let mut request = build(&endpoint.client).build().map_err(unsound)?;
             // Registries say where uploads go on; that must not be a way to the inside, nor get what is for the registry.
-            check_host(request.url(), self.may_reach(endpoint, request.url())).map_err(|e| wrong(e.0))?;
-            if let Some(token) = self.known_token(&key)
+            self.check_reach(endpoint, request.url())?;
+            if let Some(token) = fresh.take().or_else(|| self.known_token(&key))
                 && same_origin(request.url(), &endpoint.base)
                 && let Ok(token) = header::HeaderValue::from_str(&token)
             {
@@ -425,7 +488,8 @@ impl HttpRegistry {
                     challenged = true;
                     attempt -= 1;
                     self.tokens.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-                    if self.answer_challenge(endpoint, answer.headers(), &key, login).await?.is_some() {
+                    fresh = self.answer_challenge(endpoint, answer.headers(), &key, login).await?;
+                    if fresh.is_some() {
                         continue;
                     }
                     return Ok(answer);
@@ -498,7 +562,7 @@ fn base64(bytes: &[u8]) -> String {
 struct HttpBlob {
     registry: Arc<HttpRegistry>,
     image: ImageReference,
-    login: Option<Login>,
+    access: Access,
     digest: Digest,
     size: u64,
     hash: sha2::Sha256,
@@ -517,12 +581,12 @@ struct HttpBlob {
 impl HttpBlob {
     /// Opens the rest of it, wherever it can be had.
     async fn open(&mut self) -> Result<(), RegistryError> {
-        let endpoints = self.registry.endpoints(&self.image.registry)?;
+        let endpoints = self.registry.endpoints(&self.image.registry, &self.access)?;
         let mut first_error = None;
         let count = endpoints.len();
         for (index, endpoint) in endpoints.into_iter().enumerate() {
             let url = endpoint.url(&format!("{}/blobs/{}", self.image.repository, self.digest))?;
-            let permission = Permission { repository: &self.image.repository, push: false, login: self.login.as_ref() };
+            let permission = Permission { repository: &self.image.repository, push: false, access: &self.access };
             let offset = self.offset;
             let attempts = HttpRegistry::patience(index + 1 == count);
             let answer = self.registry.send(&endpoint, permission, attempts, |client| {
@@ -633,9 +697,9 @@ impl Blob for HttpBlob {
 pub struct Registries(Arc<HttpRegistry>);
 
 impl Registries {
-    /// With these settings.
-    pub fn new(settings: RegistriesSettings) -> Self {
-        Self(Arc::new(HttpRegistry::new(settings)))
+    /// With these settings; `guard` judges where it is led to.
+    pub fn new(settings: RegistriesSettings, guard: Guard) -> Self {
+        Self(Arc::new(HttpRegistry::new(settings, guard)))
     }
 
     /// Where an upload goes on.
@@ -643,6 +707,46 @@ impl Registries {
         let text = answer.headers().get(header::LOCATION).and_then(|v| v.to_str().ok());
         let text = text.ok_or_else(|| wrong(format!("{}: an upload without a location", endpoint.base)))?;
         answer.url().join(text).map_err(|e| wrong(format!("{}: location {text:?}: {e}", endpoint.base)))
+    }
+}
+
+/// An upload that is under way.
+#[derive(Clone)]
+struct Upload {
+    at: Url,
+    /// Bytes of a part, but for the last.
+    portion: u64,
+}
+
+/// Bytes that a part has at least, as the registry says (`OCI-Chunk-Min-Length`).
+fn least_part(answer: &Response) -> u64 {
+    let text = answer.headers().get("oci-chunk-min-length").and_then(|value| value.to_str().ok());
+    text.and_then(|text| text.trim().parse().ok()).unwrap_or(0).max(PORTION)
+}
+
+/// A part of a file.
+struct Part<'a> {
+    file: &'a Path,
+    offset: u64,
+    length: u64,
+}
+
+impl Part<'_> {
+    /// The request with this as its body, read as it is sent.
+    fn of(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        let (path, offset, length) = (self.file.to_owned(), self.offset, self.length);
+        let open = async move {
+            let mut file = tokio::fs::File::open(path).await?;
+            file.seek(std::io::SeekFrom::Start(offset)).await?;
+            Ok::<_, std::io::Error>(file.take(length))
+        };
+        let pieces = futures_util::stream::once(open).flat_map(|opened| match opened {
+            Ok(file) => tokio_util::io::ReaderStream::with_capacity(file, 256 << 10).boxed(),
+            Err(error) => futures_util::stream::once(std::future::ready(Err(error))).boxed(),
+        });
+        let time = PORTION_LIMIT * u32::try_from(length / PORTION).unwrap_or(u32::MAX).max(1);
+        let body = reqwest::Body::wrap_stream(pieces);
+        request.header(header::CONTENT_LENGTH, length).timeout(time).body(body)
     }
 }
 
@@ -660,15 +764,15 @@ impl Registry for Registries {
         &self,
         image: &ImageReference,
         reference: Option<&str>,
-        login: Option<&Login>,
+        access: &Access,
     ) -> Result<(Vec<u8>, String), RegistryError> {
         let reference = reference.unwrap_or(&image.reference);
-        let endpoints = self.0.endpoints(&image.registry)?;
+        let endpoints = self.0.endpoints(&image.registry, access)?;
         let count = endpoints.len();
         let mut last_error = None;
         for (index, endpoint) in endpoints.into_iter().enumerate() {
             let url = endpoint.url(&format!("{}/manifests/{reference}", image.repository))?;
-            let permission = Permission { repository: &image.repository, push: false, login };
+            let permission = Permission { repository: &image.repository, push: false, access };
             let attempts = HttpRegistry::patience(index + 1 == count);
             let answer =
                 self.0.send(&endpoint, permission, attempts, |c| c.get(url.clone()).header(header::ACCEPT, MANIFESTS));
@@ -702,12 +806,12 @@ impl Registry for Registries {
         image: &ImageReference,
         digest: &Digest,
         size: u64,
-        login: Option<&Login>,
+        access: &Access,
     ) -> Result<Box<dyn Blob>, RegistryError> {
         let mut blob = HttpBlob {
             registry: self.0.clone(),
             image: image.clone(),
-            login: login.cloned(),
+            access: access.clone(),
             digest: *digest,
             size,
             hash: sha2::Sha256::new(),
@@ -728,11 +832,11 @@ impl Registry for Registries {
         image: &ImageReference,
         digest: &Digest,
         file: &Path,
-        login: Option<&Login>,
+        access: &Access,
         sent: Sent<'_>,
     ) -> Result<bool, RegistryError> {
-        let endpoint = self.0.own(&image.registry, true)?;
-        let permission = Permission { repository: &image.repository, push: true, login };
+        let endpoint = self.0.own(&image.registry, true, access)?;
+        let permission = Permission { repository: &image.repository, push: true, access };
         let what = || format!("send blob {digest} of {image}");
         let disk = |e: std::io::Error| wrong(format!("{}: {e}", what()));
         let there = endpoint.url(&format!("{}/blobs/{digest}", image.repository))?;
@@ -743,46 +847,67 @@ impl Registry for Registries {
             status => return Err(refused(status, complaint(answer, &what()).await)),
         }
         let size = tokio::fs::metadata(file).await.map_err(disk)?.len();
-        let mut file = tokio::fs::File::open(file).await.map_err(disk)?;
         let uploads = endpoint.url(&format!("{}/blobs/uploads/", image.repository))?;
-        let mut location: Option<Url> = None;
+        let mut upload: Option<Upload> = None;
+        // Some take one part and drop all others; then all is sent in one request.
+        let mut whole = false;
         let (mut offset, mut failures, mut anew) = (0, 0, 0);
-        while offset < size || location.is_none() {
-            let Some(at) = location.clone() else {
-                let begun = self
-                    .0
-                    .send(&endpoint, permission, ATTEMPTS, |c| {
-                        c.post(uploads.clone()).header(header::CONTENT_LENGTH, 0)
-                    })
-                    .await?;
-                if begun.status() != StatusCode::ACCEPTED {
+        let done = loop {
+            let Some(Upload { at, portion }) = upload.clone() else {
+                let begin = |c: &Client| c.post(uploads.clone()).header(header::CONTENT_LENGTH, 0);
+                let begun = self.0.send(&endpoint, permission, ATTEMPTS, begin).await?;
+                if !begun.status().is_success() {
                     return Err(refused(begun.status(), complaint(begun, &what()).await));
                 }
-                location = Some(Self::location(&endpoint, &begun)?);
+                upload = Some(Upload { at: Self::location(&endpoint, &begun)?, portion: least_part(&begun) });
                 offset = 0;
                 continue;
             };
-            let length = usize::try_from(size - offset).map_or(PORTION, |l| l.min(PORTION));
-            let mut portion = vec![0; length];
-            file.seek(std::io::SeekFrom::Start(offset)).await.map_err(disk)?;
-            file.read_exact(&mut portion).await.map_err(disk)?;
-            let portion = bytes::Bytes::from(portion);
-            let end = offset + length as u64;
+            // What would leave too little for a part of its own goes with the one before.
+            let rest = size - offset;
+            let length = if rest < portion.saturating_mul(2) { rest } else { portion };
+            let in_one = offset == 0 && (whole || size <= portion);
+            let part = Part { file, offset, length: if in_one { size } else { length } };
+            let mut last = at.clone();
+            last.query_pairs_mut().append_pair("digest", &digest.to_string());
+            if in_one || rest == 0 {
+                let put = |c: &Client| {
+                    let request = c.put(last.clone()).header(header::CONTENT_TYPE, "application/octet-stream");
+                    if in_one { part.of(request) } else { request.header(header::CONTENT_LENGTH, 0) }
+                };
+                let answer = self.0.send(&endpoint, permission, if in_one { 1 } else { ATTEMPTS }, put).await;
+                match answer {
+                    Ok(answer) if answer.status().is_success() => {
+                        sent(size);
+                        return Ok(true);
+                    }
+                    Ok(answer) if !in_one || anew + 1 >= ATTEMPTS => break answer,
+                    Err(error) if anew + 1 >= ATTEMPTS || matches!(error, RegistryError::Denied(_)) => return Err(error),
+                    _ => {}
+                }
+                anew += 1;
+                tokio::time::sleep(FIRST_PAUSE * anew).await;
+                upload = None;
+                continue;
+            }
+            let end = offset + length;
             let answer = self.0.send(&endpoint, permission, 1, |client| {
-                client
-                    .patch(at.clone())
-                    .header(header::CONTENT_TYPE, "application/octet-stream")
-                    .header(header::CONTENT_RANGE, format!("{offset}-{}", end - 1))
-                    .body(portion.clone())
+                let request = client.patch(at.clone()).header(header::CONTENT_TYPE, "application/octet-stream");
+                part.of(request.header(header::CONTENT_RANGE, format!("{offset}-{}", end - 1)))
             });
             let error = match answer.await {
-                Ok(answer) if answer.status() == StatusCode::ACCEPTED => {
-                    location = Some(Self::location(&endpoint, &answer)?);
+                Ok(answer) if answer.status().is_success() => {
+                    let at = Self::location(&endpoint, &answer).unwrap_or(at.clone());
+                    upload = Some(Upload { at, portion });
                     let stands = arrived(&answer).unwrap_or(end).min(size);
                     if stands > offset {
                         offset = stands;
                         failures = 0;
                         sent(offset);
+                        continue;
+                    }
+                    if offset > 0 && !whole {
+                        (whole, upload) = (true, None);
                         continue;
                     }
                     offset = stands;
@@ -802,13 +927,13 @@ impl Registry for Registries {
             // Where it stands is the registry's word; where it knows nothing of it any more, it begins anew.
             let asked = self.0.send(&endpoint, permission, 2, |c| c.get(at.clone())).await;
             match asked {
-                Ok(answer) if answer.status() == StatusCode::NO_CONTENT => {
+                Ok(answer) if answer.status().is_success() => {
                     let stands = arrived(&answer).unwrap_or(0).min(size);
                     if stands > offset {
                         failures = 0;
                     }
                     offset = stands;
-                    location = Self::location(&endpoint, &answer).ok().or(Some(at));
+                    upload = Some(Upload { at: Self::location(&endpoint, &answer).unwrap_or(at), portion });
                 }
                 _ => {
                     // Each time it loses what it has taken: portions that arrive in between are no progress.
@@ -816,20 +941,10 @@ impl Registry for Registries {
                     if anew >= ATTEMPTS {
                         return Err(error);
                     }
-                    location = None;
+                    upload = None;
                 }
             }
-        }
-        let Some(mut at) = location else { return Err(wrong(what())) };
-        at.query_pairs_mut().append_pair("digest", &digest.to_string());
-        let done = self.0.send(&endpoint, permission, ATTEMPTS, |c| {
-            c.put(at.clone()).header(header::CONTENT_TYPE, "application/octet-stream").header(header::CONTENT_LENGTH, 0)
-        });
-        let done = done.await?;
-        if done.status() == StatusCode::CREATED || done.status() == StatusCode::NO_CONTENT {
-            sent(size);
-            return Ok(true);
-        }
+        };
         // An answer that was lost: the blob may be there all the same.
         let answer = self.0.send(&endpoint, permission, ATTEMPTS, |c| c.head(there.clone())).await?;
         if answer.status().is_success() {
@@ -843,10 +958,10 @@ impl Registry for Registries {
         image: &ImageReference,
         manifest: &[u8],
         media_type: &str,
-        login: Option<&Login>,
+        access: &Access,
     ) -> Result<(), RegistryError> {
-        let endpoint = self.0.own(&image.registry, true)?;
-        let permission = Permission { repository: &image.repository, push: true, login };
+        let endpoint = self.0.own(&image.registry, true, access)?;
+        let permission = Permission { repository: &image.repository, push: true, access };
         let url = endpoint.url(&format!("{}/manifests/{}", image.repository, image.reference))?;
         let answer = self.0.send(&endpoint, permission, ATTEMPTS, |client| {
             client.request(Method::PUT, url.clone()).header(header::CONTENT_TYPE, media_type).body(manifest.to_vec())
@@ -858,13 +973,14 @@ impl Registry for Registries {
         Err(refused(answer.status(), complaint(answer, &format!("send the manifest of {image}")).await))
     }
 
-    async fn check(&self, registry: &str, login: &Login) -> Result<(), RegistryError> {
-        let endpoint = self.0.own(registry, false)?;
+    async fn check(&self, registry: &str, login: &Login, private: bool) -> Result<(), RegistryError> {
+        let access = Access { login: Some(login.clone()), private };
+        let endpoint = self.0.own(registry, false, &access)?;
         // A token that an older password got proves nothing.
         let key = (endpoint.base.to_string(), String::new(), Some(digest_of(login)));
         self.0.tokens.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
         let url = endpoint.url("")?;
-        let permission = Permission { repository: "", push: false, login: Some(login) };
+        let permission = Permission { repository: "", push: false, access: &access };
         let answer = self.0.send(&endpoint, permission, 2, |c| c.get(url.clone())).await?;
         if answer.status().is_success() {
             return Ok(());
@@ -893,24 +1009,32 @@ async fn read_manifest(answer: Response, image: &ImageReference) -> Result<(Vec<
 mod tests {
     use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
 
-    use super::{base64, challenge};
+    use super::{Challenge, base64, challenges};
 
     #[test]
     fn challenges_are_taken_apart() {
-        let of = |text: &str| {
+        let of = |texts: &[&str]| -> Vec<Challenge> {
             let mut headers = HeaderMap::new();
-            headers.insert(WWW_AUTHENTICATE, text.parse().expect("value"));
-            challenge(&headers)
+            for text in texts {
+                headers.append(WWW_AUTHENTICATE, text.parse().expect("value"));
+            }
+            challenges(&headers)
         };
-        let (scheme, parameters) =
-            of(r#"Bearer realm="https://auth.example/token",service="reg", scope="repository:a/b:pull,push""#)
-                .expect("bearer");
+        let schemes = |texts: &[&str]| of(texts).into_iter().map(|(scheme, _)| scheme).collect::<Vec<_>>();
+        let bearer = r#"Bearer realm="https://auth.example/token",service="reg", scope="repository:a/b:pull,push""#;
+        let (scheme, parameters) = of(&[bearer]).remove(0);
         assert_eq!(scheme, "bearer");
         assert_eq!(parameters["realm"], "https://auth.example/token");
         assert_eq!((parameters["service"].as_str(), parameters["scope"].as_str()), ("reg", "repository:a/b:pull,push"));
-        assert_eq!(of("Basic realm=x").map(|(s, p)| (s, p["realm"].clone())), Some(("basic".into(), "x".into())));
-        assert!(of("Bearer realm=\"open").is_none());
-        assert_eq!(of("Negotiate").map(|(s, _)| s).as_deref(), Some("negotiate"));
+        assert_eq!(of(&["Basic realm=x"])[0].1["realm"], "x");
+        assert!(of(&["Bearer realm=\"open"]).is_empty());
+        assert_eq!(schemes(&["Negotiate"]), ["negotiate"]);
+        assert_eq!(schemes(&["Negotiate", bearer, "Basic realm=\"x\""]), ["negotiate", "bearer", "basic"]);
+        let both = of(&[r#"Basic realm="a, b=c", Bearer realm = "https://t/\"q" , service=s"#]);
+        assert_eq!((both[0].1["realm"].as_str(), both[1].1["realm"].as_str()), ("a, b=c", "https://t/\"q"));
+        assert_eq!(both[1].1["service"], "s");
+        assert_eq!(schemes(&["Bearer realm=\"open", "Basic realm=x"]), ["basic"]);
+        assert_eq!(schemes(&["Negotiate YWJj==, Basic realm=x"]).last().map(String::as_str), Some("basic"));
     }
 
     #[test]

@@ -73,6 +73,8 @@ pub struct LayerBuilder<'a> {
     pub(crate) keep_owner: bool,
     /// Whether device nodes are made; those that are not are kept by name.
     pub(crate) devices: bool,
+    /// Whether what it is made from is an uncompressed tar with its digest.
+    pub(crate) tar: bool,
     pub(crate) left_out: std::collections::HashSet<PathBuf>,
     /// Ends where the archive can't be given back from the tree: it names a path twice.
     recorder: Option<Recorder>,
@@ -171,6 +173,7 @@ impl<'a> LayerBuilder<'a> {
             recorder: None,
             keep_owner: true,
             devices: true,
+            tar: false,
             left_out: std::collections::HashSet::new(),
             parent: None,
             folders: BTreeMap::new(),
@@ -676,6 +679,7 @@ impl<'a> LayerBuilder<'a> {
             size: self.size,
             implied: std::mem::take(&mut self.implied).into_iter().collect(),
             links_below: std::mem::take(&mut self.links_below),
+            tar: self.tar,
         };
         let adopted = store.adopt(&work, layer)?;
         self.finished = true;

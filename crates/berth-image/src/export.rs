@@ -17,7 +17,7 @@ use crate::digest::{Digest, HashingWriter};
 use crate::error::{Error, Named, bad};
 use crate::pack::{Entry, Packer, pack_difference, pad, write_end, write_header};
 use crate::store::{Layer, Pin, Store};
-use crate::unpack::unpack_layer;
+use crate::unpack::{compare_layer, unpack_layer};
 
 /// A layer as it goes out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -226,7 +226,8 @@ pub fn write_archive(store: &Store, images: &[NamedImage<'_>], out: &mut dyn Wri
     write_end(out).named(what)
 }
 
-/// Unpacks a layer that has the digest `expected` once uncompressed; the one that is here already is not unpacked again.
+/// Unpacks a layer that has the digest `expected` once uncompressed. One that is here already is not unpacked again; what comes in
+/// is read all the same, and must have that digest.
 ///
 /// # Errors
 /// What is wrong with it; nothing of it is kept then.
@@ -237,8 +238,8 @@ pub fn import_layer(
     budget: &mut Budget,
 ) -> Result<(Layer, Pin), Error> {
     match store.pinned(&expected) {
-        Some(known) => Ok(known),
-        None => unpack_layer(store, input, Some(expected), budget),
+        Some((layer, pin)) if layer.tar => compare_layer(input, expected, budget).map(|()| (layer, pin)),
+        _ => unpack_layer(store, input, Some(expected), budget),
     }
 }
 
@@ -271,6 +272,40 @@ pub struct Commit {
     pub comment: String,
     /// RFC 3339.
     pub created: String,
+}
+
+/// Makes layers of their own tars of what the container has beyond its image and was not made from a tar (code, keys): only they
+/// can be named in an image. To be done before the container is paused. They are kept as long as the pins live.
+///
+/// # Errors
+/// A layer is gone, or what reading or writing said.
+pub fn prepare_commit(store: &Store, commit: &mut Commit) -> Result<Vec<Pin>, Error> {
+    let base: ImageConfig = serde_json::from_value(commit.base.clone()).unwrap_or_default();
+    let layer = |d: &Digest| store.layer(d).ok_or_else(|| bad(format!("layer {d} is gone")));
+    let chain = base.rootfs.diff_ids.iter().map(layer).collect::<Result<Vec<_>, _>>()?;
+    let known = if chain.is_empty() { 0 } else { completed(store, &chain)? };
+    let mut pins = vec![store.pin(commit.layers.iter().copied())];
+    for digest in commit.layers.iter_mut().skip(known) {
+        if layer(digest)?.tar {
+            continue;
+        }
+        let (read, write) = io::pipe().named(|| "make a pipe".into())?;
+        let (packed, unpacked) = std::thread::scope(|scope| {
+            let from = *digest;
+            let packing = scope.spawn(move || {
+                let mut out = io::BufWriter::with_capacity(256 << 10, write);
+                store.pack_layer(&from, &mut out)?;
+                out.flush().named(|| format!("pack layer {from}"))
+            });
+            let unpacked = unpack_layer(store, read, None, &mut Budget::default());
+            (packing.join(), unpacked)
+        });
+        packed.map_err(|_| bad(format!("packing layer {digest} was broken off")))??;
+        let (made, pin) = unpacked?;
+        *digest = made.digest;
+        pins.push(pin);
+    }
+    Ok(pins)
 }
 
 /// Makes an image of `commit.layers` and one more, whose tar comes in by `difference`.

@@ -30,6 +30,10 @@ pub struct Layer {
     /// Hard links to files of a layer below: (link, target).
     #[serde(default)]
     pub(crate) links_below: Vec<(PathBuf, PathBuf)>,
+    /// Whether the digest is of an uncompressed tar that was read here. Without, it is of something else, which may be known to
+    /// whoever has not the content.
+    #[serde(default)]
+    pub(crate) tar: bool,
 }
 
 #[derive(Debug, Default)]
@@ -146,6 +150,11 @@ impl Store {
         Pin { digests, index: self.index.clone() }
     }
 
+    /// Whether a layer is here whose digest is that of its uncompressed tar.
+    pub fn has_layer_of_tar(&self, digest: &Digest) -> bool {
+        self.index().layers.get(digest).is_some_and(|(_, layer)| layer.tar)
+    }
+
     /// Free bytes on the store's file system beyond the reserve.
     ///
     /// # Errors
@@ -172,7 +181,15 @@ impl Store {
         fs::write(work.join("layer.json"), description).named(|| "write layer.json".into())?;
         sync_file_system(work).named(|| "sync the layer to disk".into())?;
         let mut index = self.index();
-        if let Some((_, present)) = index.layers.get(&layer.digest) {
+        if let Some((number, present)) = index.layers.get_mut(&layer.digest) {
+            if layer.tar && !present.tar {
+                // Kept by an older berth, which did not say it.
+                present.tar = true;
+                let description = serde_json::to_vec(present).map_err(|e| Error::Bad(e.to_string()))?;
+                let at = self.layers_folder().join(number.to_string());
+                fs::write(at.join("layer.tmp"), description).named(|| "write layer.json".into())?;
+                fs::rename(at.join("layer.tmp"), at.join("layer.json")).named(|| "write layer.json".into())?;
+            }
             let present = present.clone();
             drop(index);
             remove_tree(work).named(|| "drop a layer that is here already".into())?;

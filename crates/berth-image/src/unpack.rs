@@ -254,7 +254,21 @@ pub(crate) fn unpack_layer(
     {
         return Err(bad(format!("the layer's content is {digest}, expected was {expected}")));
     }
+    builder.tar = true;
     builder.finish(digest)
+}
+
+/// Reads a layer that is here already, and compares: whoever names a digest must have the content.
+pub(crate) fn compare_layer(input: impl Read, expected: Digest, budget: &mut Budget) -> Result<(), Error> {
+    let mut tar = Hashing::new(inflate(input).named(|| "read the layer".into())?);
+    let most = budget.bytes.saturating_add(1);
+    let read = io::copy(&mut (&mut tar).take(most), &mut io::sink()).named(|| "read the layer".into())?;
+    budget.spend(read, || " (in a layer)".into())?;
+    let digest = tar.finish().named(|| "read the layer's end".into())?;
+    if digest != expected {
+        return Err(bad(format!("the layer's content is {digest}, expected was {expected}")));
+    }
+    Ok(())
 }
 
 /// What a tar becomes.

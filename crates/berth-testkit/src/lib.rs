@@ -6,6 +6,7 @@ mod leftovers;
 mod registry;
 mod server;
 mod shape;
+mod strange_registry;
 
 pub use archives::{
     Entry, digest_of, docker_archive, docker_archive_with, file, folder, hard_link, kept, link, tar_of,
@@ -15,3 +16,4 @@ pub use leftovers::leftovers;
 pub use registry::{Mischief, Proxy, TestRegistry, has_program};
 pub use server::{Answer, Server, done, free_port, image, is_root};
 pub use shape::same_shape;
+pub use strange_registry::{StrangeRegistry, Ways};

@@ -12,7 +12,7 @@ use axum::serve::ListenerExt;
 use berth_api::Draining;
 use berth_core::{Administrator, Core, Paths};
 use berth_engine_oci::{OciEngine, Options};
-use berth_fetch::{HttpFetch, Registries};
+use berth_fetch::{Guard, HttpFetch, Registries};
 use berth_image::Store as Images;
 use berth_runtime::LogLimits;
 use berth_store::Store;
@@ -128,8 +128,11 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), String> {
         downloads: data.join("downloads"),
         secret_key: data.join("secret.key"),
     };
-    let registry = Arc::new(Registries::new(settings.registries.clone()));
-    let core = Core::open(store, Arc::new(engine), images, Arc::new(HttpFetch), registry, paths, settings.core.clone())
+    // Containers' own addresses are nothing that a client may have the server go to.
+    let guard = Guard::new([engine.subnet()]);
+    let registry = Arc::new(Registries::new(settings.registries.clone(), guard.clone()));
+    let fetch = Arc::new(HttpFetch::new(guard));
+    let core = Core::open(store, Arc::new(engine), images, fetch, registry, paths, settings.core.clone())
         .await
         .map_err(|e| e.chain())?;
     let first = administrator(&core, data, settings.dev).await?;

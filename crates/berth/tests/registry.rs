@@ -3,7 +3,11 @@
 use std::path::Path;
 use std::process::Command;
 
-use berth_testkit::{FileServer, Mischief, Proxy, Server, TestRegistry, done, has_program, image, is_root, zip_of};
+use berth_testkit::{
+    Answer, FileServer, Mischief, Proxy, Server, StrangeRegistry, TestRegistry, Ways, digest_of, docker_archive, done, file,
+    has_program, image, is_root, kept, tar_of, zip_of,
+};
+use serde_json::json;
 
 /// A server that knows these hosts to speak plain HTTP.
 async fn server(name: &str, hosts: &[String], more: &str) -> Server {
@@ -286,4 +290,188 @@ async fn an_application_whose_runtime_is_not_here_fetches_it() {
     server.finish().await;
     drop(registry);
     std::fs::remove_dir_all(files).expect("clean");
+}
+
+async fn tenant(server: &Server, account: &str) -> String {
+    let asked = json!({"name": account, "account": account}).to_string();
+    let made = server.request("POST", "/v1/tokens", asked).await;
+    made.json()["token"].as_str().expect("a token").to_owned()
+}
+
+async fn pull_as(server: &Server, token: &str, image: &str) -> Answer {
+    let asked = json!({"image": image}).to_string();
+    server.request_as(Some(token), "POST", "/v1/images/pull", asked).await
+}
+
+/// Whether the last word of a pull is an image.
+fn pulled(answer: &Answer) -> bool {
+    answer.status == 200 && answer.text.lines().last().is_some_and(|last| last.contains("\"image\""))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_digest_alone_gives_nobody_a_layer() {
+    if !is_root() {
+        return;
+    }
+    let registry = StrangeRegistry::start(Ways::default());
+    let host = registry.host();
+    let server = server("digests", std::slice::from_ref(&host), "").await;
+    let secret = tar_of(&[file("secret", b"of the administrator")]);
+    done(&server, &["load", "-i", &kept(&server, "own", &docker_archive(&[&secret], &["/x"], "own:1"))]);
+    let layer = digest_of(&secret);
+    let other = tenant(&server, "other").await;
+    let config = json!({"architecture": "", "os": "linux", "config": {"Cmd": ["/x"]}});
+    // The digest of another account's layer in the configuration, other content in the registry.
+    let mine = tar_of(&[file("mine", b"x")]);
+    registry.image("evil", "1", &[&layer], &[&mine], config.clone());
+    let answer = pull_as(&server, &other, &format!("{host}/evil:1")).await;
+    assert!(!pulled(&answer) && answer.text.contains("expected was"), "{}", answer.text);
+    // The digest of code, which is that of a short text.
+    let zip = zip_of(&[("index.html", b"the code")]);
+    let site = FileServer::default().serve("site.zip", zip.clone());
+    let body = format!("image_name=static&code_address={site}&memory=64");
+    let built = server.request("POST", "/container/build", body).await;
+    assert_eq!(built.json()["code"], 0, "{}", built.text);
+    let text = format!("{} under app", digest_of(&zip));
+    registry.image("evil", "2", &[&digest_of(text.as_bytes())], &[text.as_bytes()], config.clone());
+    let answer = pull_as(&server, &other, &format!("{host}/evil:2")).await;
+    assert!(!pulled(&answer), "{}", answer.text);
+    let all = server.request_as(Some(&other), "GET", "/v1/images", "").await;
+    assert_eq!(all.json()["items"], json!([]), "{}", all.text);
+    // Whoever has the content gets the image; what the account has is not asked for again.
+    registry.image("good", "1", &[&layer], &[&secret], config.clone());
+    let answer = pull_as(&server, &other, &format!("{host}/good:1")).await;
+    assert!(pulled(&answer) && !answer.text.contains("exists"), "{}", answer.text);
+    let answer = pull_as(&server, &other, &format!("{host}/good:1")).await;
+    assert!(pulled(&answer) && answer.text.contains("exists"), "{}", answer.text);
+    server.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn registries_of_every_kind_take_and_give() {
+    if !is_root() {
+        return;
+    }
+    let mut noise = vec![0; 14 << 20];
+    let mut state = 1u64;
+    for byte in &mut noise {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        *byte = (state >> 56) as u8;
+    }
+    let large = tar_of(&[file("noise", &noise)]);
+    let small = tar_of(&[file("small", b"x")]);
+    let kinds = [
+        Ways { least_part: 5 << 20, ..Ways::default() },
+        Ways { least_part: 9 << 20, part_status: 201, ..Ways::default() },
+        Ways { least_part: 1 << 40, part_status: 200, ..Ways::default() },
+        Ways { part_status: 201, first_part_only: true, ..Ways::default() },
+        Ways {
+            token_life: Some(1),
+            challenges: vec!["Negotiate".into(), "Basic realm=\"a, b\", AWS x=\"y\"".into()],
+            ..Ways::default()
+        },
+    ];
+    let registries: Vec<_> = kinds.iter().cloned().map(StrangeRegistry::start).collect();
+    let hosts: Vec<_> = registries.iter().map(StrangeRegistry::host).collect();
+    let server = server("kinds", &hosts, "").await;
+    for (registry, ways) in registries.iter().zip(&kinds) {
+        let name = format!("{}/app:1", registry.host());
+        // The small layer twice: it travels once.
+        let archive = docker_archive(&[&small, &large, &small], &["/x"], &name);
+        done(&server, &["load", "-i", &kept(&server, "app", &archive)]);
+        done(&server, &["push", &name]);
+        assert_eq!(registry.refused(), Vec::<String>::new(), "{ways:?}");
+        assert!(registry.uploads() <= 5, "{} uploads, {ways:?}", registry.uploads());
+        let before: serde_json::Value = serde_json::from_str(&done(&server, &["inspect", &name])).expect("json");
+        done(&server, &["rmi", &name]);
+        done(&server, &["pull", &name]);
+        let after: serde_json::Value = serde_json::from_str(&done(&server, &["inspect", &name])).expect("json");
+        assert!(before[0]["digest"].is_string() && before[0]["digest"] == after[0]["digest"], "{before} {after}");
+        done(&server, &["rmi", &name]);
+    }
+    // An index with entries that are no images, that nothing runs, that do not say what they are for.
+    let registry = &registries[0];
+    let architecture = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
+    let config = |name: &str| json!({"architecture": architecture, "os": "linux", "config": {"Cmd": [name]}});
+    let of = |name: &str| registry.image("many", name, &[&digest_of(&small)], &[&small], config(name));
+    let media_type = "application/vnd.oci.image.index.v1+json";
+    let manifest = "application/vnd.oci.image.manifest.v1+json";
+    let index = |tag: &str, entries: Vec<serde_json::Value>| {
+        let index = json!({"schemaVersion": 2, "mediaType": media_type, "manifests": entries}).to_string();
+        registry.manifest("many", tag, media_type, index.as_bytes());
+    };
+    let entry = |name: &str, platform: serde_json::Value| {
+        json!({"mediaType": manifest, "digest": of(name), "size": 1, "platform": platform})
+    };
+    let strange = json!({"mediaType": manifest, "digest": "sha512:00", "size": 1});
+    let plain = || entry("plain", json!({"os": "linux", "architecture": architecture}));
+    let too_new = || entry("new", json!({"os": "linux", "architecture": architecture, "variant": "v99"}));
+    let unknown = || entry("attested", json!({"os": "unknown", "architecture": "unknown"}));
+    let silent = json!({"mediaType": manifest, "digest": of("silent"), "size": 1});
+    let foreign = registry.image(
+        "many",
+        "foreign",
+        &[&digest_of(&small)],
+        &[&small],
+        json!({"architecture": "s390x", "os": "linux", "config": {"Cmd": ["foreign"]}}),
+    );
+    let foreign = json!({"mediaType": manifest, "digest": foreign, "size": 1});
+    index("1", vec![strange.clone(), unknown(), too_new(), plain()]);
+    index("2", vec![strange, unknown(), foreign, silent]);
+    index("3", vec![too_new()]);
+    for (tag, taken) in [("1", Some("plain")), ("2", Some("silent")), ("3", None)] {
+        let name = format!("{}/many:{tag}", registry.host());
+        let (code, _, said) = server.cli(&["pull", &name]);
+        let Some(taken) = taken else {
+            assert!(code != 0 && said.contains(&format!("linux/{architecture}/v99")), "{said}");
+            continue;
+        };
+        assert_eq!(code, 0, "{said}");
+        let image = done(&server, &["inspect", &name]);
+        assert!(image.contains(&format!("\"{taken}\"")), "{tag}: {image}");
+    }
+    server.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn private_addresses_are_a_right() {
+    let Some(rootfs) = image("busybox").filter(|_| is_root()) else { return };
+    let server = server("private", &[], "").await;
+    server.import(&rootfs, "busybox", &[]);
+    let user = tenant(&server, "edge").await;
+    let files = FileServer::default();
+    let site = files.serve("site.zip", zip_of(&[("index.html", b"x")]));
+    let archive = files.serve("image.tar", docker_archive(&[&tar_of(&[file("a", b"a")])], &["/x"], "a:1"));
+    let build = async |token: &str, address: &str| {
+        let body = format!("image_name=static&code_address={address}&memory=64");
+        server.request_as(Some(token), "POST", "/container/build", body).await
+    };
+    let uploads = async |token: &str| {
+        let form = format!("imagename=a&imageversion=1&image_url={archive}");
+        server.request_as(Some(token), "POST", "/tingyu/image/upload", form).await
+    };
+    let refused = build(&user, &site).await;
+    assert!(refused.json()["code"] == 10003 && refused.text.contains("may not be reached"), "{}", refused.text);
+    assert!(!uploads(&user).await.text.contains("\"code\":200"));
+    // A registry that only the client names; one in the settings is the administrator's word.
+    let registry = StrangeRegistry::start(Ways::default());
+    let answer = pull_as(&server, &user, &format!("{}/x:1", registry.host())).await;
+    assert!(answer.text.contains("may not be reached"), "{}", answer.text);
+    done(&server, &["account", "set", "edge", "--private-addresses", "yes"]);
+    let built = build(&user, &site).await.json();
+    let id = built["result"]["containerId"].as_str().expect("an id");
+    done(&server, &["rm", "-f", "--token", &user, id]);
+    let answer = pull_as(&server, &user, &format!("{}/x:1", registry.host())).await;
+    assert!(!answer.text.contains("may not be reached"), "{}", answer.text);
+    // The containers' own network is nobody's, by any way.
+    done(&server, &["run", "-d", "--name", "web", "busybox", "sleep", "1000"]);
+    let inside = server.request("GET", "/v1/containers/web", "").await.json()["address"].as_str().expect("ip").to_owned();
+    let around = files.serve("redirect:around.zip", format!("http://{inside}/x.zip").into_bytes());
+    for address in [format!("http://{inside}/x.zip"), format!("http://[::ffff:{inside}]/x.zip"), around] {
+        for token in [&user, &server.token()] {
+            let refused = build(token, &address).await;
+            assert!(refused.text.contains("may not be reached"), "{address}: {}", refused.text);
+        }
+    }
+    server.finish().await;
 }

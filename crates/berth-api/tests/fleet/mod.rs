@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use axum::extract::connect_info::MockConnectInfo;
 use berth_core::{
-    Administrator, Blob, Caller, CommandQuery, Core, Fetch, FetchError, ImageReference, Login, MachineLabels, Paths,
+    Administrator, Blob, Caller, CommandQuery, Core, Fetch, FetchError, ImageReference, Access, Login, MachineLabels, Paths,
     Registry, RegistryError, Sent, Settings,
 };
 use berth_engine::FakeEngine;
@@ -43,7 +43,7 @@ impl Registry for Nowhere {
         &self,
         _image: &ImageReference,
         _reference: Option<&str>,
-        _login: Option<&Login>,
+        _access: &Access,
     ) -> Result<(Vec<u8>, String), RegistryError> {
         none()
     }
@@ -53,7 +53,7 @@ impl Registry for Nowhere {
         _image: &ImageReference,
         _digest: &Digest,
         _size: u64,
-        _login: Option<&Login>,
+        _access: &Access,
     ) -> Result<Box<dyn Blob>, RegistryError> {
         none()
     }
@@ -63,7 +63,7 @@ impl Registry for Nowhere {
         _image: &ImageReference,
         _digest: &Digest,
         _file: &Path,
-        _login: Option<&Login>,
+        _access: &Access,
         _sent: Sent<'_>,
     ) -> Result<bool, RegistryError> {
         none()
@@ -74,12 +74,12 @@ impl Registry for Nowhere {
         _image: &ImageReference,
         _manifest: &[u8],
         _media_type: &str,
-        _login: Option<&Login>,
+        _access: &Access,
     ) -> Result<(), RegistryError> {
         none()
     }
 
-    async fn check(&self, _registry: &str, _login: &Login) -> Result<(), RegistryError> {
+    async fn check(&self, _registry: &str, _login: &Login, _private: bool) -> Result<(), RegistryError> {
         none()
     }
 }

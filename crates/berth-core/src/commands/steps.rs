@@ -363,7 +363,7 @@ impl Core {
                 };
                 let group = self.group_by_number(command.target).await?;
                 let left = Duration::from_nanos((command.deadline - now()).max(0) as u64);
-                let fetched = tokio::time::timeout(left, self.package_fetch(&group, command.id, address)).await;
+                let fetched = tokio::time::timeout(left, self.package_fetch(caller, &group, command.id, address)).await;
                 let version = fetched.map_err(|_| Error::Timeout("fetching the code".into()))??;
                 Ok(Done { message: format!("version {version}"), ..Done::success() })
             }

@@ -18,7 +18,7 @@ use crate::apps::{Fetch, FetchError};
 use crate::containers::ContainerState;
 use crate::core::{Core, Paths};
 use crate::policies::{HealthCheck, HealthTest};
-use crate::registries::{Blob, ImageReference, Login, Registry, RegistryError, Sent};
+use crate::registries::{Blob, ImageReference, Access, Login, Registry, RegistryError, Sent};
 use crate::services::{Group, GroupPort, GroupSpec, GroupState};
 use crate::settings::Settings;
 use crate::tokens::{Administrator, Caller};
@@ -56,7 +56,7 @@ impl Registry for NoRegistry {
         &self,
         _image: &ImageReference,
         _reference: Option<&str>,
-        _login: Option<&Login>,
+        _access: &Access,
     ) -> Result<(Vec<u8>, String), RegistryError> {
         Err(RegistryError::NotFound("no registry here".into()))
     }
@@ -66,7 +66,7 @@ impl Registry for NoRegistry {
         _image: &ImageReference,
         _digest: &Digest,
         _size: u64,
-        _login: Option<&Login>,
+        _access: &Access,
     ) -> Result<Box<dyn Blob>, RegistryError> {
         Err(RegistryError::NotFound("no registry here".into()))
     }
@@ -76,7 +76,7 @@ impl Registry for NoRegistry {
         _image: &ImageReference,
         _digest: &Digest,
         _file: &Path,
-        _login: Option<&Login>,
+        _access: &Access,
         _sent: Sent<'_>,
     ) -> Result<bool, RegistryError> {
         Err(RegistryError::NotFound("no registry here".into()))
@@ -87,12 +87,12 @@ impl Registry for NoRegistry {
         _image: &ImageReference,
         _manifest: &[u8],
         _media_type: &str,
-        _login: Option<&Login>,
+        _access: &Access,
     ) -> Result<(), RegistryError> {
         Err(RegistryError::NotFound("no registry here".into()))
     }
 
-    async fn check(&self, _registry: &str, _login: &Login) -> Result<(), RegistryError> {
+    async fn check(&self, _registry: &str, _login: &Login, _private: bool) -> Result<(), RegistryError> {
         Err(RegistryError::NotFound("no registry here".into()))
     }
 }

@@ -132,11 +132,11 @@ impl Core {
         match &check.test {
             HealthTest::Exec(args) => self.probe_by_command(target, args, check.timeout).await,
             HealthTest::Tcp { port } => {
-                let connected = tokio::time::timeout(check.timeout, TcpStream::connect(address(target, *port))).await;
+                let connected = tokio::time::timeout(check.timeout, TcpStream::connect(address(target, *port)?)).await;
                 connected.map_err(|_| late())?.map(drop).map_err(|e| format!("connect to port {port}: {e}"))
             }
             HealthTest::Http { port, path } => {
-                let asked = tokio::time::timeout(check.timeout, status_of(address(target, *port), path)).await;
+                let asked = tokio::time::timeout(check.timeout, status_of(address(target, *port)?, path)).await;
                 match asked.map_err(|_| late())?.map_err(|e| format!("GET {path} on port {port}: {e}"))? {
                     200..=399 => Ok(()),
                     status => Err(format!("GET {path} on port {port}: status {status}")),
@@ -240,9 +240,14 @@ impl Seen {
     }
 }
 
-fn address(target: &Container, port: u16) -> SocketAddr {
-    let own = target.address.filter(|_| target.spec.network == NetworkMode::Bridge);
-    SocketAddr::new(IpAddr::V4(own.unwrap_or(Ipv4Addr::LOCALHOST)), port)
+/// Where the container listens: on the bridge its own address and no other, in the host's network (a right) loopback.
+fn address(target: &Container, port: u16) -> Result<SocketAddr, String> {
+    let ip = match target.spec.network {
+        NetworkMode::Bridge => target.address.ok_or("the container has no address")?,
+        NetworkMode::Host => Ipv4Addr::LOCALHOST,
+        NetworkMode::None => return Err("the container has no network".into()),
+    };
+    Ok(SocketAddr::new(IpAddr::V4(ip), port))
 }
 
 /// The status that a server answers with. As much of HTTP as that needs.

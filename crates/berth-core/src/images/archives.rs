@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use berth_engine::State;
-use berth_image::{Commit, Digest, NamedImage, Outgoing, commit, write_archive};
+use berth_image::{Commit, Digest, NamedImage, Outgoing, commit, prepare_commit, write_archive};
 use serde_json::{Value, json};
 
 use super::{Image, Origin, find, full_name};
@@ -107,7 +107,7 @@ impl Core {
             })
             .await?;
         let base: Value = base.and_then(|row| serde_json::from_str(&row.config).ok()).unwrap_or_else(|| json!({}));
-        let commit_of = Commit {
+        let mut commit_of = Commit {
             config: config_of(&found.spec, found.health_check.as_ref(), &base["config"], &new),
             base,
             layers: found.spec.layers.iter().filter_map(|l| l.parse().ok()).collect(),
@@ -118,6 +118,12 @@ impl Core {
         let running =
             matches!(self.inner.engine.observe(&found.uid).await?.state, State::Running { paused: false, .. });
         let pause = running && !new.no_pause;
+        let images = self.inner.images.clone();
+        let prepared = tokio::task::spawn_blocking(move || {
+            let pins = prepare_commit(&images, &mut commit_of)?;
+            Ok::<_, Error>((commit_of, pins))
+        });
+        let (commit_of, _pins) = prepared.await.map_err(|e| Error::Bug(e.to_string()))??;
         let files = self.inner.engine.files(&found.uid, false).await?;
         if pause {
             // Written down first: a server that is killed meanwhile has its successor let it go on.

@@ -186,7 +186,8 @@ impl Core {
         let file = crate::apps::Temporary(file);
         let bound = settings.image_fetch_max_mib << 20;
         self.inner.images.room()?;
-        let fetched = self.inner.fetch.fetch(address, &file.0, bound, settings.code_from_private_addresses).await;
+        let private = settings.code_from_private_addresses && self.private_allowed(caller).await?;
+        let fetched = self.inner.fetch.fetch(address, &file.0, bound, private).await;
         fetched.map_err(|error| Error::invalid("image_url", error.to_string()))?;
         let content = std::fs::File::open(&file.0).map_err(|e| Error::Bug(format!("a downloaded archive: {e}")))?;
         self.image_import(caller, content, name).await
