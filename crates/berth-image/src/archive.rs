@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::io::{Cursor, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -22,13 +22,18 @@ use crate::config::{Config, ImageConfig, RootFs, architecture};
 use crate::digest::{Digest, Hashing};
 use crate::error::{Error, Named, bad};
 use crate::store::{Layer, Pin, Store};
-use crate::unpack::{Metered, inflate, skip, unpack_layer};
+use crate::unpack::{Compression, Metered, inflate, skip, unpack_layer};
 
 /// Longest manifest or configuration that is read, bytes; the OCI distribution specification's own bound.
 const LONGEST_JSON: u64 = 4 << 20;
 /// Most images of one archive, and layers of one image (overlayfs' own bound).
 const MOST_IMAGES: usize = 64;
-const MOST_LAYERS: usize = 500;
+/// What overlayfs takes, less those that a container puts on top.
+const MOST_LAYERS: usize = 490;
+/// Bytes of folder names that a mount's options have room for (a page), less those of a container's own.
+const MOST_MOUNTED_NAMES: usize = 4095 - 700;
+/// Entries of an index.
+const MOST_ENTRIES: usize = 10_000;
 /// Most bytes of names of an archive's files.
 const MOST_NAMES: usize = 64 << 20;
 /// All of them together.
@@ -67,26 +72,61 @@ struct DockerManifest {
 struct Descriptor {
     digest: Digest,
     #[serde(default)]
+    media_type: String,
+    #[serde(default)]
+    artifact_type: Option<String>,
+    #[serde(default)]
     annotations: HashMap<String, String>,
     #[serde(default)]
     platform: Option<Platform>,
 }
 
-#[derive(Deserialize, Clone)]
+#[derive(Default, Deserialize, Clone)]
+#[serde(default)]
 struct Platform {
     architecture: String,
     os: String,
+    variant: String,
 }
 
 #[derive(Deserialize)]
 struct OciIndex {
-    manifests: Vec<Descriptor>,
+    /// Each is read by itself: one that is not understood does not hide the others.
+    manifests: Vec<serde_json::Value>,
+}
+
+impl OciIndex {
+    fn descriptors(&self) -> Vec<Descriptor> {
+        self.manifests.iter().filter_map(|entry| serde_json::from_value(entry.clone()).ok()).collect()
+    }
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct OciManifest {
     config: Descriptor,
     layers: Vec<Descriptor>,
+    #[serde(default)]
+    artifact_type: Option<String>,
+    #[serde(default)]
+    subject: Option<serde::de::IgnoredAny>,
+}
+
+impl OciManifest {
+    /// Signatures and statements about images look like images, but for what their layers are.
+    fn is_image(&self) -> bool {
+        let config = ["", "application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
+        let layer = |layer: &Descriptor| {
+            let media_type = layer.media_type.as_str();
+            media_type.is_empty()
+                || media_type.starts_with("application/vnd.oci.image.layer.")
+                || media_type.starts_with("application/vnd.docker.image.rootfs.")
+        };
+        self.artifact_type.is_none()
+            && self.subject.is_none()
+            && config.contains(&self.config.media_type.as_str())
+            && self.layers.iter().all(layer)
+    }
 }
 
 /// What a file of the archive turned out to be.
@@ -95,6 +135,8 @@ enum Found {
     Layer(Layer),
     /// A link (symbolic or hard) to another file of the archive.
     Link(PathBuf),
+    /// Something that lies beside the images, such as a list of what is in them; and why it is neither of the above.
+    Other(String),
 }
 
 struct Contents<'a> {
@@ -122,12 +164,14 @@ pub fn import_archive(store: &Store, input: impl Read, mut budget: Budget) -> Re
     }
     if let Some(index) = contents.json::<OciIndex>(Path::new("index.json"))? {
         let mut found = Vec::new();
-        for descriptor in &index.manifests {
-            contents.oci_manifests(descriptor, 0, &mut found)?;
+        // Why something that looked like one could not be read; told if there is no image at all.
+        let mut trouble = None;
+        for descriptor in &index.descriptors() {
+            contents.oci_manifests(descriptor, 0, &mut found, &mut trouble)?;
         }
         let images = found.iter().map(|d| contents.oci_image(d, &mut budget)).collect::<Result<Vec<_>, _>>()?;
         if images.is_empty() {
-            return Err(bad(format!("the archive has no image for linux/{}", architecture())));
+            return Err(trouble.unwrap_or_else(|| bad(format!("the archive has no image for linux/{}", architecture()))));
         }
         return Ok(images);
     }
@@ -200,19 +244,30 @@ impl Contents<'_> {
                 }
             }
             let head = &head[..have];
-            let blob = blob_digest(&name)?;
+            let blob = blob_digest(&name);
             if looks_like_layer(head) {
                 let mut input = Hashing::new(Cursor::new(head).chain(&mut entry));
-                let (layer, pin) =
-                    unpack_layer(self.store, &mut input, None, budget).map_err(|error| within(error, &name))?;
-                self.pins.push(pin);
+                let found = match unpack_layer(self.store, &mut input, None, budget) {
+                    Ok((layer, pin)) => {
+                        self.pins.push(pin);
+                        Found::Layer(layer)
+                    }
+                    // It may be no layer at all, only compressed. If an image names it, this is why it can't be.
+                    Err(error) if error.is_clients() && !matches!(error, Error::TooBig(_)) => {
+                        let mut rest = io::copy(&mut input, &mut io::sink());
+                        if matches!(&rest, Err(error) if error.kind() == io::ErrorKind::Interrupted) {
+                            rest = io::copy(&mut input, &mut io::sink());
+                        }
+                        rest.named(|| format!("read {} from the archive", name.display()))?;
+                        Found::Other(within(error, &name).to_string())
+                    }
+                    Err(error) => return Err(within(error, &name)),
+                };
                 let digest = input.finish().named(|| format!("read {}", name.display()))?;
                 matches_name(blob, digest)?;
-                self.files.insert(name, Found::Layer(layer));
-            } else if size <= LONGEST_JSON {
-                small = small
-                    .checked_sub(size)
-                    .ok_or_else(|| Error::TooBig("the archive has too many manifests".into()))?;
+                self.files.insert(name, found);
+            } else if size <= small && may_be_small(head, size, blob.is_some()) {
+                small -= size;
                 let mut bytes = head.to_vec();
                 entry.read_to_end(&mut bytes).named(|| format!("read {} from the archive", name.display()))?;
                 if bytes.len() as u64 != size {
@@ -221,7 +276,16 @@ impl Contents<'_> {
                 matches_name(blob, Digest::of(&bytes))?;
                 self.files.insert(name, Found::Small(bytes));
             } else {
-                return Err(bad(format!("{} is neither a layer nor JSON", name.display())));
+                let mut input = Hashing::new(Cursor::new(head).chain(&mut entry));
+                let read = io::copy(&mut input, &mut io::sink());
+                let read = read.named(|| format!("read {} from the archive", name.display()))?;
+                if read != size {
+                    return Err(bad(format!("{} is cut short", name.display())));
+                }
+                matches_name(blob, input.finish().named(|| format!("read {}", name.display()))?)?;
+                budget.spend(size, || format!(" (in {})", name.display()))?;
+                let why = format!("{} is neither a layer nor a manifest", name.display());
+                self.files.insert(name, Found::Other(why));
             }
             skip(&mut entry, budget)?;
         }
@@ -263,6 +327,7 @@ impl Contents<'_> {
                 self.pins.push(pin);
                 Ok(layer)
             }
+            Some(Found::Other(why)) => Err(bad(why.clone())),
             Some(_) => Err(bad(format!("{} is not a layer", name.display()))),
             None => Err(bad(format!("layer {} is missing in the archive", name.display()))),
         }
@@ -278,31 +343,55 @@ impl Contents<'_> {
         assemble(self.store, raw, layers, manifest.repo_tags.clone().unwrap_or_default(), budget)
     }
 
-    /// The manifests behind a descriptor: itself, or those of this machine's platform for an index.
-    fn oci_manifests(&self, descriptor: &Descriptor, depth: u32, found: &mut Vec<Descriptor>) -> Result<(), Error> {
+    /// The manifests behind a descriptor: itself, or the best for this machine of an index. What is no image is passed over.
+    fn oci_manifests(
+        &self,
+        descriptor: &Descriptor,
+        depth: u32,
+        found: &mut Vec<Descriptor>,
+        trouble: &mut Option<Error>,
+    ) -> Result<(), Error> {
         if depth > 4 || found.len() >= MOST_IMAGES {
             return Err(Error::TooBig(format!("indexes are nested too deep, or name more than {MOST_IMAGES} images")));
         }
-        if let Some(platform) = &descriptor.platform
-            && (platform.os != "linux" || platform.architecture != architecture())
-        {
+        let is_other = descriptor.artifact_type.is_some() || descriptor.annotations.contains_key("vnd.docker.reference.type");
+        if is_other || rank(descriptor).is_none() {
             return Ok(());
         }
         let path = blob_path(&descriptor.digest);
-        let raw = self.small(&path).ok_or_else(|| bad(format!("manifest {} is missing", descriptor.digest)))?;
-        let Ok(index) = serde_json::from_slice::<OciIndex>(raw) else {
-            found.push(descriptor.clone());
+        let Some(raw) = self.small(&path) else {
+            trouble.get_or_insert_with(|| bad(format!("manifest {} is missing", descriptor.digest)));
             return Ok(());
         };
-        if index.manifests.len() > MOST_IMAGES {
-            return Err(Error::TooBig(format!("an index names more than {MOST_IMAGES} images")));
+        let Ok(index) = serde_json::from_slice::<OciIndex>(raw) else {
+            match serde_json::from_slice::<OciManifest>(raw) {
+                Ok(manifest) if manifest.is_image() => found.push(descriptor.clone()),
+                Ok(_) => {}
+                Err(error) => {
+                    trouble.get_or_insert_with(|| bad(format!("manifest {} is not readable: {error}", descriptor.digest)));
+                }
+            }
+            return Ok(());
+        };
+        let all = index.descriptors();
+        if all.len() > MOST_ENTRIES {
+            return Err(Error::TooBig(format!("an index has {} entries, at most {MOST_ENTRIES} are possible", all.len())));
         }
-        for inner in &index.manifests {
-            let mut inner = inner.clone();
+        // Of those that say what they are for, the first of the best; the others may be for this machine, too.
+        let ranks = all.iter().filter(|d| d.platform.is_some()).filter_map(rank);
+        let best = ranks.max();
+        let mut taken = false;
+        for mut inner in all {
+            if inner.platform.is_some() {
+                if taken || rank(&inner) != best {
+                    continue;
+                }
+                taken = true;
+            }
             if inner.annotations.is_empty() {
                 inner.annotations = descriptor.annotations.clone();
             }
-            self.oci_manifests(&inner, depth + 1, found)?;
+            self.oci_manifests(&inner, depth + 1, found, trouble)?;
         }
         Ok(())
     }
@@ -328,10 +417,21 @@ impl Contents<'_> {
     }
 }
 
+/// How well something fits this machine; one that does not say what it is for does.
+fn rank(descriptor: &Descriptor) -> Option<u32> {
+    match &descriptor.platform {
+        Some(platform) if !(platform.os.is_empty() && platform.architecture.is_empty()) => {
+            let fits = platform.os == "linux" && platform.architecture == architecture();
+            if fits { crate::platform::rank_of_variant(architecture(), None, &platform.variant, true) } else { None }
+        }
+        _ => Some(0),
+    }
+}
+
 /// Before they are looked at one by one.
 pub(crate) fn not_too_many(layers: usize) -> Result<(), Error> {
     if layers > MOST_LAYERS {
-        return Err(Error::TooBig(format!("the image has more than {MOST_LAYERS} layers")));
+        return Err(Error::TooBig(format!("the image has {layers} layers, at most {MOST_LAYERS} are possible")));
     }
     Ok(())
 }
@@ -348,11 +448,8 @@ fn blob_path(digest: &Digest) -> PathBuf {
 }
 
 /// The digest that a blob's name promises; `None` for files that are not named by one.
-fn blob_digest(name: &Path) -> Result<Option<Digest>, Error> {
-    match name.strip_prefix("blobs/sha256") {
-        Ok(hex) => format!("sha256:{}", hex.display()).parse().map(Some).map_err(bad),
-        Err(_) => Ok(None),
-    }
+fn blob_digest(name: &Path) -> Option<Digest> {
+    format!("sha256:{}", name.strip_prefix("blobs/sha256").ok()?.display()).parse().ok()
 }
 
 fn matches_name(promised: Option<Digest>, found: Digest) -> Result<(), Error> {
@@ -362,8 +459,15 @@ fn matches_name(promised: Option<Digest>, found: Digest) -> Result<(), Error> {
     }
 }
 
+/// Whether a file is kept to be read as a manifest or a configuration: lists of what is in an image can be of any size, and are not.
+fn may_be_small(head: &[u8], size: u64, is_blob: bool) -> bool {
+    let begins = |byte: u8| head.iter().find(|b| !b.is_ascii_whitespace()).is_none_or(|first| *first == byte);
+    let zeros = head.iter().all(|byte| *byte == 0);
+    size <= LONGEST_JSON && (!is_blob || begins(b'{') || begins(b'[') || zeros)
+}
+
 fn looks_like_layer(head: &[u8]) -> bool {
-    head.starts_with(&[0x1f, 0x8b]) || head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) || head.get(257..262) == Some(b"ustar")
+    Compression::of(head).is_some() || head.get(257..262) == Some(b"ustar")
         // Before ustar: a checksum at 148 that is right. An octal sum of all bytes with the sum's own field as blanks.
         || (head.len() == 512 && old_tar_checksum(head))
 }
@@ -415,8 +519,10 @@ pub(crate) fn assemble(
     let mut all = Vec::with_capacity(layers.len());
     let mut pins = vec![store.pin(digests.iter().copied())];
     let mut size = 0;
+    let mut counted = std::collections::HashSet::new();
     for layer in &layers {
-        size += layer.size;
+        // One that is named twice is on disk once.
+        size += if counted.insert(layer.digest) { layer.size } else { 0 };
         all.push(layer.digest);
         if let Some((extra, pin)) = completion(store, layer, &all, budget)? {
             size += extra.size;
@@ -426,6 +532,17 @@ pub(crate) fn assemble(
     }
     let pin = store.pin(all.iter().copied());
     drop(pins);
+    // Each is mounted once, by a short name.
+    let distinct: std::collections::HashSet<&Digest> = all.iter().collect();
+    let names_mounted: usize =
+        distinct.iter().filter_map(|d| store.folder_name(d)).map(|name| name.to_string().len() + 1).sum();
+    if distinct.len() > MOST_LAYERS || names_mounted > MOST_MOUNTED_NAMES {
+        return Err(Error::TooBig(format!(
+            "the image has {} layers ({} folders with what they leave to those below them), which is more than can be mounted",
+            layers.len(),
+            distinct.len()
+        )));
+    }
     Ok(Imported { id: Digest::of(&raw_config), raw_config, config, layers: all, size, names, pin })
 }
 
@@ -467,12 +584,27 @@ fn completion(
             }
         }
     }
+    // Where a link's target was made here already: further links are to that.
+    let mut made: HashMap<PathBuf, PathBuf> = HashMap::new();
     for (path, target) in &layer.links_below {
-        let found = below.iter().find_map(|tree| tree.file(target));
-        let Some((mut data, meta)) = found else {
-            return Err(bad(format!("{} is a link to {}, which no layer has", path.display(), target.display())));
-        };
-        builder.file(path, &meta, &mut data, budget)?;
+        let nobody = || bad(format!("{} is a link to {}, which no layer has", path.display(), target.display()));
+        if let Some(first) = made.get(target) {
+            builder.hard_link(path, first)?;
+            made.insert(path.clone(), first.clone());
+            continue;
+        }
+        let (resolved, found) = find(below, target).ok_or_else(nobody)?;
+        if let Some(first) = made.get(&resolved) {
+            builder.hard_link(path, first)?;
+        } else {
+            match found {
+                Target::File(mut data, meta) => drop(builder.file(path, &meta, &mut data, budget)?),
+                Target::Link(to, meta) => builder.symlink(path, &to, &meta)?,
+            }
+            made.insert(resolved, path.clone());
+            made.insert(target.clone(), path.clone());
+        }
+        made.insert(path.clone(), path.clone());
     }
     builder.finish(digest).map(Some)
 }
@@ -497,10 +629,109 @@ impl Tree {
         self.at(path, libc::O_RDONLY | libc::O_DIRECTORY).map(|(_, meta)| meta)
     }
 
-    /// A device is never opened, only looked at.
-    fn file(&self, path: &Path) -> Option<(fs::File, Meta)> {
-        let (seen, meta) =
-            self.at(path, libc::O_PATH).filter(|(seen, _)| seen.metadata().is_ok_and(|m| m.is_file()))?;
-        Some((crate::pack::reopen(&seen.into(), false).ok()?, meta))
+    /// What is at a path itself; nothing of it is opened, only looked at.
+    fn seen(&self, path: &Path) -> Option<(OwnedFd, Meta, fs::Metadata)> {
+        let (file, meta) = self.at(path, libc::O_PATH)?;
+        let metadata = file.metadata().ok()?;
+        Some((file.into(), meta, metadata))
     }
+}
+
+/// What a hard link may be to.
+enum Target {
+    File(fs::File, Meta),
+    Link(PathBuf, Meta),
+}
+
+/// Symbolic links on the way to something, as many as Linux follows.
+const MOST_HOPS: u32 = 40;
+
+/// What a container that has these layers (topmost first) sees at `path`, links on the way followed and one at the end not;
+/// and where that is. A file that is hidden is not there.
+fn find(trees: &[Tree], path: &Path) -> Option<(PathBuf, Target)> {
+    let mut waiting: Vec<std::ffi::OsString> = path.iter().rev().map(std::ffi::OsStr::to_owned).collect();
+    let mut at = PathBuf::new();
+    let mut visible: Vec<&Tree> = trees.iter().collect();
+    let mut hops = 0;
+    while let Some(name) = waiting.pop() {
+        if name == ".." {
+            at.pop();
+            visible = seen_folder(trees, &at)?;
+            continue;
+        }
+        if matches!(name.as_bytes(), b"" | b"." | b"/") {
+            continue;
+        }
+        let next = at.join(&name);
+        let mut folders = Vec::new();
+        let mut other = None;
+        for tree in &visible {
+            let Some((fd, meta, metadata)) = tree.seen(&next) else { continue };
+            if metadata.is_dir() {
+                folders.push(*tree);
+                if crate::pack::is_opaque(&fd) {
+                    break;
+                }
+                continue;
+            }
+            let whiteout = metadata.file_type().is_char_device() && metadata.rdev() == 0;
+            if folders.is_empty() && !whiteout {
+                other = Some((fd, meta, metadata));
+            }
+            break;
+        }
+        if let Some((fd, mut meta, metadata)) = other {
+            if metadata.is_symlink() {
+                let to = crate::pack::read_link(&fd).ok()?;
+                if waiting.is_empty() {
+                    return Some((next, Target::Link(to, meta)));
+                }
+                hops += 1;
+                if hops > MOST_HOPS {
+                    return None;
+                }
+                if to.is_absolute() {
+                    at = PathBuf::new();
+                    visible = trees.iter().collect();
+                }
+                waiting.extend(to.iter().rev().map(std::ffi::OsStr::to_owned));
+                continue;
+            }
+            if !waiting.is_empty() || !metadata.is_file() {
+                return None;
+            }
+            meta.xattrs = crate::pack::xattrs(&fd);
+            return Some((next, Target::File(crate::pack::reopen(&fd, false).ok()?, meta)));
+        }
+        if folders.is_empty() {
+            return None;
+        }
+        (at, visible) = (next, folders);
+    }
+    None
+}
+
+/// The layers whose content of a folder is seen, from the root on.
+fn seen_folder<'t>(trees: &'t [Tree], path: &Path) -> Option<Vec<&'t Tree>> {
+    let mut visible: Vec<&Tree> = trees.iter().collect();
+    let mut at = PathBuf::new();
+    for name in path {
+        at.push(name);
+        let mut folders = Vec::new();
+        for tree in visible {
+            let Some((fd, _, metadata)) = tree.seen(&at) else { continue };
+            if !metadata.is_dir() {
+                break;
+            }
+            folders.push(tree);
+            if crate::pack::is_opaque(&fd) {
+                break;
+            }
+        }
+        if folders.is_empty() {
+            return None;
+        }
+        visible = folders;
+    }
+    Some(visible)
 }

@@ -1,7 +1,7 @@
 //! Builds one layer's tree. Every path is resolved by openat2 inside the tree, so that no name and no link of an archive
 //! reaches anything else.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet, BTreeSet};
 use std::ffi::{CString, OsStr};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -61,6 +61,14 @@ pub(crate) struct Meta {
     pub(crate) xattrs: Vec<(String, Vec<u8>)>,
 }
 
+fn set_opaque(folder: &OwnedFd, path: &Path) -> Result<(), Error> {
+    let full = c_name(OsStr::new(&format!("/proc/self/fd/{}", folder.as_raw_fd())))?;
+    // SAFETY: constant strings and a path that outlives the call.
+    check(unsafe { libc::setxattr(full.as_ptr(), c"trusted.overlay.opaque".as_ptr(), c"y".as_ptr().cast(), 1, 0) })
+        .map(drop)
+        .named(|| format!("make {} opaque", path.display()))
+}
+
 /// What an entry counts for before the room on disk is asked for again, bytes.
 const COST_OF_ENTRY: u64 = 64 << 10;
 
@@ -75,7 +83,9 @@ pub struct LayerBuilder<'a> {
     pub(crate) devices: bool,
     /// Whether what it is made from is an uncompressed tar with its digest.
     pub(crate) tar: bool,
-    pub(crate) left_out: std::collections::HashSet<PathBuf>,
+    pub(crate) left_out: HashSet<PathBuf>,
+    /// What this layer hides of those below it, and has not itself.
+    whiteouts: HashSet<PathBuf>,
     /// Ends where the archive can't be given back from the tree: it names a path twice.
     recorder: Option<Recorder>,
     /// Parent of the last entry: archives are mostly in order.
@@ -174,7 +184,8 @@ impl<'a> LayerBuilder<'a> {
             keep_owner: true,
             devices: true,
             tar: false,
-            left_out: std::collections::HashSet::new(),
+            left_out: HashSet::new(),
+            whiteouts: HashSet::new(),
             parent: None,
             folders: BTreeMap::new(),
             folder_names: 0,
@@ -274,6 +285,20 @@ impl<'a> LayerBuilder<'a> {
             }
             current = match open(&self.root, &sofar) {
                 Ok(fd) => fd,
+                // It was hidden before: what is in it now is all that there is.
+                Err(_) if self.whiteouts.remove(&sofar) => {
+                    // SAFETY: an open folder and a name that outlives the calls.
+                    unsafe {
+                        check(libc::unlinkat(current.as_raw_fd(), name.as_ptr(), 0))
+                            .and_then(|_| check(libc::mkdirat(current.as_raw_fd(), name.as_ptr(), 0o755)))
+                            .named(|| format!("make folder {}", sofar.display()))?;
+                    }
+                    self.owe(sofar.as_os_str().len())?;
+                    self.implied.insert(sofar.clone());
+                    let fd = open(&self.root, &sofar).named(|| format!("open folder {}", sofar.display()))?;
+                    set_opaque(&fd, &sofar)?;
+                    fd
+                }
                 // A link that leads nowhere or to a file can't be a folder on the way.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTDIR | libc::ENOENT | libc::ELOOP)) => {
                     return Err(bad(format!("{} is not a folder, yet entries lie below it", sofar.display())));
@@ -307,6 +332,8 @@ impl<'a> LayerBuilder<'a> {
         }
         // SAFETY: an open folder and a name that outlives the call.
         match check(unsafe { libc::unlinkat(parent.as_raw_fd(), name.as_ptr(), 0) }) {
+            // What only hid something has no content, which the record would miss.
+            Ok(_) if self.whiteouts.remove(path) => Ok(()),
             Ok(_) => {
                 self.recorder = None;
                 Ok(())
@@ -452,10 +479,14 @@ impl<'a> LayerBuilder<'a> {
                     false,
                 );
                 if is_folder.is_err() {
+                    let hidden = self.whiteouts.contains(path);
                     self.clear(&parent, &name, path)?;
                     // SAFETY: as above.
                     check(unsafe { libc::mkdirat(parent.as_raw_fd(), name.as_ptr(), 0o755) })
                         .named(|| format!("make folder {}", path.display()))?;
+                    if hidden {
+                        self.opaque(path)?;
+                    }
                 }
             }
             Err(error) => return Err(error).named(|| format!("make folder {}", path.display())),
@@ -628,18 +659,55 @@ impl<'a> LayerBuilder<'a> {
     }
 
     /// Hides `path` of the layers below (overlayfs' whiteout).
+    ///
+    /// What this layer itself has there, before or after, stays: only what is below is hidden.
     pub(crate) fn whiteout(&mut self, path: &Path) -> Result<(), Error> {
-        self.node(path, libc::S_IFCHR, 0, 0, &Meta::default())
+        let (parent, name) = self.parent_of(path)?;
+        // SAFETY: an open folder, a name and a buffer that outlive the call.
+        let there = unsafe {
+            let mut stat: libc::stat = std::mem::zeroed();
+            let found = libc::fstatat(parent.as_raw_fd(), name.as_ptr(), &raw mut stat, libc::AT_SYMLINK_NOFOLLOW);
+            (found == 0).then_some(stat.st_mode & libc::S_IFMT)
+        };
+        match there {
+            Some(libc::S_IFDIR) if self.only_hides(path)? => {
+                let full = PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd()))
+                    .join(OsStr::from_bytes(name.to_bytes()));
+                remove_tree(&full).named(|| format!("hide {}", path.display()))?;
+                self.parent = None;
+                self.implied.retain(|folder| !folder.starts_with(path));
+                self.whiteouts.retain(|hidden| !hidden.starts_with(path));
+            }
+            Some(libc::S_IFDIR) => return self.opaque(path),
+            Some(_) => return Ok(()),
+            None => {}
+        }
+        self.owe(path.as_os_str().len())?;
+        self.node(path, libc::S_IFCHR, 0, 0, &Meta::default())?;
+        self.whiteouts.insert(path.to_owned());
+        Ok(())
+    }
+
+    /// Whether a folder was made for nothing but what it hides.
+    fn only_hides(&mut self, path: &Path) -> Result<bool, Error> {
+        if !self.implied.contains(path) {
+            return Ok(false);
+        }
+        let folder = self.open_folder(path)?;
+        let listed = fs::read_dir(format!("/proc/self/fd/{}", folder.as_raw_fd()));
+        for entry in listed.named(|| format!("list {}", path.display()))? {
+            let entry = entry.named(|| format!("list {}", path.display()))?;
+            if !self.whiteouts.contains(&path.join(entry.file_name())) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Hides everything that layers below have in the folder `path`.
     pub(crate) fn opaque(&mut self, path: &Path) -> Result<(), Error> {
         let folder = self.open_folder(path)?;
-        let full = c_name(OsStr::new(&format!("/proc/self/fd/{}", folder.as_raw_fd())))?;
-        // SAFETY: constant strings and a path that outlives the call.
-        check(unsafe { libc::setxattr(full.as_ptr(), c"trusted.overlay.opaque".as_ptr(), c"y".as_ptr().cast(), 1, 0) })
-            .map(drop)
-            .named(|| format!("make {} opaque", path.display()))
+        set_opaque(&folder, path)
     }
 
     /// The last step in a tree that was there already.

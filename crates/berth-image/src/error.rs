@@ -94,7 +94,7 @@ impl<T> Named<T> for io::Result<T> {
 pub(crate) fn not_a_tar(error: std::io::Error, first: bool) -> Error {
     let parsers = matches!(error.kind(), std::io::ErrorKind::Other | std::io::ErrorKind::UnexpectedEof);
     if first && parsers {
-        return bad("this is no tar archive, plain or compressed by gzip or zstd");
+        return bad("this is no tar archive, plain or compressed by gzip, zstd, xz or bzip2");
     }
     Error::Io { what: "read the tar".into(), source: error }
 }

@@ -49,11 +49,21 @@ pub(crate) struct Packer<'a> {
     /// Paths that are left out, with what is below.
     without: HashSet<PathBuf>,
     buffer: Vec<u8>,
-    depth: u32,
 }
 
-/// Deepest nesting of folders: each costs a descriptor and stack.
-const DEEPEST: u32 = 256;
+/// A folder that is being walked through.
+struct Level {
+    /// Closed while the walk is far below; opened again by its name.
+    fd: Option<OwnedFd>,
+    names: std::vec::IntoIter<OsString>,
+    device: u64,
+    inode: u64,
+}
+
+/// Folders of a walk that are kept open.
+const KEPT_OPEN: usize = 64;
+/// Longest path that a walk goes, bytes.
+const LONGEST_PATH: usize = 64 << 10;
 
 /// One entry's attributes.
 pub(crate) struct Entry<'a> {
@@ -176,7 +186,7 @@ pub(crate) fn reopen(fd: &OwnedFd, directory: bool) -> io::Result<File> {
     }
 }
 
-fn read_link(fd: &OwnedFd) -> io::Result<PathBuf> {
+pub(crate) fn read_link(fd: &OwnedFd) -> io::Result<PathBuf> {
     let mut buffer = vec![0u8; 4096];
     // SAFETY: an O_PATH descriptor of a link, an empty constant path, a buffer with its length.
     let length = unsafe { libc::readlinkat(fd.as_raw_fd(), c"".as_ptr(), buffer.as_mut_ptr().cast(), buffer.len()) };
@@ -187,7 +197,7 @@ fn read_link(fd: &OwnedFd) -> io::Result<PathBuf> {
     Ok(OsString::from_vec(buffer).into())
 }
 
-fn xattrs(fd: &OwnedFd) -> Vec<(String, Vec<u8>)> {
+pub(crate) fn xattrs(fd: &OwnedFd) -> Vec<(String, Vec<u8>)> {
     let Ok(path) = CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd())) else { return Vec::new() };
     let mut names = vec![0u8; 64 * 1024];
     // SAFETY: a path and a buffer with its length.
@@ -215,7 +225,7 @@ fn xattr(path: &CString, key: &CString) -> Option<Vec<u8>> {
     Some(value)
 }
 
-fn is_opaque(fd: &OwnedFd) -> bool {
+pub(crate) fn is_opaque(fd: &OwnedFd) -> bool {
     CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd()))
         .ok()
         .and_then(|path| xattr(&path, &c"trusted.overlay.opaque".to_owned()))
@@ -231,7 +241,6 @@ impl<'a> Packer<'a> {
             overlay: false,
             without: HashSet::new(),
             buffer: vec![0; 256 * 1024],
-            depth: 0,
         }
     }
 
@@ -242,13 +251,64 @@ impl<'a> Packer<'a> {
 
     /// The thing at `fd` (an `O_PATH` descriptor) as `name`, with what is below it.
     pub(crate) fn add(&mut self, fd: &OwnedFd, name: &Path) -> io::Result<()> {
-        self.entry(fd, name, Path::new(""), None)
+        let (mut name, mut inner) = (name.to_owned(), PathBuf::new());
+        let mut levels: Vec<Level> = self.entry(fd, &name, &inner, None)?.into_iter().collect();
+        while let Some(level) = levels.last_mut() {
+            let Some(child) = level.names.next() else {
+                levels.pop();
+                if !levels.is_empty() {
+                    name.pop();
+                    inner.pop();
+                }
+                continue;
+            };
+            let device = level.device;
+            if !open_again(&mut levels, &inner)? {
+                // It was moved away meanwhile, with what is left of it.
+                levels.last_mut().map(|level| level.names = Vec::new().into_iter());
+                continue;
+            }
+            let Some(folder) = levels.last().and_then(|level| level.fd.as_ref()) else { continue };
+            let below = match open_path(folder.as_fd(), &child) {
+                Ok(below) => below,
+                // Gone since it was listed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            name.push(&child);
+            inner.push(&child);
+            if name.as_os_str().len() > LONGEST_PATH {
+                let shown = String::from_utf8_lossy(&name.as_os_str().as_bytes()[..200]).into_owned();
+                return Err(io::Error::other(format!("the path {shown}… is longer than {LONGEST_PATH} bytes")));
+            }
+            match self.entry(&below, &name, &inner, Some(device)) {
+                Ok(Some(next)) => {
+                    if let Some(far) = levels.len().checked_sub(KEPT_OPEN).filter(|far| *far > 0) {
+                        levels[far].fd = None;
+                    }
+                    levels.push(next);
+                    continue;
+                }
+                Ok(None) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+            name.pop();
+            inner.pop();
+        }
+        Ok(())
     }
 
-    /// `inner` is the path below the tree's root; `parent` the device of the folder it is in.
-    fn entry(&mut self, fd: &OwnedFd, name: &Path, inner: &Path, parent: Option<u64>) -> io::Result<()> {
+    /// `inner` is the path below the tree's root; `parent` the device of the folder it is in. A folder is to be walked through.
+    fn entry(
+        &mut self,
+        fd: &OwnedFd,
+        name: &Path,
+        inner: &Path,
+        parent: Option<u64>,
+    ) -> io::Result<Option<Level>> {
         if self.without.contains(inner) {
-            return Ok(());
+            return Ok(None);
         }
         let meta = own_metadata(fd)?;
         let kind = meta.file_type();
@@ -265,22 +325,20 @@ impl<'a> Packer<'a> {
             xattrs: Vec::new(),
         };
         if kind.is_dir() {
-            return self.folder(fd, entry, inner, parent, meta.dev());
+            return self.folder(fd, entry, parent, &meta);
         }
         if self.overlay && kind.is_char_device() && meta.rdev() == 0 {
             let hidden = [b".wh.", name.file_name().unwrap_or_default().as_bytes()].concat();
             let hidden = name.with_file_name(OsStr::from_bytes(&hidden));
-            return write_header(
-                self.out,
-                &Entry { name: &hidden, mode: 0, xattrs: Vec::new(), mtime: (0, 0), ..entry },
-            );
+            let hidden = Entry { name: &hidden, mode: 0, xattrs: Vec::new(), mtime: (0, 0), ..entry };
+            return write_header(self.out, &hidden).map(|()| None);
         }
         if meta.nlink() > 1 && !kind.is_dir() {
             if let Some(first) = self.links.get(&(meta.dev(), meta.ino())) {
                 let first = first.clone();
                 entry.kind = EntryType::Link;
                 entry.link = Some(&first);
-                return write_header(self.out, &entry);
+                return write_header(self.out, &entry).map(|()| None);
             }
             self.links.insert((meta.dev(), meta.ino()), name.to_owned());
         }
@@ -288,17 +346,17 @@ impl<'a> Packer<'a> {
             let target = read_link(fd)?;
             entry.kind = EntryType::Symlink;
             entry.link = Some(&target);
-            return write_header(self.out, &entry);
+            return write_header(self.out, &entry).map(|()| None);
         }
         if kind.is_file() {
             if is_kernels(fd.as_fd()) {
-                return Ok(());
+                return Ok(None);
             }
             let mut file = reopen(fd, false)?;
             entry.size = meta.len();
             entry.xattrs = xattrs(fd);
             write_header(self.out, &entry)?;
-            return self.content(&mut file, entry.size);
+            return self.content(&mut file, entry.size).map(|()| None);
         }
         entry.device = (libc::major(meta.rdev()), libc::minor(meta.rdev()));
         entry.kind = if kind.is_char_device() {
@@ -309,9 +367,9 @@ impl<'a> Packer<'a> {
             EntryType::Fifo
         } else {
             // A socket is of no use without the process behind it.
-            return Ok(());
+            return Ok(None);
         };
-        write_header(self.out, &entry)
+        write_header(self.out, &entry).map(|()| None)
     }
 
     /// Exactly `size` bytes: a file that grows meanwhile is cut, one that shrinks is filled up.
@@ -340,10 +398,9 @@ impl<'a> Packer<'a> {
         &mut self,
         fd: &OwnedFd,
         mut entry: Entry<'_>,
-        inner: &Path,
         parent: Option<u64>,
-        device: u64,
-    ) -> io::Result<()> {
+        meta: &fs::Metadata,
+    ) -> io::Result<Option<Level>> {
         entry.kind = EntryType::Directory;
         let mut name = entry.name.as_os_str().to_owned();
         if name.is_empty() {
@@ -351,7 +408,7 @@ impl<'a> Packer<'a> {
         }
         name.push("/");
         let shown = PathBuf::from(&name);
-        let kernels = parent != Some(device) && is_kernels(fd.as_fd());
+        let kernels = parent != Some(meta.dev()) && is_kernels(fd.as_fd());
         entry.xattrs = if kernels { Vec::new() } else { xattrs(fd) };
         write_header(self.out, &Entry { name: &shown, ..entry })?;
         if self.overlay && is_opaque(fd) {
@@ -361,36 +418,41 @@ impl<'a> Packer<'a> {
             write_header(self.out, &nobody)?;
         }
         if kernels {
-            return Ok(());
+            return Ok(None);
         }
-        if self.depth >= DEEPEST {
-            return Err(io::Error::other(format!(
-                "folders are nested more than {DEEPEST} deep at {}",
-                shown.display()
-            )));
-        }
-        self.depth += 1;
         let opened: OwnedFd = reopen(fd, true)?.into();
         let mut names = Vec::new();
         for found in fs::read_dir(format!("/proc/self/fd/{}", opened.as_raw_fd()))? {
             names.push(found?.file_name());
         }
         names.sort();
-        for child in names {
-            let below = match open_path(opened.as_fd(), &child) {
-                Ok(below) => below,
-                // Gone since it was listed.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
-            };
-            match self.entry(&below, &entry.name.join(&child), &inner.join(&child), Some(device)) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                other => other?,
-            }
-        }
-        self.depth -= 1;
-        Ok(())
+        Ok(Some(Level { fd: Some(opened), names: names.into_iter(), device: meta.dev(), inode: meta.ino() }))
     }
+}
+
+/// Has the last folder of a walk open, whose path is `inner`; `false` if it is not there any more.
+fn open_again(levels: &mut [Level], inner: &Path) -> io::Result<bool> {
+    let Some(last) = levels.len().checked_sub(1) else { return Ok(false) };
+    if levels[last].fd.is_some() {
+        return Ok(true);
+    }
+    let Some(open) = levels.iter().rposition(|level| level.fd.is_some()) else { return Ok(false) };
+    let names: Vec<&OsStr> = inner.iter().collect();
+    let mut current = levels[open].fd.as_ref().map_or_else(|| Err(io::ErrorKind::NotFound.into()), OwnedFd::try_clone)?;
+    for level in open + 1..=last {
+        let Ok(found) = open_path(current.as_fd(), names[level - 1]) else { return Ok(false) };
+        let Ok(folder) = reopen(&found, true) else { return Ok(false) };
+        let meta = folder.metadata()?;
+        if (meta.dev(), meta.ino()) != (levels[level].device, levels[level].inode) {
+            return Ok(false);
+        }
+        current = folder.into();
+        // Those that the walk comes back to next.
+        if last - level < KEPT_OPEN {
+            levels[level].fd = Some(current.try_clone()?);
+        }
+    }
+    Ok(true)
 }
 
 /// What an `O_PATH` descriptor itself is, a link included.

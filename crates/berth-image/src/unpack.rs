@@ -206,21 +206,53 @@ impl Keep {
     pub const ALL: Self = Self { owner: true, devices: true };
 }
 
-/// Undoes gzip or zstd, told by the first bytes; anything else is passed on as it is.
+/// Memory that undoing xz may take, bytes: its archives say how much they need.
+const XZ_MEMORY: u64 = 256 << 20;
+
+/// How something is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Compression {
+    Gzip,
+    Zstd,
+    Xz,
+    Bzip2,
+}
+
+impl Compression {
+    /// Told by the first bytes.
+    pub(crate) fn of(head: &[u8]) -> Option<Self> {
+        match head {
+            [0x1f, 0x8b, ..] => Some(Self::Gzip),
+            // A frame, or one to be skipped before it (RFC 8878, 3.1).
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Some(Self::Zstd),
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some(Self::Xz),
+            [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, 0x59, 0x26, 0x53, 0x59, ..]
+            | [b'B', b'Z', b'h', b'1'..=b'9', 0x17, 0x72, 0x45, 0x38, 0x50, 0x90, ..] => Some(Self::Bzip2),
+            _ => None,
+        }
+    }
+}
+
+/// Undoes gzip, zstd, xz or bzip2, told by the first bytes; anything else is passed on as it is.
 pub(crate) fn inflate<'r>(mut input: impl Read + 'r) -> io::Result<Box<dyn Read + 'r>> {
-    let mut magic = [0; 4];
+    let mut magic = [0; 10];
     let mut have = 0;
-    while have < 4 {
+    while have < magic.len() {
         match input.read(&mut magic[have..])? {
             0 => break,
             more => have += more,
         }
     }
     let input = Cursor::new(magic[..have].to_vec()).chain(input);
-    Ok(match &magic[..have] {
-        [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(input)),
-        [0x28, 0xb5, 0x2f, 0xfd] => Box::new(zstd::Decoder::new(input)?),
-        _ => Box::new(input),
+    Ok(match Compression::of(&magic[..have]) {
+        Some(Compression::Gzip) => Box::new(flate2::read::MultiGzDecoder::new(input)),
+        Some(Compression::Zstd) => Box::new(zstd::Decoder::new(input)?),
+        Some(Compression::Xz) => {
+            let stream = liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, liblzma::stream::CONCATENATED)?;
+            Box::new(liblzma::read::XzDecoder::new_stream(input, stream))
+        }
+        Some(Compression::Bzip2) => Box::new(bzip2::read::MultiBzDecoder::new(input)),
+        None => Box::new(input),
     })
 }
 

@@ -635,3 +635,238 @@ fn code_comes_as_tar_or_war_within_the_same_bounds_as_a_zip() {
     let (tree, _pin) = unpacked("app-1.0.war", &war, "usr/web/ROOT.war").expect("war");
     assert_eq!(fs::read(tree.join("usr/web/ROOT.war")).expect("by the path's name"), war);
 }
+
+/// An image's layers, imported with what lies beside it.
+fn imported(store: &Store, layers: &[&[u8]]) -> Result<berth_image::Imported, Error> {
+    import_archive(store, Cursor::new(docker_old(layers, &config_for(layers))), Budget::default()).map(|mut all| all.remove(0))
+}
+
+#[test]
+fn what_lies_beside_an_image_is_ignored() {
+    if !is_root() {
+        return;
+    }
+    let layer = tar_of(|t| add(t, Regular, "f", "", 0o644, b"f"));
+    let config = config_for(&[&layer]);
+    let sbom = format!("{{\"files\": \"{}\"}}", "x".repeat(6 << 20)).into_bytes();
+    let small_sbom = br#"{"spdxVersion": "SPDX-2.3"}"#.to_vec();
+    let statement = gzip(b"{\"statement\": 1}");
+    let text = vec![b'a'; 9 << 20];
+    let signature = serde_json::json!({
+        "schemaVersion": 2, "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": Digest::of(b"{}").to_string()},
+        "layers": [{"mediaType": "application/vnd.dev.cosign.simplesigning.v1+json", "digest": Digest::of(&small_sbom).to_string()}],
+    })
+    .to_string()
+    .into_bytes();
+    let manifest = serde_json::json!({
+        "schemaVersion": 2, "config": {"digest": Digest::of(&config).to_string()}, "layers": [{"digest": Digest::of(&layer).to_string()}],
+    })
+    .to_string()
+    .into_bytes();
+    let strange = serde_json::json!({"schemaVersion": 2, "mediaType": "application/x", "blobs": []}).to_string().into_bytes();
+    let entry = |bytes: &[u8]| serde_json::json!({"digest": Digest::of(bytes).to_string()});
+    let index = serde_json::json!({"manifests": [
+        {"digest": "sha512:00"},
+        {"digest": Digest::of(b"nowhere").to_string()},
+        entry(&signature),
+        entry(&strange),
+        {"digest": Digest::of(&sbom).to_string(), "platform": {}},
+        {"digest": Digest::of(&statement).to_string(), "platform": {"os": "unknown", "architecture": "unknown"}},
+        entry(&manifest),
+    ]});
+    let blobs: [&[u8]; 9] = [&sbom, &small_sbom, &statement, &text, &signature, &strange, &layer, &config, &manifest];
+    let archive = tar_of(|t| {
+        for blob in blobs {
+            let mut header = tar::Header::new_gnu();
+            header.set_mode(0o644);
+            header.set_size(blob.len() as u64);
+            t.append_data(&mut header, format!("blobs/sha256/{}", Digest::of(blob).hex()), blob).expect("append");
+        }
+        add(t, Regular, "blobs/sha256/readme", "", 0o644, b"no digest");
+        add(t, Regular, "index.json", "", 0o644, index.to_string().as_bytes());
+    });
+    let folder = Folder::new("beside");
+    let store = folder.store();
+    let images = import_archive(&store, Cursor::new(archive), Budget::default()).expect("imported");
+    assert_eq!(images.len(), 1);
+    assert_eq!(images[0].layers, [Digest::of(&layer)]);
+}
+
+#[test]
+fn a_whiteout_hides_lower_layers_only() {
+    if !is_root() {
+        return;
+    }
+    let lower = tar_of(|t| {
+        add(t, Directory, "d/", "", 0o755, b"");
+        add(t, Regular, "d/a", "", 0o644, b"lower");
+        add(t, Regular, "x", "", 0o644, b"lower");
+    });
+    type Names<'a> = &'a [&'a str];
+    let cases: &[(Names<'_>, Names<'_>)] = &[
+        (&["x", ".wh.x"], &["x=upper"]),
+        (&[".wh.x", "x"], &["x=upper"]),
+        (&["d/", "d/b", ".wh.d"], &["d/ opaque", "d/b=upper"]),
+        (&[".wh.d", "d/", "d/b"], &["d/ opaque", "d/b=upper"]),
+        (&[".wh.d", "d/b"], &["d/ opaque", "d/b=upper"]),
+        (&["d/b", ".wh.d"], &["d/ opaque", "d/b=upper"]),
+        (&["d/.wh.a", ".wh.d"], &["d hidden"]),
+        (&[".wh.d", ".wh.d"], &["d hidden"]),
+        (&["d/.wh.a", "d/a"], &["d/a=upper"]),
+    ];
+    for (number, (entries, expected)) in cases.iter().enumerate() {
+        let upper = tar_of(|t| {
+            for name in *entries {
+                match name.strip_suffix('/') {
+                    Some(_) => add(t, Directory, name, "", 0o755, b""),
+                    None if name.contains(".wh.") => add(t, Regular, name, "", 0o600, b""),
+                    None => add(t, Regular, name, "", 0o644, b"upper"),
+                }
+            }
+        });
+        let folder = Folder::new(&format!("white{number}"));
+        let store = folder.store();
+        let image = imported(&store, &[&lower, &upper]).unwrap_or_else(|e| panic!("{entries:?}: {e}"));
+        let digest = image.config.rootfs.diff_ids[1];
+        let at = tree(&folder, &store, &digest);
+        for what in *expected {
+            if let Some((name, content)) = what.split_once('=') {
+                assert_eq!(fs::read(at.join(name)).expect(name), content.as_bytes(), "{entries:?}");
+            } else if let Some(name) = what.strip_suffix("/ opaque") {
+                let opaque = xattr(&at.join(name), c"trusted.overlay.opaque");
+                assert_eq!(opaque.as_deref(), Some(&b"y"[..]), "{entries:?}");
+            } else if let Some(name) = what.strip_suffix(" hidden") {
+                let meta = fs::symlink_metadata(at.join(name)).expect(name);
+                assert!(meta.file_type().is_char_device() && meta.rdev() == 0, "{entries:?}");
+            }
+        }
+        // The tar that it came as is given back.
+        let config = config_for(&[&lower, &upper]);
+        let outgoing = store.outgoing(&config, &image.layers).expect("outgoing");
+        if let Some(kept) = outgoing.layers.iter().find(|layer| layer.digest == digest) {
+            let mut out = Vec::new();
+            store.write_layer(kept, &mut out).expect("write");
+            assert_eq!(Digest::of(&out), digest, "{entries:?}");
+        } else {
+            assert!(entries.len() == 2 && entries[0] == entries[1], "{entries:?} lost its tar");
+        }
+    }
+}
+
+#[test]
+fn archives_come_in_every_compression() {
+    if !is_root() {
+        return;
+    }
+    let layer = tar_of(|t| add(t, Regular, "f", "", 0o644, &[7; 100_000]));
+    let xz = |bytes: &[u8]| {
+        let mut out = liblzma::write::XzEncoder::new(Vec::new(), 6);
+        out.write_all(bytes).expect("xz");
+        out.finish().expect("xz")
+    };
+    let bzip2 = |bytes: &[u8]| {
+        let mut out = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::best());
+        out.write_all(bytes).expect("bzip2");
+        out.finish().expect("bzip2")
+    };
+    let skippable = |bytes: &[u8]| {
+        let frame = [0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4];
+        [&frame[..], &zstd::encode_all(bytes, 3).expect("zstd")].concat()
+    };
+    let kinds: [(&str, &dyn Fn(&[u8]) -> Vec<u8>); 4] =
+        [("xz", &xz), ("bzip2", &bzip2), ("skippable", &skippable), ("gzip", &gzip)];
+    for (name, compress) in kinds {
+        let folder = Folder::new(&format!("compressed-{name}"));
+        let store = folder.store();
+        let digest = Digest::of(&layer);
+        let compressed = compress(&layer);
+        let whole = compress(&docker_old(&[&layer], &config_for(&[&layer])));
+        let images = import_archive(&store, Cursor::new(whole), Budget::default()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(images[0].layers, [digest], "{name}: the archive");
+        let inner = docker_old(&[&compressed], &config_for(&[&layer]));
+        let images = import_archive(&store, Cursor::new(inner), Budget::default()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(images[0].layers, [digest], "{name}: a layer");
+        let rootfs = import_rootfs(&store, Cursor::new(&compressed), Config::default(), Budget::default()).expect("rootfs");
+        assert_eq!(rootfs.layers, [digest], "{name}: a root file system");
+        let cut = import_rootfs(&store, Cursor::new(&compressed[..compressed.len() / 2]), Config::default(), Budget::default());
+        assert!(cut.is_err_and(|e| e.is_clients()), "{name}: cut short");
+        // A bomb is stopped by the budget.
+        let zeros = compress(&tar_of(|t| add(t, Regular, "zeros", "", 0o644, &vec![0; 4 << 20])));
+        let budget = Budget { bytes: 1 << 20, entries: 10 };
+        assert!(matches!(import_rootfs(&store, Cursor::new(zeros), Config::default(), budget), Err(Error::TooBig(_))), "{name}");
+    }
+}
+
+#[test]
+fn hard_links_reach_lower_layers_as_a_container_would() {
+    if !is_root() {
+        return;
+    }
+    let first = tar_of(|t| {
+        add(t, Directory, "usr/", "", 0o755, b"");
+        add(t, Directory, "usr/lib/", "", 0o755, b"");
+        add(t, Regular, "usr/lib/x", "", 0o644, b"x");
+        add(t, Symlink, "s", "usr/lib/x", 0o777, b"");
+        add(t, Regular, "hidden", "", 0o644, b"secret");
+    });
+    let second = tar_of(|t| {
+        add(t, Symlink, "lib", "usr/lib", 0o777, b"");
+        add(t, Regular, ".wh.hidden", "", 0o600, b"");
+    });
+    let third = tar_of(|t| {
+        add(t, Link, "l1", "s", 0o777, b"");
+        add(t, Link, "l2", "lib/x", 0o644, b"");
+        add(t, Link, "l3", "l2", 0o644, b"");
+        add(t, Link, "l4", "usr/lib/x", 0o644, b"");
+    });
+    let folder = Folder::new("links-below");
+    let store = folder.store();
+    let image = imported(&store, &[&first, &second, &third]).expect("imported");
+    let at = tree(&folder, &store, image.layers.last().expect("a completion"));
+    assert_eq!(fs::read_link(at.join("l1")).expect("a link"), Path::new("usr/lib/x"));
+    let inode = |name: &str| fs::symlink_metadata(at.join(name)).expect(name).ino();
+    assert_eq!(fs::read(at.join("l2")).expect("l2"), b"x");
+    assert_eq!((inode("l2"), inode("l2")), (inode("l3"), inode("l4")), "one file, as it was");
+    let wrong = tar_of(|t| add(t, Link, "l", "hidden", 0o644, b""));
+    let refused = imported(&store, &[&first, &second, &wrong]);
+    assert!(refused.is_err_and(|e| e.to_string().contains("which no layer has")), "what is hidden is not there");
+}
+
+#[test]
+fn too_many_layers_are_refused_with_their_number() {
+    if !is_root() {
+        return;
+    }
+    let layers: Vec<Vec<u8>> =
+        (0..600).map(|n| tar_of(|t| add(t, Regular, &format!("f{n}"), "", 0o644, b"x"))).collect();
+    let folder = Folder::new("many");
+    let store = folder.store();
+    let of = |count: usize| layers[..count].iter().map(Vec::as_slice).collect::<Vec<_>>();
+    let refused = imported(&store, &of(600)).map(|_| ());
+    assert!(matches!(&refused, Err(Error::TooBig(text)) if text.contains("600") && text.contains("490")), "{refused:?}");
+    assert_eq!(imported(&store, &of(490)).expect("as many as possible").layers.len(), 490);
+}
+
+#[test]
+fn deep_folders_go_out() {
+    let folder = Folder::new("deep");
+    let mut at: std::os::fd::OwnedFd = fs::File::open(&folder.0).expect("folder").into();
+    const DEPTH: usize = 3000;
+    for _ in 0..DEPTH {
+        use std::os::fd::{AsRawFd, FromRawFd};
+        // SAFETY: open folders and constant names; the descriptor is owned at once.
+        at = unsafe {
+            assert_eq!(libc::mkdirat(at.as_raw_fd(), c"d".as_ptr(), 0o755), 0);
+            let fd = libc::openat(at.as_raw_fd(), c"d".as_ptr(), libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC);
+            std::os::fd::OwnedFd::from_raw_fd(fd)
+        };
+    }
+    fs::write(format!("/proc/self/fd/{}/f", std::os::fd::AsRawFd::as_raw_fd(&at)), "deep").expect("write");
+    let mut out = Vec::new();
+    berth_image::pack_difference(&folder.0, HashSet::new(), &mut out).expect("packed");
+    let mut archive = tar::Archive::new(Cursor::new(out));
+    let names: Vec<usize> =
+        archive.entries().expect("entries").map(|e| e.expect("entry").path_bytes().len()).collect();
+    assert_eq!((names.len(), names.last()), (DEPTH + 2, Some(&(2 * DEPTH + 1))));
+    berth_runtime::remove_tree(&folder.0).expect("removed");
+}
