@@ -175,7 +175,7 @@ async fn ready(State(api): State<Api>) -> Response {
         Ok(()) => "ready\n".into_response(),
         Err(error) => {
             tracing::error!(error = error.chain(), "not ready");
-            (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer\n").into_response()
+            (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", error.public())).into_response()
         }
     }
 }

@@ -231,6 +231,9 @@ impl Core {
     /// # Errors
     /// The database's own; [`Error::Timeout`].
     pub async fn ready(&self) -> Result<(), Error> {
+        if let Some(trouble) = self.inner.engine.trouble() {
+            return Err(Error::Timeout(format!("the network to be put back ({trouble})")));
+        }
         let mut last = self.inner.last_ready.lock().await;
         if last.is_some_and(|at| at.elapsed() < Duration::from_secs(1)) {
             return Ok(());

@@ -92,7 +92,11 @@ impl Core {
             }
         }
         let asked = group.front_ports(self.inner.settings.port_range);
-        let ports = self.inner.engine.set_front(&front_id(id)?, crate::containers::tenant_of(group.account), &asked, &to).await?;
+        let ports = self
+            .inner
+            .engine
+            .set_front(&front_id(id)?, crate::containers::tenant_of(group.account), &asked, &to)
+            .await?;
         if ports != group.ports {
             let ports = serde_json::to_string(&ports).map_err(|e| Error::Bug(e.to_string()))?;
             let change = berth_store::GroupChange { ports: Some(ports), ..Default::default() };

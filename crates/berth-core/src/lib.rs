@@ -63,7 +63,8 @@ pub use plans::{
 };
 pub use policies::{HealthCheck, HealthState, HealthStatus, HealthTest, RestartPolicy};
 pub use registries::{
-    Access, Blob, ImageReference, KnownLogin, Login, Progress, ProgressStatus, Progresses, Registry, RegistryError, Sent,
+    Access, Blob, ImageReference, KnownLogin, Login, Progress, ProgressStatus, Progresses, Registry, RegistryError,
+    Sent,
 };
 pub use runtimes::{Runtime, RuntimeKind};
 pub use services::{Applied, ContainerOrder, Difference, Group, GroupPort, GroupSpec, GroupState, Service};

@@ -95,7 +95,13 @@ impl Core {
     }
 
     /// Fetches code as the group's next version; what the same command has fetched already is not fetched again.
-    pub(crate) async fn package_fetch(&self, caller: &Caller, group: &Group, command: i64, address: &str) -> Result<i64, Error> {
+    pub(crate) async fn package_fetch(
+        &self,
+        caller: &Caller,
+        group: &Group,
+        command: i64,
+        address: &str,
+    ) -> Result<i64, Error> {
         if let Some(known) = self.packages_of(group.id).await?.into_iter().find(|p| p.command_id == command) {
             return Ok(known.version);
         }

@@ -785,7 +785,8 @@ impl Core {
             sent.insert(of, blob);
         }
         // One that the image names twice was sent once.
-        let layers: Vec<(Digest, u64)> = outgoing.layers.iter().filter_map(|layer| sent.get(&layer.digest).copied()).collect();
+        let layers: Vec<(Digest, u64)> =
+            outgoing.layers.iter().filter_map(|layer| sent.get(&layer.digest).copied()).collect();
         let file = self.work_file("config");
         std::fs::write(&file.0, &outgoing.config).map_err(|e| Error::Bug(format!("write a configuration: {e}")))?;
         self.inner.registry.push_blob(&reference, &outgoing.id, &file.0, &access, &|_| {}).await?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use berth_engine::{EngineError, LogOptions, LogReader, LogStream, Said, Session, Told};
 use berth_runtime::log::Stream;
-use berth_runtime::{AttachMessage, Asked, Attached, ExecReport, ExitStatus, MOST_INPUT, StartError, resize};
+use berth_runtime::{Asked, AttachMessage, Attached, ExecReport, ExitStatus, MOST_INPUT, StartError, resize};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, watch};
 
@@ -150,7 +150,9 @@ pub(crate) async fn of_exec(asked: Asked, what: &str, limit: std::time::Duration
     let exec = match tokio::time::timeout(limit, comes_up).await {
         Ok(Ok(exec)) => exec,
         Ok(Err(StartError::Failed(failure))) => return Err(start_error(failure)),
-        Ok(Err(StartError::Shim(source))) => return Err(EngineError::Failed(format!("hear from the process: {source}"))),
+        Ok(Err(StartError::Shim(source))) => {
+            return Err(EngineError::Failed(format!("hear from the process: {source}")));
+        }
         Err(_) => return Err(EngineError::Timeout(what.to_owned())),
     };
     let (said, output) = mpsc::channel(AHEAD);

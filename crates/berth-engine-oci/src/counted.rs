@@ -76,6 +76,17 @@ impl Counted {
         }
     }
 
+    /// What run `run` has counted so far stays, and its counters begin again at nothing.
+    pub(crate) fn cut(&self, folder: &Path, run: u64) {
+        let mut kept = self.kept();
+        if kept.sampled == run && kept.run < run {
+            kept.ended = plus(kept.ended, kept.sample);
+            kept.sample = Traffic::default();
+            kept.unsaved = false;
+            save(folder, &kept);
+        }
+    }
+
     /// Adds a run that has ended, once. `last` is what was read at its end, if it was.
     pub(crate) fn end(&self, folder: &Path, run: u64, last: Option<Traffic>) {
         let mut kept = self.kept();
@@ -108,7 +119,7 @@ impl Counted {
 
 fn save(folder: &Path, kept: &Kept) {
     if let Err(error) = write_json(&folder.join(FILE), kept) {
-        tracing::warn!(folder = %folder.display(), %error, "traffic could not be noted");
+        tracing::error!(folder = %folder.display(), %error, "traffic could not be noted");
     }
 }
 

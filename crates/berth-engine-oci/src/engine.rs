@@ -28,6 +28,7 @@ use crate::live::exec_spec;
 use crate::names::Names;
 use crate::output::Output;
 use crate::places::Places;
+use crate::rules::Rules;
 use crate::unit::{Fixed, RUN, Run, UNIT, Unit, read_json};
 
 /// How the engine is set up.
@@ -87,6 +88,7 @@ pub(crate) struct Inner {
     pub(crate) images: Images,
     pub(crate) zygote: Zygote,
     pub(crate) places: Mutex<Places>,
+    pub(crate) rules: Rules,
     units: Mutex<HashMap<UnitId, Arc<Unit>>>,
     pub(crate) changes: broadcast::Sender<UnitId>,
     pub(crate) starts: Semaphore,
@@ -216,6 +218,7 @@ impl OciEngine {
         let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let inner = Arc::new(Inner {
             network: instance.network(),
+            rules: Rules::new(instance.network()),
             places: Mutex::new(Places::new(instance.network(), options.ports_of_tenant)),
             instance,
             hierarchies,
@@ -275,19 +278,7 @@ impl OciEngine {
                 let _ = tokio::task::spawn_blocking(move || inner.sample_traffic()).await;
             }
         });
-        let inner = Arc::downgrade(&engine.inner);
-        tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(Duration::from_secs(30)).await;
-                let Some(inner) = inner.upgrade() else { return };
-                let _ = tokio::task::spawn_blocking(move || match inner.network.forward_accept() {
-                    Ok(true) => tracing::info!("rules in the host's FORWARD chain were missing and are in place again"),
-                    Ok(false) => {}
-                    Err(error) => tracing::warn!(%error, "the host's FORWARD chain could not be checked"),
-                })
-                .await;
-            }
-        });
+        crate::rules::look_after(&engine.inner)?;
         Ok(engine)
     }
 
@@ -354,7 +345,7 @@ impl OciEngine {
             }
         }
         let spreads = inner.take_over_fronts();
-        inner.network.ensure(&published, &spreads, &members).map_err(|e| EngineError::Failed(e.to_string()))?;
+        inner.rules.begin(&published, &spreads, &members).map_err(|e| EngineError::Failed(e.to_string()))?;
         // After the rules: the end of one takes its ports out of them.
         running.into_iter().try_for_each(|(unit, begun)| self.attend(&unit, begun))
     }
@@ -672,6 +663,10 @@ impl Engine for OciEngine {
                 .collect())
         })
         .await
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.inner.rules.trouble()
     }
 
     fn changes(&self) -> Changes {

@@ -92,7 +92,8 @@ impl Inner {
             self.places().undo(id, &change);
             return Err(error);
         }
-        let after = Front { tenant, ports: change.ports.clone(), to: to.to_vec(), spreads: self.spreads_of(&change.ports, to) };
+        let after =
+            Front { tenant, ports: change.ports.clone(), to: to.to_vec(), spreads: self.spreads_of(&change.ports, to) };
         let mut steps: Vec<(Option<Spread>, Spread)> = Vec::new();
         let same = |a: &Spread, b: &Spread| a.protocol == b.protocol && a.host_port == b.host_port;
         for old in &before.spreads {
@@ -107,10 +108,10 @@ impl Inner {
             }
         }
         for (done, (old, new)) in steps.iter().enumerate() {
-            if let Err(error) = self.network.spread(old.as_ref(), new) {
+            if let Err(error) = self.rules.spread(old.as_ref(), new) {
                 for (old, new) in steps[..done].iter().rev() {
                     let nowhere = Spread { to: Vec::new(), ..new.clone() };
-                    let _ = self.network.spread(Some(new), old.as_ref().unwrap_or(&nowhere));
+                    let _ = self.rules.spread(Some(new), old.as_ref().unwrap_or(&nowhere));
                 }
                 self.places().undo(id, &change);
                 return Err(EngineError::Failed(error.to_string()));
@@ -135,7 +136,7 @@ impl Inner {
             front.to.retain(|other| other != id);
             let spreads = self.spreads_of(&front.ports, &front.to);
             for (old, new) in front.spreads.iter().zip(&spreads) {
-                self.network.spread(Some(old), new).map_err(|e| EngineError::Failed(e.to_string()))?;
+                self.rules.spread(Some(old), new).map_err(|e| EngineError::Failed(e.to_string()))?;
             }
             front.spreads = spreads;
             if front.to.is_empty() {

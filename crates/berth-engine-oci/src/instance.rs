@@ -28,7 +28,9 @@ pub(crate) fn descriptors(needed: usize) -> Result<(), EngineError> {
     let Some((open, limit)) = berth_runtime::open_files() else { return Ok(()) };
     let reserve = (limit / 8).clamp(64, 4096);
     if open + needed as u64 + reserve > limit {
-        return Err(EngineError::NoRoom(format!("the server has {open} of {limit} files open, and keeps {reserve} back")));
+        return Err(EngineError::NoRoom(format!(
+            "the server has {open} of {limit} files open, and keeps {reserve} back"
+        )));
     }
     Ok(())
 }

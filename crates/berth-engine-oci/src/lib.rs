@@ -25,6 +25,7 @@ mod live;
 mod names;
 mod output;
 mod places;
+mod rules;
 mod unit;
 
 pub use engine::{OciEngine, Options};

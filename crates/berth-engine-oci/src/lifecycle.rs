@@ -120,7 +120,9 @@ impl Inner {
             && available < MEMORY_RESERVE
         {
             let (available, kept) = (available >> 20, MEMORY_RESERVE >> 20);
-            return Err(EngineError::NoRoom(format!("{available} MiB of memory are available, and {kept} are kept back")));
+            return Err(EngineError::NoRoom(format!(
+                "{available} MiB of memory are available, and {kept} are kept back"
+            )));
         }
         descriptors(8)?;
         self.places().serve(unit.id())?;
@@ -147,7 +149,10 @@ impl Inner {
                 let index = self.network.attach(&netns, &link_name, address).map_err(|error| match error.errno() {
                     Some(libc::EXFULL) => EngineError::NoRoom(format!(
                         "{} containers are on the bridge, as many as Linux lets it have",
-                        self.units().values().filter(|u| u.known().live.as_ref().is_some_and(|live| live.link.is_some())).count()
+                        self.units()
+                            .values()
+                            .filter(|u| u.known().live.as_ref().is_some_and(|live| live.link.is_some()))
+                            .count()
                     )),
                     _ => refused(error),
                 })?;
@@ -167,7 +172,7 @@ impl Inner {
         let member = unit.member(&run);
         unit.placed.store(true, Ordering::Relaxed);
         if let Some(member) = &member {
-            self.network.admit(std::slice::from_ref(member)).map_err(|e| EngineError::Failed(e.to_string()))?;
+            self.rules.admit(member).map_err(|e| EngineError::Failed(e.to_string()))?;
         }
         // Its first question may come before anybody hears that it runs.
         self.know_names(unit);
@@ -188,7 +193,7 @@ impl Inner {
             }
         };
         let shim = Process::load(&unit.folder.join(files::SHIM)).and_then(|process| process.open());
-        if let Err(error) = self.network.publish(&unit.published()) {
+        if let Err(error) = self.rules.publish(&unit.published()) {
             if let Some(init) = started.init.open() {
                 let _ = init.signal(libc::SIGKILL);
             }
@@ -219,7 +224,7 @@ impl Inner {
     /// A run that did not come about: what its shim may have left is removed. `code` is the exit code that is told of it.
     fn note_failure(&self, unit: &Unit, run: &Run, code: i32) {
         if let Some(member) = unit.member(run)
-            && let Err(error) = self.network.expel(&member)
+            && let Err(error) = self.rules.expel(&member)
         {
             tracing::warn!(container = %unit.id(), %error, "a place on the bridge could not be taken back");
         }
@@ -376,11 +381,11 @@ impl Inner {
         // What could not be taken back at its end is, before address and ports are somebody else's. Not otherwise: taking
         // away what is not there has the kernel undo a transaction, which takes it tens of milliseconds.
         if unit.placed.load(Ordering::Relaxed) {
-            let _ = self.network.unpublish(&unit.published());
+            let _ = self.rules.unpublish(&unit.published());
             if let Ok(Some(run)) = read_json::<Run>(&unit.folder.join(RUN))
                 && let Some(member) = unit.member(&run)
             {
-                let _ = self.network.expel(&member);
+                let _ = self.rules.expel(&member);
             }
         }
         fs::rename(&unit.folder, &aside).map_err(failed(format!("set the folder of {id} aside")))?;
@@ -478,13 +483,15 @@ impl Inner {
     fn note_end(&self, unit: &Unit, run: &Run) {
         let id = unit.id();
         let mut placed = false;
-        if let Err(error) = self.network.unpublish(&unit.published()) {
+        if let Err(error) = self.rules.unpublish(&unit.published()) {
             placed = true;
             tracing::error!(container = %id, %error, "ports of an ended container are still published");
         }
         let live = unit.known().live.clone();
-        if let Some(member) = unit.member(run)
-            && let Err(error) = self.network.expel(&member)
+        // Its link may have been made anew since it began.
+        let now = read_json::<Run>(&unit.folder.join(RUN)).ok().flatten().filter(|now| now.number == run.number);
+        if let Some(member) = unit.member(now.as_ref().unwrap_or(run))
+            && let Err(error) = self.rules.expel(&member)
         {
             placed = true;
             tracing::warn!(container = %id, %error, "a place on the bridge could not be taken back");

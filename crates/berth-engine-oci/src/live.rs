@@ -86,13 +86,13 @@ impl Inner {
         let member = berth_net::Member { link: link.clone(), address, tenant: 0 };
         let asked = (|| {
             self.network.attach(&netns, &link, address).map_err(|e| said(&e))?;
-            self.network.admit(std::slice::from_ref(&member)).map_err(|e| said(&e))?;
+            self.rules.admit(&member).map_err(|e| said(&e))?;
             self.names.add(0, &["berth".into()], address);
             let asked = berth_net::in_netns(&netns, || crate::names::ask(subnet.gateway, "berth"));
             asked.map_err(|e| said(&e))?.map_err(|e| said(&e))
         })();
         self.names.remove(0, &["berth".into()], address);
-        let _ = self.network.expel(&member);
+        let _ = self.rules.expel(&member);
         self.places().give_back_address(address);
         asked
     }
@@ -148,21 +148,21 @@ impl Inner {
         let (added, removed) = (unit.published_as(&change.added), unit.published_as(&change.removed));
         if runs {
             // A port of the host may lead elsewhere from now on: it is taken back first.
-            let changed = self.network.unpublish(&removed).and_then(|()| self.network.publish(&added));
+            let changed = self.rules.unpublish(&removed).and_then(|()| self.rules.publish(&added));
             if let Err(error) = changed {
-                let _ = self.network.publish(&removed);
+                let _ = self.rules.publish(&removed);
                 return Err(undo(error.to_string()));
             }
         }
         let placement = fixed.placement.clone();
         if let Err(error) = unit.refix(fixed) {
-            let _ = self.network.unpublish(&added);
-            let _ = self.network.publish(&removed);
+            let _ = self.rules.unpublish(&added);
+            let _ = self.rules.publish(&removed);
             return Err(undo(format!("note the ports of {}: {error}", unit.id())));
         }
         if runs && unit.known().live.is_none() {
             // It has ended meanwhile, perhaps before these were published.
-            let _ = self.network.unpublish(&added);
+            let _ = self.rules.unpublish(&added);
         }
         self.places().settle(unit.id(), &change);
         Ok(placement)

@@ -341,8 +341,7 @@ pub(crate) async fn serve(names: &Arc<Names>, subnet: Subnet, fallback: &[String
             let (udp, others) = (udp.clone(), others.clone());
             tokio::spawn(async move {
                 let answer = ask_others(&asked, &servers(&others)).await;
-                let answer =
-                    answer.map_or_else(|| refusal(&query, SERVER_FAILURE), |answer| with_id(answer, &query));
+                let answer = answer.map_or_else(|| refusal(&query, SERVER_FAILURE), |answer| with_id(answer, &query));
                 let _ = udp.send_to(&answer, from).await;
                 drop(place);
             });

@@ -91,7 +91,9 @@ impl Places {
         let has: usize = self.ports.iter().filter(of_tenant).map(|(_, ports)| ports.len()).sum();
         if has + more > self.most_of_tenant {
             let most = self.most_of_tenant;
-            return Err(EngineError::NoRoom(format!("the account has {has} of {most} host ports, and {more} more were asked for")));
+            return Err(EngineError::NoRoom(format!(
+                "the account has {has} of {most} host ports, and {more} more were asked for"
+            )));
         }
         Ok(())
     }

@@ -176,6 +176,11 @@ pub trait Engine: Send + Sync {
     /// The container's output.
     async fn logs(&self, id: &UnitId, options: &LogOptions) -> Result<Box<dyn LogReader>, EngineError>;
 
+    /// Why containers can't reach anybody, or be reached, at this moment, if that is so.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
     /// Nudges to observe again.
     fn changes(&self) -> Changes;
 }

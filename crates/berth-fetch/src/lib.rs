@@ -89,7 +89,8 @@ impl Guard {
         let [a, b, c, _] = address.octets();
         // Metadata services outside link-local: Alibaba, Oracle, Azure's wire server.
         let metadata = [[100, 100, 100, 200], [192, 0, 0, 192], [168, 63, 129, 16]].contains(&address.octets());
-        let nobodys = address.is_link_local() || address.is_multicast() || address.is_unspecified() || a >= 240 || a == 0;
+        let nobodys =
+            address.is_link_local() || address.is_multicast() || address.is_unspecified() || a >= 240 || a == 0;
         if metadata || nobodys || self.is_never(address) {
             Reach::Never
         } else if address.is_loopback()
@@ -340,7 +341,8 @@ mod tests {
 
     #[test]
     fn literal_addresses_in_urls_are_judged_too() {
-        let judged = |text: &str, private| Guard::default().check_host(&reqwest::Url::parse(text).expect(text), private).is_ok();
+        let judged =
+            |text: &str, private| Guard::default().check_host(&reqwest::Url::parse(text).expect(text), private).is_ok();
         // URL parsing itself turns odd spellings of IPv4 into the plain one.
         for never in [
             "http://169.254.169.254/",

@@ -269,7 +269,14 @@ impl HttpRegistry {
     /// With these settings. Nothing is connected to yet.
     pub fn new(settings: RegistriesSettings, guard: Guard) -> Self {
         let resolver = TokioResolver::builder_tokio().ok().and_then(|b| b.build().ok()).map(Arc::new);
-        Self { settings, guard, resolver, clients: Mutex::default(), tokens: Mutex::default(), resting: Mutex::default() }
+        Self {
+            settings,
+            guard,
+            resolver,
+            clients: Mutex::default(),
+            tokens: Mutex::default(),
+            resting: Mutex::default(),
+        }
     }
 
     fn stall(&self) -> Duration {
@@ -882,7 +889,9 @@ impl Registry for Registries {
                         return Ok(true);
                     }
                     Ok(answer) if !in_one || anew + 1 >= ATTEMPTS => break answer,
-                    Err(error) if anew + 1 >= ATTEMPTS || matches!(error, RegistryError::Denied(_)) => return Err(error),
+                    Err(error) if anew + 1 >= ATTEMPTS || matches!(error, RegistryError::Denied(_)) => {
+                        return Err(error);
+                    }
                     _ => {}
                 }
                 anew += 1;

@@ -171,7 +171,9 @@ pub fn import_archive(store: &Store, input: impl Read, mut budget: Budget) -> Re
         }
         let images = found.iter().map(|d| contents.oci_image(d, &mut budget)).collect::<Result<Vec<_>, _>>()?;
         if images.is_empty() {
-            return Err(trouble.unwrap_or_else(|| bad(format!("the archive has no image for linux/{}", architecture()))));
+            return Err(
+                trouble.unwrap_or_else(|| bad(format!("the archive has no image for linux/{}", architecture())))
+            );
         }
         return Ok(images);
     }
@@ -354,7 +356,8 @@ impl Contents<'_> {
         if depth > 4 || found.len() >= MOST_IMAGES {
             return Err(Error::TooBig(format!("indexes are nested too deep, or name more than {MOST_IMAGES} images")));
         }
-        let is_other = descriptor.artifact_type.is_some() || descriptor.annotations.contains_key("vnd.docker.reference.type");
+        let is_other =
+            descriptor.artifact_type.is_some() || descriptor.annotations.contains_key("vnd.docker.reference.type");
         if is_other || rank(descriptor).is_none() {
             return Ok(());
         }
@@ -368,14 +371,18 @@ impl Contents<'_> {
                 Ok(manifest) if manifest.is_image() => found.push(descriptor.clone()),
                 Ok(_) => {}
                 Err(error) => {
-                    trouble.get_or_insert_with(|| bad(format!("manifest {} is not readable: {error}", descriptor.digest)));
+                    trouble
+                        .get_or_insert_with(|| bad(format!("manifest {} is not readable: {error}", descriptor.digest)));
                 }
             }
             return Ok(());
         };
         let all = index.descriptors();
         if all.len() > MOST_ENTRIES {
-            return Err(Error::TooBig(format!("an index has {} entries, at most {MOST_ENTRIES} are possible", all.len())));
+            return Err(Error::TooBig(format!(
+                "an index has {} entries, at most {MOST_ENTRIES} are possible",
+                all.len()
+            )));
         }
         // Of those that say what they are for, the first of the best; the others may be for this machine, too.
         let ranks = all.iter().filter(|d| d.platform.is_some()).filter_map(rank);

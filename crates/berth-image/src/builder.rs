@@ -1,7 +1,7 @@
 //! Builds one layer's tree. Every path is resolved by openat2 inside the tree, so that no name and no link of an archive
 //! reaches anything else.
 
-use std::collections::{BTreeMap, HashSet, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::{CString, OsStr};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};

@@ -26,13 +26,13 @@ pub use berth_runtime::remove_tree;
 pub use builder::{Budget, LayerBuilder};
 pub use code::{LayerFile, layer_of_files, unpack_code, unpack_zip};
 pub use config::{Config, Health, ImageConfig, architecture};
-pub use platform::rank_of_variant;
 pub use digest::Digest;
 pub use error::Error;
 pub use export::{
-    Commit, NamedImage, Outgoing, OutgoingLayer, commit, copy_folder, finish_copy, import_config, import_layer, prepare_commit,
-    write_archive,
+    Commit, NamedImage, Outgoing, OutgoingLayer, commit, copy_folder, finish_copy, import_config, import_layer,
+    prepare_commit, write_archive,
 };
 pub use pack::{Stat, clear_folder, disk_percent, disk_usage, open_file, pack_difference, pack_path, stat};
+pub use platform::rank_of_variant;
 pub use store::{Layer, Pin, Store};
 pub use unpack::{Keep, unpack_within};

@@ -235,13 +235,7 @@ pub(crate) fn is_opaque(fd: &OwnedFd) -> bool {
 impl<'a> Packer<'a> {
     /// Of a tree as it is seen.
     pub(crate) fn new(out: &'a mut dyn Write) -> Self {
-        Self {
-            out,
-            links: HashMap::new(),
-            overlay: false,
-            without: HashSet::new(),
-            buffer: vec![0; 256 * 1024],
-        }
+        Self { out, links: HashMap::new(), overlay: false, without: HashSet::new(), buffer: vec![0; 256 * 1024] }
     }
 
     /// Of an overlay's upper folder, as a layer; `without` are paths in it that no program of the container made.
@@ -265,7 +259,9 @@ impl<'a> Packer<'a> {
             let device = level.device;
             if !open_again(&mut levels, &inner)? {
                 // It was moved away meanwhile, with what is left of it.
-                levels.last_mut().map(|level| level.names = Vec::new().into_iter());
+                if let Some(level) = levels.last_mut() {
+                    level.names = Vec::new().into_iter();
+                }
                 continue;
             }
             let Some(folder) = levels.last().and_then(|level| level.fd.as_ref()) else { continue };
@@ -300,13 +296,7 @@ impl<'a> Packer<'a> {
     }
 
     /// `inner` is the path below the tree's root; `parent` the device of the folder it is in. A folder is to be walked through.
-    fn entry(
-        &mut self,
-        fd: &OwnedFd,
-        name: &Path,
-        inner: &Path,
-        parent: Option<u64>,
-    ) -> io::Result<Option<Level>> {
+    fn entry(&mut self, fd: &OwnedFd, name: &Path, inner: &Path, parent: Option<u64>) -> io::Result<Option<Level>> {
         if self.without.contains(inner) {
             return Ok(None);
         }
@@ -438,7 +428,8 @@ fn open_again(levels: &mut [Level], inner: &Path) -> io::Result<bool> {
     }
     let Some(open) = levels.iter().rposition(|level| level.fd.is_some()) else { return Ok(false) };
     let names: Vec<&OsStr> = inner.iter().collect();
-    let mut current = levels[open].fd.as_ref().map_or_else(|| Err(io::ErrorKind::NotFound.into()), OwnedFd::try_clone)?;
+    let mut current =
+        levels[open].fd.as_ref().map_or_else(|| Err(io::ErrorKind::NotFound.into()), OwnedFd::try_clone)?;
     for level in open + 1..=last {
         let Ok(found) = open_path(current.as_fd(), names[level - 1]) else { return Ok(false) };
         let Ok(folder) = reopen(&found, true) else { return Ok(false) };

@@ -38,10 +38,12 @@ fn level(architecture: &str, variant: &str) -> Option<u32> {
 #[cfg(target_arch = "x86_64")]
 fn level_of_cpu() -> u32 {
     use std::arch::is_x86_feature_detected as has;
-    let second = has!("sse3") && has!("ssse3") && has!("sse4.1") && has!("sse4.2") && has!("popcnt") && has!("cmpxchg16b");
+    let second =
+        has!("sse3") && has!("ssse3") && has!("sse4.1") && has!("sse4.2") && has!("popcnt") && has!("cmpxchg16b");
     let third = second && has!("avx") && has!("avx2") && has!("bmi1") && has!("bmi2") && has!("f16c") && has!("fma");
     let third = third && has!("lzcnt") && has!("movbe");
-    let fourth = third && has!("avx512f") && has!("avx512bw") && has!("avx512cd") && has!("avx512dq") && has!("avx512vl");
+    let fourth =
+        third && has!("avx512f") && has!("avx512bw") && has!("avx512cd") && has!("avx512dq") && has!("avx512vl");
     match (second, third, fourth) {
         (_, _, true) => 40,
         (_, true, _) => 30,

@@ -638,7 +638,8 @@ fn code_comes_as_tar_or_war_within_the_same_bounds_as_a_zip() {
 
 /// An image's layers, imported with what lies beside it.
 fn imported(store: &Store, layers: &[&[u8]]) -> Result<berth_image::Imported, Error> {
-    import_archive(store, Cursor::new(docker_old(layers, &config_for(layers))), Budget::default()).map(|mut all| all.remove(0))
+    import_archive(store, Cursor::new(docker_old(layers, &config_for(layers))), Budget::default())
+        .map(|mut all| all.remove(0))
 }
 
 #[test]
@@ -663,7 +664,8 @@ fn what_lies_beside_an_image_is_ignored() {
     })
     .to_string()
     .into_bytes();
-    let strange = serde_json::json!({"schemaVersion": 2, "mediaType": "application/x", "blobs": []}).to_string().into_bytes();
+    let strange =
+        serde_json::json!({"schemaVersion": 2, "mediaType": "application/x", "blobs": []}).to_string().into_bytes();
     let entry = |bytes: &[u8]| serde_json::json!({"digest": Digest::of(bytes).to_string()});
     let index = serde_json::json!({"manifests": [
         {"digest": "sha512:00"},
@@ -773,27 +775,38 @@ fn archives_come_in_every_compression() {
         let frame = [0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4];
         [&frame[..], &zstd::encode_all(bytes, 3).expect("zstd")].concat()
     };
-    let kinds: [(&str, &dyn Fn(&[u8]) -> Vec<u8>); 4] =
-        [("xz", &xz), ("bzip2", &bzip2), ("skippable", &skippable), ("gzip", &gzip)];
+    type Compress<'a> = &'a dyn Fn(&[u8]) -> Vec<u8>;
+    let kinds: [(&str, Compress<'_>); 4] = [("xz", &xz), ("bzip2", &bzip2), ("skippable", &skippable), ("gzip", &gzip)];
     for (name, compress) in kinds {
         let folder = Folder::new(&format!("compressed-{name}"));
         let store = folder.store();
         let digest = Digest::of(&layer);
         let compressed = compress(&layer);
         let whole = compress(&docker_old(&[&layer], &config_for(&[&layer])));
-        let images = import_archive(&store, Cursor::new(whole), Budget::default()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let images =
+            import_archive(&store, Cursor::new(whole), Budget::default()).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(images[0].layers, [digest], "{name}: the archive");
         let inner = docker_old(&[&compressed], &config_for(&[&layer]));
-        let images = import_archive(&store, Cursor::new(inner), Budget::default()).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let images =
+            import_archive(&store, Cursor::new(inner), Budget::default()).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(images[0].layers, [digest], "{name}: a layer");
-        let rootfs = import_rootfs(&store, Cursor::new(&compressed), Config::default(), Budget::default()).expect("rootfs");
+        let rootfs =
+            import_rootfs(&store, Cursor::new(&compressed), Config::default(), Budget::default()).expect("rootfs");
         assert_eq!(rootfs.layers, [digest], "{name}: a root file system");
-        let cut = import_rootfs(&store, Cursor::new(&compressed[..compressed.len() / 2]), Config::default(), Budget::default());
+        let cut = import_rootfs(
+            &store,
+            Cursor::new(&compressed[..compressed.len() / 2]),
+            Config::default(),
+            Budget::default(),
+        );
         assert!(cut.is_err_and(|e| e.is_clients()), "{name}: cut short");
         // A bomb is stopped by the budget.
         let zeros = compress(&tar_of(|t| add(t, Regular, "zeros", "", 0o644, &vec![0; 4 << 20])));
         let budget = Budget { bytes: 1 << 20, entries: 10 };
-        assert!(matches!(import_rootfs(&store, Cursor::new(zeros), Config::default(), budget), Err(Error::TooBig(_))), "{name}");
+        assert!(
+            matches!(import_rootfs(&store, Cursor::new(zeros), Config::default(), budget), Err(Error::TooBig(_))),
+            "{name}"
+        );
     }
 }
 
@@ -843,7 +856,10 @@ fn too_many_layers_are_refused_with_their_number() {
     let store = folder.store();
     let of = |count: usize| layers[..count].iter().map(Vec::as_slice).collect::<Vec<_>>();
     let refused = imported(&store, &of(600)).map(|_| ());
-    assert!(matches!(&refused, Err(Error::TooBig(text)) if text.contains("600") && text.contains("490")), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(Error::TooBig(text)) if text.contains("600") && text.contains("490")),
+        "{refused:?}"
+    );
     assert_eq!(imported(&store, &of(490)).expect("as many as possible").layers.len(), 490);
 }
 
@@ -865,8 +881,7 @@ fn deep_folders_go_out() {
     let mut out = Vec::new();
     berth_image::pack_difference(&folder.0, HashSet::new(), &mut out).expect("packed");
     let mut archive = tar::Archive::new(Cursor::new(out));
-    let names: Vec<usize> =
-        archive.entries().expect("entries").map(|e| e.expect("entry").path_bytes().len()).collect();
+    let names: Vec<usize> = archive.entries().expect("entries").map(|e| e.expect("entry").path_bytes().len()).collect();
     assert_eq!((names.len(), names.last()), (DEPTH + 2, Some(&(2 * DEPTH + 1))));
     berth_runtime::remove_tree(&folder.0).expect("removed");
 }

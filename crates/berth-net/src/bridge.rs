@@ -96,6 +96,14 @@ impl Network {
     /// # Errors
     /// The step that the kernel refused.
     pub fn ensure(&self, ports: &[Published], spreads: &[Spread], members: &[Member]) -> Result<(), Error> {
+        let through_ip = self.ensure_links()?;
+        nft::bridge_table_replace(&self.table, &self.links, !through_ip, members)?;
+        nft::table_replace(&self.table, &self.bridge, self.subnet, ports, spreads, members)?;
+        self.forward_accept().map(|_| ())
+    }
+
+    /// Bridge, address and settings; whether frames between ports pass the rules for IP.
+    fn ensure_links(&self) -> Result<bool, Error> {
         let mut socket = Socket::route()?;
         link::bridge_create(&mut socket, &self.bridge, mac_of(self.subnet.gateway))?;
         let index = link::link_index(&self.bridge).ok_or(Error::Answer("the bridge has no index"))?;
@@ -109,9 +117,119 @@ impl Network {
         if through_ip {
             link::bridge_through_ip(&mut socket, &self.bridge, index)?;
         }
+        Ok(through_ip)
+    }
+
+    /// Puts back all that [`ensure`](Self::ensure) makes, the rules first, and the workloads' links into the bridge.
+    ///
+    /// # Errors
+    /// The step that the kernel refused.
+    pub fn restore(&self, ports: &[Published], spreads: &[Spread], members: &[Member]) -> Result<(), Error> {
+        let through_ip = std::path::Path::new("/proc/sys/net/bridge").exists();
         nft::bridge_table_replace(&self.table, &self.links, !through_ip, members)?;
         nft::table_replace(&self.table, &self.bridge, self.subnet, ports, spreads, members)?;
-        self.forward_accept().map(|_| ())
+        self.ensure_links()?;
+        self.forward_accept()?;
+        let mut socket = Socket::route()?;
+        let bridge = link::link_index(&self.bridge).ok_or(Error::Answer("the bridge has no index"))?;
+        let links = link::links()?;
+        for member in members {
+            let Some(found) = links.iter().find(|l| l.name == member.link) else { continue };
+            if found.master != bridge || !found.up {
+                link::put_on_bridge(&mut socket, &member.link, found.index, bridge, mac_of(member.address))?;
+            }
+            link::neighbour(&mut socket, bridge, member.address, mac_of(member.address))?;
+        }
+        // An address that was there all the time makes no route.
+        link::connected_route(&mut socket, bridge, self.subnet.network(), self.subnet.prefix, self.subnet.gateway)
+    }
+
+    /// Has nothing pass the bridge until [`restore`](Self::restore).
+    ///
+    /// # Errors
+    /// What the kernel said.
+    pub fn shut(&self) -> Result<(), Error> {
+        let Some(index) = link::link_index(&self.bridge) else { return Ok(()) };
+        link::link_down(&mut Socket::route()?, &self.bridge, index)
+    }
+
+    /// Whether both tables are there.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn is_whole(&self) -> Result<bool, Error> {
+        Ok(nft::table_exists(&self.table)? && nft::bridge_table_exists(&self.table)?)
+    }
+
+    /// What is not as [`ensure`](Self::ensure) made it, in words. `ports` are compared if they are given; `rules` is how many there
+    /// were at the first look.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn damage(
+        &self,
+        members: &[Member],
+        ports: Option<&[Published]>,
+        rules: &mut Option<usize>,
+    ) -> Result<Vec<String>, Error> {
+        let mut all = Vec::new();
+        if !self.is_whole()? {
+            all.push("the tables of rules".to_owned());
+            return Ok(all);
+        }
+        let found = nft::rules_of(&self.table)?;
+        if *rules.get_or_insert(found) != found {
+            *rules = None;
+            all.push("rules".to_owned());
+        }
+        if let Some(ports) = ports {
+            let found: std::collections::HashSet<Published> = nft::published(&self.table)?.into_iter().collect();
+            if ports.iter().any(|port| !found.contains(port)) {
+                all.push("published ports".to_owned());
+            }
+            if nft::places(&self.table)? < members.len() {
+                all.push("workloads' places".to_owned());
+            }
+        }
+        let links = link::links()?;
+        let Some(bridge) = links.iter().find(|l| l.name == self.bridge) else {
+            all.push(format!("bridge {}", self.bridge));
+            return Ok(all);
+        };
+        if !bridge.up {
+            all.push(format!("bridge {} is down", self.bridge));
+        }
+        let mut socket = Socket::route()?;
+        if !link::addresses(&mut socket, bridge.index)?.contains(&self.subnet.gateway) {
+            all.push(format!("address {}", self.subnet.gateway));
+        }
+        if !link::routes(&mut socket)?.contains(&(self.subnet.network(), self.subnet.prefix)) {
+            all.push(format!("route to {}/{}", self.subnet.network(), self.subnet.prefix));
+        }
+        for member in members {
+            match links.iter().find(|l| l.name == member.link) {
+                Some(found) if found.master == bridge.index && found.up => {}
+                Some(_) => all.push(format!("link {} is not in use", member.link)),
+                None => all.push(format!("link {}", member.link)),
+            }
+        }
+        for (key, value) in
+            [("net/ipv4/ip_forward".to_owned(), "1"), (format!("net/ipv4/conf/{}/route_localnet", self.bridge), "1")]
+        {
+            let is = std::fs::read_to_string(format!("/proc/sys/{key}")).unwrap_or_default();
+            if is.trim() != value {
+                all.push(format!("{key} is {:?}", is.trim()));
+            }
+        }
+        Ok(all)
+    }
+
+    /// The names of all links of the host.
+    ///
+    /// # Errors
+    /// What the kernel answered.
+    pub fn link_names() -> Result<Vec<String>, Error> {
+        link::link_names()
     }
 
     /// Repeats the part of [`ensure`](Self::ensure) that other programs undo (a restarted Docker rewrites `FORWARD`).

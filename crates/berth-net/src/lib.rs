@@ -13,9 +13,11 @@ mod netlink;
 mod netns;
 mod nft;
 mod tc;
+mod watch;
 
 pub use bridge::{Network, Rates, Subnet};
 pub use link::{LinkStats, link_index, link_names, link_stats};
 pub use netlink::Error;
 pub use netns::{Netns, in_netns};
 pub use nft::{Member, Protocol, Published, Spread};
+pub use watch::Watch;

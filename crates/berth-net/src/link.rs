@@ -13,6 +13,7 @@ const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
+const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_GETROUTE: u16 = 26;
 const RTM_NEWSTATS: u16 = 92;
@@ -87,6 +88,52 @@ pub fn link_names() -> Result<Vec<String>, Error> {
         }
     })?;
     Ok(names)
+}
+
+/// A link of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) name: String,
+    pub(crate) index: u32,
+    /// Index of the bridge that it is in; 0 for none.
+    pub(crate) master: u32,
+    pub(crate) up: bool,
+}
+
+/// All links in the caller's network namespace.
+pub(crate) fn links() -> Result<Vec<Link>, Error> {
+    let mut all = Vec::new();
+    let number = |bytes: &[u8]| bytes.get(..4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_ne_bytes);
+    Socket::route()?.dump(Message::new("list links", RTM_GETLINK, NLM_F_DUMP, &ifinfomsg(0, 0, 0)), |kind, body| {
+        if kind == RTM_NEWLINK
+            && body.len() > 16
+            && let Some(name) = attribute(&body[16..], IFLA_IFNAME)
+        {
+            all.push(Link {
+                name: String::from_utf8_lossy(name).trim_end_matches('\0').to_owned(),
+                index: number(&body[4..]),
+                master: attribute(&body[16..], IFLA_MASTER).map_or(0, number),
+                up: number(&body[8..]) & IFF_UP != 0,
+            });
+        }
+    })?;
+    Ok(all)
+}
+
+/// The IPv4 addresses of a link.
+pub(crate) fn addresses(socket: &mut Socket, index: u32) -> Result<Vec<Ipv4Addr>, Error> {
+    let mut all = Vec::new();
+    let header = [libc::AF_INET as u8, 0, 0, 0, 0, 0, 0, 0];
+    socket.dump(Message::new("list addresses", RTM_GETADDR, NLM_F_DUMP, &header), |kind, body| {
+        if kind == RTM_NEWADDR
+            && body.len() >= 8
+            && body[4..8] == index.to_ne_bytes()
+            && let Some(local) = attribute(&body[8..], 2).and_then(|b| <[u8; 4]>::try_from(b).ok())
+        {
+            all.push(Ipv4Addr::from(local));
+        }
+    })?;
+    Ok(all)
 }
 
 /// Counters of every link, by index. One dump, about a microsecond a link.
@@ -169,6 +216,25 @@ pub(crate) fn link_settled(socket: &mut Socket, name: &str, index: u32) -> Resul
     }
 }
 
+pub(crate) fn link_down(socket: &mut Socket, name: &str, index: u32) -> Result<(), Error> {
+    socket.send(vec![Message::new(format!("set {name} down"), RTM_NEWLINK, NLM_F_ACK, &ifinfomsg(index, 0, IFF_UP))])
+}
+
+/// Puts a link into a bridge again, up, as it was made.
+pub(crate) fn put_on_bridge(
+    socket: &mut Socket,
+    name: &str,
+    index: u32,
+    bridge: u32,
+    mac: [u8; 6],
+) -> Result<(), Error> {
+    socket.send(vec![
+        Message::new(format!("put {name} on the bridge"), RTM_NEWLINK, NLM_F_ACK, &ifinfomsg(index, IFF_UP, IFF_UP))
+            .u32(IFLA_MASTER, bridge),
+    ])?;
+    bridge_port(socket, name, index, mac)
+}
+
 pub(crate) fn link_delete(socket: &mut Socket, name: &str, index: u32) -> Result<(), Error> {
     socket.send(vec![Message::new(format!("delete link {name}"), RTM_DELLINK, NLM_F_ACK, &ifinfomsg(index, 0, 0))])
 }
@@ -202,6 +268,12 @@ pub(crate) fn veth_create(
     });
     socket.send(vec![create])?;
     let index = link_index(host).ok_or(Error::Answer("a link that was just made has no index"))?;
+    bridge_port(socket, host, index, mac)?;
+    Ok(index)
+}
+
+/// How a port of the bridge is, whose other side has that address.
+fn bridge_port(socket: &mut Socket, host: &str, index: u32, mac: [u8; 6]) -> Result<(), Error> {
     // Hairpin: a container must reach a port that it publishes itself.
     socket.send(vec![
         Message::new(format!("set hairpin on {host}"), RTM_NEWLINK, NLM_F_ACK, &ifinfomsg(index, 0, 0)).nest(
@@ -221,8 +293,7 @@ pub(crate) fn veth_create(
             header
         })
         .bytes(NDA_LLADDR, &mac),
-    ])?;
-    Ok(index)
+    ])
 }
 
 /// Tells the host where an address on a link is, until it finds out otherwise.
@@ -256,6 +327,29 @@ pub(crate) fn address_add(socket: &mut Socket, index: u32, address: Ipv4Addr, pr
         .bytes(1, &address.octets())
         .bytes(2, &address.octets())
         .bytes(4, &broadcast.to_be_bytes()),
+    ])
+}
+
+/// The route to a subnet by the link that has an address in it, as the kernel makes it with the address.
+pub(crate) fn connected_route(
+    socket: &mut Socket,
+    index: u32,
+    network: Ipv4Addr,
+    prefix: u8,
+    source: Ipv4Addr,
+) -> Result<(), Error> {
+    const RT_TABLE_MAIN: u8 = 254;
+    const RTPROT_KERNEL: u8 = 2;
+    const RT_SCOPE_LINK: u8 = 253;
+    const RTN_UNICAST: u8 = 1;
+    let header =
+        [libc::AF_INET as u8, prefix, 0, 0, RT_TABLE_MAIN, RTPROT_KERNEL, RT_SCOPE_LINK, RTN_UNICAST, 0, 0, 0, 0];
+    let what = format!("route to {network}/{prefix}");
+    socket.send(vec![
+        Message::new(what, RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, &header)
+            .bytes(1, &network.octets())
+            .u32(4, index)
+            .bytes(7, &source.octets()),
     ])
 }
 

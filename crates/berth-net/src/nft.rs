@@ -687,6 +687,28 @@ fn exists(family: u8, table: &str) -> Result<bool, Error> {
     Ok(found)
 }
 
+/// How many rules both tables of that name have.
+pub(crate) fn rules_of(table: &str) -> Result<usize, Error> {
+    let mut count = 0;
+    for family in [IP, BRIDGE] {
+        dump(message_in(family, "list rules", GETRULE, NLM_F_DUMP).text(1, table), |_, body| {
+            let name = body.get(4..).and_then(|b| attribute(b, 1)).unwrap_or_default();
+            count += usize::from(name.strip_suffix(&[0]) == Some(table.as_bytes()));
+        })?;
+    }
+    Ok(count)
+}
+
+/// How many workloads take part, by the table of the bridge.
+pub(crate) fn places(table: &str) -> Result<usize, Error> {
+    let mut count = 0;
+    dump(message_in(BRIDGE, "list places", GETSETELEM, NLM_F_DUMP).text(1, table).text(2, "places"), |_, body| {
+        let elements = body.get(4..).and_then(|b| attribute(b, 3)).unwrap_or_default();
+        count += attributes(elements).count();
+    })?;
+    Ok(count)
+}
+
 /// Whether another table whose name begins as this one's up to the first `-` has the port.
 pub(crate) fn taken_elsewhere(own: &str, port: &Published) -> Result<bool, Error> {
     const GETTABLE: u16 = 1;

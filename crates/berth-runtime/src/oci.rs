@@ -246,9 +246,12 @@ impl<'a> Other<'a> {
     /// Whether one of the server's own files can be mounted: in the container's root, or in the folder of the host that the client
     /// has mounted above it.
     fn has_place(&self, root: std::os::fd::BorrowedFd<'_>, mount: &Mount) -> bool {
-        let above = self.bundle.mounts.iter().rev().find(|other| {
-            !other.optional && other.at != mount.at && mount.at.starts_with(&other.at)
-        });
+        let above = self
+            .bundle
+            .mounts
+            .iter()
+            .rev()
+            .find(|other| !other.optional && other.at != mount.at && mount.at.starts_with(&other.at));
         match above.map(|other| (&other.kind, mount.at.strip_prefix(&other.at))) {
             None => mounts::place_for_file(root, &mount.at),
             Some((MountKind::Bind { from }, Ok(rest))) => {
@@ -267,7 +270,11 @@ impl<'a> Other<'a> {
         let mut all = vec![
             mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
             mount("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
-            mount("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5", &most]),
+            mount(
+                "/dev/pts",
+                "devpts",
+                &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5", &most],
+            ),
             mount("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", &shm]),
             mount("/dev/mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
             mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),

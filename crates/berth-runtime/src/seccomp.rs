@@ -77,8 +77,7 @@ enum Verdict {
 
 /// Address families that sockets may be of, first and last. Left out are those that reach past the network namespace (VSOCK),
 /// into the kernel's cryptography (ALG), and the long-unused ones.
-const FAMILIES: &[(u32, u32)] =
-    &[(0, 11), (13, 18), (21, 22), (24, 24), (26, 33), (35, 36), (39, 39), (41, 45)];
+const FAMILIES: &[(u32, u32)] = &[(0, 11), (13, 18), (21, 22), (24, 24), (26, 33), (35, 36), (39, 39), (41, 45)];
 /// Personas that a process may take.
 const PERSONAS: &[u32] = &[0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 /// CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET.
@@ -360,7 +359,9 @@ mod tests {
             let call = CALLS.iter().find(|call| call.name == name).expect("a call");
             verdict(DEFAULT_CAPABILITIES, ARCH, call.number().expect("a number"), argument)
         };
-        for name in ["kcmp", "mbind", "set_mempolicy", "get_mempolicy", "keyctl", "io_uring_setup", "mount", "setns", "bpf"] {
+        for name in
+            ["kcmp", "mbind", "set_mempolicy", "get_mempolicy", "keyctl", "io_uring_setup", "mount", "setns", "bpf"]
+        {
             assert_eq!(default(name, 0), EPERM, "{name}");
         }
         for name in ["ptrace", "statmount", "mseal", "chroot", "clock_adjtime"] {

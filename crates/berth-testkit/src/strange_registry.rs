@@ -228,7 +228,14 @@ impl StrangeRegistry {
     }
 
     /// Puts an image there whose configuration has these layers, and whose manifest has those blobs; its manifest's digest.
-    pub fn image(&self, repository: &str, tag: &str, diff_ids: &[&str], blobs: &[&[u8]], config: serde_json::Value) -> String {
+    pub fn image(
+        &self,
+        repository: &str,
+        tag: &str,
+        diff_ids: &[&str],
+        blobs: &[&[u8]],
+        config: serde_json::Value,
+    ) -> String {
         let mut config = config;
         config["rootfs"] = serde_json::json!({"type": "layers", "diff_ids": diff_ids});
         let config = config.to_string();

@@ -132,7 +132,8 @@ async fn surprises_are_spared() {
     assert_eq!((rest.as_str(), child.wait().expect("wait").code()), ("heard\n", Some(4)));
     assert!(server.cli(&["inspect", "trap"]).0 != 0, "--rm holds as well");
     // Whoever goes away in the middle leaves nothing behind for ever: the server removes it, over its own end too.
-    for (number, (options, killed)) in [(&["-i"][..], false), (&[][..], false), (&[][..], true)].into_iter().enumerate() {
+    for (number, (options, killed)) in [(&["-i"][..], false), (&[][..], false), (&[][..], true)].into_iter().enumerate()
+    {
         let name = format!("gone{number}");
         let mut args = vec!["run", "--rm", "--name", &name];
         args.extend(options);

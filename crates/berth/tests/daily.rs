@@ -368,8 +368,10 @@ async fn nothing_in_a_container_leads_a_copy_out_of_it() {
     let taken = files.join("taken");
     let (code, _, said) = server.cli(&["cp", "a:/t", taken.to_str().expect("path")]);
     assert_eq!(code, 0, "{said}");
-    let mut names: Vec<_> =
-        fs::read_dir(&taken).expect("list").map(|e| e.expect("entry").file_name().into_string().expect("name")).collect();
+    let mut names: Vec<_> = fs::read_dir(&taken)
+        .expect("list")
+        .map(|e| e.expect("entry").file_name().into_string().expect("name"))
+        .collect();
     names.sort();
     assert_eq!(names, ["f", "p", "su"]);
     for name in ["b", "c", "also"] {
@@ -661,7 +663,9 @@ async fn processes_that_do_not_come_up_hold_up_nobody_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_readers_of_logs_and_output_hold_is_bounded() {
-    let Some(server) = server("readers", "[engine]\nlog_max_size = 10000000\nlog_max_files = 9\n").await else { return };
+    let Some(server) = server("readers", "[engine]\nlog_max_size = 10000000\nlog_max_files = 9\n").await else {
+        return;
+    };
     // 80 MB of short lines.
     let script = "seq 1 1200000; echo the last";
     run(&server, json!({"name": "a", "command": ["sh", "-c", script]})).await;
@@ -723,7 +727,8 @@ async fn ports_that_nobody_serves_cost_nothing_and_are_bounded() {
     done(&server, &["stop", "-t", "0", "a"]);
     assert!(open_files(&server) < before + 20);
     // What another program took meanwhile is told at the start.
-    let port = server.request("GET", "/v1/containers/a", "").await.json()["ports"][0]["host_port"].as_u64().expect("port");
+    let port =
+        server.request("GET", "/v1/containers/a", "").await.json()["ports"][0]["host_port"].as_u64().expect("port");
     let other = std::net::TcpListener::bind(("0.0.0.0", port as u16)).expect("nobody holds it");
     let (code, _, said) = server.cli(&["start", "a"]);
     assert!(code != 0 && said.contains(&port.to_string()), "{said}");

@@ -4,7 +4,8 @@ use std::fs;
 use std::io::Cursor;
 use std::path::PathBuf;
 
-use berth_engine::contract::{Material, check};
+use berth_engine::contract::{Material, check, plain};
+use berth_engine::{Engine, ExecAsked, PortAsked, PortProtocol, Said, UnitId};
 use berth_engine_oci::{OciEngine, Options, uninstall};
 use berth_image::{Budget, Config, Store, import_rootfs};
 use berth_testkit::{image, is_root, leftovers};
@@ -68,4 +69,150 @@ async fn hold_to_the_contract(name: &str, runtime: Option<PathBuf>) {
     let left: Vec<String> = leftovers(&data).into_iter().filter(|l| !l.starts_with("trash")).collect();
     assert_eq!(left, Vec::<String>::new());
     fs::remove_dir_all(data).expect("clean");
+}
+
+async fn code_of(engine: &OciEngine, id: &UnitId, script: &str) -> i32 {
+    let asked = ExecAsked { args: words(script), ..ExecAsked::default() };
+    let mut session = engine.exec(id, &asked).await.expect("exec");
+    while let Some(said) = session.output.recv().await {
+        if let Said::Ended(code) = said {
+            return code;
+        }
+    }
+    255
+}
+
+/// Whether a host port leads to a web server.
+async fn answers(port: u16) -> bool {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let asked = async {
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+        stream.write_all(b"GET /etc/hostname HTTP/1.0\r\n\r\n").await.ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.ok()?;
+        text.starts_with("HTTP/1.").then_some(())
+    };
+    tokio::time::timeout(std::time::Duration::from_millis(300), asked).await.is_ok_and(|found| found.is_some())
+}
+
+fn host(script: &str) {
+    let done = std::process::Command::new("sh").args(["-c", script]).output().expect("sh");
+    assert!(done.status.success(), "{script}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// Everything happens in a network namespace of its own: what is taken away here is nobody else's.
+#[test]
+fn what_other_programs_take_away_is_put_back() {
+    let Some(rootfs) = image("busybox").filter(|_| is_root()) else { return };
+    if !["nft", "ip"].into_iter().all(berth_testkit::has_program) {
+        return;
+    }
+    let data = std::env::temp_dir().join(format!("berth-heal-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&data);
+    let netns = berth_net::Netns::create().expect("a network namespace");
+    let story = || {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime");
+        runtime.block_on(heal_story(&data, rootfs));
+    };
+    berth_net::in_netns(&netns, story).expect("enter the namespace");
+    let left: Vec<String> = leftovers(&data).into_iter().filter(|l| !l.starts_with("trash")).collect();
+    assert_eq!(left, Vec::<String>::new());
+    fs::remove_dir_all(data).expect("clean");
+}
+
+async fn heal_story(data: &std::path::Path, rootfs: PathBuf) {
+    host("ip link set lo up");
+    let store = Store::open(&data.join("images"), 0).expect("store");
+    let imported =
+        import_rootfs(&store, Cursor::new(fs::read(rootfs).expect("image")), Config::default(), Budget::default())
+            .expect("import");
+    let layers: Vec<String> = imported.layers.iter().map(ToString::to_string).collect();
+    let mut options = Options::new(data.join("engine"), PathBuf::from(env!("CARGO_BIN_EXE_berth")));
+    options.subnet = Some((std::net::Ipv4Addr::new(198, 18, 7, 1), 24));
+    let engine = OciEngine::open(options, store).expect("engine");
+    const PORT: u16 = 31_990;
+    let mut web = plain("web", &layers, &words("httpd -f -p 80 -h /"));
+    web.ports = vec![PortAsked {
+        protocol: PortProtocol::Tcp,
+        host_ip: None,
+        host_ports: (PORT, PORT),
+        container_port: Some(80),
+    }];
+    let own = plain("own", &layers, &words("sleep 1000"));
+    let mut stranger = plain("stranger", &layers, &words("sleep 1000"));
+    stranger.tenant = 2;
+    for unit in [&web, &own, &stranger] {
+        engine.create(unit).await.expect("create");
+        engine.start(&unit.id, 1).await.expect("start");
+    }
+    let address = engine.create(&web).await.expect("known").address.expect("an address");
+    let get = format!("printf 'GET /etc/hostname HTTP/1.0\\r\\n\\r\\n' | nc -w 1 {address} 80 | grep -q 200");
+    let whole =
+        async || answers(PORT).await && code_of(&engine, &own.id, &get).await == 0 && engine.trouble().is_none();
+    let bridge = {
+        let names = berth_net::Network::link_names().expect("links");
+        names.into_iter().find(|name| name.starts_with("berth-")).expect("the bridge")
+    };
+    // A table's name is the bridge's.
+    let link = || {
+        let listed = std::process::Command::new("sh")
+            .args(["-c", &format!("ip -o link show master {bridge}")])
+            .output()
+            .expect("list");
+        let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+        text.split(": ").nth(1).expect("a link").split('@').next().expect("a name").to_owned()
+    };
+    for _ in 0..50 {
+        if whole().await {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert!(
+        whole().await,
+        "at first: {} {} {:?}",
+        answers(PORT).await,
+        code_of(&engine, &own.id, &get).await,
+        engine.observe(&web.id).await
+    );
+    let counted = async || engine.traffic(std::slice::from_ref(&web.id)).await.expect("traffic")[0].1.rx_bytes;
+    let mut before = counted().await;
+    assert!(before > 0);
+    let flush = "nft flush ruleset".to_owned();
+    let mut harms = vec![flush.clone(); 3];
+    harms.extend([
+        format!("nft delete table ip {bridge}"),
+        format!("nft flush chain ip {bridge} pre 2>/dev/null || nft flush table ip {bridge}"),
+        format!("ip link set {bridge} down"),
+        format!("ip addr flush dev {bridge}"),
+        format!("ip route flush dev {bridge}"),
+        format!("ip link del {bridge}"),
+        format!("ip link set {} nomaster", link()),
+        "echo 0 > /proc/sys/net/ipv4/ip_forward".into(),
+        format!("ip link del {}", link()),
+    ]);
+    for harm in harms {
+        host(&harm);
+        let begun = std::time::Instant::now();
+        loop {
+            if whole().await {
+                break;
+            }
+            assert!(begun.elapsed() < std::time::Duration::from_secs(3), "not whole after {harm}");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        println!("{harm}: whole after {:?}", begun.elapsed());
+        assert_ne!(code_of(&engine, &stranger.id, &get).await, 0, "the wall between accounts after {harm}");
+        let now = counted().await;
+        assert!(now >= before, "{before} bytes before, {now} after {harm}");
+        before = now;
+    }
+    // Containers start and end as ever afterwards.
+    for unit in [&web, &own, &stranger] {
+        engine.remove(&unit.id).await.expect("remove");
+    }
+    drop(engine);
+    uninstall(&data.join("engine")).expect("uninstall");
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
 }

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::Command;
 
 use berth_testkit::{
-    Answer, FileServer, Mischief, Proxy, Server, StrangeRegistry, TestRegistry, Ways, digest_of, docker_archive, done, file,
-    has_program, image, is_root, kept, tar_of, zip_of,
+    Answer, FileServer, Mischief, Proxy, Server, StrangeRegistry, TestRegistry, Ways, digest_of, docker_archive, done,
+    file, has_program, image, is_root, kept, tar_of, zip_of,
 };
 use serde_json::json;
 
@@ -400,9 +400,7 @@ async fn registries_of_every_kind_take_and_give() {
         let index = json!({"schemaVersion": 2, "mediaType": media_type, "manifests": entries}).to_string();
         registry.manifest("many", tag, media_type, index.as_bytes());
     };
-    let entry = |name: &str, platform: serde_json::Value| {
-        json!({"mediaType": manifest, "digest": of(name), "size": 1, "platform": platform})
-    };
+    let entry = |name: &str, platform: serde_json::Value| json!({"mediaType": manifest, "digest": of(name), "size": 1, "platform": platform});
     let strange = json!({"mediaType": manifest, "digest": "sha512:00", "size": 1});
     let plain = || entry("plain", json!({"os": "linux", "architecture": architecture}));
     let too_new = || entry("new", json!({"os": "linux", "architecture": architecture, "variant": "v99"}));
@@ -465,7 +463,8 @@ async fn private_addresses_are_a_right() {
     assert!(!answer.text.contains("may not be reached"), "{}", answer.text);
     // The containers' own network is nobody's, by any way.
     done(&server, &["run", "-d", "--name", "web", "busybox", "sleep", "1000"]);
-    let inside = server.request("GET", "/v1/containers/web", "").await.json()["address"].as_str().expect("ip").to_owned();
+    let inside =
+        server.request("GET", "/v1/containers/web", "").await.json()["address"].as_str().expect("ip").to_owned();
     let around = files.serve("redirect:around.zip", format!("http://{inside}/x.zip").into_bytes());
     for address in [format!("http://{inside}/x.zip"), format!("http://[::ffff:{inside}]/x.zip"), around] {
         for token in [&user, &server.token()] {

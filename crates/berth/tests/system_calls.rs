@@ -128,7 +128,9 @@ async fn both_runtimes_refuse_the_same_calls() {
     for number in [467, 470, LAST] {
         assert_eq!(call(number), libc::ENOSYS, "{number}: newer than the profile");
     }
-    for (family, refused) in [(1, false), (2, false), (10, false), (16, false), (38, true), (40, true), (37, true), (46, true)] {
+    for (family, refused) in
+        [(1, false), (2, false), (10, false), (16, false), (38, true), (40, true), (37, true), (46, true)]
+    {
         assert_eq!(own[&("socket".to_owned(), family)] == libc::EPERM, refused, "family {family}");
     }
     assert_eq!(own[&("clone3".to_owned(), 0)], libc::ENOSYS);

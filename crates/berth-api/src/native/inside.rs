@@ -84,14 +84,17 @@ pub(super) async fn exec(
     }
     result.stdout = text(out);
     result.stderr = text(err);
-    let answer = axum::body::Bytes::from(serde_json::to_vec(&result).map_err(|e| Error::from(berth_core::Error::Bug(e.to_string())))?);
+    let answer = axum::body::Bytes::from(
+        serde_json::to_vec(&result).map_err(|e| Error::from(berth_core::Error::Bug(e.to_string())))?,
+    );
     drop(result);
     // The places are given back with the last piece that the client has taken.
     let pieces = futures_util::stream::unfold((answer, held), |(mut rest, held)| async move {
         let piece = rest.split_to(rest.len().min(PIECE));
         (!piece.is_empty()).then_some((Ok::<_, std::convert::Infallible>(piece), (rest, held)))
     });
-    Ok(([(axum::http::header::CONTENT_TYPE, "application/json")], axum::body::Body::from_stream(pieces)).into_response())
+    Ok(([(axum::http::header::CONTENT_TYPE, "application/json")], axum::body::Body::from_stream(pieces))
+        .into_response())
 }
 
 fn text(bytes: Vec<u8>) -> String {

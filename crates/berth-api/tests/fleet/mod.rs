@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use axum::extract::connect_info::MockConnectInfo;
 use berth_core::{
-    Administrator, Blob, Caller, CommandQuery, Core, Fetch, FetchError, ImageReference, Access, Login, MachineLabels, Paths,
-    Registry, RegistryError, Sent, Settings,
+    Access, Administrator, Blob, Caller, CommandQuery, Core, Fetch, FetchError, ImageReference, Login, MachineLabels,
+    Paths, Registry, RegistryError, Sent, Settings,
 };
 use berth_engine::FakeEngine;
 use berth_image::Digest;

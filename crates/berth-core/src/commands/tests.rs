@@ -18,7 +18,7 @@ use crate::apps::{Fetch, FetchError};
 use crate::containers::ContainerState;
 use crate::core::{Core, Paths};
 use crate::policies::{HealthCheck, HealthTest};
-use crate::registries::{Blob, ImageReference, Access, Login, Registry, RegistryError, Sent};
+use crate::registries::{Access, Blob, ImageReference, Login, Registry, RegistryError, Sent};
 use crate::services::{Group, GroupPort, GroupSpec, GroupState};
 use crate::settings::Settings;
 use crate::tokens::{Administrator, Caller};

@@ -50,7 +50,9 @@ impl Core {
             // An account waits for itself: what does not come up holds processes and descriptors.
             let turn = tokio::time::timeout(EXEC_TURN, self.inner.execs.take(caller.account)).await;
             let _turn = turn.map_err(|_| {
-                Error::NoRoom("many processes of this account are being started and do not come up; try again later".into())
+                Error::NoRoom(
+                    "many processes of this account are being started and do not come up; try again later".into(),
+                )
             })?;
             self.inner.engine.exec(&found.uid, &asked).await?
         };
