@@ -134,7 +134,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="berth-bench-") as folder:
         settings = os.path.join(folder, "berth.toml")
         with open(settings, "w") as file:
-            file.write("[core]\nrequests_per_s = 0\n")
+            file.write("[core]\nrequests_per_s = 0\naccount_requests_per_s = 0\n")
         berth = Berth(asked.berth, asked.image, folder, settings)
         cli = [asked.berth, "--data-dir", berth.data]
         try:

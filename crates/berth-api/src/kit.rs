@@ -57,17 +57,63 @@ pub(crate) enum Breakdown {
 
 /// Who a request turned out to be from; filled in by whoever finds out.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Who(Arc<std::sync::OnceLock<berth_core::Caller>>);
+pub(crate) struct Who(Arc<std::sync::OnceLock<berth_core::Caller>>, Option<Peer>);
 
 impl Who {
     pub(crate) fn is(&self, caller: berth_core::Caller) {
-        let _ = self.0.set(caller);
+        if self.0.set(caller).is_ok()
+            && let Some(peer) = &self.1
+        {
+            (peer.0)(caller.account);
+        }
+    }
+}
+
+/// The other end of a connection; put among a request's extensions by whoever accepts connections.
+#[derive(Clone)]
+pub struct Peer(Arc<dyn Fn(i64) + Send + Sync>, Arc<str>);
+
+impl Peer {
+    /// `known` is told the account when a request on the connection has shown a good credential; `base` is the server as the
+    /// connection reaches it, such as `https://10.0.0.5:8443`.
+    pub fn new(base: &str, known: impl Fn(i64) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(known), base.into())
+    }
+
+    /// The server as the connection reaches it.
+    pub(crate) fn base(&self) -> &str {
+        &self.1
+    }
+}
+
+impl std::fmt::Debug for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Peer").finish_non_exhaustive()
     }
 }
 
 /// What an error said, for the audit log.
 #[derive(Debug, Clone)]
 pub(crate) struct Said(pub(crate) String);
+
+/// What a request is about beside its path, for the audit log: the command that is run.
+#[derive(Debug, Clone)]
+pub(crate) struct Detail(pub(crate) String);
+
+/// A request's client and id, for what is noted of it later.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Client {
+    pub(crate) source: String,
+    pub(crate) request_id: String,
+}
+
+impl<S: Sync> axum::extract::FromRequestParts<S> for Client {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut axum::http::request::Parts, _state: &S) -> Result<Self, Self::Rejection> {
+        Ok(parts.extensions.get::<Self>().cloned().unwrap_or_default())
+    }
+}
 
 /// The address at the other end of the connection.
 pub(crate) fn client_address(extensions: &axum::http::Extensions) -> Option<std::net::IpAddr> {
@@ -152,15 +198,17 @@ async fn attend(
     let method = request.method().clone();
     // Without the query: a token may be in it.
     let whole = request.extensions().get::<axum::extract::OriginalUri>().map(|uri| uri.0.path().to_owned());
-    let path = whole.unwrap_or_else(|| request.uri().path().to_owned());
+    let path = shown(whole.unwrap_or_else(|| request.uri().path().to_owned()));
     let source = client_address(request.extensions()).map(|ip| ip.to_string()).unwrap_or_default();
-    let who = Who::default();
+    let who = Who(Arc::default(), request.extensions().get::<Peer>().cloned());
     request.extensions_mut().insert(who.clone());
+    request.extensions_mut().insert(Client { source: source.clone(), request_id: id.clone() });
     let mut response = match places.try_acquire_owned() {
         Err(_) => (doorman.broken)(Breakdown::Overload),
         Ok(place) => {
             // A task of its own: a client that goes away must not leave its operation half done.
             let ends_with_client = (doorman.ends_with_client)(&method, &path);
+            let found = who.clone();
             let note = (doorman.changes)(&method, &path).then(|| Noting {
                 core: doorman.core.clone(),
                 who,
@@ -177,12 +225,19 @@ async fn attend(
                 let (body, rest) = Rest::of(body);
                 let response = next.run(Request::from_parts(parts, body)).await;
                 // Before it is answered, and whether anybody waits for that or not.
-                if let Some(note) = note {
+                if let Some(mut note) = note {
+                    if let Some(Detail(detail)) = response.extensions().get() {
+                        note.change.action = format!("{}: {detail}", note.change.action);
+                    }
                     let said = response.extensions().get::<Said>().map(|said| said.0.clone());
                     note.down(response.status().as_u16(), said.unwrap_or_default()).await;
                 }
-                rest.drain().await;
                 drop(place);
+                // Whoever is nobody's caller is not listened to for long.
+                match found.0.get() {
+                    Some(_) => rest.drain(DRAIN_BYTES, DRAIN_TIME).await,
+                    None => rest.drain(STRANGERS_BYTES, STRANGERS_TIME).await,
+                }
                 response
             });
             let abort = Abort(ends_with_client.then(|| work.abort_handle()));
@@ -215,6 +270,19 @@ async fn attend(
     response
 }
 
+/// A path as it may be shown: not too long, and without what lets somebody in.
+fn shown(path: String) -> String {
+    const LONGEST: usize = 200;
+    const TOKENS: &str = "/tingyu/file/get/";
+    if path.starts_with(TOKENS) {
+        return format!("{TOKENS}…");
+    }
+    match path.char_indices().nth(LONGEST) {
+        Some((at, _)) => format!("{}…", &path[..at]),
+        None => path,
+    }
+}
+
 /// Ends a task when the request that it works for has gone.
 pub(crate) struct Abort(pub(crate) Option<tokio::task::AbortHandle>);
 
@@ -232,6 +300,8 @@ struct Rest(Arc<Mutex<BodyDataStream>>);
 
 const DRAIN_BYTES: usize = 1 << 30;
 const DRAIN_TIME: Duration = Duration::from_secs(20);
+const STRANGERS_BYTES: usize = 1 << 20;
+const STRANGERS_TIME: Duration = Duration::from_secs(1);
 
 impl Rest {
     fn of(body: Body) -> (Body, Self) {
@@ -246,7 +316,7 @@ impl Rest {
         (Body::from_stream(futures_util::stream::poll_fn(next)), Self(shared))
     }
 
-    async fn drain(self) {
+    async fn drain(self, most: usize, limit: Duration) {
         let next = |context: &mut std::task::Context<'_>| {
             self.0.lock().unwrap_or_else(PoisonError::into_inner).poll_next_unpin(context)
         };
@@ -255,12 +325,12 @@ impl Rest {
         let work = async {
             while let Some(Ok(chunk)) = rest.next().await {
                 read += chunk.len();
-                if read > DRAIN_BYTES {
+                if read > most {
                     return;
                 }
             }
         };
-        let _ = tokio::time::timeout(DRAIN_TIME, work).await;
+        let _ = tokio::time::timeout(limit, work).await;
     }
 }
 

@@ -20,7 +20,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use berth_core::Core;
 
-pub use kit::Draining;
+pub use kit::{Draining, Peer};
 pub use native::{openapi, wire};
 
 use crate::kit::Doorman;

@@ -66,6 +66,10 @@ pub(crate) struct Inner {
     pub(crate) disks_looked_at: std::sync::atomic::AtomicI64,
     /// Places that accounts' requests have left, and when that was so.
     pub(crate) rates: Mutex<HashMap<i64, (f64, std::time::Instant)>>,
+    /// The same, of requests by any dialect.
+    pub(crate) account_rates: Mutex<HashMap<i64, (f64, std::time::Instant)>>,
+    /// Failures that were noted lately.
+    pub(crate) failures: crate::audit::Failures,
     pub(crate) ssh: crate::ssh::Listening,
     /// What is being done to containers now, and interactive sessions in them.
     pub(crate) busy: Mutex<HashMap<i64, crate::containers::Busy>>,
@@ -152,6 +156,8 @@ impl Core {
             measuring: tokio::sync::Mutex::default(),
             disks_looked_at: 0.into(),
             rates: Mutex::default(),
+            account_rates: Mutex::default(),
+            failures: crate::audit::Failures::default(),
             ssh: crate::ssh::Listening::default(),
             busy: Mutex::default(),
             last_ready: tokio::sync::Mutex::default(),
@@ -223,6 +229,11 @@ impl Core {
     /// the end of this server's threads, and is not written down.
     pub fn close(&self) {
         self.inner.closing.store(true, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    /// How clients reach this server, if the settings say it.
+    pub fn public_url(&self) -> &str {
+        &self.inner.settings.public_url
     }
 
     /// Whether the database takes a write, within [`READY_LIMIT`]; for readiness. Answered from memory for a second, so that

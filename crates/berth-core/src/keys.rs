@@ -446,6 +446,7 @@ impl Core {
         if let Err(refusal) = found.bounds.allow(asked) {
             return Ok(Err(refusal));
         }
+        self.check_rate(account)?;
         let at = now();
         if used_at.is_none_or(|last| at - last > NOTED_EVERY_NS) {
             let from = asked.from.map(|from| from.to_string()).unwrap_or_default();

@@ -123,12 +123,13 @@ async fn round(core: &Core, start: Option<Beginning>) -> Result<(), Error> {
     core.downloads_sweep().await?;
     let settings = &core.inner.settings;
     let (days, command_days) = (i64::from(settings.event_days), i64::from(settings.command_days));
-    let audit_days = i64::from(settings.audit_days);
+    let (audit_days, audit_rows) = (i64::from(settings.audit_days), i64::from(settings.audit_max_rows));
     core.write(move |tx| {
         tx.events_forget(now() - days * DAY_NS)?;
         tx.idempotency_forget(now() - DAY_NS, false)?;
         tx.commands_forget(now() - command_days * DAY_NS)?;
         tx.audit_forget(now() - audit_days * DAY_NS)?;
+        tx.audit_trim(audit_rows)?;
         tx.signed_requests_forget(now())?;
         Ok(())
     })

@@ -97,6 +97,22 @@ impl Core {
         Ok(self.key_allows(row, asked).await?.ok())
     }
 
+    /// Refuses an account whose requests, by whatever dialect, come too fast.
+    pub(crate) fn check_rate(&self, account: i64) -> Result<(), Error> {
+        let (rate, burst) = (self.inner.settings.account_requests_per_s, self.inner.settings.account_requests_burst);
+        if rate == 0 {
+            return Ok(());
+        }
+        let mut all = self.inner.account_rates.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() > 10_000 {
+            all.retain(|_, (_, at)| at.elapsed() < Duration::from_secs(60));
+        }
+        if take_place(all.entry(account).or_insert((f64::from(burst.max(1)), Instant::now())), rate, burst) {
+            return Ok(());
+        }
+        Err(Error::NoRoom(format!("more than {rate} requests a second of this account; try again later")))
+    }
+
     /// Whether an account's requests come slowly enough. Each that does takes one place; places come back with time.
     pub fn within_rate(&self, caller: &Caller) -> bool {
         let (rate, burst) = (self.inner.settings.requests_per_s, self.inner.settings.requests_burst);
@@ -108,8 +124,11 @@ impl Core {
     }
 }
 
-fn take_place((places, at): &mut (f64, Instant), rate: u32, burst: u32) -> bool {
-    let now = Instant::now();
+fn take_place(places: &mut (f64, Instant), rate: u32, burst: u32) -> bool {
+    take_place_at(places, rate, burst, Instant::now())
+}
+
+pub(crate) fn take_place_at((places, at): &mut (f64, Instant), rate: u32, burst: u32, now: Instant) -> bool {
     *places = (*places + now.duration_since(*at).as_secs_f64() * f64::from(rate)).min(f64::from(burst.max(1)));
     *at = now;
     let free = *places >= 1.0;

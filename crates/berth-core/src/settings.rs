@@ -42,6 +42,12 @@ pub struct Settings {
     pub command_days: u32,
     /// Days that the audit log is kept.
     pub audit_days: u32,
+    /// Entries that the audit log has at most; the oldest of the account with the most go first.
+    pub audit_max_rows: u32,
+    /// Requests of an account a second, by any dialect, that go on for long; 0 for no bound.
+    pub account_requests_per_s: u32,
+    /// Requests of an account at once, by any dialect.
+    pub account_requests_burst: u32,
     /// Versions of its code that are kept of a group; those in use always are.
     pub packages_kept: usize,
     /// Seconds that the timestamp of a signed request may be off.
@@ -86,6 +92,8 @@ pub struct Settings {
     pub soak_time_ms: u64,
     /// How long a container that is removed at its end, and was made by somebody who follows it, waits for that client, milliseconds.
     pub attended_ms: u64,
+    /// How clients reach this server, `https://berth.example`, for links that are given out; empty: as the request reached it.
+    pub public_url: String,
     /// Seconds to wait for an application to accept connections before its build is answered all the same.
     pub ready_wait_s: u64,
     /// Largest archive of an application's code that is downloaded, MiB.
@@ -117,6 +125,9 @@ impl Default for Settings {
             command_timeout_s: 3600,
             command_days: 30,
             audit_days: 365,
+            audit_max_rows: 500_000,
+            account_requests_per_s: 1000,
+            account_requests_burst: 10_000,
             packages_kept: 10,
             timestamp_tolerance_s: 300,
             public_address: None,
@@ -138,6 +149,7 @@ impl Default for Settings {
             ready_time_ms: 5000,
             soak_time_ms: 10_000,
             attended_ms: 15_000,
+            public_url: String::new(),
             ready_wait_s: 20,
             code_max_mib: 512,
             code_unpacked_max_mib: 2048,

@@ -166,7 +166,9 @@ impl Core {
             if let Some((caller, at)) = known.get(&hash)
                 && at.elapsed() < REMEMBERED
             {
-                return Ok(Some(*caller));
+                let caller = *caller;
+                drop(known);
+                return self.check_rate(caller.account).map(|()| Some(caller));
             }
         }
         let wanted = hash.clone();
@@ -177,6 +179,7 @@ impl Core {
             return Ok(None);
         }
         let caller = Caller { account: row.account_id, role: role(&row.role), credential: Credential::Token(row.id) };
+        self.check_rate(caller.account)?;
         // One that expires soon is looked up each time.
         let lasting = row.expires_at.is_none_or(|at| at > now() + REMEMBERED.as_nanos() as i64);
         if lasting {

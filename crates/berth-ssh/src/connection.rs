@@ -8,10 +8,9 @@ use russh::keys::PublicKey;
 use russh::keys::ssh_key::authorized_keys::Entry;
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelOpenFailure};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 
-use crate::session;
+use crate::{Place, session};
 
 /// Sessions of a connection at a time.
 const SESSIONS: usize = 16;
@@ -20,8 +19,9 @@ pub(crate) struct Connection {
     core: Core,
     host: SshHost,
     known: Arc<AtomicBool>,
-    /// Given back when it has shown a key.
-    stranger: Option<OwnedSemaphorePermit>,
+    place: Place,
+    /// The key that it has shown.
+    who: String,
     open: Arc<AtomicUsize>,
     /// Bytes on their way to the container, of all connections.
     kept: Arc<AtomicUsize>,
@@ -37,15 +37,14 @@ fn lets_in(line: &str, key: &PublicKey) -> bool {
 }
 
 impl Connection {
-    pub(crate) fn new(
-        core: Core,
-        host: SshHost,
-        known: Arc<AtomicBool>,
-        stranger: OwnedSemaphorePermit,
-        kept: Arc<AtomicUsize>,
-    ) -> Self {
+    pub(crate) fn new(core: Core, host: SshHost, known: Arc<AtomicBool>, place: Place, kept: Arc<AtomicUsize>) -> Self {
         let (open, sessions) = (Arc::default(), JoinSet::new());
-        Self { core, host, known, stranger: Some(stranger), open, kept, sessions }
+        Self { core, host, known, place, who: String::new(), open, kept, sessions }
+    }
+
+    /// Notes in the audit log of the container's account what somebody did; before it is done.
+    async fn note(&self, what: &str, result: u16, message: &str) {
+        note(&self.core, &self.host, &self.place, &self.who, what, result, message).await;
     }
 
     async fn judge(&self, user: &str, key: &PublicKey) -> Auth {
@@ -63,6 +62,31 @@ impl Connection {
     }
 }
 
+pub(crate) async fn note(
+    core: &Core,
+    host: &SshHost,
+    place: &Place,
+    who: &str,
+    what: &str,
+    result: u16,
+    message: &str,
+) {
+    let change = berth_core::Change {
+        // Whoever's key was refused is nobody's caller, but it is this account's container.
+        caller: Some(host.caller()),
+        who: Some(who.to_owned()),
+        source: place.from.to_canonical().to_string(),
+        dialect: "ssh",
+        action: format!("{what} {}", host.name),
+        result,
+        message: message.to_owned(),
+        request_id: String::new(),
+    };
+    if let Err(error) = core.audit_note(change).await {
+        tracing::error!(error = error.chain(), "an SSH login could not be noted in the audit log");
+    }
+}
+
 impl Handler for Connection {
     type Error = russh::Error;
 
@@ -72,10 +96,17 @@ impl Handler for Connection {
 
     async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth, russh::Error> {
         let judged = self.judge(user, key.public_key).await;
-        if matches!(judged, Auth::Accept) {
-            self.known.store(true, Ordering::SeqCst);
-            self.stranger = None;
+        self.who = format!("ssh {}", key.public_key.fingerprint(russh::keys::HashAlg::Sha256));
+        if !matches!(judged, Auth::Accept) {
+            self.note("login", 401, "no line of root's authorized_keys lets this key in").await;
+            return Ok(judged);
         }
+        if !self.place.know() {
+            self.note("login", 503, "too many connections").await;
+            return Ok(Auth::reject());
+        }
+        self.known.store(true, Ordering::SeqCst);
+        self.note("login", 200, "").await;
         Ok(judged)
     }
 
@@ -93,9 +124,9 @@ impl Handler for Connection {
         }
         reply.accept().await;
         let (core, host, handle, open) = (self.core.clone(), self.host.clone(), session.handle(), self.open.clone());
-        let kept = self.kept.clone();
+        let (kept, noting) = (self.kept.clone(), (self.place.clone(), self.who.clone()));
         self.sessions.spawn(async move {
-            session::serve(core, host, kept, channel, handle).await;
+            session::serve(core, host, noting, kept, channel, handle).await;
             open.fetch_sub(1, Ordering::SeqCst);
         });
         Ok(())

@@ -12,6 +12,7 @@ mod connection;
 mod session;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,16 +21,16 @@ use berth_core::{Core, Error, SshHost};
 use russh::keys::PrivateKey;
 use russh::server::Config;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, broadcast::error::RecvError};
+use tokio::sync::broadcast::error::RecvError;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::connection::Connection;
 
-/// Connections of a container at a time.
-const CONNECTIONS: usize = 64;
+/// Connections of a container at a time that have shown a key.
+const KNOWN: usize = 64;
 /// When a container that could not be served is tried again.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
-/// Those of them that have not shown a key yet.
+/// Those that have not; one more pushes out the oldest of the address with the most.
 const STRANGERS: usize = 48;
 /// Time to show one.
 const LOGIN_TIME: Duration = Duration::from_secs(20);
@@ -150,29 +151,63 @@ impl Served {
 
 /// Connections that are open, to be closed from outside: their own tasks may be busy.
 #[derive(Clone, Default)]
-struct Open(Arc<Mutex<HashMap<u64, std::net::TcpStream>>>);
+struct Open(Arc<Mutex<HashMap<u64, Held>>>);
+
+struct Held {
+    stream: std::net::TcpStream,
+    from: IpAddr,
+    known: bool,
+}
 
 /// Takes a connection out when it has ended.
 struct Entered(Open, u64);
 
 impl Open {
-    fn all(&self) -> MutexGuard<'_, HashMap<u64, std::net::TcpStream>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<u64, Held>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A stream that is closed by [`shut`](Self::shut).
-    fn enter(&self, stream: TcpStream, number: u64) -> std::io::Result<(TcpStream, Entered)> {
+    /// A stream of a stranger, which is closed by [`shut`](Self::shut).
+    fn enter(&self, stream: TcpStream, number: u64, from: IpAddr) -> std::io::Result<(TcpStream, Entered)> {
         let stream = stream.into_std()?;
-        self.all().insert(number, stream.try_clone()?);
+        let mut all = self.all();
+        let strangers: Vec<(u64, IpAddr)> = all.iter().filter(|(_, h)| !h.known).map(|(n, h)| (*n, h.from)).collect();
+        if strangers.len() >= STRANGERS
+            && let Some(out) = victim(&strangers)
+            && let Some(held) = all.remove(&out)
+        {
+            let _ = held.stream.shutdown(std::net::Shutdown::Both);
+        }
+        all.insert(number, Held { stream: stream.try_clone()?, from, known: false });
+        drop(all);
         let entered = Entered(self.clone(), number);
         Ok((TcpStream::from_std(stream)?, entered))
     }
 
     fn shut(&self) {
-        for (_, stream) in self.all().drain() {
-            let _ = stream.shutdown(std::net::Shutdown::Both);
+        for (_, held) in self.all().drain() {
+            let _ = held.stream.shutdown(std::net::Shutdown::Both);
         }
     }
+
+    /// It has shown a key; `false` if it was pushed out meanwhile, or too many have.
+    fn know(&self, number: u64) -> bool {
+        let mut all = self.all();
+        let known = all.values().filter(|held| held.known).count();
+        match all.get_mut(&number) {
+            Some(held) if held.known || known < KNOWN => {
+                held.known = true;
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Who makes room: the oldest of the address with the most.
+fn victim(strangers: &[(u64, IpAddr)]) -> Option<u64> {
+    let count = |address: IpAddr| strangers.iter().filter(|(_, from)| *from == address).count();
+    strangers.iter().max_by_key(|(number, from)| (count(*from), std::cmp::Reverse(*number))).map(|(number, _)| *number)
 }
 
 impl Drop for Entered {
@@ -181,9 +216,22 @@ impl Drop for Entered {
     }
 }
 
+/// A connection among those of its container.
+#[derive(Clone)]
+pub(crate) struct Place {
+    open: Open,
+    number: u64,
+    pub(crate) from: IpAddr,
+}
+
+impl Place {
+    /// See [`Open::know`].
+    pub(crate) fn know(&self) -> bool {
+        self.open.know(self.number)
+    }
+}
+
 async fn serve(core: &Core, host: &SshHost, config: &Arc<Config>, socket: TcpListener, open: &Open) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    let strangers = Arc::new(Semaphore::new(STRANGERS));
     let kept = Arc::new(AtomicUsize::new(0));
     // Ends with this: a connection must not hold the network of a container that has ended.
     let mut connections = JoinSet::new();
@@ -193,24 +241,19 @@ async fn serve(core: &Core, host: &SshHost, config: &Arc<Config>, socket: TcpLis
             accepted = socket.accept() => accepted,
             Some(_) = connections.join_next() => continue,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, from) = match accepted {
+            Ok((stream, from)) => (stream, from.ip()),
             Err(error) => {
                 tracing::debug!(container = host.name, %error, "an SSH connection could not be accepted");
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
         };
-        let (Ok(place), Ok(stranger)) = (places.clone().try_acquire_owned(), strangers.clone().try_acquire_owned())
-        else {
-            continue;
-        };
         number += 1;
-        let Ok((stream, entered)) = open.enter(stream, number) else { continue };
+        let Ok((stream, entered)) = open.enter(stream, number, from) else { continue };
         let (core, host, config, kept) = (core.clone(), host.clone(), config.clone(), kept.clone());
         connections.spawn(async move {
-            let (_place, _entered) = (place, entered);
-            if let Err(error) = attend(core, &host, config, stream, stranger, kept).await {
+            if let Err(error) = attend(core, &host, config, stream, (entered, from), kept).await {
                 tracing::debug!(container = host.name, %error, "an SSH connection ended");
             }
         });
@@ -222,12 +265,13 @@ async fn attend(
     host: &SshHost,
     config: Arc<Config>,
     stream: TcpStream,
-    stranger: tokio::sync::OwnedSemaphorePermit,
+    (entered, from): (Entered, IpAddr),
     kept: Arc<AtomicUsize>,
 ) -> Result<(), russh::Error> {
     let _ = stream.set_nodelay(true);
     let known = Arc::new(AtomicBool::new(false));
-    let connection = Connection::new(core, host.clone(), known.clone(), stranger, kept);
+    let place = Place { open: entered.0.clone(), number: entered.1, from };
+    let connection = Connection::new(core, host.clone(), known.clone(), place, kept);
     let begin = tokio::time::timeout(LOGIN_TIME, russh::server::run_stream(config, stream, connection));
     let running = begin.await.map_err(|_| russh::Error::ConnectionTimeout)??;
     let handle = running.handle();
@@ -242,4 +286,17 @@ async fn attend(
         return Ok(());
     }
     running.await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::victim;
+
+    #[test]
+    fn the_address_with_the_most_makes_room() {
+        let address = |last: u8| std::net::IpAddr::from([10, 0, 0, last]);
+        let strangers = [(4, address(1)), (2, address(2)), (9, address(1)), (1, address(3))];
+        assert_eq!(victim(&strangers), Some(4));
+        assert_eq!(victim(&[]), None);
+    }
 }

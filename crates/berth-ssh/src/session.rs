@@ -48,6 +48,7 @@ fn size(rows: u32, columns: u32) -> (u16, u16) {
 pub(crate) async fn serve(
     core: Core,
     host: SshHost,
+    (place, who): (crate::Place, String),
     budget: Arc<AtomicUsize>,
     mut channel: Channel<Msg>,
     handle: Handle,
@@ -88,6 +89,12 @@ pub(crate) async fn serve(
             return;
         }
     };
+    let shown = match &program {
+        Program::Shell => "shell in".to_owned(),
+        Program::Sftp => "sftp in".to_owned(),
+        Program::Command(command) => format!("exec {} in", command.chars().take(200).collect::<String>()),
+    };
+    crate::connection::note(&core, &host, &place, &who, &shown, 200, "").await;
     let asked = exec_of(&asked, program);
     let begun = std::time::Instant::now();
     let session = loop {

@@ -1,6 +1,7 @@
 //! berth: a container manager in one program.
 
 mod cli;
+mod connections;
 mod doctor;
 mod local;
 mod serve;

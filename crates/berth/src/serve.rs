@@ -148,18 +148,26 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), String> {
     greet(reachable(address), data, first, settings.dev, settings.core.port_range);
 
     let going = draining.clone();
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    let (secure_service, secure_going) = (service.clone(), draining.clone());
-    let (local_service, local_going) = (service.clone(), draining.clone());
     // Without it an answer's last part waits until the client has acknowledged the part before, and is lost when the
     // connection is closed with unread input meanwhile.
     let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-    let server = axum::serve(listener, service).with_graceful_shutdown(async move {
+    let bounds = settings.http;
+    let last = core.clone();
+    let connections = crate::connections::Connections::new(bounds);
+    let server = crate::connections::serve(
+        listener,
+        router.clone(),
+        draining.clone(),
+        bounds,
+        Some(connections.clone()),
+        |io| base_of("http", io.local_addr(), address),
+    );
+    let goes = async move {
         ended().await;
         tracing::info!("going: requests under way are finished, containers run on");
         going.begin();
         core.close();
-    });
+    };
     let limit = Duration::from_secs(settings.drain_s);
     let late = async {
         draining.begun().await;
@@ -167,20 +175,23 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), String> {
     };
     let all = async {
         let secure = async {
-            let Some(listener) = secure else { return Ok(()) };
-            let listener = listener.tap_io(|_| {});
-            let going = async move { secure_going.begun().await };
-            axum::serve(listener, secure_service).with_graceful_shutdown(going).into_future().await
+            let Some(listener) = secure else { return };
+            let own = listener.address();
+            crate::connections::serve(listener, router.clone(), draining.clone(), bounds, Some(connections), |io| {
+                base_of("https", io.get_ref().0.local_addr(), own)
+            })
+            .await;
         };
-        let local = async {
-            let going = async move { local_going.begun().await };
-            axum::serve(local.tap_io(|_| {}), local_service).with_graceful_shutdown(going).into_future().await
-        };
-        let (plain, secure, local) = tokio::join!(server.into_future(), secure, local);
-        plain.and(secure).and(local)
+        let local = crate::connections::serve(local, router.clone(), draining.clone(), bounds, None, |_| {
+            base_of("http", Ok(address), address)
+        });
+        tokio::join!(server, secure, local, goes);
+        if let Err(error) = last.audit_flush().await {
+            tracing::error!(error = error.chain(), "repeated failures could not be counted in the audit log");
+        }
     };
     tokio::select! {
-        result = all => result.map_err(|e| format!("serve: {e}")),
+        () = all => Ok(()),
         () = late => {
             tracing::warn!("some requests did not end in {} s", limit.as_secs());
             Ok(())
@@ -196,6 +207,12 @@ fn chain(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
+}
+
+/// The server as a connection reaches it.
+fn base_of(scheme: &str, local: io::Result<SocketAddr>, listens: SocketAddr) -> String {
+    let local = local.unwrap_or(listens);
+    format!("{scheme}://{}", reachable(SocketAddr::new(local.ip().to_canonical(), local.port())))
 }
 
 /// An address that a client on this machine can use.

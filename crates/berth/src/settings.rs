@@ -18,6 +18,8 @@ pub(crate) struct Settings {
     pub(crate) dev: bool,
     /// A second listener with TLS.
     pub(crate) https: Https,
+    /// Bounds of HTTP connections.
+    pub(crate) http: crate::connections::Http,
     /// Dialects that are served.
     pub(crate) dialects: berth_api::Dialects,
     /// The dialect `comb`.
@@ -89,6 +91,7 @@ impl Default for Settings {
             data_dir: "/var/lib/berth".into(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             dev: false,
+            http: crate::connections::Http::default(),
             https: Https::default(),
             dialects: berth_api::Dialects::default(),
             comb: berth_api::CombSettings::default(),

@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -92,11 +92,10 @@ impl Listener {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let (send, ready) = mpsc::channel(64);
-        let places = Arc::new(Semaphore::new(AT_ONCE));
+        let mut shaking: std::collections::VecDeque<tokio::task::AbortHandle> = std::collections::VecDeque::new();
         tokio::spawn(async move {
             // Ends with whoever receives.
             while !send.is_closed() {
-                let Ok(place) = places.clone().acquire_owned().await else { return };
                 let accepted = tokio::select! {
                     accepted = socket.accept() => accepted,
                     () = send.closed() => return,
@@ -111,13 +110,20 @@ impl Listener {
                 };
                 let _ = stream.set_nodelay(true);
                 let (acceptor, send) = (acceptor.clone(), send.clone());
-                tokio::spawn(async move {
-                    let _place = place;
+                // Whoever dawdles longest makes room.
+                shaking.retain(|hands| !hands.is_finished());
+                if shaking.len() >= AT_ONCE
+                    && let Some(oldest) = shaking.pop_front()
+                {
+                    oldest.abort();
+                }
+                let hands = tokio::spawn(async move {
                     // A client that dawdles holds up nobody else.
                     if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
                         let _ = send.send((stream, from)).await;
                     }
                 });
+                shaking.push_back(hands.abort_handle());
             }
         });
         Ok(Some(Self { ready, address }))

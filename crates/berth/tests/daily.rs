@@ -209,6 +209,19 @@ async fn processes_are_run_inside_with_the_containers_own_bounds() {
     done(&server, &["unpause", "a"]);
     done(&server, &["stop", "-t", "0", "a"]);
     assert!(server.cli(&["exec", "a", "true"]).2.contains("not running"));
+    // Who ran what, from where.
+    done(&server, &["start", "a"]);
+    done(&server, &["exec", "a", "echo", "by session"]);
+    let body = json!({"command": ["echo", "by request"]}).to_string();
+    assert_eq!(server.request("POST", "/v1/containers/a/exec", body).await.status, 200);
+    assert_ne!(server.cli(&["exec", "a", "no-such-program"]).0, 0);
+    let listed = server.request("GET", "/v1/audit?action=exec&limit=3", "").await.json();
+    let entries: Vec<_> = listed["items"].as_array().expect("items").iter().rev().collect();
+    let of = |n: usize, key: &str| entries[n][key].as_str().expect("text").to_owned();
+    assert!(of(0, "action").ends_with("/exec: echo by session"), "{listed}");
+    assert!(of(1, "action").ends_with("/exec: echo by request"), "{listed}");
+    assert!(of(2, "action").ends_with("/exec: no-such-program") && entries[2]["status"] != 101, "{listed}");
+    assert!((0..3).all(|n| of(n, "who") == "token 1" && !of(n, "from").is_empty() && !of(n, "request_id").is_empty()));
     server.finish().await;
 }
 

@@ -134,3 +134,118 @@ async fn cut_and_wrong_archives_leave_nothing() {
     assert!(server.client().images().await.expect("images").is_empty());
     server.finish().await;
 }
+
+/// Requests of one dialect that anybody known is answered in its own form.
+const DIALECTS: [(&str, &str); 5] = [
+    ("GET", "/v1/containers"),
+    ("GET", "/container/analy"),
+    ("GET", "/api/v1/containers"),
+    ("GET", "/api/v1/node/list"),
+    ("GET", "/tingyu/container/list"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_hold_up_nobody() {
+    if !is_root() {
+        return;
+    }
+    berth_runtime::raise_open_files().expect("files");
+    let settings = "[http]\nstrangers_per_address = 64\nhead_s = 2\n";
+    let server = Server::start(env!("CARGO_BIN_EXE_berth"), "strangers", settings).await;
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", server.pid())).expect("list").count();
+    let before = open();
+    let address = server.url("").trim_start_matches("http://").trim_end_matches('/').to_owned();
+    let connect = async |text: &str| {
+        let mut stream = tokio::net::TcpStream::connect(&address).await.expect("connect");
+        // Pushed out already, perhaps.
+        let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, text.as_bytes()).await;
+        stream
+    };
+    let answered = async || {
+        for (method, path) in DIALECTS {
+            let begun = std::time::Instant::now();
+            let answer = server.request(method, path, "").await;
+            assert!(begun.elapsed() < std::time::Duration::from_secs(2), "{path}: {:?}", begun.elapsed());
+            assert!(answer.status < 500, "{path}: {} {}", answer.status, answer.text);
+        }
+    };
+    // Silent ones, and ones whose head never ends.
+    let mut held = Vec::new();
+    for _ in 0..300 {
+        held.push(connect("").await);
+        held.push(connect("GET /v1/containers HTTP/1.1\r\nHost: x\r\n").await);
+    }
+    answered().await;
+    let begun = std::time::Instant::now();
+    while open() > before + 200 {
+        held.push(connect("").await);
+        assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{} files are open", open());
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    // Bodies that never come, to every dialect, with no credential and with a wrong one.
+    for path in
+        ["/v1/containers", "/container/build", "/api/v1/container/1/start", "/api/v1/token", "/tingyu/container/create"]
+    {
+        for credential in ["", "Authorization: Bearer wrong\r\n", "token: wrong\r\n"] {
+            for _ in 0..100 {
+                let text = format!("POST {path} HTTP/1.1\r\nHost: x\r\n{credential}Content-Length: 10\r\n\r\n");
+                held.push(connect(&text).await);
+            }
+        }
+    }
+    answered().await;
+    // A refusal does not wait for the body.
+    let begun = std::time::Instant::now();
+    let mut refused = connect("POST /v1/containers HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n").await;
+    let mut buffer = [0; 12];
+    tokio::io::AsyncReadExt::read_exact(&mut refused, &mut buffer).await.expect("an answer");
+    assert_eq!(&buffer, b"HTTP/1.1 401");
+    assert!(begun.elapsed() < std::time::Duration::from_secs(2), "{:?}", begun.elapsed());
+    // Whoever says nothing is let go of.
+    let mut silent = connect("").await;
+    let closed = tokio::io::AsyncReadExt::read(&mut silent, &mut buffer);
+    let closed = tokio::time::timeout(std::time::Duration::from_secs(6), closed).await.expect("in time");
+    assert!(matches!(closed, Ok(0) | Err(_)));
+    // A head that is too long is refused, and the long path of a known caller is answered in its dialect's form.
+    let mut long = connect(&format!("GET /v1/x HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(300 << 10))).await;
+    let read = tokio::io::AsyncReadExt::read_exact(&mut long, &mut buffer).await;
+    assert!(read.is_err() || &buffer == b"HTTP/1.1 431", "{}", String::from_utf8_lossy(&buffer));
+    drop(held);
+    server.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_do_not_fill_the_audit_log() {
+    if !is_root() {
+        return;
+    }
+    let server = Server::start(env!("CARGO_BIN_EXE_berth"), "failures", "").await;
+    for round in 0..3 {
+        let all = (0..200).map(|_| server.request("DELETE", "/v1/containers/none", ""));
+        for answer in futures_util::future::join_all(all).await {
+            assert_eq!(answer.status, 404, "{round}: {}", answer.text);
+        }
+    }
+    let all = (0..900).map(|n| {
+        let path = format!("/v1/containers/none{n}");
+        let server = &server;
+        async move { server.request("DELETE", &path, "").await.status }
+    });
+    assert!(futures_util::future::join_all(all).await.iter().all(|status| *status == 404));
+    let listed = async || server.request("GET", "/v1/audit?failed=true&limit=1000", "").await.json()["items"].clone();
+    let begun = std::time::Instant::now();
+    loop {
+        let items = listed().await;
+        let items = items.as_array().expect("items");
+        let counts: i64 = items.iter().map(|e| e["count"].as_i64().expect("a count")).sum();
+        let same = items.iter().find(|e| e["action"] == "DELETE /v1/containers/none").expect("the same");
+        if same["count"] == 600 && counts >= 1500 {
+            assert!(items.len() < 700, "{} entries", items.len());
+            assert!(items.iter().any(|e| e["action"] == "further failed requests"));
+            break;
+        }
+        assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{counts} counted, the same {}", same["count"]);
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    server.finish().await;
+}

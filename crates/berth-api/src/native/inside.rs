@@ -10,7 +10,7 @@ use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use berth_core::{Core, Share};
+use berth_core::{Caller, Core, Share};
 use berth_engine::{Files, LogStream, Said, Session, Told};
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use serde::Deserialize;
@@ -21,7 +21,7 @@ use super::containers::read_json;
 use super::error::Error;
 use super::streams::{Kind, Places, reader, tar, tar_of, written_by};
 use super::wire::{ExecCreate, ExecResult, FileStat, channel};
-use crate::kit::small_body;
+use crate::kit::{Client, Detail, small_body};
 use crate::ranges;
 use crate::{Api, Draining};
 
@@ -54,10 +54,11 @@ pub(super) async fn exec(
         return Err(Error::invalid("a terminal or input need a session: GET with a WebSocket upgrade"));
     }
     let detach = asked.detach;
+    let detail = axum::Extension(Detail(said_of(&asked.command)));
     let mut session = core.container_exec(&caller, &id, asked.into()).await?;
     let mut result = ExecResult::default();
     if detach {
-        return Ok(Json(result).into_response());
+        return Ok((detail, Json(result)).into_response());
     }
     // However many run at a time, what their answers hold is bounded.
     let mut held: Vec<Share> = Vec::new();
@@ -93,12 +94,34 @@ pub(super) async fn exec(
         let piece = rest.split_to(rest.len().min(PIECE));
         (!piece.is_empty()).then_some((Ok::<_, std::convert::Infallible>(piece), (rest, held)))
     });
-    Ok(([(axum::http::header::CONTENT_TYPE, "application/json")], axum::body::Body::from_stream(pieces))
-        .into_response())
+    let content_type = [(axum::http::header::CONTENT_TYPE, "application/json")];
+    Ok((detail, content_type, axum::body::Body::from_stream(pieces)).into_response())
 }
 
 fn text(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+}
+
+/// A command as the audit log shows it.
+fn said_of(command: &[String]) -> String {
+    command.join(" ").chars().take(200).collect()
+}
+
+/// Notes a session in the audit log: its request only reads as far as HTTP goes.
+async fn note_session(core: &Core, caller: Caller, from: Client, action: String, error: Option<&Error>) {
+    let change = berth_core::Change {
+        caller: Some(caller),
+        source: from.source,
+        dialect: "native",
+        action,
+        result: error.map_or(101, |error| error.status.as_u16()),
+        message: error.map(|error| error.detail.clone()).unwrap_or_default(),
+        request_id: from.request_id,
+        ..berth_core::Change::default()
+    };
+    if let Err(error) = core.audit_note(change).await {
+        tracing::error!(error = error.chain(), "a session could not be noted in the audit log");
+    }
 }
 
 type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
@@ -118,6 +141,7 @@ pub(super) async fn exec_session(
     State(api): State<Api>,
     Auth(caller): Auth,
     Segment(id): Segment<String>,
+    from: Client,
     socket: Upgrade,
 ) -> Result<Response, Error> {
     let socket = upgrade(socket)?;
@@ -132,10 +156,16 @@ pub(super) async fn exec_session(
             Some(Ok(_)) => Err(Error::invalid("the first message is text: what is to be run, as JSON")),
             _ => return,
         };
+        let mut action = format!("GET /v1/containers/{id}/exec");
         let session = match asked {
-            Ok(asked) => api.core.container_exec(&caller, &id, asked.into()).await.map_err(Error::from),
+            Ok(asked) => {
+                action = format!("{action}: {}", said_of(&asked.command));
+                api.core.container_exec(&caller, &id, asked.into()).await.map_err(Error::from)
+            }
             Err(error) => Err(error),
         };
+        // On disk before a byte goes either way.
+        note_session(&api.core, caller, from, action, session.as_ref().err()).await;
         match session {
             Ok(session) => converse(socket, session, &api.draining, None, place).await,
             Err(error) => refuse(socket, error).await,
@@ -160,13 +190,17 @@ pub(super) async fn attach(
     Auth(caller): Auth,
     Segment(id): Segment<String>,
     Params(asked): Params<AttachParams>,
+    from: Client,
     socket: Upgrade,
 ) -> Result<Response, Error> {
     let socket = upgrade(socket)?;
     let found = api.core.container(&caller, &id).await?;
     let place = api.places.take(&caller, Kind::Stream)?;
     let followed = api.core.follow(found.id);
-    let session = api.core.container_attach(&caller, &id, asked.from_start).await?;
+    let session = api.core.container_attach(&caller, &id, asked.from_start).await;
+    let session = session.map_err(Error::from);
+    note_session(&api.core, caller, from, format!("GET /v1/containers/{id}/attach"), session.as_ref().err()).await;
+    let session = session?;
     Ok(socket.on_upgrade(move |socket| async move {
         let _followed = followed;
         let core = api.core.clone();

@@ -195,6 +195,8 @@ pub(super) async fn audit(
         status: e.result.parse().unwrap_or(0),
         message: e.message,
         request_id: e.request_id,
+        count: e.count,
+        last_time: format_time(e.last_at),
     };
     let items = found.items.into_iter().map(entry).collect();
     Ok(Json(List { items, next_cursor: found.next.map(|n| n.to_string()) }))

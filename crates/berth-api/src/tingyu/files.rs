@@ -62,7 +62,7 @@ pub(super) async fn download(State(core): State<Core>, request: Request) -> Resu
 
 /// `POST /file/getResponseByJobId`: where the file is to be had, when it is ready.
 pub(super) async fn response(State(core): State<Core>, request: Request) -> Result<Json<Ready>, Error> {
-    let host = request.headers().get(header::HOST).and_then(|v| v.to_str().ok()).unwrap_or("127.0.0.1").to_owned();
+    let base = request.extensions().get::<crate::kit::Peer>().map(|peer| peer.base().to_owned()).unwrap_or_default();
     let (caller, parameters) = enter_with(&core, request, "file_get").await?;
     let id = parameters.text("jobId").or_else(|_| parameters.text("jobid")).map_err(|_| Error::missing("jobId"))?;
     let command = core.command(&caller, &id).await.map_err(|error| Error::from(error).of_files())?;
@@ -73,7 +73,9 @@ pub(super) async fn response(State(core): State<Core>, request: Request) -> Resu
     let ready = if state == 3 { core.download(&caller, &id).await? } else { None };
     match ready {
         Some(file) => {
-            let url = format!("http://{host}/tingyu/file/get/{}", file.token);
+            // What the client says in Host is no word to be repeated.
+            let base = if core.public_url().is_empty() { base.as_str() } else { core.public_url() };
+            let url = format!("{}/tingyu/file/get/{}", base.trim_end_matches('/'), file.token);
             Ok(Json(Ready { msg: "success", code: 200, state, size: file.size, sha256: file.sha256, url }))
         }
         // Made ready, and gone since; or no job that makes a file.

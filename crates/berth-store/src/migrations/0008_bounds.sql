@@ -11,3 +11,6 @@ CREATE TABLE signed_requests (
     expires_at BIGINT NOT NULL
 );
 CREATE INDEX signed_requests_by_end ON signed_requests (expires_at);
+-- How often the same thing failed in the same way, and when it did last.
+ALTER TABLE audit ADD COLUMN count BIGINT NOT NULL DEFAULT 1;
+ALTER TABLE audit ADD COLUMN last_at BIGINT NOT NULL DEFAULT 0;

@@ -278,8 +278,9 @@ pub(super) async fn audit(client: &Client, asked: &Audit) -> Outcome {
         .into_iter()
         .map(|e| {
             let who = if e.who.is_empty() { "nobody known".into() } else { e.who };
+            let status = if e.count > 1 { format!("{} x{}", e.status, e.count) } else { e.status.to_string() };
             let time = e.time.chars().take(19).collect::<String>() + "Z";
-            vec![time, who, e.from, e.dialect, e.action, e.status.to_string(), e.message.chars().take(60).collect()]
+            vec![time, who, e.from, e.dialect, e.action, status, e.message.chars().take(60).collect()]
         })
         .collect();
     output::table(&["TIME", "WHO", "FROM", "API", "ACTION", "STATUS", "MESSAGE"], &rows);

@@ -94,4 +94,10 @@ pub struct AuditEntry {
     pub message: String,
     /// Id of the request, as in the log.
     pub request_id: String,
+    /// How often the same came of it: repeated failures are one entry.
+    #[serde(default)]
+    pub count: i64,
+    /// When it did last.
+    #[serde(default)]
+    pub last_time: String,
 }
