@@ -101,6 +101,10 @@ pub struct Client {
 /// Query parameters.
 type Query<'a> = &'a [(&'a str, String)];
 
+fn builder() -> Result<reqwest::ClientBuilder> {
+    berth_tls::builder(Vec::new()).map_err(|e| Error::Connection(e.to_string()))
+}
+
 fn segment(text: &str) -> String {
     text.bytes()
         .map(|b| match b {
@@ -118,7 +122,7 @@ impl Client {
     /// # Errors
     /// That no HTTP client could be made.
     pub fn new(base: &str, token: &str) -> Result<Self> {
-        let http = reqwest::Client::builder().no_proxy().build()?;
+        let http = builder()?.no_proxy().build()?;
         Ok(Self { http, base: base.trim_end_matches('/').to_owned(), token: token.to_owned(), socket: None })
     }
 
@@ -127,7 +131,7 @@ impl Client {
     /// # Errors
     /// That no HTTP client could be made.
     pub fn unix(socket: &std::path::Path, token: &str) -> Result<Self> {
-        let http = reqwest::Client::builder().no_proxy().unix_socket(socket).build()?;
+        let http = builder()?.no_proxy().unix_socket(socket).build()?;
         let socket = Some(socket.to_owned());
         Ok(Self { http, base: "http://localhost".into(), token: token.to_owned(), socket })
     }

@@ -249,6 +249,21 @@ impl Core {
         Ok(())
     }
 
+    /// The traffic that a container was last told to have had, from what is on disk for certain.
+    pub(crate) async fn traffic_told(&self, container: i64) -> Option<berth_engine::Traffic> {
+        let found = self.read(move |tx| Ok(tx.meter(container)?)).await.ok().flatten()?;
+        serde_json::from_str::<Reading>(&found.last).ok().map(|reading| reading.traffic)
+    }
+
+    /// What came in and went out of a container in its whole life; what is told is on disk first, so that it is never less later.
+    pub(crate) async fn traffic_of(&self, container: i64, uid: &UnitId) -> Result<berth_engine::Traffic, Error> {
+        self.measure(vec![(container, uid.clone())], false).await?;
+        let all = self.inner.engine.traffic(std::slice::from_ref(uid)).await?;
+        let now = all.into_iter().next().map(|(_, traffic)| traffic).unwrap_or_default();
+        // What has come since the measure may be gone after a power failure.
+        Ok(self.traffic_told(container).await.unwrap_or(now))
+    }
+
     /// Two rounds of the sampler, nanoseconds.
     fn unseen(&self) -> i64 {
         i64::try_from(self.inner.settings.measure_period_s.max(1)).unwrap_or(60).saturating_mul(2_000_000_000)
@@ -260,7 +275,7 @@ impl Core {
             return;
         }
         if let Err(error) = self.measure(vec![(of.id, of.uid.clone())], false).await {
-            tracing::debug!(container = %of.uid, error = error.chain(), "not measured before its end");
+            tracing::error!(container = %of.uid, error = error.chain(), "not measured before its end");
         }
     }
 

@@ -67,6 +67,9 @@ async fn bring_up_to_date(core: &Core, known: &Container) -> Result<Container, E
                 Err(error) => return Err(error),
             }
         }
+        if let Some(told) = core.traffic_told(known.id).await {
+            engine.keep_traffic(&known.uid, told).await?;
+        }
         engine.update(&known.uid, known.spec.resources()).await?;
         engine.set_ports(&known.uid, &known.spec.ports).await
     };

@@ -30,6 +30,26 @@ struct Kept {
 #[derive(Debug)]
 pub(crate) struct Counted(Mutex<Kept>);
 
+impl Kept {
+    /// A run before `run` that was sampled, and whose end nobody noted (server and shim went at once), counts with its last sample.
+    fn fold(&mut self, run: u64) {
+        if self.sampled > self.run && self.sampled < run {
+            self.ended = plus(self.ended, self.sample);
+            self.run = self.sampled;
+            self.unsaved = true;
+        }
+    }
+}
+
+fn missing(told: Traffic, floor: Traffic) -> Traffic {
+    Traffic {
+        rx_bytes: floor.rx_bytes.saturating_sub(told.rx_bytes),
+        rx_packets: floor.rx_packets.saturating_sub(told.rx_packets),
+        tx_bytes: floor.tx_bytes.saturating_sub(told.tx_bytes),
+        tx_packets: floor.tx_packets.saturating_sub(told.tx_packets),
+    }
+}
+
 fn plus(a: Traffic, b: Traffic) -> Traffic {
     Traffic {
         rx_bytes: a.rx_bytes + b.rx_bytes,
@@ -66,6 +86,7 @@ impl Counted {
     /// Takes note of what a run that goes on has; on disk if it is new.
     pub(crate) fn sample(&self, folder: &Path, run: u64, now: Traffic) {
         let mut kept = self.kept();
+        kept.fold(run);
         let before = if kept.sampled == run { kept.sample } else { Traffic::default() };
         let now = most(before, now);
         if kept.run < run && (kept.unsaved || kept.sampled != run || kept.sample != now) {
@@ -93,11 +114,24 @@ impl Counted {
         if kept.run >= run {
             return;
         }
+        kept.fold(run);
         let sample = if kept.sampled == run { kept.sample } else { Traffic::default() };
         kept.ended = plus(kept.ended, most(last.unwrap_or_default(), sample));
         kept.run = run;
         kept.unsaved = false;
         save(folder, &kept);
+    }
+
+    /// Never tells less than `floor` from now on: what was told before the machine went, and is not on disk here. `now` is what run
+    /// `run` has.
+    pub(crate) fn raise(&self, folder: &Path, run: u64, now: Option<Traffic>, floor: Traffic) {
+        let more = missing(self.total(run, now), floor);
+        if more != Traffic::default() {
+            let mut kept = self.kept();
+            kept.ended = plus(kept.ended, more);
+            kept.unsaved = false;
+            save(folder, &kept);
+        }
     }
 
     /// The whole life, with what the present run has now.
@@ -106,6 +140,7 @@ impl Counted {
         let mut kept = self.kept();
         let now = now.filter(|_| kept.run < run);
         if let Some(now) = now {
+            kept.fold(run);
             // Nothing less is told later.
             let before = if kept.sampled == run { kept.sample } else { Traffic::default() };
             kept.unsaved |= kept.sampled != run || before != now;
@@ -151,6 +186,15 @@ mod tests {
         assert_eq!(counted.total(3, Some(bytes(8))), bytes(22), "nothing less than was told");
         counted.end(&folder, 3, Some(bytes(7)));
         assert_eq!(Counted::load(&folder).total(3, None), bytes(22));
+        // A run that nobody saw the end of, and one after it.
+        counted.sample(&folder, 5, bytes(1));
+        assert_eq!(counted.total(6, Some(bytes(2))), bytes(25));
+        // What was told before the machine went is the floor; it is reached once, and goes on from there.
+        counted.raise(&folder, 6, Some(bytes(2)), bytes(20));
+        assert_eq!(counted.total(6, Some(bytes(2))), bytes(25));
+        counted.raise(&folder, 6, Some(bytes(2)), bytes(30));
+        assert_eq!(counted.total(6, Some(bytes(3))), bytes(31));
+        assert_eq!(Counted::load(&folder).total(6, Some(bytes(3))), bytes(31));
         std::fs::remove_dir_all(folder).expect("clean");
     }
 }

@@ -654,6 +654,23 @@ impl Engine for OciEngine {
         .await
     }
 
+    async fn keep_traffic(&self, id: &UnitId, at_least: Traffic) -> Result<(), EngineError> {
+        let unit = self.inner.unit(id)?;
+        self.blocking(move |inner| {
+            let (live, run) = {
+                let known = unit.known();
+                (known.live.clone(), known.observed.run)
+            };
+            let now = live.as_ref().map(|live| inner.traffic_now(&unit, live).map(of_run));
+            // One that runs and can't be read now: with an old figure it would be counted twice.
+            if now.as_ref().is_none_or(Option::is_some) {
+                unit.counted.raise(&unit.folder, run, now.flatten(), at_least);
+            }
+            Ok(())
+        })
+        .await
+    }
+
     async fn disk(&self, ids: &[UnitId]) -> Result<Vec<(UnitId, u64)>, EngineError> {
         let units: Vec<_> = ids.iter().filter_map(|id| self.inner.unit(id).ok()).collect();
         self.blocking(move |_| {

@@ -161,6 +161,11 @@ pub trait Engine: Send + Sync {
     /// What came in and went out over the network in their whole lives, whether they run or not.
     async fn traffic(&self, ids: &[UnitId]) -> Result<Vec<(UnitId, Traffic)>, EngineError>;
 
+    /// Never tells less traffic of it than this from now on: what was told before the machine went down may not be on disk.
+    async fn keep_traffic(&self, _id: &UnitId, _at_least: Traffic) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     /// Bytes on disk that they wrote.
     async fn disk(&self, ids: &[UnitId]) -> Result<Vec<(UnitId, u64)>, EngineError>;
 

@@ -260,7 +260,8 @@ impl Fetch for HttpFetch {
                 Err(error) => attempt.error(error),
             }
         });
-        let client = reqwest::Client::builder()
+        let client = berth_tls::builder(Vec::new())
+            .map_err(|e| FetchError(format!("no HTTP client: {e}")))?
             .no_proxy()
             .dns_resolver(Arc::new(Guarded { guard: self.0.clone(), resolver, private, private_of: None }))
             .redirect(policy)

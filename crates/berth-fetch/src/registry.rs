@@ -320,19 +320,24 @@ impl HttpRegistry {
             private: private.elsewhere,
             private_of: private.own.then(|| own.clone()),
         };
-        let mut builder = Client::builder()
+        let mut authorities = Vec::new();
+        if let Some(path) = ca_file {
+            use rustls::pki_types::pem::PemObject;
+            let unreadable = |why: String| wrong(format!("the certificate authority {}: {why}", path.display()));
+            for certificate in
+                rustls::pki_types::CertificateDer::pem_file_iter(path).map_err(|e| unreadable(e.to_string()))?
+            {
+                authorities.push(certificate.map_err(|e| unreadable(e.to_string()))?);
+            }
+        }
+        let mut builder = berth_tls::builder(authorities)
+            .map_err(|e| wrong(format!("certificate authorities for {own}: {e}")))?
             .no_proxy()
             .dns_resolver(Arc::new(guarded))
             .redirect(policy)
             .connect_timeout(CONNECT_LIMIT)
             .user_agent(concat!("berth/", env!("CARGO_PKG_VERSION")));
         builder = if uploads { builder.timeout(PORTION_LIMIT) } else { builder.read_timeout(self.stall()) };
-        if let Some(path) = ca_file {
-            let unreadable = |why: String| wrong(format!("the certificate authority {}: {why}", path.display()));
-            let pem = std::fs::read(path).map_err(|e| unreadable(e.to_string()))?;
-            let all = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| unreadable(reason(&e)))?;
-            builder = builder.tls_certs_merge(all);
-        }
         let client = builder.build().map_err(|e| wrong(format!("no HTTP client: {}", reason(&e))))?;
         clients.insert(key, client.clone());
         Ok(client)

@@ -125,9 +125,30 @@ fn bridge() -> Finding {
 }
 
 /// Prints what was found; the exit code is 1 if something that is needed is missing.
+fn certificates() -> Finding {
+    let of_host = berth_tls::authorities_of_host();
+    let found = match of_host {
+        0 => format!("none; the {} that are bundled are used", berth_tls::authorities_bundled()),
+        count => count.to_string(),
+    };
+    let advice =
+        "install ca-certificates (your company's own authorities go there, too), or name a ca_file for a registry";
+    warning("certificate authorities", of_host > 0, found, advice)
+}
+
 pub(crate) fn run(doctor: &Doctor) -> Result<u8, String> {
-    let all =
-        [root(), kernel(), cgroups(), favordynmods(), file_system(), nf_tables(), bridge(), forwarding(), seccomp()];
+    let all = [
+        root(),
+        kernel(),
+        cgroups(),
+        favordynmods(),
+        file_system(),
+        nf_tables(),
+        bridge(),
+        forwarding(),
+        seccomp(),
+        certificates(),
+    ];
     let missing = all.iter().any(|f| f.state == "missing");
     if doctor.json {
         println!("{}", serde_json::to_string_pretty(&all).map_err(|e| e.to_string())?);

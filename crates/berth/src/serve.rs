@@ -186,6 +186,12 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), String> {
             base_of("http", Ok(address), address)
         });
         tokio::join!(server, secure, local, goes);
+        // What is on disk now is told again by the next server.
+        match tokio::time::timeout(Duration::from_secs(5), last.sample()).await {
+            Ok(Err(error)) => tracing::error!(error = error.chain(), "traffic could not be read at the end"),
+            Err(_) => tracing::error!("traffic was not read in time at the end"),
+            Ok(Ok(())) => {}
+        }
         if let Err(error) = last.audit_flush().await {
             tracing::error!(error = error.chain(), "repeated failures could not be counted in the audit log");
         }

@@ -42,8 +42,7 @@ impl Core {
     /// [`Error::NotFound`], or the engine's own.
     pub async fn container_traffic(&self, caller: &Caller, reference: &str) -> Result<Traffic, Error> {
         let found = self.container(caller, reference).await?;
-        let all = self.inner.engine.traffic(std::slice::from_ref(&found.uid)).await?;
-        Ok(all.into_iter().next().map(|(_, traffic)| traffic).unwrap_or_default())
+        self.traffic_of(found.id, &found.uid).await
     }
 
     /// What these containers use, as far as they run; all of the account's if none is named. Takes two readings, `between`
