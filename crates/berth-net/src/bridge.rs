@@ -5,7 +5,7 @@ use std::{fs, io};
 
 use crate::netlink::{Error, Socket};
 use crate::netns::{Netns, in_netns};
-use crate::nft::{self, Member, Published, Spread};
+use crate::nft::{self, Member, Protocol, Published, Spread};
 use crate::tc;
 use crate::{conntrack, link};
 
@@ -345,7 +345,29 @@ impl Network {
     /// # Errors
     /// The port that was refused.
     pub fn publish(&self, ports: &[Published]) -> Result<(), Error> {
-        nft::publish(&self.table, ports)
+        nft::publish(&self.table, ports)?;
+        let udp: Vec<_> = ports.iter().filter(|port| port.protocol == Protocol::Udp).collect();
+        self.forget_flows(udp.iter().map(|port| port.host_port), |flow| {
+            udp.iter().any(|port| port.host_port == flow.port && (port.to, port.to_port) == flow.answers)
+        });
+        Ok(())
+    }
+
+    /// Forgets UDP flows to these ports of the host that lead elsewhere than they are `wanted` to: a client that keeps its port would
+    /// be led there for ever.
+    fn forget_flows(&self, ports: impl Iterator<Item = u16>, wanted: impl Fn(&conntrack::Flow) -> bool) {
+        let ports: Vec<u16> = ports.collect();
+        if ports.is_empty() {
+            return;
+        }
+        let stale = |flow: &conntrack::Flow| {
+            // Led into the network, or not led at all although it was to the host itself.
+            let led = self.subnet.contains(flow.answers.0) && flow.answers.0 != flow.to;
+            let not_led = flow.answers.0 == flow.to && flow.answers_to == flow.from && !self.subnet.contains(flow.to);
+            ports.contains(&flow.port) && (led || not_led) && !wanted(flow)
+        };
+        // A kernel that does not tell its flows is no reason not to publish anything.
+        let _ = conntrack::forget(stale);
     }
 
     /// Takes ports back; one that was not published is no error.
@@ -353,7 +375,10 @@ impl Network {
     /// # Errors
     /// The port that was refused.
     pub fn unpublish(&self, ports: &[Published]) -> Result<(), Error> {
-        nft::unpublish(&self.table, ports)
+        nft::unpublish(&self.table, ports)?;
+        let udp = ports.iter().filter(|port| port.protocol == Protocol::Udp);
+        self.forget_flows(udp.map(|port| port.host_port), |_| false);
+        Ok(())
     }
 
     /// Has a host port lead to the places of `after` instead of those of `before`: new connections, one and all, from one
@@ -362,7 +387,10 @@ impl Network {
     /// # Errors
     /// What the kernel refused; the port leads where it led then.
     pub fn spread(&self, before: Option<&Spread>, after: &Spread) -> Result<(), Error> {
-        nft::spread(&self.table, before, after)
+        nft::spread(&self.table, before, after)?;
+        let port = Some(after.host_port).filter(|_| after.protocol == Protocol::Udp);
+        self.forget_flows(port.into_iter(), |flow| after.to.contains(&flow.answers));
+        Ok(())
     }
 
     /// Whether another server's table, of one that is not up perhaps, has the host's port already.

@@ -255,7 +255,7 @@ fn with_socket<T>(work: impl FnOnce(&mut Socket) -> Result<T, Error>) -> Result<
     })
 }
 
-fn send(messages: Vec<Message>) -> Result<(), Error> {
+pub(crate) fn send(messages: Vec<Message>) -> Result<(), Error> {
     with_socket(|socket| socket.send(messages))
 }
 

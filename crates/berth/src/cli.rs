@@ -101,6 +101,8 @@ enum Command {
     Logout(registries::Logout),
     /// Give an image one more name
     Tag(images::Tag),
+    /// Let every account use an image (make it an official one), or take that back
+    Official(images::Official),
     /// Show how an image came about
     History(images::History),
     /// Find images by a part of a name, official ones too
@@ -323,6 +325,7 @@ fn client_command(command: Command, connection: &Connection) -> Result<ExitCode,
             Command::Login(login) => registries::login(&client, &login).await,
             Command::Logout(logout) => registries::logout(&client, &logout).await,
             Command::Tag(tag) => images::tag(&client, &tag).await,
+            Command::Official(official) => images::official(&client, &official).await,
             Command::History(history) => images::history(&client, &history).await,
             Command::Search(search) => images::search(&client, &search).await,
             Command::Prune(prune) => images::prune(&client, &prune).await,

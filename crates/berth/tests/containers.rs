@@ -189,6 +189,54 @@ async fn ports_are_reached_from_everywhere_and_nobody_elses_is_taken() {
             socket.recv(&mut buffer).is_ok_and(|n| &buffer[..n] == b"hello")
         });
         assert!(heard, "UDP {udp}");
+        // A client that keeps its port is answered at once: when the port comes, goes, comes again and moves to another.
+        let said = |name: &str| {
+            let code = format!(
+                "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind((\"\", 7))\n\
+                while True: s.sendto(b\"{name}\", s.recvfrom(99)[1])"
+            );
+            json!(["python3", "-c", code])
+        };
+        let fixed =
+            (31_600..31_900).find(|port| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok()).expect("a port");
+        let ports = json!([{"container_port": 7, "host_port": fixed, "protocol": "udp"}]);
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
+        socket.set_read_timeout(Some(Duration::from_millis(20))).expect("timeout");
+        let hears = |wanted: &str| {
+            let begun = std::time::Instant::now();
+            loop {
+                let _ = socket.send_to(b"hello", (Ipv4Addr::LOCALHOST, fixed));
+                let mut buffer = [0; 16];
+                if socket.recv(&mut buffer).is_ok_and(|n| &buffer[..n] == wanted.as_bytes()) {
+                    return;
+                }
+                // Python takes its time to come up.
+                assert!(begun.elapsed() < Duration::from_secs(4), "{wanted} does not answer on {fixed}");
+            }
+        };
+        for _ in 0..3 {
+            let _ = socket.send_to(b"too early", (Ipv4Addr::LOCALHOST, fixed));
+        }
+        let make = |name: &str, ports: &Value| {
+            let asked = json!({"name": name, "image": "python", "start": true, "command": said(name), "ports": ports});
+            server.request("POST", "/v1/containers", asked.to_string())
+        };
+        assert_eq!(make("one", &ports).await.status, 201);
+        hears("one");
+        assert_eq!(server.cli(&["stop", "-t", "0", "one"]).0, 0);
+        for _ in 0..20 {
+            let _ = socket.send_to(b"nobody", (Ipv4Addr::LOCALHOST, fixed));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(server.cli(&["start", "one"]).0, 0);
+        hears("one");
+        assert_eq!(make("two", &json!([])).await.status, 201);
+        for (id, ports) in [("one", &json!([])), ("two", &ports)] {
+            let asked = json!({"ports": ports}).to_string();
+            let moved = server.request("PUT", &format!("/v1/containers/{id}/ports"), asked).await;
+            assert_eq!(moved.status, 200, "{}", moved.text);
+        }
+        hears("two");
     }
     let local = json!({"ports": [{"container_port": 80, "host_ip": "127.0.0.1"}], "command": shell(HTTPD)});
     let local = run(&server, local).await;

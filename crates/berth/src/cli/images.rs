@@ -88,6 +88,16 @@ pub(crate) struct Tag {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct Official {
+    /// Only its own account may use it again
+    #[arg(long)]
+    undo: bool,
+    /// Images, by name or digest
+    #[arg(required = true)]
+    images: Vec<String>,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct History {
     /// Print JSON
     #[arg(long)]
@@ -135,6 +145,14 @@ pub(crate) struct Disk {
 pub(super) async fn save(client: &Client, save: &Save) -> Outcome {
     let response = client.image_save(&save.images).await.map_err(|e| e.to_string())?;
     write_body(response, save.output.as_deref()).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn official(client: &Client, official: &Official) -> Outcome {
+    for image in &official.images {
+        client.image_share(image, !official.undo).await.map_err(|e| format!("{image}: {e}"))?;
+        println!("{image}");
+    }
     Ok(ExitCode::SUCCESS)
 }
 
