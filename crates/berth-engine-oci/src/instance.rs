@@ -92,6 +92,11 @@ impl Instance {
     pub(crate) fn cgroup_parent(&self) -> String {
         format!("berth-{}", self.id)
     }
+
+    /// The cgroup of zygote and shims.
+    pub(crate) fn shims(&self) -> String {
+        format!("berth-{}-shims", self.id)
+    }
 }
 
 /// How many containers of the engine in `folder` have a cgroup, which those that run have.
@@ -122,5 +127,6 @@ pub fn uninstall(folder: &Path) -> Result<(), EngineError> {
             .map_err(|e| EngineError::Failed(e.to_string()))?;
     }
     Cgroup::remove_parent(&instance.cgroup_parent());
+    Cgroup::remove_parent(&instance.shims());
     Ok(())
 }

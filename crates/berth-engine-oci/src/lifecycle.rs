@@ -565,21 +565,6 @@ pub(crate) fn of_link(host: &berth_net::LinkStats) -> berth_runtime::Traffic {
     berth_runtime::Traffic::of_link(host.tx_bytes, host.tx_packets, host.rx_bytes, host.rx_packets)
 }
 
-/// Whether a signal reaches the first process of a pid namespace: the kernel discards what it does not handle, ignore or
-/// block (pid_namespaces(7)). One that ignores it means to go on for a while, and is given the time.
-fn hears(pid: i32, signal: i32) -> bool {
-    let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { return true };
-    minds(&status, signal)
-}
-
-fn minds(status: &str, signal: i32) -> bool {
-    let mut masks = status.lines().filter_map(|line| {
-        let (key, mask) = line.split_once(':')?;
-        ["SigBlk", "SigIgn", "SigCgt"].contains(&key).then(|| u64::from_str_radix(mask.trim(), 16).unwrap_or(u64::MAX))
-    });
-    masks.any(|mask| mask & 1u64.checked_shl(signal.unsigned_abs() - 1).unwrap_or(0) != 0)
-}
-
 impl Unit {
     /// Signal, grace, kill. One that can't hear the signal is killed at once. Returns when the end has been taken note of.
     pub(crate) async fn end(&self, signal: i32, grace: Duration) -> Result<(), EngineError> {
@@ -591,7 +576,7 @@ impl Unit {
                 State::Running { pid, .. } => pid,
                 _ => None,
             };
-            let heard = pid.is_none_or(|pid| hears(pid, signal));
+            let heard = pid.is_none_or(|pid| berth_runtime::hears(pid, signal));
             if heard && !grace.is_zero() && tokio::time::timeout(grace, ended.wait_for(|e| *e)).await.is_ok() {
                 return Ok(());
             }
@@ -606,19 +591,7 @@ impl Unit {
 
 #[cfg(test)]
 mod tests {
-    use super::{minds, resolv_conf};
-
-    #[test]
-    fn a_signal_is_heard_if_it_is_handled_ignored_or_blocked() {
-        let status = |blocked: u64, ignored: u64, caught: u64| {
-            format!("Name:\tsh\nSigBlk:\t{blocked:016x}\nSigIgn:\t{ignored:016x}\nSigCgt:\t{caught:016x}\n")
-        };
-        assert!(!minds(&status(0, 1 << 2, 1 << 1), 15));
-        assert!(
-            minds(&status(1 << 14, 0, 0), 15) && minds(&status(0, 1 << 14, 0), 15) && minds(&status(0, 0, 1 << 14), 15)
-        );
-        assert!(minds(&status(0, 0, 1 << 63), 64));
-    }
+    use super::resolv_conf;
 
     #[test]
     fn name_servers_on_the_hosts_loopback_are_replaced() {

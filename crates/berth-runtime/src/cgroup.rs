@@ -519,6 +519,21 @@ impl Cgroup {
     }
 }
 
+/// Moves a process into the group `name` below the root of the hierarchies that service managers look at; where that can't be it stays
+/// where it is.
+pub(crate) fn stand_apart(pid: i32, name: &str) {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let of_services = |line: &&str| {
+        line.contains(" - cgroup2 ")
+            || line.contains(" - cgroup ") && line.rsplit(' ').next().is_some_and(|options| options.contains("name=systemd"))
+    };
+    for line in mounts.lines().filter(of_services) {
+        let at = Path::new(line.split(' ').nth(4).unwrap_or_default()).join(name);
+        let _ = fs::create_dir(&at);
+        let _ = fs::write(at.join("cgroup.procs"), pid.to_string());
+    }
+}
+
 /// Sums over all devices of `io.stat`: bytes read and written.
 fn io_stat(text: &str) -> (u64, u64) {
     let sum = |key: &str| text.split_whitespace().filter_map(|word| word.strip_prefix(key)?.parse::<u64>().ok()).sum();

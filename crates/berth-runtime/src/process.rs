@@ -99,8 +99,24 @@ impl AsRawFd for PidFd {
     }
 }
 
+/// Whether a signal reaches the first process of a pid namespace: the kernel discards what it does not handle, ignore or
+/// block (pid_namespaces(7)). One that ignores it means to go on for a while, and is given the time.
+pub fn hears(pid: i32, signal: i32) -> bool {
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return true };
+    minds(&status, signal)
+}
+
+fn minds(status: &str, signal: i32) -> bool {
+    let mut masks = status.lines().filter_map(|line| {
+        let (key, mask) = line.split_once(':')?;
+        ["SigBlk", "SigIgn", "SigCgt"].contains(&key).then(|| u64::from_str_radix(mask.trim(), 16).unwrap_or(u64::MAX))
+    });
+    masks.any(|mask| mask & 1u64.checked_shl(signal.unsigned_abs() - 1).unwrap_or(0) != 0)
+}
+
 #[cfg(test)]
 mod tests {
+    use super::minds;
     use super::Process;
 
     #[test]
@@ -115,5 +131,17 @@ mod tests {
         child.wait().expect("wait");
         assert!(fd.ended() && process.open().is_none());
         fd.signal(libc::SIGKILL).expect("killing what has ended is harmless");
+    }
+
+    #[test]
+    fn a_signal_is_heard_if_it_is_handled_ignored_or_blocked() {
+        let status = |blocked: u64, ignored: u64, caught: u64| {
+            format!("Name:\tsh\nSigBlk:\t{blocked:016x}\nSigIgn:\t{ignored:016x}\nSigCgt:\t{caught:016x}\n")
+        };
+        assert!(!minds(&status(0, 1 << 2, 1 << 1), 15));
+        assert!(
+            minds(&status(1 << 14, 0, 0), 15) && minds(&status(0, 1 << 14, 0), 15) && minds(&status(0, 0, 1 << 14), 15)
+        );
+        assert!(minds(&status(0, 0, 1 << 63), 64));
     }
 }

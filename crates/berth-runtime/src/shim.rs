@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::bundle::{Bundle, ExitStatus, Namespace, Traffic, write_json};
 use crate::cgroup::{Cgroup, Hierarchies};
@@ -286,6 +286,9 @@ pub(crate) fn hear_out(
     if said.is_empty() { told } else { Err(Failure::from_wire(&said)) }
 }
 
+/// Time that a container has to end when the machine does.
+const GRACE: Duration = Duration::from_secs(10);
+
 impl Running {
     /// Until the first process has ended: output to the log, children waited for. Then the status, then the clean-up.
     fn attend(mut self, folder: &Path) {
@@ -296,6 +299,11 @@ impl Running {
         let mut rounds_after_end = 0;
         let mut idle = false;
         let mut polled = Vec::new();
+        // Told to end by the host's first process, which ends the machine, the shim ends the container, and its run is noted.
+        let told = sys::signal_fd(libc::SIGTERM).ok();
+        // SAFETY: a plain system call; the process is this one's own child, which was not waited for.
+        let kill = |signal| unsafe { libc::kill(pid, signal) };
+        let mut deadline: Option<Instant> = None;
         loop {
             let fd = |file: &Option<File>| file.as_ref().map_or(-1, AsRawFd::as_raw_fd);
             let entry = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
@@ -307,6 +315,7 @@ impl Running {
                 entry(output(0)),
                 entry(output(1)),
                 entry(if ended.is_none() { self.pidfd.as_raw_fd() } else { -1 }),
+                entry(told.as_ref().map_or(-1, AsRawFd::as_raw_fd)),
             ]);
             if let Some(hub) = &self.hub {
                 hub.polled(&mut polled);
@@ -320,7 +329,11 @@ impl Running {
             } else {
                 -1
             };
-            let limit = u64::try_from(limit).ok().map(Duration::from_millis);
+            let mut limit = u64::try_from(limit).ok().map(Duration::from_millis);
+            if let Some(deadline) = deadline.filter(|_| ended.is_none()) {
+                let left = deadline.saturating_duration_since(Instant::now());
+                limit = Some(limit.map_or(left, |limit| limit.min(left)));
+            }
             let ready = sys::poll(&mut polled, limit).unwrap_or_else(|_| {
                 // The kernel is out of memory, perhaps: counts as a round in which nothing came.
                 std::thread::sleep(Duration::from_millis(10));
@@ -328,7 +341,18 @@ impl Running {
                 false
             });
             if let Some(hub) = &mut self.hub {
-                hub.serve(&polled[3..], &mut self.log);
+                hub.serve(&polled[4..], &mut self.log);
+            }
+            let by_first = polled[3].revents != 0 && told.as_ref().and_then(sys::sender).is_some_and(|pid| pid <= 1);
+            if by_first && ended.is_none() && deadline.is_none() {
+                let _ = self.cgroup.freeze(false);
+                let heard = crate::hears(pid, libc::SIGTERM);
+                kill(if heard { libc::SIGTERM } else { libc::SIGKILL });
+                deadline = Some(Instant::now() + GRACE);
+            }
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) && ended.is_none() {
+                kill(libc::SIGKILL);
+                deadline = Some(Instant::now() + GRACE);
             }
             if !ready {
                 // A character that is not completed by the second time never will be.

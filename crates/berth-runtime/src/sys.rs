@@ -95,6 +95,32 @@ pub fn is_no_room(error: &io::Error) -> bool {
     )
 }
 
+/// A descriptor that is readable when `signal` has come, which does nothing else any more.
+pub(crate) fn signal_fd(signal: i32) -> io::Result<OwnedFd> {
+    // SAFETY: plain system calls on locals; the descriptor is owned as soon as it exists.
+    unsafe {
+        let mut mask: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut mask);
+        libc::sigaddset(&raw mut mask, signal);
+        // What is ignored is not queued either.
+        libc::sigprocmask(libc::SIG_BLOCK, &raw const mask, std::ptr::null_mut());
+        libc::signal(signal, libc::SIG_DFL);
+        let fd = check(libc::signalfd(-1, &raw const mask, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC).into())?;
+        Ok(OwnedFd::from_raw_fd(fd as i32))
+    }
+}
+
+/// Who has sent the signal that a [`signal_fd`] has; 0 for a process of another pid namespace, the kernel's too.
+pub(crate) fn sender(fd: &OwnedFd) -> Option<u32> {
+    // SAFETY: a buffer of the structure's own size, which is plain data.
+    unsafe {
+        let mut info: libc::signalfd_siginfo = std::mem::zeroed();
+        let size = size_of::<libc::signalfd_siginfo>();
+        let read = libc::read(fd.as_raw_fd(), (&raw mut info).cast(), size);
+        (usize::try_from(read) == Ok(size)).then_some(info.ssi_pid)
+    }
+}
+
 pub(crate) trait Named<T> {
     /// With the step that failed, which is the host's matter.
     fn named(self, what: impl FnOnce() -> String) -> Result<T, Failure>;

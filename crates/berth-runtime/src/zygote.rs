@@ -41,12 +41,16 @@ pub struct Zygote {
     program: PathBuf,
     /// Where its process is noted, so that the next server can wait for its end.
     note: PathBuf,
+    /// Its cgroup.
+    apart: String,
     socket: Mutex<OwnedFd>,
 }
 
 /// Starts a zygote and notes which process it is, before it is asked for anything.
-fn begin(program: &Path, note: &Path) -> io::Result<OwnedFd> {
+fn begin(program: &Path, note: &Path, apart: &str) -> io::Result<OwnedFd> {
     let (socket, pid) = spawn(program)?;
+    // Shims must not be in the service's cgroup: a service manager ends all that is in there with the server, and waits for it.
+    crate::cgroup::stand_apart(pid, apart);
     // One that can't be noted ends with its socket.
     crate::bundle::write_json(note, &Process::of(pid)?)?;
     Ok(socket)
@@ -72,13 +76,13 @@ pub(crate) const ARGUMENT: &str = "zygote-of-berth";
 
 impl Zygote {
     /// Starts a zygote from `program`, whose `main` must begin with [`zygote_main`], and notes its process in the file `note`;
-    /// so for each that is started in place of one that died.
+    /// so for each that is started in place of one that died. It and the shims are in a cgroup `apart` of their own.
     ///
     /// # Errors
     /// What starting a process said, or the file system.
-    pub fn start(program: &Path, note: &Path) -> io::Result<Self> {
-        let socket = Mutex::new(begin(program, note)?);
-        Ok(Self { program: program.to_owned(), note: note.to_owned(), socket })
+    pub fn start(program: &Path, note: &Path, apart: &str) -> io::Result<Self> {
+        let socket = Mutex::new(begin(program, note, apart)?);
+        Ok(Self { program: program.to_owned(), note: note.to_owned(), apart: apart.to_owned(), socket })
     }
 
     /// Starts the container whose bundle is in `folder` and waits until its program runs. Blocks: a few milliseconds.
@@ -149,7 +153,7 @@ impl Zygote {
         let mut socket = self.socket.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match socket::send(socket.as_fd(), &bytes, fds, 0) {
             Err(error) if matches!(error.raw_os_error(), Some(libc::EPIPE | libc::ECONNRESET | libc::ENOTCONN)) => {
-                *socket = begin(&self.program, &self.note)?;
+                *socket = begin(&self.program, &self.note, &self.apart)?;
                 socket::send(socket.as_fd(), &bytes, fds, 0)
             }
             other => other,

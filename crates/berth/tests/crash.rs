@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use berth_client::LogQuery;
-use berth_testkit::{Server, image, is_root};
+use berth_testkit::{Server, done, image, is_root};
 use futures_util::StreamExt;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -166,5 +166,28 @@ async fn sigterm_drains_and_containers_go_on() {
         .output()
         .expect("a second server");
     assert!(String::from_utf8_lossy(&second.stderr).contains("another berth"), "{second:?}");
+    server.finish().await;
+}
+
+/// A service manager ends all that is in the service's cgroup with the server: shims are not in there, and heed no signal but the
+/// host's first process's.
+#[tokio::test(flavor = "multi_thread")]
+async fn shims_stand_apart_from_the_service() {
+    let Some(rootfs) = image("busybox").filter(|_| is_root()) else { return };
+    let server = Server::start(env!("CARGO_BIN_EXE_berth"), "apart", "").await;
+    server.import(&rootfs, "busybox", &[]);
+    done(&server, &["run", "-d", "--name", "a", "busybox", "sleep", "1000"]);
+    let id = server.request("GET", "/v1/containers/a", "").await.json()["id"].as_str().expect("id").to_owned();
+    let noted = std::fs::read(server.data.join(format!("engine/units/{id}/shim.json"))).expect("shim.json");
+    let shim = serde_json::from_slice::<serde_json::Value>(&noted).expect("json")["pid"].as_i64().expect("pid") as i32;
+    let groups = std::fs::read_to_string(format!("/proc/{shim}/cgroup")).expect("cgroup");
+    let of_services = groups.lines().filter(|line| line.starts_with("0::") || line.contains("name=systemd"));
+    for line in of_services {
+        assert!(line.contains("-shims"), "{line}");
+    }
+    // SAFETY: a plain signal to a process of this test's server.
+    unsafe { libc::kill(shim, libc::SIGTERM) };
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    assert_eq!(server.cli(&["exec", "a", "echo", "here"]).1, "here\n", "a signal of anybody else ends nothing");
     server.finish().await;
 }
