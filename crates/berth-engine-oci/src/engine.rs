@@ -214,7 +214,8 @@ impl OciEngine {
             tracing::info!(%error, "cgroup2 can't be remounted with favordynmods: starts may wait some 14 ms");
         }
         wait_for_the_last(folder);
-        let zygote = Zygote::start(&options.program, &folder.join(ZYGOTE), &instance.shims()).map_err(failed("start the zygote"))?;
+        let zygote = Zygote::start(&options.program, &folder.join(ZYGOTE), &instance.shims())
+            .map_err(failed("start the zygote"))?;
         let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let inner = Arc::new(Inner {
             network: instance.network(),

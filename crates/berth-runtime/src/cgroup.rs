@@ -525,7 +525,8 @@ pub(crate) fn stand_apart(pid: i32, name: &str) {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let of_services = |line: &&str| {
         line.contains(" - cgroup2 ")
-            || line.contains(" - cgroup ") && line.rsplit(' ').next().is_some_and(|options| options.contains("name=systemd"))
+            || line.contains(" - cgroup ")
+                && line.rsplit(' ').next().is_some_and(|options| options.contains("name=systemd"))
     };
     for line in mounts.lines().filter(of_services) {
         let at = Path::new(line.split(' ').nth(4).unwrap_or_default()).join(name);

@@ -116,8 +116,8 @@ fn minds(status: &str, signal: i32) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::minds;
     use super::Process;
+    use super::minds;
 
     #[test]
     fn a_process_is_the_same_only_while_it_lives() {
