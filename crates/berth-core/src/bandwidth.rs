@@ -35,7 +35,7 @@ pub struct SeriesPoint {
     pub from: i64,
     /// Host's number, image, or image and version.
     pub key: String,
-    /// Containers that were there, however short.
+    /// Containers that ran at a time, at most.
     pub containers: i64,
     /// Bytes that came in.
     pub rx_bytes: i64,

@@ -89,6 +89,8 @@ pub(crate) struct Inner {
     pub(crate) zygote: Zygote,
     pub(crate) places: Mutex<Places>,
     pub(crate) rules: Rules,
+    /// The copy of the program that containers see.
+    pub(crate) program: PathBuf,
     units: Mutex<HashMap<UnitId, Arc<Unit>>>,
     pub(crate) changes: broadcast::Sender<UnitId>,
     pub(crate) starts: Semaphore,
@@ -101,7 +103,10 @@ pub(crate) struct Inner {
     host_memory: u64,
     pub(crate) names: Arc<Names>,
     pub(crate) serves_names: std::sync::atomic::AtomicBool,
-    pub(crate) filling: Mutex<()>,
+    /// Volumes that are being filled.
+    pub(crate) filling: Mutex<HashMap<PathBuf, std::sync::Weak<tokio::sync::Mutex<()>>>>,
+    /// Turns to fill one.
+    pub(crate) fills: Semaphore,
     pub(crate) fronts: Fronts,
 }
 
@@ -188,6 +193,28 @@ pub(crate) fn host_memory() -> Option<(u64, u64)> {
     Some((field("MemTotal:")? * 1024, field("MemAvailable:")? * 1024))
 }
 
+/// Containers see a copy of the program, never the file that the host's root runs: whatever becomes of the one, the other stays.
+fn private_copy(program: &Path, folder: &Path) -> Result<PathBuf, EngineError> {
+    use std::os::unix::fs::PermissionsExt;
+    let (copy, making) = (folder.join("program"), folder.join("program.new"));
+    let copied = (|| {
+        let (of, now) = (fs::metadata(program)?, fs::metadata(&copy).ok());
+        let same =
+            |now: fs::Metadata| Ok::<_, std::io::Error>(now.len() == of.len() && now.modified()? == of.modified()?);
+        if now.map(same).transpose()?.unwrap_or(false) {
+            return Ok(());
+        }
+        let _ = fs::remove_file(&making);
+        fs::copy(program, &making)?;
+        fs::set_permissions(&making, fs::Permissions::from_mode(0o555))?;
+        fs::File::open(&making)?.set_modified(of.modified()?)?;
+        // Those that run keep the one that they have.
+        fs::rename(&making, &copy)
+    })();
+    copied.map_err(failed(format!("copy {} for containers", program.display())))?;
+    Ok(copy)
+}
+
 impl OciEngine {
     /// The containers' network: address and prefix length.
     pub fn subnet(&self) -> (Ipv4Addr, u8) {
@@ -214,10 +241,12 @@ impl OciEngine {
             tracing::info!(%error, "cgroup2 can't be remounted with favordynmods: starts may wait some 14 ms");
         }
         wait_for_the_last(folder);
+        let program = private_copy(&options.program, folder)?;
         let zygote = Zygote::start(&options.program, &folder.join(ZYGOTE), &instance.shims())
             .map_err(failed("start the zygote"))?;
         let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let inner = Arc::new(Inner {
+            program,
             network: instance.network(),
             rules: Rules::new(instance.network()),
             places: Mutex::new(Places::new(instance.network(), options.ports_of_tenant)),
@@ -237,6 +266,7 @@ impl OciEngine {
             names: Arc::default(),
             serves_names: false.into(),
             filling: Mutex::default(),
+            fills: Semaphore::new(2),
             fronts: Fronts::load(&options.folder),
             options,
         });
@@ -412,6 +442,7 @@ impl Engine for OciEngine {
                     return Ok(());
                 }
             }
+            engine.fill_volumes(&unit).await?;
             let Ok(_place) = engine.inner.starts.acquire().await else {
                 return Err(EngineError::Failed("the engine is closing".into()));
             };

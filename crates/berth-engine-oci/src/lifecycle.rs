@@ -165,7 +165,6 @@ impl Inner {
             }
         };
         let run = Run { number, started_at: now_ns(), link, link_name };
-        self.fill_volumes(unit, &bundle)?;
         files::clear(&unit.folder).map_err(failed("remove what the last run left"))?;
         write_json(&unit.folder.join(RUN), &run).map_err(failed("note the run"))?;
         // Before it runs: its first packet may be its most important one.
@@ -252,29 +251,34 @@ impl Inner {
         format!("{}{}", self.network.links, String::from_utf8_lossy(&digits))
     }
 
-    /// What the image has at a volume's place becomes the beginning of a volume that is empty.
-    fn fill_volumes(&self, unit: &Unit, bundle: &Bundle) -> Result<(), EngineError> {
+    /// The volumes of a container that are empty, or half filled: (name, place in the container, folder).
+    fn empty_volumes(&self, unit: &Unit) -> Result<Vec<(String, PathBuf, PathBuf)>, EngineError> {
+        let mut all = Vec::new();
         for mount in &unit.fixed().spec.mounts {
             let MountSource::Volume { name, source } = &mount.source else { continue };
-            let mut entries = fs::read_dir(source).map_err(failed(format!("open volume {name}")))?;
-            let begun = source.with_extension("copied").exists();
-            if entries.next().is_some() && !begun {
-                continue;
+            if is_to_fill(name, source)? {
+                all.push((name.clone(), mount.target.clone(), source.clone()));
             }
-            // One at a time: two first users of a volume must not fill it both.
-            let _turn = self.filling.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            finish_copy(source).map_err(|e| EngineError::Failed(format!("fill volume {name} from the image: {e}")))?;
-            if fs::read_dir(source).is_ok_and(|mut entries| entries.next().is_some()) {
-                continue;
-            }
-            // The root alone: another volume's content is not the image's.
-            let root = Bundle { mounts: Vec::new(), ..bundle.clone() };
-            let view = View::open(&root, false).map_err(|e| EngineError::Failed(e.to_string()))?;
-            let root = view.as_fd().try_clone_to_owned().map_err(failed("copy a descriptor"))?;
-            copy_folder(&root, &mount.target, source)
-                .map_err(|e| EngineError::Failed(format!("fill volume {name} from the image: {e}")))?;
         }
-        Ok(())
+        Ok(all)
+    }
+
+    /// What the image has at a volume's place becomes the beginning of a volume that is empty.
+    fn fill_volume(&self, unit: &Unit, name: &str, target: &Path, source: &Path) -> Result<(), EngineError> {
+        let refused = |e: berth_image::Error| match e.is_no_room() {
+            true => EngineError::NoRoom(format!("fill volume {name} from the image: {e}")),
+            false => EngineError::Failed(format!("fill volume {name} from the image: {e}")),
+        };
+        finish_copy(source).map_err(refused)?;
+        if !is_to_fill(name, source)? {
+            return Ok(());
+        }
+        self.images.room().map_err(refused)?;
+        // The root alone: another volume's content is not the image's.
+        let root = Bundle { mounts: Vec::new(), ..self.bundle(unit)? };
+        let view = View::open(&root, false).map_err(|e| EngineError::Failed(e.to_string()))?;
+        let root = view.as_fd().try_clone_to_owned().map_err(failed("copy a descriptor"))?;
+        copy_folder(&root, target, source).map_err(refused)
     }
 
     pub(crate) fn bundle(&self, unit: &Unit) -> Result<Bundle, EngineError> {
@@ -311,7 +315,7 @@ impl Inner {
                     optional: false,
                 },
                 MountSource::Volume { source, .. } => bind(source.clone(), &mount.target, mount.read_only),
-                MountSource::Program => bind(self.options.program.clone(), &mount.target, true),
+                MountSource::Program => bind(self.program.clone(), &mount.target, true),
             });
         }
         // What is mounted on a folder would hide what was mounted below it before, whatever order the client gave.
@@ -433,7 +437,41 @@ fn resolv_conf(host: &str, fallback: &[String], own: Option<Ipv4Addr>) -> String
     lines.join("\n") + "\n"
 }
 
+fn is_to_fill(name: &str, source: &Path) -> Result<bool, EngineError> {
+    let mut entries = fs::read_dir(source).map_err(failed(format!("open volume {name}")))?;
+    Ok(entries.next().is_none() || source.with_extension("copied").exists())
+}
+
 impl OciEngine {
+    /// Fills the container's volumes that are empty. Before it takes a place among those that start: what takes long must not keep
+    /// others from starting. One at a time fills a volume, and two fill at a time.
+    pub(crate) async fn fill_volumes(&self, unit: &Arc<Unit>) -> Result<(), EngineError> {
+        let has = |mount: &berth_engine::Mount| matches!(mount.source, MountSource::Volume { .. });
+        if !unit.fixed().spec.mounts.iter().any(has) {
+            return Ok(());
+        }
+        let looked = unit.clone();
+        for (name, target, source) in self.blocking(move |inner| inner.empty_volumes(&looked)).await? {
+            let turn = {
+                let mut all = self.inner.filling.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                all.retain(|_, turn| turn.strong_count() > 0);
+                let known = all.get(&source).and_then(std::sync::Weak::upgrade);
+                known.unwrap_or_else(|| {
+                    let turn = Arc::new(tokio::sync::Mutex::new(()));
+                    all.insert(source.clone(), Arc::downgrade(&turn));
+                    turn
+                })
+            };
+            let _turn = turn.lock().await;
+            let Ok(_place) = self.inner.fills.acquire().await else {
+                return Err(EngineError::Failed("the engine is closing".into()));
+            };
+            let filled = unit.clone();
+            self.blocking(move |inner| inner.fill_volume(&filled, &name, &target, &source)).await?;
+        }
+        Ok(())
+    }
+
     /// Waits in the background for the shim's end, takes note of it, and nudges.
     pub(crate) fn attend(&self, unit: &Arc<Unit>, begun: Begun) -> Result<(), EngineError> {
         let Begun { shim, init, run, netns } = begun;

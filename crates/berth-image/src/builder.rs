@@ -69,6 +69,9 @@ fn set_opaque(folder: &OwnedFd, path: &Path) -> Result<(), Error> {
         .named(|| format!("make {} opaque", path.display()))
 }
 
+/// Longest sparse file, bytes.
+const LONGEST_FILE: u64 = 16 << 40;
+
 /// What an entry counts for before the room on disk is asked for again, bytes.
 const COST_OF_ENTRY: u64 = 64 << 10;
 
@@ -545,14 +548,13 @@ impl<'a> LayerBuilder<'a> {
             } else {
                 file.write_all(chunk).named(|| format!("write {}", path.display()))?;
                 self.spend_disk(read as u64)?;
+                self.size += read as u64;
             }
             length += read as u64;
-            self.size += read as u64;
             budget.spend(read as u64, || format!(" (at {})", path.display()))?;
         }
     }
 
-    /// Asks for free space every 64 MiB.
     /// Asks from time to time whether there is room left.
     fn spend_disk(&mut self, bytes: u64) -> Result<(), Error> {
         self.since_check += bytes;
@@ -575,9 +577,10 @@ impl<'a> LayerBuilder<'a> {
         data: &mut dyn Read,
         budget: &mut Budget,
     ) -> Result<(), Error> {
-        let held: u64 = pieces.iter().fold(0, |sum, (_, size)| sum.saturating_add(*size));
-        // Holes take no disk, but whoever packs the layer reads them.
-        budget.spend(length.saturating_sub(held), || format!(" (at {}, a sparse file)", path.display()))?;
+        // Holes take neither disk nor time; what is longer than any file system's files is a mistake, or worse.
+        if length > LONGEST_FILE {
+            return Err(bad(format!("{} is {length} bytes long, at most {LONGEST_FILE} are possible", path.display())));
+        }
         let (mut file, parent, name) = self.create_file(path)?;
         let mut buffer = std::mem::take(&mut self.buffer);
         let mut result = Ok(());

@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use berth_runtime::openat2_in_root;
@@ -93,7 +93,15 @@ fn record(out: &mut Vec<u8>, key: &str, value: &[u8]) {
 
 /// Writes the header of an entry, after an extended one where the plain one has no room.
 pub(crate) fn write_header(out: &mut dyn Write, entry: &Entry<'_>) -> io::Result<()> {
+    write_header_with(out, entry, &[])
+}
+
+/// The same, with further records in the extended header.
+fn write_header_with(out: &mut dyn Write, entry: &Entry<'_>, records: &[(&str, &[u8])]) -> io::Result<()> {
     let mut extended = Vec::new();
+    for (key, value) in records {
+        record(&mut extended, key, value);
+    }
     let mut header = Header::new_ustar();
     header.set_entry_type(entry.kind);
     header.set_mode(entry.mode & 0o7777);
@@ -345,6 +353,9 @@ impl<'a> Packer<'a> {
             let mut file = reopen(fd, false)?;
             entry.size = meta.len();
             entry.xattrs = xattrs(fd);
+            if let Some(pieces) = data_pieces(&file, entry.size) {
+                return self.sparse(&file, entry, &pieces).map(|()| None);
+            }
             write_header(self.out, &entry)?;
             return self.content(&mut file, entry.size).map(|()| None);
         }
@@ -360,6 +371,54 @@ impl<'a> Packer<'a> {
             return Ok(None);
         };
         write_header(self.out, &entry).map(|()| None)
+    }
+
+    /// A file with large holes, in GNU tar's sparse format 1.0 (POSIX): a map of the pieces that hold data, then these alone.
+    fn sparse(&mut self, file: &File, entry: Entry<'_>, pieces: &[(u64, u64)]) -> io::Result<()> {
+        let size = entry.size;
+        let ends = pieces.last().is_none_or(|(offset, length)| offset + length < size);
+        let mut map = format!("{}\n", pieces.len() + usize::from(ends));
+        for (offset, length) in pieces {
+            map += &format!("{offset}\n{length}\n");
+        }
+        if ends {
+            map += &format!("{size}\n0\n");
+        }
+        let mut map = map.into_bytes();
+        map.resize(map.len().next_multiple_of(512), 0);
+        let held: u64 = pieces.iter().map(|(_, length)| length).sum();
+        let name = entry.name.to_owned();
+        let shown =
+            name.parent().unwrap_or(Path::new("")).join("GNUSparseFile.0").join(name.file_name().unwrap_or_default());
+        let (size_text, total) = (size.to_string(), map.len() as u64 + held);
+        let records: [(&str, &[u8]); 4] = [
+            ("GNU.sparse.major", b"1"),
+            ("GNU.sparse.minor", b"0"),
+            ("GNU.sparse.name", name.as_os_str().as_bytes()),
+            ("GNU.sparse.realsize", size_text.as_bytes()),
+        ];
+        write_header_with(self.out, &Entry { name: &shown, size: total, ..entry }, &records)?;
+        self.out.write_all(&map)?;
+        for (offset, length) in pieces {
+            let mut at = *offset;
+            let end = offset + length;
+            while at < end {
+                let wanted = usize::try_from(end - at).map_or(self.buffer.len(), |l| l.min(self.buffer.len()));
+                let read = match file.read_at(&mut self.buffer[..wanted], at) {
+                    // Cut meanwhile: filled up.
+                    Ok(0) => {
+                        self.buffer[..wanted].fill(0);
+                        wanted
+                    }
+                    Ok(read) => read,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(error) => return Err(error),
+                };
+                self.out.write_all(&self.buffer[..read])?;
+                at += read as u64;
+            }
+        }
+        pad(self.out, held)
     }
 
     /// Exactly `size` bytes: a file that grows meanwhile is cut, one that shrinks is filled up.
@@ -418,6 +477,51 @@ impl<'a> Packer<'a> {
         names.sort();
         Ok(Some(Level { fd: Some(opened), names: names.into_iter(), device: meta.dev(), inode: meta.ino() }))
     }
+}
+
+/// Bytes of holes from which on a file is packed as one with holes: readers that know none are told of few.
+const LEAST_HOLES: u64 = 1 << 20;
+/// A shorter hole is data.
+const LEAST_HOLE: u64 = 64 << 10;
+/// Pieces of one file.
+const MOST_PIECES: usize = 65_536;
+
+/// Where a file of `size` bytes holds data, (offset, length); `None` for one without large holes, or that does not tell.
+fn data_pieces(file: &File, size: u64) -> Option<Vec<(u64, u64)>> {
+    use std::os::unix::fs::MetadataExt as _;
+    // The everyday file costs no further call.
+    if size < LEAST_HOLES || file.metadata().ok()?.blocks() * 512 + LEAST_HOLES > size {
+        return None;
+    }
+    let seek = |from: u64, whence| {
+        // SAFETY: a plain system call on an open descriptor.
+        let at = unsafe { libc::lseek(file.as_raw_fd(), i64::try_from(from).ok()?, whence) };
+        match u64::try_from(at) {
+            Ok(at) => Some(Some(at.min(size))),
+            // Only a hole is left.
+            Err(_) if io::Error::last_os_error().raw_os_error() == Some(libc::ENXIO) => Some(None),
+            Err(_) => None,
+        }
+    };
+    let mut pieces: Vec<(u64, u64)> = Vec::new();
+    let mut at = 0;
+    while at < size {
+        let Some(data) = seek(at, libc::SEEK_DATA)? else { break };
+        if data >= size {
+            break;
+        }
+        let end = seek(data, libc::SEEK_HOLE)?.unwrap_or(size);
+        match pieces.last_mut() {
+            Some(last) if data - (last.0 + last.1) < LEAST_HOLE => last.1 = end - last.0,
+            _ => pieces.push((data, end - data)),
+        }
+        if pieces.len() > MOST_PIECES {
+            return None;
+        }
+        at = end;
+    }
+    let held: u64 = pieces.iter().map(|(_, length)| length).sum();
+    (size - held >= LEAST_HOLES).then_some(pieces)
 }
 
 /// Has the last folder of a walk open, whose path is `inner`; `false` if it is not there any more.

@@ -885,3 +885,57 @@ fn deep_folders_go_out() {
     assert_eq!((names.len(), names.last()), (DEPTH + 2, Some(&(2 * DEPTH + 1))));
     berth_runtime::remove_tree(&folder.0).expect("removed");
 }
+
+#[test]
+fn holes_stay_holes() {
+    if !is_root() {
+        return;
+    }
+    use std::os::unix::fs::FileExt;
+    let folder = Folder::new("holes");
+    let tree_of = folder.0.join("tree");
+    fs::create_dir(&tree_of).expect("folder");
+    const LENGTH: u64 = 20 << 30;
+    let file = fs::File::create(tree_of.join("sparse")).expect("file");
+    file.set_len(LENGTH).expect("length");
+    for (at, text) in [(0, "head"), (2 << 20, "middle"), (LENGTH - 4, "tail")] {
+        file.write_all_at(text.as_bytes(), at).expect("write");
+    }
+    let only = fs::File::create(tree_of.join("only-a-hole")).expect("file");
+    only.set_len(LENGTH).expect("length");
+    fs::write(tree_of.join("plain"), vec![0; 3 << 20]).expect("write");
+    let begun = std::time::Instant::now();
+    let mut tar = Vec::new();
+    berth_image::pack_difference(&tree_of, HashSet::new(), &mut tar).expect("packed");
+    assert!(tar.len() < 5 << 20, "{} bytes", tar.len());
+    let store = folder.store();
+    let image = import_rootfs(&store, Cursor::new(&tar), Config::default(), Budget::default()).expect("imported");
+    assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(image.size < 1 << 20, "{} bytes are counted", image.size);
+    let at = tree(&folder, &store, &image.layers[0]);
+    for name in ["sparse", "only-a-hole"] {
+        let meta = fs::metadata(at.join(name)).expect(name);
+        assert_eq!(meta.len(), LENGTH);
+        assert!(meta.blocks() < 1000, "{name}: {} blocks", meta.blocks());
+    }
+    let unpacked = fs::File::open(at.join("sparse")).expect("file");
+    for (from, text) in [(0, "head"), (2 << 20, "middle"), (LENGTH - 4, "tail")] {
+        let mut read = vec![0; text.len()];
+        unpacked.read_exact_at(&mut read, from).expect("read");
+        assert_eq!(read, text.as_bytes());
+    }
+    // GNU tar reads it, too.
+    let out = folder.0.join("out");
+    fs::create_dir(&out).expect("folder");
+    fs::write(folder.0.join("all.tar"), &tar).expect("write");
+    let done = std::process::Command::new("tar").arg("-xf").arg(folder.0.join("all.tar")).arg("-C").arg(&out).output();
+    let done = done.expect("tar");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let meta = fs::metadata(out.join("sparse")).expect("there");
+    assert!(meta.len() == LENGTH && meta.blocks() < 1000);
+    // What goes out is what came in.
+    let outgoing = store.outgoing(&image.raw_config, &image.layers).expect("outgoing");
+    let mut again = Vec::new();
+    store.write_layer(&outgoing.layers[0], &mut again).expect("write");
+    assert_eq!((outgoing.layers[0].digest, Digest::of(&again)), (Digest::of(&tar), Digest::of(&tar)));
+}

@@ -756,3 +756,31 @@ async fn ports_that_nobody_serves_cost_nothing_and_are_bounded() {
     assert_eq!(exec(&server, "t", script).0, "64\n");
     server.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sparse_files_take_neither_time_nor_others_starts() {
+    let Some(server) = server("sparse", "").await else { return };
+    run(&server, json!({"name": "maker", "command": ["sh", "-c", "mkdir /data; truncate -s 20G /data/big; echo x > /data/f; sleep 1000"]}))
+        .await;
+    until("the file is there", Duration::from_secs(5), async || exec(&server, "maker", "cat /data/f").1 == 0).await;
+    let begun = Instant::now();
+    done(&server, &["commit", "maker", "sparse:1"]);
+    assert!(begun.elapsed() < Duration::from_secs(5), "the commit took {:?}", begun.elapsed());
+    let image = done(&server, &["inspect", "sparse:1"]);
+    let size = serde_json::from_str::<Value>(&image).expect("json")[0]["size"].as_u64().expect("a size");
+    assert!(size < 100 << 20, "{size} bytes");
+    // The first use of a volume fills it from the image; others start meanwhile.
+    let mount = json!([{"type": "volume", "source": "v", "target": "/data"}]);
+    let filled = run(&server, json!({"name": "first", "image": "sparse:1", "mounts": mount}));
+    let others = (0..8).map(|n| run(&server, json!({"name": format!("other{n}")})));
+    let begun = Instant::now();
+    let (_, all) = tokio::join!(filled, futures_util::future::join_all(others));
+    assert_eq!(all.len(), 8);
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    let (told, code) = exec(&server, "first", "stat -c '%s %b' /data/big; cat /data/f");
+    assert_eq!(code, 0, "{told}");
+    let mut words = told.split_whitespace();
+    assert_eq!(words.next(), Some("21474836480"));
+    assert!(words.next().and_then(|b| b.parse::<u64>().ok()).expect("blocks") < 1000, "{told}");
+    server.finish().await;
+}

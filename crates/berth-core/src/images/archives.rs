@@ -136,10 +136,13 @@ impl Core {
             }
         }
         let images = self.inner.images.clone();
-        let made = tokio::task::spawn_blocking(move || -> Result<_, Error> {
+        // It goes on as soon as it is read: what is made of that, and brought to disk, takes longer.
+        let (is_read, mut was_read) = tokio::sync::oneshot::channel::<()>();
+        let mut making = tokio::task::spawn_blocking(move || -> Result<_, Error> {
             let (read, write) = std::io::pipe().map_err(|e| Error::Bug(e.to_string()))?;
             let reading = std::thread::spawn(move || {
                 let mut out = std::io::BufWriter::with_capacity(256 * 1024, write);
+                let _is_read = is_read;
                 files.difference(&mut out).and_then(|()| out.flush())
             });
             let made = commit(&images, commit_of, read);
@@ -151,7 +154,10 @@ impl Core {
                 (made, Ok(())) => Ok(made?),
             }
         });
-        let made = made.await;
+        let early = tokio::select! {
+            _ = &mut was_read => None,
+            made = &mut making => Some(made),
+        };
         if pause && let Err(error) = self.inner.engine.resume(&found.uid).await {
             // It may have been killed meanwhile.
             tracing::warn!(container = %found.uid, %error, "a container that was paused to be read could not go on");
@@ -160,6 +166,10 @@ impl Core {
             let noted = self.noted(found.id).await?;
             self.record(crate::Container { reading: false, ..noted }, None).await?;
         }
+        let made = match early {
+            Some(made) => made,
+            None => making.await,
+        };
         let imported = made.map_err(|e| Error::Bug(e.to_string()))??;
         self.image_keep(caller, imported, name.into_iter().collect(), Origin::Committed).await
     }

@@ -367,6 +367,37 @@ fn sum(points: &[Point], from: i64, to: i64, long: i64) -> Used {
 #[derive(Debug, Default)]
 pub struct Recent(BTreeMap<i64, Vec<Point>>);
 
+/// A time in which one container ran, milliseconds since 1970.
+type Span = (i64, i64);
+
+/// Adds when a container ran according to its next point; nothing before `from`.
+fn note_span(spans: &mut Vec<Span>, point: &Point, from: i64) {
+    let since = point.since.max(from);
+    let ran = point.used.ran.min(point.at - since);
+    if ran <= 0 {
+        return;
+    }
+    let goes_on = spans.last().is_some_and(|(_, to)| *to == since);
+    let span = if goes_on { (since, since + ran) } else { (point.at - ran, point.at) };
+    match spans.last_mut() {
+        // One container, however often it is read, is never two at a time.
+        Some(last) if last.1 >= span.0 => last.1 = span.1.max(last.1),
+        _ => spans.push(span),
+    }
+}
+
+/// How many of these are at one moment, at most. One that ends as another begins is not there with it.
+fn most_at_once(spans: &[Span]) -> i64 {
+    let mut edges: Vec<(i64, i64)> = spans.iter().flat_map(|(from, to)| [(*from, 1), (*to, -1)]).collect();
+    edges.sort_unstable();
+    let (mut now, mut most) = (0, 0);
+    for (_, change) in edges {
+        now += change;
+        most = most.max(now);
+    }
+    most
+}
+
 impl Tx<'_> {
     /// Adds the points of a round of readings, each with its meter's number. `steps` are the middle and the long step,
     /// milliseconds.
@@ -531,24 +562,25 @@ impl Tx<'_> {
     /// Sorts the rounds until a time by meter, and adds them up.
     fn add_up_until(&self, until: i64, steps: [i64; 2]) -> Result<(), Error> {
         let [middle, long] = steps;
-        let mut meters = BTreeMap::<i64, (Vec<u8>, Used)>::new();
+        let mut meters = BTreeMap::<i64, (Vec<u8>, Used, Vec<Span>)>::new();
         let mut statement = self.connection.prepare_cached("SELECT points FROM rounds WHERE until = $1 ORDER BY id")?;
         let mut rows = statement.query([until])?;
         while let Some(row) = rows.next()? {
             let packed = row.get_ref(0)?.as_blob().map_err(rusqlite::Error::from)?;
             round_points(packed, until, |meter, packed| {
                 let point = unpack(&mut &*packed, until).ok_or_else(|| broken("a round", until))?;
-                let (all, used) = meters.entry(meter).or_default();
+                let (all, used, spans) = meters.entry(meter).or_default();
                 all.extend_from_slice(packed);
                 used.add(&point.used);
+                note_span(spans, &point, until - middle);
                 Ok(())
             })?;
         }
-        let mut sums = BTreeMap::<(SumKind, i64, String), (i64, Used)>::new();
+        let mut sums = BTreeMap::<(SumKind, i64, String), (Vec<Span>, Used)>::new();
         let mut of_meter = self
             .connection
             .prepare_cached("SELECT account_id, CAST(host_id AS TEXT), image_name, image FROM meters WHERE id = $1")?;
-        for (meter, (packed, used)) in meters {
+        for (meter, (packed, used, ran)) in meters {
             let found = of_meter
                 .query_row([meter], |row| Ok((row.get(0)?, [row.get::<_, String>(1)?, row.get(2)?, row.get(3)?])));
             // One that was forgotten meanwhile has nothing left to be put together with.
@@ -556,15 +588,16 @@ impl Tx<'_> {
             segment_append(self.connection, 0, meter, until, &packed)?;
             self.point_append((middle, long), meter, &Point { at: until, since: until - middle, used })?;
             for (kind, key) in SumKind::ALL.into_iter().zip(keys) {
-                let (count, sum) = sums.entry((kind, account, key)).or_default();
-                *count += 1;
+                let (spans, sum) = sums.entry((kind, account, key)).or_default();
+                spans.extend_from_slice(&ran);
                 sum.add(&used);
             }
         }
         let sql = "INSERT INTO sums (kind, account_id, key, at, containers, ran, cpu, memory, disk, rx_bytes, tx_bytes)
                    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
         let mut add = self.connection.prepare_cached(sql)?;
-        for ((kind, account, key), (count, used)) in sums {
+        for ((kind, account, key), (spans, used)) in sums {
+            let count = most_at_once(&spans);
             let Used { ran, cpu, memory, disk, rx_bytes, tx_bytes, .. } = used;
             add.execute(params![kind.word(), account, key, until, count, ran, cpu, memory, disk, rx_bytes, tx_bytes])?;
         }

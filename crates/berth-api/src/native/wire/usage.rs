@@ -66,7 +66,7 @@ pub struct BandwidthPoint {
     pub time: String,
     /// Number of the host, image, or image and version.
     pub key: String,
-    /// Containers that were there, however short.
+    /// Containers that ran at a time, at most.
     pub containers: i64,
     /// What went out, Mbit/s on average.
     pub up_mbit: f64,

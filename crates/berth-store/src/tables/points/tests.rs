@@ -253,3 +253,26 @@ fn time_in_which_nobody_looked_is_spread_evenly() {
     // Little that was used long ago is in few.
     assert!(parts(&point(0, 86_400_000, 3), 300_000, 0).len() <= 4);
 }
+
+#[test]
+fn containers_count_as_many_as_ran_at_a_time() {
+    let point = |since: i64, at: i64, ran: i64| Point { since, at, used: Used { ran, ..Used::default() } };
+    let of = |points: &[Point]| {
+        let mut spans = Vec::new();
+        points.iter().for_each(|point| super::note_span(&mut spans, point, 0));
+        spans
+    };
+    // One that ran all the time, in three readings; one and its successor; one that never ran.
+    let all = of(&[point(0, 100, 100), point(100, 200, 100), point(200, 300, 100)]);
+    assert_eq!(all, [(0, 300)]);
+    let old = of(&[point(0, 100, 100), point(100, 200, 0)]);
+    let new = of(&[point(0, 100, 0), point(100, 300, 200)]);
+    assert_eq!((old.as_slice(), new.as_slice()), (&[(0, 100)][..], &[(100, 300)][..]));
+    assert!(of(&[point(0, 300, 0)]).is_empty());
+    assert_eq!(super::most_at_once(&[all.clone(), old.clone(), new.clone()].concat()), 2, "not three");
+    assert_eq!(super::most_at_once(&[old, new].concat()), 1);
+    // One that ended in the middle of a reading ran up to then; one that began in it, from then on.
+    assert_eq!(of(&[point(0, 100, 100), point(100, 200, 30)]), [(0, 130)]);
+    assert_eq!(of(&[point(100, 200, 30)]), [(170, 200)]);
+    assert_eq!(super::most_at_once(&[]), 0);
+}
