@@ -186,7 +186,9 @@ impl Unit {
 }
 
 pub(crate) fn exit_of(status: &ExitStatus) -> Exit {
-    Exit { code: status.code, signal: status.signal, oom_killed: status.oom_kills > 0, finished_at: status.finished_at }
+    // A child that was killed for memory some time ago is not why the container has ended, unless it ended that way.
+    let oom_killed = status.oom_kills > 0 && status.code == 137;
+    Exit { code: status.code, signal: status.signal, oom_killed, finished_at: status.finished_at }
 }
 
 /// A port as the rules have it.

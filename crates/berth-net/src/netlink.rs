@@ -42,6 +42,10 @@ impl Error {
 }
 
 pub(crate) const NLM_F_REQUEST: u16 = 1;
+/// The list was changed while it was given (netlink(7)).
+const NLM_F_DUMP_INTR: u16 = 0x10;
+/// How often a list that changes is asked for.
+const DUMPS: usize = 20;
 pub(crate) const NLM_F_ACK: u16 = 4;
 pub(crate) const NLM_F_ECHO: u16 = 8;
 pub(crate) const NLM_F_DUMP: u16 = 0x300;
@@ -59,6 +63,8 @@ pub(crate) struct Message {
     buf: Vec<u8>,
     /// What the message is for, in words, for the error when it is refused.
     pub(crate) what: String,
+    /// An attribute is longer than its length can say: such a message is not sent.
+    too_long: bool,
 }
 
 impl Message {
@@ -67,7 +73,7 @@ impl Message {
         buf[4..6].copy_from_slice(&kind.to_ne_bytes());
         buf[6..8].copy_from_slice(&(flags | NLM_F_REQUEST).to_ne_bytes());
         buf.extend_from_slice(family_header);
-        let mut message = Self { buf, what: what.into() };
+        let mut message = Self { buf, what: what.into(), too_long: false };
         message.pad();
         message
     }
@@ -78,6 +84,7 @@ impl Message {
 
     pub(crate) fn bytes(mut self, kind: u16, value: &[u8]) -> Self {
         let len = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
+        self.too_long |= value.len() + 4 > usize::from(u16::MAX);
         self.buf.extend_from_slice(&len.to_ne_bytes());
         self.buf.extend_from_slice(&kind.to_ne_bytes());
         self.buf.extend_from_slice(value);
@@ -111,6 +118,7 @@ impl Message {
         self.buf.extend_from_slice(&[0; 4]);
         let mut message = inside(self);
         let len = u16::try_from(message.buf.len() - start).unwrap_or(u16::MAX);
+        message.too_long |= message.buf.len() - start > usize::from(u16::MAX);
         message.buf[start..start + 2].copy_from_slice(&len.to_ne_bytes());
         message.buf[start + 2..start + 4].copy_from_slice(&(kind | NLA_F_NESTED).to_ne_bytes());
         message
@@ -132,6 +140,14 @@ impl Message {
 
     fn is_acked(&self) -> bool {
         u16::from_ne_bytes([self.buf[6], self.buf[7]]) & NLM_F_ACK != 0
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        if self.too_long {
+            let source = io::Error::from_raw_os_error(libc::EMSGSIZE);
+            return Err(Error::Refused { what: self.what.clone(), source });
+        }
+        Ok(())
     }
 
     fn seal(&mut self, seq: u32) {
@@ -183,12 +199,15 @@ impl Socket {
         set_option(&fd, libc::SO_SNDBUFFORCE, &(16i32 << 20));
         // A stuck kernel must not hold a thread for ever.
         set_option(&fd, libc::SO_RCVTIMEO, &libc::timeval { tv_sec: 10, tv_usec: 0 });
+        // Refusals need not repeat what was asked, which may be long.
+        set_netlink_option(&fd, libc::NETLINK_CAP_ACK);
         Ok(Self { fd, seq: 0 })
     }
 
     /// Sends `messages` as one datagram and waits for the acknowledgement of each that asked for one. The first refusal
     /// is the error; the kernel may have carried out the other messages (nf_tables batches are all or nothing).
     pub(crate) fn send(&mut self, mut messages: Vec<Message>) -> Result<(), Error> {
+        messages.iter().try_for_each(Message::check)?;
         let first = self.seq + 1;
         let mut datagram = Vec::new();
         let mut waiting = 0;
@@ -203,7 +222,7 @@ impl Socket {
         let mut buf = vec![0; 32 * 1024];
         while waiting > 0 {
             let len = self.read(&mut buf)?;
-            for (kind, seq, payload) in split(&buf[..len]) {
+            for (kind, _, seq, payload) in split(&buf[..len]) {
                 if kind != NLMSG_ERROR {
                     continue;
                 }
@@ -229,30 +248,44 @@ impl Socket {
         refused.map_or(Ok(()), Err)
     }
 
-    /// Sends a dump request and hands each answer's type and payload (after the netlink header) to `each`.
+    /// Sends a dump request and hands each answer's type and payload (after the netlink header) to `each`. A list that changed while it
+    /// was read is asked for again: `each` sees no part of it.
     pub(crate) fn dump(&mut self, mut message: Message, mut each: impl FnMut(u16, &[u8])) -> Result<(), Error> {
+        message.check()?;
+        for _ in 0..DUMPS {
+            if let Some(all) = self.dump_once(&mut message)? {
+                all.iter().for_each(|(kind, payload)| each(*kind, payload));
+                return Ok(());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        Err(Error::Answer("the kernel's list changed each time while it was read"))
+    }
+
+    /// All answers; `None` if the list changed meanwhile.
+    fn dump_once(&mut self, message: &mut Message) -> Result<Option<Vec<(u16, Vec<u8>)>>, Error> {
         self.seq += 1;
         message.seal(self.seq);
         self.write(&message.buf, &message.what)?;
         let mut buf = vec![0; 64 * 1024];
+        let (mut all, mut torn) = (Vec::new(), false);
         loop {
             let len = self.read(&mut buf)?;
-            for (kind, seq, payload) in split(&buf[..len]) {
+            for (kind, flags, seq, payload) in split(&buf[..len]) {
                 if seq != self.seq {
                     continue;
                 }
-                match kind {
-                    NLMSG_DONE => return Ok(()),
-                    NLMSG_ERROR => {
-                        let code =
-                            i32::from_ne_bytes(payload.get(..4).and_then(|b| b.try_into().ok()).unwrap_or([0; 4]));
-                        if code == 0 {
-                            return Ok(());
-                        }
-                        return Err(Error::Refused { what: message.what, source: io::Error::from_raw_os_error(-code) });
-                    }
-                    kind => each(kind, payload),
+                torn |= flags & NLM_F_DUMP_INTR != 0;
+                if kind != NLMSG_DONE && kind != NLMSG_ERROR {
+                    all.push((kind, payload.to_vec()));
+                    continue;
                 }
+                let code = i32::from_ne_bytes(payload.get(..4).and_then(|b| b.try_into().ok()).unwrap_or([0; 4]));
+                if code < 0 {
+                    let source = io::Error::from_raw_os_error(-code);
+                    return Err(Error::Refused { what: message.what.clone(), source });
+                }
+                return Ok((!torn).then_some(all));
             }
         }
     }
@@ -269,7 +302,10 @@ impl Socket {
     fn read(&self, buf: &mut [u8]) -> Result<usize, Error> {
         loop {
             // SAFETY: the buffer is valid for its length; the socket is open.
-            let len = unsafe { libc::recv(self.fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), 0) };
+            let len = unsafe { libc::recv(self.fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), libc::MSG_TRUNC) };
+            if usize::try_from(len).is_ok_and(|len| len > buf.len()) {
+                return Err(Error::Answer("an answer is longer than the buffer"));
+            }
             if len >= 0 {
                 return Ok(len as usize);
             }
@@ -295,21 +331,33 @@ fn set_option<T: Copy>(fd: &OwnedFd, name: i32, value: &T) {
     }
 }
 
-/// The messages of one datagram: type, sequence number, payload.
-fn split(mut bytes: &[u8]) -> impl Iterator<Item = (u16, u32, &[u8])> {
+fn set_netlink_option(fd: &OwnedFd, name: i32) {
+    let on = 1i32;
+    // SAFETY: the pointer and length describe `on`, which outlives the call.
+    unsafe {
+        let size = size_of::<i32>() as u32;
+        libc::setsockopt(fd.as_raw_fd(), libc::SOL_NETLINK, name, (&raw const on).cast(), size);
+    }
+}
+
+/// The messages of one datagram: type, flags, sequence number, payload.
+fn split(mut bytes: &[u8]) -> impl Iterator<Item = (u16, u16, u32, &[u8])> {
     std::iter::from_fn(move || {
         let len = u32::from_ne_bytes(bytes.get(0..4)?.try_into().ok()?) as usize;
         let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
+        let flags = u16::from_ne_bytes(bytes.get(6..8)?.try_into().ok()?);
         let seq = u32::from_ne_bytes(bytes.get(8..12)?.try_into().ok()?);
         let payload = bytes.get(HEADER..len)?;
         bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, seq, payload))
+        Some((kind, flags, seq, payload))
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Message, attribute, attributes};
+    use super::{
+        Message, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, Socket, attribute, attributes,
+    };
 
     #[test]
     fn attributes_are_padded_and_read_back() {
@@ -320,6 +368,54 @@ mod tests {
         let nested = attribute(body, 5).unwrap_or_default();
         assert_eq!(attributes(nested).count(), 2);
         assert_eq!(attribute(nested, 2), Some(&9u32.to_ne_bytes()[..]));
+    }
+
+    #[test]
+    fn what_is_too_long_is_not_sent() {
+        let mut socket = Socket::route().expect("a socket");
+        let long = Message::new("long", 16, NLM_F_ACK, &[0; 16]).bytes(1, &[0; 70_000]);
+        let refused = socket.send(vec![long]).expect_err("too long");
+        assert_eq!(refused.errno(), Some(libc::EMSGSIZE));
+    }
+
+    #[test]
+    fn a_list_that_changed_is_read_again() {
+        use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+        let mut ends = [0; 2];
+        // SAFETY: the array outlives the call; the descriptors are owned at once.
+        let [ours, kernel] = unsafe {
+            assert_eq!(libc::socketpair(libc::AF_UNIX, libc::SOCK_SEQPACKET, 0, ends.as_mut_ptr()), 0);
+            ends.map(|fd| OwnedFd::from_raw_fd(fd))
+        };
+        let answer = |kind: u16, flags: u16, seq: u32, payload: &[u8]| {
+            let mut message = Message::new("answer", kind, flags, payload);
+            message.seal(seq);
+            message.buf[6..8].copy_from_slice(&flags.to_ne_bytes());
+            message.buf
+        };
+        let says = move |seq: u32, parts: &[(u16, u16, &[u8])]| {
+            let mut request = [0u8; 256];
+            // SAFETY: a buffer with its length.
+            unsafe { libc::recv(kernel.as_raw_fd(), request.as_mut_ptr().cast(), request.len(), 0) };
+            for (kind, flags, payload) in parts {
+                let bytes = answer(*kind, *flags, seq, payload);
+                // SAFETY: as above.
+                unsafe { libc::send(kernel.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) };
+            }
+        };
+        let kernel = std::thread::spawn(move || {
+            says(1, &[(16, NLM_F_DUMP_INTR, b"half"), (NLMSG_DONE, 0, &[0; 4])]);
+            says(2, &[(16, 0, b"all1"), (16, 0, b"all2"), (NLMSG_DONE, 0, &[0; 4])]);
+            says(3, &[(NLMSG_DONE, 0, &(-libc::EIO).to_ne_bytes())]);
+        });
+        let mut socket = Socket { fd: ours, seq: 0 };
+        let mut heard = Vec::new();
+        let ask = || Message::new("list", 18, NLM_F_DUMP, &[0; 16]);
+        socket.dump(ask(), |_, payload| heard.push(payload.to_vec())).expect("the second time");
+        assert_eq!(heard, [b"all1".to_vec(), b"all2".to_vec()]);
+        let broken = socket.dump(ask(), |_, _| {}).expect_err("it broke off");
+        assert_eq!(broken.errno(), Some(libc::EIO));
+        kernel.join().expect("kernel");
     }
 
     #[test]

@@ -230,6 +230,7 @@ async fn mirrors_come_first_and_logins_are_kept_secret() {
     done(&server, &["tag", "base", &name]);
     let refused = server.cli(&["push", &name]);
     assert!(refused.0 == 1 && refused.2.to_lowercase().contains("auth"), "{refused:?}");
+    assert!(refused.2.contains(&format!("berth login -u USER {host}")), "{refused:?}");
     let wrong = server.cli(&["login", "-u", "ann", "-p", "wrong", &host]);
     assert!(wrong.0 == 1 && !wrong.2.contains("wrong"), "{wrong:?}");
     done(&server, &["login", "-u", "ann", "-p", "s3cret", &host]);

@@ -73,7 +73,12 @@ impl From<berth_core::Error> for Error {
             FaultKind::Quota => (StatusCode::FORBIDDEN, "quota"),
             FaultKind::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
             FaultKind::Timeout => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
-            FaultKind::Upstream => (StatusCode::BAD_GATEWAY, "upstream"),
+            FaultKind::Upstream => match &error {
+                berth_core::Error::Registry(berth_core::RegistryError::Denied(_)) => {
+                    (StatusCode::BAD_GATEWAY, "registry_denied")
+                }
+                _ => (StatusCode::BAD_GATEWAY, "upstream"),
+            },
             FaultKind::Unavailable => {
                 tracing::error!(error = error.chain(), "native: the host failed");
                 (StatusCode::SERVICE_UNAVAILABLE, "unavailable")

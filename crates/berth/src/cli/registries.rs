@@ -105,13 +105,25 @@ impl Bars {
 }
 
 /// Shows progress until the last word.
-async fn follow(words: impl Stream<Item = Result<Travel, Error>>, quiet: bool) -> Result<Travel, String> {
+/// What to do when a registry lets nobody in.
+fn login_hint(image: &str) -> String {
+    let registry = image.split_once('/').map(|(first, _)| first);
+    let registry = registry.filter(|first| first.contains(['.', ':']) || *first == "localhost").unwrap_or("docker.io");
+    format!("\nLog in first, if that is what is missing: berth login -u USER {registry}")
+}
+
+async fn follow(
+    image: &str,
+    words: impl Stream<Item = Result<Travel, Error>>,
+    quiet: bool,
+) -> Result<Travel, String> {
     let mut words = std::pin::pin!(words);
     let mut bars = Bars::new(quiet);
     while let Some(word) = words.next().await {
         let word = word.map_err(|e| e.to_string())?;
         if let Some(problem) = word.error {
-            return Err(problem.detail);
+            let hint = if problem.code == "registry_denied" { login_hint(image) } else { String::new() };
+            return Err(problem.detail + &hint);
         }
         if word.image.is_some() || word.digest.is_some() {
             return Ok(word);
@@ -129,7 +141,7 @@ pub(super) async fn fetch(
 ) -> Result<Image, String> {
     let asked = ImagePull { image: image.to_owned(), platform, login: None };
     let words = client.image_pull(&asked).await.map_err(|e| e.to_string())?;
-    let last = follow(words, quiet).await?;
+    let last = follow(image, words, quiet).await?;
     last.image.map(|i| *i).ok_or_else(|| "the server named no image".into())
 }
 
@@ -146,7 +158,7 @@ pub(super) async fn pull(client: &Client, pull: &Pull) -> Outcome {
 pub(super) async fn push(client: &Client, push: &Push) -> Outcome {
     let asked = ImagePush { image: push.image.clone(), login: None };
     let words = client.image_push(&asked).await.map_err(|e| e.to_string())?;
-    let digest = follow(words, push.quiet).await?.digest.unwrap_or_default();
+    let digest = follow(&push.image, words, push.quiet).await?.digest.unwrap_or_default();
     if push.quiet {
         println!("{digest}")
     } else {
