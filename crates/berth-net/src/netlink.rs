@@ -355,9 +355,7 @@ fn split(mut bytes: &[u8]) -> impl Iterator<Item = (u16, u16, u32, &[u8])> {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        Message, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, Socket, attribute, attributes,
-    };
+    use super::{Message, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, Socket, attribute, attributes};
 
     #[test]
     fn attributes_are_padded_and_read_back() {

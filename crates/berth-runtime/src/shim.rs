@@ -28,13 +28,15 @@ pub mod files {
     pub const INIT: &str = "init.json";
     /// How the container ended.
     pub const STATUS: &str = "status.json";
+    /// Room on disk for that, taken before the container runs: its end is noted on a full disk, too.
+    pub(crate) const STATUS_ROOM: &str = "status.room";
 
     /// Removes what the last run left, before another one.
     ///
     /// # Errors
     /// What the file system said.
     pub fn clear(folder: &std::path::Path) -> std::io::Result<()> {
-        for name in [STATUS, SHIM, INIT] {
+        for name in [STATUS, STATUS_ROOM, SHIM, INIT] {
             match std::fs::remove_file(folder.join(name)) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -99,7 +101,34 @@ pub(crate) fn detach(name: &CStr) {
 fn note(folder: &Path) -> Result<(), Failure> {
     Process::of(std::process::id() as i32)
         .and_then(|own| write_json(&folder.join(files::SHIM), &own))
-        .named(|| "note the shim".into())
+        .named(|| "note the shim".into())?;
+    fs::write(folder.join(files::STATUS_ROOM), [b' '; ROOM]).named(|| "keep room for the exit status".into())
+}
+
+/// Bytes of room for the exit status.
+const ROOM: usize = 1024;
+
+/// Writes the status into the room that was kept for it: no new block of the disk is needed. Where that does not do (a file system that
+/// never writes in place) it is tried anew for a while.
+fn keep_status(folder: &Path, status: &ExitStatus) -> io::Result<()> {
+    let room = folder.join(files::STATUS_ROOM);
+    let mut text = serde_json::to_vec(status)?;
+    text.resize(text.len().max(ROOM), b' ');
+    let in_place = File::options()
+        .write(true)
+        .open(&room)
+        .and_then(|mut file| file.write_all(&text))
+        .and_then(|()| fs::rename(&room, folder.join(files::STATUS)));
+    if in_place.is_ok() {
+        return Ok(());
+    }
+    let until = Instant::now() + Duration::from_secs(5);
+    loop {
+        match write_json(&folder.join(files::STATUS), status) {
+            Err(_) if Instant::now() < until => std::thread::sleep(Duration::from_millis(100)),
+            other => return other,
+        }
+    }
 }
 
 struct Running {
@@ -415,7 +444,7 @@ fn finish(folder: &Path, bundle: &Bundle, cgroup: &Cgroup, status: i32, netns: O
         None => cgroup.traffic(),
     };
     let status = ExitStatus { code, signal, oom_kills: cgroup.oom_kills(), finished_at: log::now_ns(), traffic };
-    let _ = write_json(&folder.join(files::STATUS), &status);
+    let _ = keep_status(folder, &status);
     if let Some(other) = Other::of(folder, bundle) {
         other.delete();
     }

@@ -191,3 +191,35 @@ async fn shims_stand_apart_from_the_service() {
     assert_eq!(server.cli(&["exec", "a", "echo", "here"]).1, "here\n", "a signal of anybody else ends nothing");
     server.finish().await;
 }
+
+/// A container that ends while the disk is full has its exit code all the same, and what it carried.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_on_a_full_disk_is_known() {
+    let Some(rootfs) = image("busybox").filter(|_| is_root()) else { return };
+    let mut server = Server::start(env!("CARGO_BIN_EXE_berth"), "full", "[images]\ndisk_reserve_mib = 0\n").await;
+    server.import(&rootfs, "busybox", &[]);
+    let engine = server.data.join("engine");
+    let host = |script: &str| {
+        let text = script.replace("ENGINE", engine.to_str().expect("path"));
+        assert!(std::process::Command::new("sh").args(["-ec", &text]).status().expect("sh").success(), "{text}");
+    };
+    server.kill();
+    host(
+        "cp -a ENGINE ENGINE.was; rm -f ENGINE.was/program; mount -t tmpfs -o size=600m none ENGINE; cp -a ENGINE.was/. ENGINE/; rm -r ENGINE.was",
+    );
+    server.up().await;
+    let units = engine.join("units");
+    let id = done(&server, &["run", "-d", "--name", "a", "busybox", "sh", "-c", "sleep 3; exit 9"]);
+    let full = units.join("full");
+    let mut file = std::fs::File::create(&full).expect("file");
+    while std::io::Write::write_all(&mut file, &vec![1; 1 << 20]).is_ok() {}
+    while std::io::Write::write_all(&mut file, &[1; 4096]).is_ok() {}
+    while std::io::Write::write_all(&mut file, &[1]).is_ok() {}
+    assert_eq!(server.cli(&["wait", "a"]).1, "9\n");
+    std::fs::remove_file(&full).expect("remove");
+    drop(file);
+    assert_eq!(done(&server, &["run", "--rm", "busybox", "echo", "on"]), "on\n", "it goes on when there is room");
+    done(&server, &["rm", "-f", id.trim()]);
+    host("umount -l ENGINE");
+    server.finish().await;
+}

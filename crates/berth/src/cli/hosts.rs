@@ -117,7 +117,9 @@ pub(super) async fn bandwidth(client: &Client, asked: &BandwidthOf) -> Outcome {
         return Ok(ExitCode::SUCCESS);
     }
     if found.points.is_empty() {
-        eprintln!("no figures of that time: a point is there some six minutes after traffic began, when its five minutes are added up");
+        eprintln!(
+            "no figures of that time: a point is there some six minutes after traffic began, when its five minutes are added up"
+        );
         return Ok(ExitCode::SUCCESS);
     }
     let rows: Vec<_> = found

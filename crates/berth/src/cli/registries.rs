@@ -112,11 +112,7 @@ fn login_hint(image: &str) -> String {
     format!("\nLog in first, if that is what is missing: berth login -u USER {registry}")
 }
 
-async fn follow(
-    image: &str,
-    words: impl Stream<Item = Result<Travel, Error>>,
-    quiet: bool,
-) -> Result<Travel, String> {
+async fn follow(image: &str, words: impl Stream<Item = Result<Travel, Error>>, quiet: bool) -> Result<Travel, String> {
     let mut words = std::pin::pin!(words);
     let mut bars = Bars::new(quiet);
     while let Some(word) = words.next().await {
