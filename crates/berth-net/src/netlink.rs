@@ -42,6 +42,9 @@ impl Error {
 }
 
 pub(crate) const NLM_F_REQUEST: u16 = 1;
+/// Type and payload of an answer.
+type Answered = (u16, Vec<u8>);
+
 /// The list was changed while it was given (netlink(7)).
 const NLM_F_DUMP_INTR: u16 = 0x10;
 /// How often a list that changes is asked for.
@@ -263,7 +266,7 @@ impl Socket {
     }
 
     /// All answers; `None` if the list changed meanwhile.
-    fn dump_once(&mut self, message: &mut Message) -> Result<Option<Vec<(u16, Vec<u8>)>>, Error> {
+    fn dump_once(&mut self, message: &mut Message) -> Result<Option<Vec<Answered>>, Error> {
         self.seq += 1;
         message.seal(self.seq);
         self.write(&message.buf, &message.what)?;
