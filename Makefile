@@ -17,7 +17,7 @@ build: deps
 # Ends its start-up by printing a curl line that builds a container; Ctrl-C ends the server, containers run on.
 run: build
 	@if [ "$$(id -u)" != 0 ]; then echo "make run: berth needs root (namespaces, cgroups, network): run it with sudo" >&2; exit 1; fi
-	BERTH_GREETING=1 BERTH_LOG=$${BERTH_LOG:-warn} dist/berth serve --dev --listen $(LISTEN) --data-dir $(DATA)
+	BERTH_GREETING=1 BERTH_LOG=$${BERTH_LOG:-warn} dist/berth serve --dev --listen $(LISTEN) --data-dir $(DATA) $(if $(CONFIG),--config $(CONFIG))
 
 test: deps images tools
 	cargo test --workspace --locked --no-fail-fast

@@ -30,6 +30,10 @@ pub(crate) fn take_lock(data: &Path) -> Result<fs::File, String> {
     if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
         return Err(format!("another berth serves from {}", data.display()));
     }
+    // Whose it is, for whoever looks.
+    let noted =
+        file.set_len(0).and_then(|()| io::Write::write_all(&mut &file, format!("{}\n", std::process::id()).as_bytes()));
+    noted.map_err(|e| format!("{}: {e}", path.display()))?;
     Ok(file)
 }
 
