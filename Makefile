@@ -49,7 +49,7 @@ $(IMAGES)/%.tar: tests/images/mkroot.sh
 
 # What tests compare with: a registry, other tools for images, another runtime. Without them those tests are skipped.
 tools:
-	@missing=; for pair in docker-registry:docker-registry htpasswd:apache2-utils skopeo:skopeo umoci:umoci runc:runc python3:python3-minimal ssh:openssh-client curl:curl openssl:openssl nft:nftables; do \
+	@missing=; for pair in docker-registry:docker-registry htpasswd:apache2-utils skopeo:skopeo umoci:umoci runc:runc python3:python3-minimal ssh:openssh-client curl:curl openssl:openssl nft:nftables ip:iproute2; do \
 		PATH=$$PATH:/usr/sbin command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; \
 	done; \
 	python3 -c 'import requests' 2>/dev/null || missing="$$missing python3-requests"; \
