@@ -258,10 +258,12 @@ impl Core {
     /// What came in and went out of a container in its whole life; what is told is on disk first, so that it is never less later.
     pub(crate) async fn traffic_of(&self, container: i64, uid: &UnitId) -> Result<berth_engine::Traffic, Error> {
         self.measure(vec![(container, uid.clone())], false).await?;
-        let all = self.inner.engine.traffic(std::slice::from_ref(uid)).await?;
-        let now = all.into_iter().next().map(|(_, traffic)| traffic).unwrap_or_default();
         // What has come since the measure may be gone after a power failure.
-        Ok(self.traffic_told(container).await.unwrap_or(now))
+        if let Some(told) = self.traffic_told(container).await {
+            return Ok(told);
+        }
+        let all = self.inner.engine.traffic(std::slice::from_ref(uid)).await?;
+        Ok(all.into_iter().next().map(|(_, traffic)| traffic).unwrap_or_default())
     }
 
     /// Two rounds of the sampler, nanoseconds.

@@ -191,7 +191,7 @@ impl Inner {
             return Ok(damage);
         }
         self.rules.restore()?;
-        let names = Network::link_names()?;
+        let names = berth_net::link_names()?;
         let units: Vec<Arc<Unit>> = self.units().values().cloned().collect();
         for unit in units {
             if let Err(error) = self.link_again(&unit, &names) {

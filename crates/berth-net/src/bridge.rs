@@ -224,14 +224,6 @@ impl Network {
         Ok(all)
     }
 
-    /// The names of all links of the host.
-    ///
-    /// # Errors
-    /// What the kernel answered.
-    pub fn link_names() -> Result<Vec<String>, Error> {
-        link::link_names()
-    }
-
     /// Repeats the part of [`ensure`](Self::ensure) that other programs undo (a restarted Docker rewrites `FORWARD`).
     /// Returns whether something was missing.
     ///

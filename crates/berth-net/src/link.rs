@@ -79,15 +79,7 @@ pub fn link_index(name: &str) -> Option<u32> {
 /// # Errors
 /// What the kernel answered to the dump.
 pub fn link_names() -> Result<Vec<String>, Error> {
-    let mut names = Vec::new();
-    Socket::route()?.dump(Message::new("list links", RTM_GETLINK, NLM_F_DUMP, &ifinfomsg(0, 0, 0)), |kind, body| {
-        if kind == RTM_NEWLINK
-            && let Some(name) = body.get(16..).and_then(|attributes| attribute(attributes, IFLA_IFNAME))
-        {
-            names.push(String::from_utf8_lossy(name).trim_end_matches('\0').to_owned());
-        }
-    })?;
-    Ok(names)
+    Ok(links()?.into_iter().map(|link| link.name).collect())
 }
 
 /// A link of the host.

@@ -209,6 +209,13 @@ impl Server {
         self.child.as_ref().expect("it runs").id()
     }
 
+    /// A user's token of an account, which is made if it is new.
+    pub async fn tenant(&self, account: &str) -> String {
+        let asked = serde_json::json!({"name": account, "account": account}).to_string();
+        let made = self.request("POST", "/v1/tokens", asked).await;
+        made.json()["token"].as_str().expect("a token").to_owned()
+    }
+
     /// Imports a test image under a name.
     pub fn import(&self, rootfs: &Path, name: &str, env: &[&str]) {
         let path = rootfs.to_str().expect("a path").to_owned();

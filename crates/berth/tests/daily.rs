@@ -636,16 +636,10 @@ fn open_files(server: &Server) -> usize {
     fs::read_dir(format!("/proc/{}/fd", server.pid())).expect("list").count()
 }
 
-async fn tenant(server: &Server, account: &str) -> String {
-    let asked = json!({"name": account, "account": account}).to_string();
-    let made = server.request("POST", "/v1/tokens", asked).await;
-    made.json()["token"].as_str().expect("a token").to_owned()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn processes_that_do_not_come_up_hold_up_nobody_else() {
     let Some(server) = server("slow-execs", "").await else { return };
-    let token = tenant(&server, "b").await;
+    let token = server.tenant("b").await;
     let rootfs = image("busybox").expect("an image");
     done(&server, &["import", "--token", &token, rootfs.to_str().expect("path"), "busybox"]);
     run(&server, json!({"name": "a"})).await;

@@ -151,7 +151,7 @@ async fn heal_story(data: &std::path::Path, rootfs: PathBuf) {
     let whole =
         async || answers(PORT).await && code_of(&engine, &own.id, &get).await == 0 && engine.trouble().is_none();
     let bridge = {
-        let names = berth_net::Network::link_names().expect("links");
+        let names = berth_net::link_names().expect("links");
         names.into_iter().find(|name| name.starts_with("berth-")).expect("the bridge")
     };
     // A table's name is the bridge's.

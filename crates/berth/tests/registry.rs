@@ -293,12 +293,6 @@ async fn an_application_whose_runtime_is_not_here_fetches_it() {
     std::fs::remove_dir_all(files).expect("clean");
 }
 
-async fn tenant(server: &Server, account: &str) -> String {
-    let asked = json!({"name": account, "account": account}).to_string();
-    let made = server.request("POST", "/v1/tokens", asked).await;
-    made.json()["token"].as_str().expect("a token").to_owned()
-}
-
 async fn pull_as(server: &Server, token: &str, image: &str) -> Answer {
     let asked = json!({"image": image}).to_string();
     server.request_as(Some(token), "POST", "/v1/images/pull", asked).await
@@ -320,7 +314,7 @@ async fn a_digest_alone_gives_nobody_a_layer() {
     let secret = tar_of(&[file("secret", b"of the administrator")]);
     done(&server, &["load", "-i", &kept(&server, "own", &docker_archive(&[&secret], &["/x"], "own:1"))]);
     let layer = digest_of(&secret);
-    let other = tenant(&server, "other").await;
+    let other = server.tenant("other").await;
     let config = json!({"architecture": "", "os": "linux", "config": {"Cmd": ["/x"]}});
     // The digest of another account's layer in the configuration, other content in the registry.
     let mine = tar_of(&[file("mine", b"x")]);
@@ -437,7 +431,7 @@ async fn private_addresses_are_a_right() {
     let Some(rootfs) = image("busybox").filter(|_| is_root()) else { return };
     let server = server("private", &[], "").await;
     server.import(&rootfs, "busybox", &[]);
-    let user = tenant(&server, "edge").await;
+    let user = server.tenant("edge").await;
     let files = FileServer::default();
     let site = files.serve("site.zip", zip_of(&[("index.html", b"x")]));
     let archive = files.serve("image.tar", docker_archive(&[&tar_of(&[file("a", b"a")])], &["/x"], "a:1"));
