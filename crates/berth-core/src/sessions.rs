@@ -1,8 +1,9 @@
 //! Tokens that an access key is exchanged for. They last for a day, and are good only as far as their key is: in its
 //! dialects, for its actions, from its addresses, and as long as it is not disabled.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::PoisonError;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ring::hmac;
@@ -100,14 +101,7 @@ impl Core {
     /// Refuses an account whose requests, by whatever dialect, come too fast.
     pub(crate) fn check_rate(&self, account: i64) -> Result<(), Error> {
         let (rate, burst) = (self.inner.settings.account_requests_per_s, self.inner.settings.account_requests_burst);
-        if rate == 0 {
-            return Ok(());
-        }
-        let mut all = self.inner.account_rates.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() > 10_000 {
-            all.retain(|_, (_, at)| at.elapsed() < Duration::from_secs(60));
-        }
-        if take_place(all.entry(account).or_insert((f64::from(burst.max(1)), Instant::now())), rate, burst) {
+        if has_place(&self.inner.account_rates, account, rate, burst) {
             return Ok(());
         }
         Err(Error::NoRoom(format!("more than {rate} requests a second of this account; try again later")))
@@ -116,12 +110,21 @@ impl Core {
     /// Whether an account's requests come slowly enough. Each that does takes one place; places come back with time.
     pub fn within_rate(&self, caller: &Caller) -> bool {
         let (rate, burst) = (self.inner.settings.requests_per_s, self.inner.settings.requests_burst);
-        if rate == 0 {
-            return true;
-        }
-        let mut all = self.inner.rates.lock().unwrap_or_else(PoisonError::into_inner);
-        take_place(all.entry(caller.account).or_insert((f64::from(burst.max(1)), Instant::now())), rate, burst)
+        has_place(&self.inner.rates, caller.account, rate, burst)
     }
+}
+
+/// Takes one of an account's places, if there is one; a rate of 0 is no bound.
+fn has_place(all: &Mutex<HashMap<i64, (f64, Instant)>>, account: i64, rate: u32, burst: u32) -> bool {
+    if rate == 0 {
+        return true;
+    }
+    let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+    if all.len() > 10_000 {
+        // One that is full again is as good as none.
+        all.retain(|_, (_, at)| at.elapsed().as_secs_f64() * f64::from(rate) < f64::from(burst));
+    }
+    take_place(all.entry(account).or_insert((f64::from(burst.max(1)), Instant::now())), rate, burst)
 }
 
 fn take_place(places: &mut (f64, Instant), rate: u32, burst: u32) -> bool {
