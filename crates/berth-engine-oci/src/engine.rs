@@ -28,7 +28,7 @@ use crate::live::exec_spec;
 use crate::names::Names;
 use crate::output::Output;
 use crate::places::Places;
-use crate::rules::Rules;
+use crate::rules::{Keeper, Rules};
 use crate::unit::{Fixed, RUN, Run, UNIT, Unit, read_json};
 
 /// How the engine is set up.
@@ -114,6 +114,7 @@ pub(crate) struct Inner {
 #[derive(Clone)]
 pub struct OciEngine {
     pub(crate) inner: Arc<Inner>,
+    _keeper: Arc<Keeper>,
 }
 
 impl std::fmt::Debug for OciEngine {
@@ -270,7 +271,7 @@ impl OciEngine {
             fronts: Fronts::load(&options.folder),
             options,
         });
-        let engine = Self { inner };
+        let engine = Self { _keeper: Arc::new(Keeper(inner.clone())), inner };
         engine.take_over()?;
         drop(choosing);
         let inner = engine.inner.clone();

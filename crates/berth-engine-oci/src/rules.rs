@@ -6,20 +6,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use berth_engine::EngineError;
-use berth_net::{Error, Member, Network, Protocol, Published, Spread, Watch};
+use berth_net::{Error, Link, Member, Network, Protocol, Published, Spread, Watch};
 use berth_runtime::write_json;
 
 use crate::engine::Inner;
 use crate::lifecycle::rates_of;
 use crate::unit::{RUN, Run, Unit, read_json};
 
-/// How often is looked although nothing was heard: some settings change without a word.
+/// How often settings are looked at, which change without a notification.
 const LOOK: Duration = Duration::from_millis(500);
-/// Between two looks although much is heard: every start of a container changes rules.
+/// Between two looks although much is heard.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Between two tries to put back what could not be.
 const RETRY: Duration = Duration::from_millis(100);
-/// How often elements are compared, too.
+/// How often everything is compared although nothing was heard, element by element.
 const THOROUGH: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]
@@ -39,6 +39,17 @@ pub(crate) struct Rules {
     broken: Mutex<Option<String>>,
     /// How many rules there were at the first look.
     made: Mutex<Option<usize>>,
+    /// Whether nothing is put back any more. Held while something is.
+    closed: Mutex<bool>,
+}
+
+/// Ends the looking after with the engine: rules that are taken away with a dropped engine stay away.
+pub(crate) struct Keeper(pub(crate) Arc<Inner>);
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        *self.0.rules.closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    }
 }
 
 fn is_gone(result: &Result<(), Error>) -> bool {
@@ -53,6 +64,7 @@ impl Rules {
             turn: RwLock::new(()),
             broken: Mutex::default(),
             made: Mutex::default(),
+            closed: Mutex::default(),
         }
     }
 
@@ -154,6 +166,17 @@ impl Rules {
         done
     }
 
+    /// Whether what is heard of a link is as it is to be; `None` is a link that is gone or has left its bridge.
+    fn is_in_order(&self, name: &str, link: Option<&Link>) -> bool {
+        if name == self.network.bridge {
+            return link.is_some_and(|link| link.up);
+        }
+        let bridge = || berth_net::link_index(&self.network.bridge);
+        // The usual case costs no search.
+        link.is_some_and(|link| link.up && Some(link.master) == bridge())
+            || !self.wanted().members.values().any(|member| member.link == name)
+    }
+
     /// What is not as it is to be, in words; with `thorough` element by element.
     fn damage(&self, thorough: bool) -> Result<Vec<String>, Error> {
         // Nothing changes meanwhile but by others.
@@ -183,6 +206,10 @@ impl Rules {
 impl Inner {
     /// Puts back what others have taken away; what it was, in words.
     fn heal(&self, thorough: bool) -> Result<Vec<String>, Error> {
+        let closed = self.rules.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        if *closed {
+            return Ok(Vec::new());
+        }
         if self.network.forward_accept()? {
             tracing::info!("rules in the host's FORWARD chain were missing and are in place again");
         }
@@ -247,17 +274,22 @@ pub(crate) fn look_after(inner: &Arc<Inner>) -> Result<(), EngineError> {
     let mut watch = Watch::open().map_err(|e| EngineError::Failed(e.to_string()))?;
     let weak = Arc::downgrade(inner);
     let work = move || {
-        let mut thorough = Instant::now();
+        let mut thorough: Option<Instant> = None;
         let mut told: Option<Instant> = None;
         let mut broken = false;
         loop {
-            watch.wait(if broken { RETRY } else { LOOK });
+            let heard = watch.wait(if broken { RETRY } else { LOOK }, |name, link| {
+                weak.upgrade().is_none_or(|inner| inner.rules.is_in_order(name, link))
+            });
             let Some(inner) = weak.upgrade() else { return };
-            let now_thorough = thorough.elapsed() > THOROUGH;
-            if now_thorough {
-                thorough = Instant::now();
+            let now_thorough = broken || thorough.is_none_or(|at| at.elapsed() > THOROUGH);
+            if !heard && !now_thorough && inner.network.settings_damage().is_empty() {
+                continue;
             }
-            match inner.heal(now_thorough || broken) {
+            if now_thorough {
+                thorough = Some(Instant::now());
+            }
+            match inner.heal(now_thorough) {
                 Ok(damage) => {
                     if !damage.is_empty() && told.is_none_or(|at| at.elapsed() > Duration::from_secs(10)) {
                         told = Some(Instant::now());

@@ -213,15 +213,17 @@ impl Network {
                 None => all.push(format!("link {}", member.link)),
             }
         }
-        for (key, value) in
-            [("net/ipv4/ip_forward".to_owned(), "1"), (format!("net/ipv4/conf/{}/route_localnet", self.bridge), "1")]
-        {
-            let is = std::fs::read_to_string(format!("/proc/sys/{key}")).unwrap_or_default();
-            if is.trim() != value {
-                all.push(format!("{key} is {:?}", is.trim()));
-            }
-        }
+        all.extend(self.settings_damage());
         Ok(all)
+    }
+
+    /// What [`damage`](Self::damage) says of the settings that change without a notification of the kernel's.
+    pub fn settings_damage(&self) -> Vec<String> {
+        let forward = "net/ipv4/ip_forward".to_owned();
+        let localnet = format!("net/ipv4/conf/{}/route_localnet", self.bridge);
+        let is = |key: &str| fs::read_to_string(format!("/proc/sys/{key}")).unwrap_or_default().trim().to_owned();
+        let wrong = |key: String| Some((is(&key), key)).filter(|(is, _)| is != "1");
+        [forward, localnet].into_iter().filter_map(wrong).map(|(is, key)| format!("{key} is {is:?}")).collect()
     }
 
     /// Repeats the part of [`ensure`](Self::ensure) that other programs undo (a restarted Docker rewrites `FORWARD`).

@@ -9,8 +9,8 @@ use crate::netlink::{
 };
 use crate::netns::Netns;
 
-const RTM_NEWLINK: u16 = 16;
-const RTM_DELLINK: u16 = 17;
+pub(crate) const RTM_NEWLINK: u16 = 16;
+pub(crate) const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
@@ -84,29 +84,37 @@ pub fn link_names() -> Result<Vec<String>, Error> {
 
 /// A link of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Link {
-    pub(crate) name: String,
-    pub(crate) index: u32,
+pub struct Link {
+    /// Its name, at most 15 bytes.
+    pub name: String,
+    /// Its index.
+    pub index: u32,
     /// Index of the bridge that it is in; 0 for none.
-    pub(crate) master: u32,
-    pub(crate) up: bool,
+    pub master: u32,
+    /// Whether its owner has switched it on.
+    pub up: bool,
+}
+
+impl Link {
+    /// Of a message about a link (after the netlink header).
+    pub(crate) fn read(body: &[u8]) -> Option<Self> {
+        let number = |bytes: &[u8]| bytes.get(..4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_ne_bytes);
+        let attributes = body.get(16..)?;
+        Some(Self {
+            name: String::from_utf8_lossy(attribute(attributes, IFLA_IFNAME)?).trim_end_matches('\0').to_owned(),
+            index: number(&body[4..]),
+            master: attribute(attributes, IFLA_MASTER).map_or(0, number),
+            up: number(&body[8..]) & IFF_UP != 0,
+        })
+    }
 }
 
 /// All links in the caller's network namespace.
 pub(crate) fn links() -> Result<Vec<Link>, Error> {
     let mut all = Vec::new();
-    let number = |bytes: &[u8]| bytes.get(..4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_ne_bytes);
     Socket::route()?.dump(Message::new("list links", RTM_GETLINK, NLM_F_DUMP, &ifinfomsg(0, 0, 0)), |kind, body| {
-        if kind == RTM_NEWLINK
-            && body.len() > 16
-            && let Some(name) = attribute(&body[16..], IFLA_IFNAME)
-        {
-            all.push(Link {
-                name: String::from_utf8_lossy(name).trim_end_matches('\0').to_owned(),
-                index: number(&body[4..]),
-                master: attribute(&body[16..], IFLA_MASTER).map_or(0, number),
-                up: number(&body[8..]) & IFF_UP != 0,
-            });
+        if kind == RTM_NEWLINK {
+            all.extend(Link::read(body));
         }
     })?;
     Ok(all)

@@ -1,7 +1,9 @@
 //! Netlink sockets and messages (RFC 3549): build, send in batches, read every acknowledgement.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What a netlink request can fail with. The text names the step, the source is the kernel's own word.
 #[derive(Debug, thiserror::Error)]
@@ -179,6 +181,42 @@ pub(crate) fn attribute(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
 pub(crate) struct Socket {
     fd: OwnedFd,
     seq: u32,
+    protocol: i32,
+    port: u32,
+}
+
+/// Protocol and port of every socket that is open.
+static OWN_PORTS: Mutex<BTreeSet<(i32, u32)>> = Mutex::new(BTreeSet::new());
+
+fn own_ports() -> MutexGuard<'static, BTreeSet<(i32, u32)>> {
+    OWN_PORTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether a socket of this process has this port, in whatever network namespace.
+pub(crate) fn is_own_port(protocol: i32, port: u32) -> bool {
+    own_ports().contains(&(protocol, port))
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        own_ports().remove(&(self.protocol, self.port));
+    }
+}
+
+/// Has the kernel choose a port for the socket; which it is.
+fn port_of(fd: &OwnedFd) -> Result<u32, Error> {
+    // SAFETY: the address is a local with its size.
+    unsafe {
+        let mut address: libc::sockaddr_nl = std::mem::zeroed();
+        address.nl_family = libc::AF_NETLINK as u16;
+        let mut size = size_of::<libc::sockaddr_nl>() as u32;
+        if libc::bind(fd.as_raw_fd(), (&raw const address).cast(), size) != 0
+            || libc::getsockname(fd.as_raw_fd(), (&raw mut address).cast(), &raw mut size) != 0
+        {
+            return Err(Error::socket("bind a netlink socket", io::Error::last_os_error()));
+        }
+        Ok(address.nl_pid)
+    }
 }
 
 impl Socket {
@@ -204,7 +242,9 @@ impl Socket {
         set_option(&fd, libc::SO_RCVTIMEO, &libc::timeval { tv_sec: 10, tv_usec: 0 });
         // Refusals need not repeat what was asked, which may be long.
         set_netlink_option(&fd, libc::NETLINK_CAP_ACK);
-        Ok(Self { fd, seq: 0 })
+        let port = port_of(&fd)?;
+        own_ports().insert((protocol, port));
+        Ok(Self { fd, seq: 0, protocol, port })
     }
 
     /// Sends `messages` as one datagram and waits for the acknowledgement of each that asked for one. The first refusal
@@ -225,7 +265,7 @@ impl Socket {
         let mut buf = vec![0; 32 * 1024];
         while waiting > 0 {
             let len = self.read(&mut buf)?;
-            for (kind, _, seq, payload) in split(&buf[..len]) {
+            for Piece { kind, seq, payload, .. } in split(&buf[..len]) {
                 if kind != NLMSG_ERROR {
                     continue;
                 }
@@ -274,7 +314,7 @@ impl Socket {
         let (mut all, mut torn) = (Vec::new(), false);
         loop {
             let len = self.read(&mut buf)?;
-            for (kind, flags, seq, payload) in split(&buf[..len]) {
+            for Piece { kind, flags, seq, payload, .. } in split(&buf[..len]) {
                 if seq != self.seq {
                     continue;
                 }
@@ -343,16 +383,27 @@ fn set_netlink_option(fd: &OwnedFd, name: i32) {
     }
 }
 
-/// The messages of one datagram: type, flags, sequence number, payload.
-fn split(mut bytes: &[u8]) -> impl Iterator<Item = (u16, u16, u32, &[u8])> {
+/// One message of a datagram.
+pub(crate) struct Piece<'a> {
+    pub(crate) kind: u16,
+    pub(crate) flags: u16,
+    pub(crate) seq: u32,
+    /// The socket that asked for it, or whose request a notification tells of; 0 is the kernel.
+    pub(crate) port: u32,
+    pub(crate) payload: &'a [u8],
+}
+
+/// The messages of one datagram.
+pub(crate) fn split(mut bytes: &[u8]) -> impl Iterator<Item = Piece<'_>> {
     std::iter::from_fn(move || {
         let len = u32::from_ne_bytes(bytes.get(0..4)?.try_into().ok()?) as usize;
         let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
         let flags = u16::from_ne_bytes(bytes.get(6..8)?.try_into().ok()?);
         let seq = u32::from_ne_bytes(bytes.get(8..12)?.try_into().ok()?);
+        let port = u32::from_ne_bytes(bytes.get(12..16)?.try_into().ok()?);
         let payload = bytes.get(HEADER..len)?;
         bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, flags, seq, payload))
+        Some(Piece { kind, flags, seq, port, payload })
     })
 }
 
@@ -409,7 +460,7 @@ mod tests {
             says(2, &[(16, 0, b"all1"), (16, 0, b"all2"), (NLMSG_DONE, 0, &[0; 4])]);
             says(3, &[(NLMSG_DONE, 0, &(-libc::EIO).to_ne_bytes())]);
         });
-        let mut socket = Socket { fd: ours, seq: 0 };
+        let mut socket = Socket { fd: ours, seq: 0, protocol: -1, port: 0 };
         let mut heard = Vec::new();
         let ask = || Message::new("list", 18, NLM_F_DUMP, &[0; 16]);
         socket.dump(ask(), |_, payload| heard.push(payload.to_vec())).expect("the second time");

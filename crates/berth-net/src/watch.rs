@@ -4,7 +4,8 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
-use crate::netlink::Error;
+use crate::link::{Link, RTM_DELLINK, RTM_NEWLINK};
+use crate::netlink::{Error, Piece, is_own_port, split};
 
 /// Groups of rtnetlink, as bits (rtnetlink(7)): links, IPv4 addresses, IPv4 routes.
 const ROUTE_GROUPS: u32 = 1 | 0x10 | 0x40;
@@ -25,6 +26,10 @@ fn listen(protocol: i32, groups: u32) -> Result<OwnedFd, Error> {
             return Err(failed());
         }
         let fd = OwnedFd::from_raw_fd(fd);
+        // A thousand starts in one go make some megabytes of news. Where the kernel refuses the size, the usual one serves.
+        let size = 4i32 << 20;
+        let name = libc::SO_RCVBUFFORCE;
+        libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, name, (&raw const size).cast(), size_of::<i32>() as u32);
         let mut address: libc::sockaddr_nl = std::mem::zeroed();
         address.nl_family = libc::AF_NETLINK as u16;
         address.nl_groups = groups;
@@ -45,24 +50,42 @@ impl Watch {
         Ok(Self([listen(libc::NETLINK_ROUTE, ROUTE_GROUPS)?, listen(libc::NETLINK_NETFILTER, RULE_GROUPS)?]))
     }
 
-    /// Waits for changes, no longer than `limit`; whether there were some, whoever made them.
-    pub fn wait(&mut self, limit: Duration) -> bool {
+    /// Waits for changes, no longer than `limit`; whether there is something to look at. Rules that this process changed are not, and
+    /// links about which `is_in_order` is true (`None` is a link that is gone, or has left its bridge) are not.
+    pub fn wait(&mut self, limit: Duration, is_in_order: impl Fn(&str, Option<&Link>) -> bool) -> bool {
         let mut entries = [0, 1].map(|n| libc::pollfd { fd: self.0[n].as_raw_fd(), events: libc::POLLIN, revents: 0 });
         let limit = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
         // SAFETY: the entries outlive the call.
-        let ready = unsafe { libc::poll(entries.as_mut_ptr(), 2, limit) };
-        let mut buffer = [0u8; 8192];
-        for fd in &self.0 {
-            // All that waits is one change; what did not fit (ENOBUFS) is a change, too.
+        if unsafe { libc::poll(entries.as_mut_ptr(), 2, limit) } <= 0 {
+            return false;
+        }
+        let mut buffer = vec![0u8; 64 * 1024];
+        let mut found = false;
+        for (fd, protocol) in self.0.iter().zip([libc::NETLINK_ROUTE, libc::NETLINK_NETFILTER]) {
             loop {
                 // SAFETY: a buffer with its length.
-                let read = unsafe { libc::recv(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0) };
-                let full = || io::Error::last_os_error().raw_os_error() == Some(libc::ENOBUFS);
-                if read < 0 && !full() {
-                    break;
+                let read =
+                    unsafe { libc::recv(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_TRUNC) };
+                match usize::try_from(read) {
+                    Ok(read) if read <= buffer.len() => {
+                        found |= split(&buffer[..read]).any(|piece| is_worth_a_look(protocol, &piece, &is_in_order));
+                    }
+                    // What did not fit is unknown, so it may be anything.
+                    Ok(_) => found = true,
+                    Err(_) if io::Error::last_os_error().raw_os_error() == Some(libc::ENOBUFS) => found = true,
+                    Err(_) => break,
                 }
             }
         }
-        ready > 0
+        found
+    }
+}
+
+fn is_worth_a_look(protocol: i32, piece: &Piece<'_>, is_in_order: &impl Fn(&str, Option<&Link>) -> bool) -> bool {
+    match (protocol, piece.kind) {
+        (libc::NETLINK_ROUTE, RTM_NEWLINK | RTM_DELLINK) => Link::read(piece.payload)
+            .is_none_or(|link| !is_in_order(&link.name, Some(&link).filter(|_| piece.kind == RTM_NEWLINK))),
+        (libc::NETLINK_NETFILTER, _) => !is_own_port(protocol, piece.port),
+        _ => true,
     }
 }

@@ -121,6 +121,38 @@ fn what_other_programs_take_away_is_put_back() {
     fs::remove_dir_all(data).expect("clean");
 }
 
+/// What follows a container's run goes on for a while after the engine is dropped; the look after the rules must not.
+#[test]
+fn a_dropped_engine_puts_nothing_back() {
+    let Some(rootfs) = image("busybox").filter(|_| is_root()) else { return };
+    if !["nft", "ip"].into_iter().all(berth_testkit::has_program) {
+        return;
+    }
+    let data = std::env::temp_dir().join(format!("berth-dropped-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&data);
+    let netns = berth_net::Netns::create().expect("a network namespace");
+    let story = || {
+        let runtime = tokio::runtime::Runtime::new().expect("runtime");
+        runtime.block_on(async {
+            let store = Store::open(&data.join("images"), 0).expect("store");
+            let bytes = Cursor::new(fs::read(rootfs).expect("image"));
+            let imported = import_rootfs(&store, bytes, Config::default(), Budget::default()).expect("import");
+            let layers: Vec<String> = imported.layers.iter().map(ToString::to_string).collect();
+            let options = Options::new(data.join("engine"), PathBuf::from(env!("CARGO_BIN_EXE_berth")));
+            let engine = OciEngine::open(options, store).expect("engine");
+            let unit = plain("left", &layers, &words("sleep 1000"));
+            engine.create(&unit).await.expect("create");
+            engine.start(&unit.id, 1).await.expect("start");
+        });
+        uninstall(&data.join("engine")).expect("uninstall");
+        host("nft add table ip noticed");
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        host("! nft list tables | grep berth- && ! ip -o link | grep berth-");
+    };
+    berth_net::in_netns(&netns, story).expect("enter the namespace");
+    fs::remove_dir_all(data).expect("clean");
+}
+
 async fn heal_story(data: &std::path::Path, rootfs: PathBuf) {
     host("ip link set lo up");
     let store = Store::open(&data.join("images"), 0).expect("store");
