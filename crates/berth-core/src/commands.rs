@@ -551,6 +551,13 @@ impl Core {
                 let change = berth_store::GroupChange { wanted: Some("removed"), ..Default::default() };
                 tx.group_change(row.target, &change)?;
             }
+        } else if !matches!(order.body, Body::RolloutUndo { .. } | Body::GroupUndo { .. }) {
+            let (open, bound) = (tx.commands_open_of(row.account_id)?, self.inner.settings.commands_waiting);
+            if open >= i64::from(bound) {
+                return Err(Error::NoRoom(format!(
+                    "{open} commands of the account are not over, as many as it may have"
+                )));
+            }
         }
         row.id = tx.command_add(&row)?;
         let detail = serde_json::json!({ "name": row.name, "target": row.target_name }).to_string();

@@ -60,8 +60,10 @@ pub(crate) struct Inner {
     /// Set when the server goes: no command takes a further step.
     pub(crate) closing: std::sync::atomic::AtomicBool,
     pub(crate) fronts: Fronts,
-    /// Held while counters are read and written down.
-    pub(crate) measuring: tokio::sync::Mutex<()>,
+    /// How many have asked for unused layers to be removed since that began; 0 while nobody does it.
+    pub(crate) collecting: std::sync::atomic::AtomicUsize,
+    /// Steps of commands that are under way.
+    pub(crate) steps_at_once: Shares,
     /// The step in which containers' disks were looked at last.
     pub(crate) disks_looked_at: std::sync::atomic::AtomicI64,
     /// Places that accounts' requests have left, and when that was so.
@@ -140,6 +142,7 @@ impl Core {
             // Others than the one with many get a turn soon.
             builds: Shares::new(settings.builds_at_once.max(1), (settings.builds_at_once * 3 / 4).max(1)),
             builds_waiting: Shares::new(settings.builds_waiting.max(1), (settings.builds_waiting / 2).max(1)),
+            steps_at_once: Shares::new(settings.steps_at_once.max(1), (settings.steps_at_once / 4).max(1)),
             settings,
             events: broadcast::channel(4096).0,
             gate: tokio::sync::RwLock::default(),
@@ -153,7 +156,7 @@ impl Core {
             trip: Trip::default(),
             closing: false.into(),
             fronts: Fronts::default(),
-            measuring: tokio::sync::Mutex::default(),
+            collecting: 0.into(),
             disks_looked_at: 0.into(),
             rates: Mutex::default(),
             account_rates: Mutex::default(),

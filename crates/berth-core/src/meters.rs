@@ -22,6 +22,8 @@ use crate::tokens::{Caller, Role};
 pub(crate) const STEPS: [i64; 2] = [300_000, 3_600_000];
 /// Readings that share a transaction.
 const CHUNK: usize = 500;
+/// Up to so many readings are compared with what is known in the writing transaction itself.
+const FEW: usize = 16;
 /// Readings are added up when no more of their time can come in.
 const LATE_MS: i64 = 60_000;
 const DAY_MS: i64 = 86_400_000;
@@ -214,7 +216,6 @@ impl Core {
             disks.extend(self.inner.engine.disk(&ids).await?);
         }
         let disks = std::sync::Arc::new(disks);
-        let _turn = self.inner.measuring.lock().await;
         for chunk in targets.chunks(CHUNK) {
             let ids: Vec<UnitId> = chunk.iter().map(|(_, uid)| uid.clone()).collect();
             let stats: BTreeMap<UnitId, Stats> = self.inner.engine.stats(&ids).await?.into_iter().collect();
@@ -227,24 +228,30 @@ impl Core {
                     .extend(all.into_iter().map(|(uid, traffic)| (uid, Reading { at, traffic, ..Reading::default() })));
             }
             let (chunk, disks, unseen) = (chunk.to_vec(), disks.clone(), self.unseen());
-            // Put together beside the writing thread, which others wait for.
-            let all = self
-                .read(move |tx| {
-                    let mut all = Vec::with_capacity(chunk.len());
-                    for (id, uid) in &chunk {
-                        let reading = match (stats.get(uid), resting.get(uid)) {
-                            (Some(stats), _) => Reading::of(stats),
-                            (None, Some(reading)) => *reading,
-                            (None, None) => continue,
-                        };
-                        if let Some(found) = tx.measured(*id)? {
-                            all.extend(noted(found, reading, disks.get(uid).copied(), None, unseen)?);
-                        }
+            let few = chunk.len() <= FEW;
+            let put_together = move |tx: &Tx<'_>| {
+                let mut all = Vec::with_capacity(chunk.len());
+                for (id, uid) in &chunk {
+                    let reading = match (stats.get(uid), resting.get(uid)) {
+                        (Some(stats), _) => Reading::of(stats),
+                        (None, Some(reading)) => *reading,
+                        (None, None) => continue,
+                    };
+                    if let Some(found) = tx.measured(*id)? {
+                        all.extend(noted(found, reading, disks.get(uid).copied(), None, unseen)?);
                     }
-                    Ok(all)
-                })
-                .await?;
-            self.write(move |tx| write_down(tx, &all)).await?;
+                }
+                Ok(all)
+            };
+            if few {
+                // In one go: whoever asks for these finds his own reading counted, or a later one.
+                self.write(move |tx| write_down(tx, &put_together(tx)?)).await?;
+            } else {
+                // Beside the writing thread, which others wait for. Where another reading is faster, the next one has what this
+                // would have added.
+                let all = self.read(put_together).await?;
+                self.write(move |tx| write_down(tx, &all)).await?;
+            }
         }
         Ok(())
     }
@@ -348,13 +355,15 @@ impl Core {
         if of.runs == 0 {
             return Ok(());
         }
-        self.measure_before_end(of).await;
+        let observed = self.inner.engine.observe(&of.uid).await?;
+        if matches!(observed.state, berth_engine::State::Running { .. }) {
+            self.measure_before_end(of).await;
+        }
         match self.inner.engine.stop(&of.uid, 9, std::time::Duration::ZERO).await {
             Ok(()) => {}
             Err(berth_engine::EngineError::NoSuchUnit(_)) => return Ok(()),
             Err(error) => return Err(error.into()),
         }
-        let _turn = self.inner.measuring.lock().await;
         let all = self.inner.engine.traffic(std::slice::from_ref(&of.uid)).await?;
         let Some((_, traffic)) = all.into_iter().next() else { return Ok(()) };
         let (id, at, unseen) = (of.id, now(), self.unseen());

@@ -15,6 +15,8 @@ use crate::policies::RestartPolicy;
 
 /// Everything is looked at so often even if nobody nudges.
 const ROUND: Duration = Duration::from_secs(60);
+/// Containers that are looked at in a round at the same time.
+const AT_ONCE: usize = 16;
 const DAY_NS: i64 = 86_400_000_000_000;
 
 /// Brings records and engine together once, then goes on in the background.
@@ -106,11 +108,20 @@ async fn one(core: &Core, id: &UnitId) -> Result<(), Error> {
 async fn round(core: &Core, start: Option<Beginning>) -> Result<(), Error> {
     let all =
         core.read(|tx| Ok(tx.containers(&ContainerFilter { limit: u32::MAX, ..ContainerFilter::default() })?)).await?;
+    // Several at a time: one that hangs must not be what all others wait for.
+    let turns = std::sync::Arc::new(tokio::sync::Semaphore::new(AT_ONCE));
+    let mut settling = tokio::task::JoinSet::new();
     for row in &all {
-        if let Err(error) = settle(core, row.id, start, start.is_some()).await {
-            tracing::warn!(container = row.uid, error = error.chain(), "a container could not be reconciled");
-        }
+        let turn = turns.clone().acquire_owned().await.map_err(|e| Error::Bug(e.to_string()))?;
+        let (core, id, uid) = (core.clone(), row.id, row.uid.clone());
+        settling.spawn(async move {
+            let _turn = turn;
+            if let Err(error) = settle(&core, id, start, start.is_some()).await {
+                tracing::warn!(container = uid, error = error.chain(), "a container could not be reconciled");
+            }
+        });
     }
+    while settling.join_next().await.is_some() {}
     if start.is_some() {
         let known: HashSet<String> = all.into_iter().map(|row| row.uid).collect();
         for id in core.inner.engine.list().await? {

@@ -80,6 +80,10 @@ pub struct Settings {
     pub builds_at_once: usize,
     /// Ports that one container, or one group, may have.
     pub ports_per_container: usize,
+    /// Steps of commands that are under way at a time; of one account a fourth of them.
+    pub steps_at_once: usize,
+    /// Commands of an account that are not over; another one is refused.
+    pub commands_waiting: u32,
     /// Applications that wait for a turn to be built, or are being built; of one account half as many.
     pub builds_waiting: usize,
     /// Seconds that building an application may take, download and start included.
@@ -144,6 +148,8 @@ impl Default for Settings {
             time_zone: "Asia/Shanghai".into(),
             builds_at_once: 8,
             ports_per_container: 256,
+            steps_at_once: 512,
+            commands_waiting: 10_000,
             builds_waiting: 256,
             build_timeout_s: 300,
             ready_time_ms: 5000,

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use berth_engine::{
@@ -77,6 +77,12 @@ const EXEC_LIMIT: Duration = Duration::from_secs(30);
 /// Between two samples of traffic that are kept for the case that server and shim go at once.
 const SAMPLE_PERIOD: Duration = Duration::from_secs(10);
 
+/// Up to so many containers are asked for their counters one by one; for more all links are listed.
+const FEW: usize = 16;
+
+/// How long a start that the last server began may go on.
+const STALLED: Duration = Duration::from_secs(5);
+
 /// Network namespaces made ahead of their use.
 const NETNS_AHEAD: usize = 8;
 
@@ -108,6 +114,8 @@ pub(crate) struct Inner {
     /// Turns to fill one.
     pub(crate) fills: Semaphore,
     pub(crate) fronts: Fronts,
+    /// How many have asked for the trash to be emptied since that began; 0 while nobody does it.
+    pub(crate) trash_asked: std::sync::atomic::AtomicUsize,
 }
 
 /// Containers on this machine.
@@ -269,6 +277,7 @@ impl OciEngine {
             filling: Mutex::default(),
             fills: Semaphore::new(2),
             fronts: Fronts::load(&options.folder),
+            trash_asked: 0.into(),
             options,
         });
         let engine = Self { _keeper: Arc::new(Keeper(inner.clone())), inner };
@@ -321,6 +330,7 @@ impl OciEngine {
         let mut running = Vec::new();
         let mut members = Vec::new();
         let folder = inner.units_folder();
+        let mut units = Vec::new();
         for entry in fs::read_dir(&folder).map_err(failed(format!("list {}", folder.display())))? {
             let path = entry.map_err(failed(format!("list {}", folder.display())))?.path();
             let unit = match load(&path) {
@@ -337,7 +347,10 @@ impl OciEngine {
                     continue;
                 }
             };
-            let unit = Arc::new(unit);
+            units.push(Arc::new(unit));
+        }
+        self.await_starts(&units);
+        for unit in units {
             let placement = unit.fixed().placement.clone();
             let (observed, live) = unit.look();
             let tenant = unit.fixed().spec.tenant;
@@ -380,6 +393,30 @@ impl OciEngine {
         inner.rules.begin(&published, &spreads, &members).map_err(|e| EngineError::Failed(e.to_string()))?;
         // After the rules: the end of one takes its ports out of them.
         running.into_iter().try_for_each(|(unit, begun)| self.attend(&unit, begun))
+    }
+
+    /// Waits for the starts that the last server has left, for all at the same time; what takes too long is ended.
+    fn await_starts(&self, units: &[Arc<Unit>]) {
+        let until = Instant::now() + STALLED;
+        let mut starting: Vec<_> = units.iter().filter(|unit| unit.starting().is_some()).collect();
+        while !starting.is_empty() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+            starting.retain(|unit| unit.starting().is_some());
+        }
+        let stalled: Vec<_> = starting.iter().filter_map(|unit| Some((unit, unit.starting()?))).collect();
+        for (unit, shim) in &stalled {
+            tracing::warn!(container = %unit.id(), "a start that the last server began does not end; it is broken off");
+            let _ = shim.signal(libc::SIGKILL);
+        }
+        for (unit, shim) in stalled {
+            if !shim.wait(Duration::from_secs(1)) {
+                tracing::error!(container = %unit.id(), "a start that was broken off still hangs in the kernel");
+            }
+            // What the shim had begun goes with its group.
+            if let Err(error) = self.inner.cgroup(unit.id()).remove() {
+                tracing::warn!(container = %unit.id(), %error, "the group of a start that was broken off is still there");
+            }
+        }
     }
 
     /// A step that goes on although whoever asked for it has gone: half a start must not be left to nobody.
@@ -514,8 +551,12 @@ impl Engine for OciEngine {
     async fn stats(&self, ids: &[UnitId]) -> Result<Vec<(UnitId, Stats)>, EngineError> {
         let units: Vec<_> = ids.iter().filter_map(|id| self.inner.unit(id).ok()).collect();
         self.blocking(move |inner| {
-            let links = link_stats().map_err(|e| EngineError::Failed(e.to_string()))?;
+            let links = match units.len() {
+                ..=FEW => std::collections::HashMap::new(),
+                _ => link_stats().map_err(|e| EngineError::Failed(e.to_string()))?,
+            };
             let all = units.into_iter().filter_map(|unit| {
+                let _order = unit.reading.lock().unwrap_or_else(PoisonError::into_inner);
                 let (live, run) = {
                     let known = unit.known();
                     (known.live.clone()?, known.observed.run)

@@ -399,7 +399,21 @@ impl Inner {
         Ok(())
     }
 
+    /// Removes what is in the trash; what comes while this is done is left to whoever does it.
     pub(crate) fn empty_trash(&self) {
+        if self.trash_asked.fetch_add(1, Ordering::SeqCst) > 0 {
+            return;
+        }
+        loop {
+            let seen = self.trash_asked.load(Ordering::SeqCst);
+            self.empty_trash_once();
+            if self.trash_asked.compare_exchange(seen, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+                return;
+            }
+        }
+    }
+
+    fn empty_trash_once(&self) {
         for entry in fs::read_dir(self.trash()).into_iter().flatten().flatten() {
             // What is being made right now has its container's name in front of the rename.
             if entry.file_name().to_string_lossy().starts_with("making-") && !entry_is_old(&entry) {
@@ -579,7 +593,13 @@ impl Inner {
     /// What the run that goes on has counted so far.
     pub(crate) fn traffic_now(&self, unit: &Unit, live: &Live) -> Option<berth_runtime::Traffic> {
         match live.link {
-            Some(index) => berth_net::link_stats().ok()?.get(&index).map(of_link),
+            Some(index) => match berth_net::link_stats_of(index) {
+                Ok(found) => found.as_ref().map(of_link),
+                Err(error) => {
+                    tracing::error!(container = %unit.id(), %error, "a container's traffic could not be read");
+                    None
+                }
+            },
             None if unit.fixed().spec.network == NetworkMode::Host => self.cgroup(unit.id()).traffic(),
             None => None,
         }

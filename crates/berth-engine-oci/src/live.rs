@@ -171,7 +171,13 @@ impl Inner {
     /// Notes what runs have counted so far.
     pub(crate) fn sample_traffic(&self) {
         let units: Vec<_> = self.units().values().cloned().collect();
-        let Ok(links) = link_stats() else { return };
+        let links = match link_stats() {
+            Ok(links) => links,
+            Err(error) => {
+                tracing::error!(%error, "the containers' traffic could not be read");
+                return;
+            }
+        };
         for unit in units {
             let (live, run) = {
                 let known = unit.known();

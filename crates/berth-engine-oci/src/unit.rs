@@ -3,7 +3,6 @@
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
 use std::{fs, io};
 
 use berth_engine::{Exit, Observed, Placement, PortGiven, PortProtocol, State, UnitId, UnitSpec};
@@ -46,6 +45,8 @@ pub(crate) struct Unit {
     /// One operation on a container at a time; others' containers don't wait for it.
     pub(crate) busy: Arc<tokio::sync::Mutex<()>>,
     pub(crate) counted: Counted,
+    /// Held while counters are read and the time is put on them, so that the order of times is that of the readings.
+    pub(crate) reading: Mutex<()>,
     /// Whether it may still have a place on the bridge or published ports.
     pub(crate) placed: std::sync::atomic::AtomicBool,
     known: Mutex<Known>,
@@ -95,6 +96,7 @@ impl Unit {
         Self {
             id: fixed.spec.id.clone(),
             counted: Counted::load(&folder),
+            reading: Mutex::default(),
             placed: false.into(),
             folder,
             fixed: RwLock::new(Arc::new(fixed)),
@@ -144,6 +146,12 @@ impl Unit {
         Some(Member { link: run.link_name.clone(), address, tenant: fixed.spec.tenant })
     }
 
+    /// A shim that has not noted its child yet: it is in the middle of a start, and what is on disk can't be believed before its end.
+    pub(crate) fn starting(&self) -> Option<PidFd> {
+        let shim = Process::load(&self.folder.join(files::SHIM)).and_then(|process| process.open())?;
+        (Process::load(&self.folder.join(files::INIT)).is_none() && !shim.ended()).then_some(shim)
+    }
+
     /// Reads from disk and kernel what the case is; with the shim, if it lives.
     pub(crate) fn look(&self) -> (Observed, Option<Going>) {
         // A file that was cut by a power failure is as good as none: no run outlived that.
@@ -151,14 +159,6 @@ impl Unit {
             return (Observed { state: State::Created, run: 0 }, None);
         };
         let shim = || Process::load(&self.folder.join(files::SHIM)).and_then(|p| p.open());
-        // A shim that has not noted its child yet is in the middle of a start: that is waited for.
-        if let Some(starting) = shim().filter(|_| Process::load(&self.folder.join(files::INIT)).is_none()) {
-            for _ in 0..3000 {
-                if starting.wait(Duration::from_millis(10)) || Process::load(&self.folder.join(files::INIT)).is_some() {
-                    break;
-                }
-            }
-        }
         let init = Process::load(&self.folder.join(files::INIT));
         // The order matters: a shim that ends now writes its status first.
         if let (Some(shim), Some(init)) = (shim(), &init) {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 
 use crate::engine::{Changes, Engine, EngineError, LogReader};
 use crate::session::{ExecAsked, FileStat, Files, Said, Session};
@@ -38,6 +38,25 @@ pub struct FakeEngine {
     fronts: Arc<Mutex<BTreeMap<UnitId, Front>>>,
     changes: broadcast::Sender<UnitId>,
     hosts: Arc<Mutex<Vec<HostFacts>>>,
+    held_stats: Arc<Mutex<Option<(UnitId, Held)>>>,
+    /// How many have run at least since that is counted.
+    least: Arc<Mutex<Option<usize>>>,
+}
+
+/// Something that waits until a test lets it go.
+#[derive(Debug, Clone, Default)]
+pub struct Held(Arc<(Notify, Notify)>);
+
+impl Held {
+    /// Waits until it has been come to.
+    pub async fn reached(&self) {
+        self.0.0.notified().await;
+    }
+
+    /// Lets it go.
+    pub fn let_go(&self) {
+        self.0.1.notify_one();
+    }
 }
 
 /// Ports, and where they lead.
@@ -61,6 +80,10 @@ fn ended(code: i32, signal: Option<i32>) -> State {
     State::Exited(Exit { code, signal, oom_killed: false, finished_at: now() })
 }
 
+fn running(units: &BTreeMap<UnitId, Unit>) -> usize {
+    units.values().filter(|unit| matches!(unit.state, State::Running { .. })).count()
+}
+
 impl FakeEngine {
     /// One on so many machines.
     pub fn with_hosts(count: usize) -> Self {
@@ -81,7 +104,14 @@ impl FakeEngine {
             architecture: "amd64".into(),
         };
         let hosts = Arc::new(Mutex::new((0..count).map(host).collect()));
-        Self { units: Arc::default(), fronts: Arc::default(), changes: broadcast::channel(1024).0, hosts }
+        Self {
+            units: Arc::default(),
+            fronts: Arc::default(),
+            changes: broadcast::channel(1024).0,
+            hosts,
+            held_stats: Arc::default(),
+            least: Arc::default(),
+        }
     }
 
     /// Whether a machine can be reached from now on.
@@ -107,7 +137,18 @@ impl FakeEngine {
     }
 
     fn with<T>(&self, id: &UnitId, f: impl FnOnce(&mut Unit) -> T) -> Result<T, EngineError> {
-        self.units().get_mut(id).map(f).ok_or_else(|| EngineError::NoSuchUnit(id.clone()))
+        let mut units = self.units();
+        let done = units.get_mut(id).map(f).ok_or_else(|| EngineError::NoSuchUnit(id.clone()));
+        if let Some(least) = self.least.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            *least = (*least).min(running(&units));
+        }
+        done
+    }
+
+    /// How many containers have run at any moment since this was asked last.
+    pub fn least_running(&self) -> usize {
+        let running = running(&self.units());
+        self.least.lock().unwrap_or_else(PoisonError::into_inner).replace(running).unwrap_or(running)
     }
 
     fn set_paused(&self, id: &UnitId, to: bool) -> Result<(), EngineError> {
@@ -119,6 +160,13 @@ impl FakeEngine {
             _ => Err(EngineError::NotRunning(id.clone())),
         })?
         .inspect(|()| drop(self.changes.send(id.clone())))
+    }
+
+    /// The next request for counters of `id`, and perhaps others, waits until it is let go.
+    pub fn hold_stats(&self, id: &UnitId) -> Held {
+        let held = Held::default();
+        *self.held_stats.lock().unwrap_or_else(PoisonError::into_inner) = Some((id.clone(), held.clone()));
+        held
     }
 
     /// The containers that a front leads to.
@@ -483,6 +531,14 @@ impl Engine for FakeEngine {
     }
 
     async fn stats(&self, ids: &[UnitId]) -> Result<Vec<(UnitId, Stats)>, EngineError> {
+        let held = {
+            let mut held = self.held_stats.lock().unwrap_or_else(PoisonError::into_inner);
+            held.take_if(|(id, _)| ids.contains(id))
+        };
+        if let Some((_, held)) = held {
+            held.0.0.notify_one();
+            held.0.1.notified().await;
+        }
         let units = self.units();
         let running = ids.iter().filter_map(|id| Some((id, units.get(id)?)));
         let running = running.filter(|(_, unit)| matches!(unit.state, State::Running { .. }));

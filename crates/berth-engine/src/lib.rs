@@ -10,7 +10,7 @@ mod session;
 mod words;
 
 pub use engine::{Changes, Engine, EngineError, Listening, LogReader};
-pub use fake::FakeEngine;
+pub use fake::{FakeEngine, Held};
 pub use session::{ExecAsked, FileStat, Files, Said, Session, Told};
 pub use words::{
     Abilities, DiskFacts, Exit, HostFacts, InterfaceFacts, LogLine, LogOptions, LogStream, Mount, MountSource,

@@ -16,7 +16,7 @@ mod tc;
 mod watch;
 
 pub use bridge::{Network, Rates, Subnet};
-pub use link::{Link, LinkStats, link_index, link_names, link_stats};
+pub use link::{Link, LinkStats, link_index, link_names, link_stats, link_stats_of};
 pub use netlink::Error;
 pub use netns::{Netns, in_netns};
 pub use nft::{Member, Protocol, Published, Spread};

@@ -141,24 +141,42 @@ pub(crate) fn addresses(socket: &mut Socket, index: u32) -> Result<Vec<Ipv4Addr>
 /// # Errors
 /// What the kernel answered to the dump.
 pub fn link_stats() -> Result<std::collections::HashMap<u32, LinkStats>, Error> {
-    const IFLA_STATS_LINK_64: u16 = 1;
-    let mut header = [0; 12];
-    header[8..12].copy_from_slice(&1u32.to_ne_bytes());
     let mut all = std::collections::HashMap::new();
-    Socket::route()?.dump(Message::new("read link counters", RTM_GETSTATS, NLM_F_DUMP, &header), |kind, body| {
-        if kind != RTM_NEWSTATS || body.len() < 12 {
-            return;
-        }
-        let index = u32::from_ne_bytes([body[4], body[5], body[6], body[7]]);
-        if let Some(stats) = attribute(&body[12..], IFLA_STATS_LINK_64) {
-            let field =
-                |n: usize| stats.get(n * 8..n * 8 + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_ne_bytes);
-            let stats =
-                LinkStats { rx_packets: field(0), tx_packets: field(1), rx_bytes: field(2), tx_bytes: field(3) };
-            all.insert(index, stats);
-        }
-    })?;
+    Socket::route()?.dump(stats_message(0, NLM_F_DUMP), |kind, body| all.extend(stats_in(kind, body)))?;
     Ok(all)
+}
+
+/// Counters of one link; `None` if there is no such link.
+///
+/// # Errors
+/// What else the kernel answered.
+pub fn link_stats_of(index: u32) -> Result<Option<LinkStats>, Error> {
+    let mut found = None;
+    // The acknowledgement ends the answer, as it does that of a dump.
+    let asked = Socket::route()?.dump(stats_message(index, NLM_F_ACK), |kind, body| {
+        found = stats_in(kind, body).map(|(_, stats)| stats).or(found);
+    });
+    match asked {
+        Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
+        asked => asked.map(|()| found),
+    }
+}
+
+/// Asks for the 64-bit counters (`IFLA_STATS_LINK_64`) of one link, or of all.
+fn stats_message(index: u32, flags: u16) -> Message {
+    let mut header = [0; 12];
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    header[8..12].copy_from_slice(&1u32.to_ne_bytes());
+    Message::new("read link counters", RTM_GETSTATS, flags, &header)
+}
+
+fn stats_in(kind: u16, body: &[u8]) -> Option<(u32, LinkStats)> {
+    const IFLA_STATS_LINK_64: u16 = 1;
+    let attributes = body.get(12..).filter(|_| kind == RTM_NEWSTATS)?;
+    let stats = attribute(attributes, IFLA_STATS_LINK_64)?;
+    let field = |n: usize| stats.get(n * 8..n * 8 + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_ne_bytes);
+    let index = u32::from_ne_bytes([body[4], body[5], body[6], body[7]]);
+    Some((index, LinkStats { rx_packets: field(0), tx_packets: field(1), rx_bytes: field(2), tx_bytes: field(3) }))
 }
 
 pub(crate) fn bridge_create(socket: &mut Socket, name: &str, mac: [u8; 6]) -> Result<(), Error> {

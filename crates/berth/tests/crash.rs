@@ -169,6 +169,37 @@ async fn sigterm_drains_and_containers_go_on() {
     server.finish().await;
 }
 
+/// Starts that hang (a disk that does not answer) when the server dies: the next one waits once, not for each.
+#[tokio::test(flavor = "multi_thread")]
+async fn starts_that_hang_hold_up_no_server() {
+    let Some(rootfs) = image("busybox").filter(|_| is_root()) else { return };
+    let mut server = Server::start(env!("CARGO_BIN_EXE_berth"), "stalled", "").await;
+    server.import(&rootfs, "busybox", &[]);
+    let ids: Vec<String> =
+        (0..6).map(|_| done(&server, &["run", "-d", "busybox", "sleep", "1000"]).trim().to_owned()).collect();
+    server.kill();
+    let mut hanging = Vec::new();
+    for id in &ids {
+        let mut found = std::fs::read_dir(server.data.join("engine/units")).expect("units").flatten();
+        let unit = found.find(|e| e.file_name().to_string_lossy().starts_with(id.as_str())).expect("unit").path();
+        let child = std::process::Command::new("sleep").arg("600").spawn().expect("sleep");
+        let process = berth_runtime::Process::of(child.id() as i32).expect("process");
+        berth_runtime::write_json(&unit.join("shim.json"), &process).expect("note");
+        std::fs::remove_file(unit.join("init.json")).expect("remove");
+        hanging.push(child);
+    }
+    let took = server.up().await;
+    assert!(took < Duration::from_secs(10), "the new server took {took:?}");
+    for mut child in hanging {
+        assert!(child.wait().expect("wait").code().is_none(), "it was killed");
+    }
+    for id in &ids {
+        done(&server, &["start", id]);
+        assert_eq!(server.cli(&["exec", id, "echo", "here"]).1, "here\n");
+    }
+    server.finish().await;
+}
+
 /// A service manager ends all that is in the service's cgroup with the server: shims are not in there, and heed no signal but the
 /// host's first process's.
 #[tokio::test(flavor = "multi_thread")]

@@ -19,6 +19,12 @@ use crate::tokens::Caller;
 
 /// Time that a step has beyond its command's to come to an end by itself.
 const LAST_RESORT: Duration = Duration::from_secs(120);
+/// Pause after a command could not be taken further; doubled with each time in a row.
+const PAUSE: Duration = Duration::from_millis(250);
+/// The longest of those pauses.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// So often in a row a command may meet a fault of this program; then it has failed, and others get their turn.
+const FAULTS: u32 = 5;
 
 /// Targets whose commands are being driven, and whether something came since the driver looked.
 #[derive(Default)]
@@ -58,6 +64,9 @@ pub(crate) struct Trip {
     /// Everything that comes to this point waits until it is let go.
     hold_at: AtomicUsize,
     let_go: Notify,
+    /// So many events meet a fault of this program, or a panic.
+    faults: AtomicUsize,
+    panics: AtomicUsize,
 }
 
 impl Trip {
@@ -76,6 +85,21 @@ impl Trip {
         self.kill_at.store(kill, Ordering::SeqCst);
         self.fail_at.store(fail, Ordering::SeqCst);
         self.repeat_at.store(repeat, Ordering::SeqCst);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn set_faults(&self, faults: usize, panics: usize) {
+        self.faults.store(faults, Ordering::SeqCst);
+        self.panics.store(panics, Ordering::SeqCst);
+    }
+
+    fn takes(counter: &AtomicUsize) -> bool {
+        counter.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+    }
+
+    fn fault(&self) -> Result<(), Error> {
+        assert!(!Self::takes(&self.panics), "a panic on purpose");
+        if Self::takes(&self.faults) { Err(Error::Bug("a fault on purpose".into())) } else { Ok(()) }
     }
 
     #[cfg(test)]
@@ -124,10 +148,15 @@ impl Core {
         drop(driving);
         let core = self.clone();
         tokio::spawn(async move {
+            let mut failures = 0;
             loop {
-                match core.drive_next(target).await {
-                    Ok(true) => continue,
+                let driver = core.clone();
+                // A task of its own, so that a panic is an error like others.
+                let driven = tokio::spawn(async move { driver.drive_next(target).await }).await;
+                match driven.unwrap_or_else(|error| Err(Error::Bug(format!("driving broke off: {error}")))) {
+                    Ok(true) => failures = 0,
                     Ok(false) => {
+                        failures = 0;
                         let mut driving = core.inner.driving.0.lock().unwrap_or_else(PoisonError::into_inner);
                         match driving.get_mut(&target) {
                             Some(again) if *again => *again = false,
@@ -138,12 +167,39 @@ impl Core {
                         }
                     }
                     Err(error) => {
-                        tracing::error!(?target, error = error.chain(), "a command could not be taken further");
-                        tokio::time::sleep(Duration::from_secs(1)).await;
+                        failures += 1;
+                        tracing::error!(
+                            ?target,
+                            failures,
+                            error = error.chain(),
+                            "a command could not be taken further"
+                        );
+                        // A full disk passes, a fault does not.
+                        if matches!(error, Error::Bug(_)) && failures >= FAULTS {
+                            match core.give_up(target).await {
+                                Ok(()) => failures = 1,
+                                Err(error) => {
+                                    tracing::error!(?target, error = error.chain(), "a command could not be given up");
+                                }
+                            }
+                        }
+                        tokio::time::sleep(PAUSE.saturating_mul(1 << (failures - 1).min(16)).min(PAUSE_MAX)).await;
                     }
                 }
             }
         });
+    }
+
+    /// Ends the command whose turn it is as failed.
+    async fn give_up(&self, target: Target) -> Result<(), Error> {
+        let (status, result) = (CommandStatus::Done.word(), Outcome::Failed.word());
+        self.write(move |tx| {
+            let Some(row) = tx.command_next(target.kind(), target.id())? else { return Ok(()) };
+            let message = "internal error; the server's log says why";
+            tracing::error!(command = row.uid, name = row.name, "a command is given up");
+            Ok(tx.command_progress(row.id, status, result, message, Some(now()))?)
+        })
+        .await
     }
 
     /// At the start of the server: what is not over goes on.
@@ -189,14 +245,21 @@ impl Core {
         };
         let id = row.id;
         let stop = self.inner.cancels.begin(id);
-        let result = self.run_command(Run { row, order, progress, steps }, &stop).await;
+        let mut under_way = JoinSet::new();
+        let result = self.run_command(Run { row, order, progress, steps }, &stop, &mut under_way).await;
+        // What is repeated must not run beside itself.
+        while under_way.join_next().await.is_some() {}
         self.inner.cancels.end(id);
         result.map(|()| true)
     }
 
-    async fn run_command(&self, mut run: Run, stop: &Notify) -> Result<(), Error> {
+    async fn run_command(
+        &self,
+        mut run: Run,
+        stop: &Notify,
+        under_way: &mut JoinSet<(usize, Done)>,
+    ) -> Result<(), Error> {
         let caller = Caller::of_command(run.row.account_id, run.order.role);
-        let mut under_way: JoinSet<(usize, Done)> = JoinSet::new();
         let first = if run.progress.status == CommandStatus::Created { Event::Publish } else { Event::Resume };
         // As it was just read.
         let mut effects = match stop_of(Some(&run.row)) {
@@ -294,6 +357,7 @@ impl Core {
             std::future::pending::<()>().await;
         }
         self.inner.trip.point().await;
+        self.inner.trip.fault()?;
         let at = now();
         let mut changed = Vec::new();
         if let Event::Ended(index, outcome) = event
@@ -442,8 +506,16 @@ impl Core {
         activity: berth_store::Activity,
         step: Step,
     ) -> Done {
-        let left = Duration::from_nanos((command.deadline - now()).max(0) as u64);
-        let core = self.clone();
+        let left = || Duration::from_nanos((command.deadline - now()).max(0) as u64);
+        let _place = if step.only_waits() {
+            None
+        } else {
+            match tokio::time::timeout(left(), self.inner.steps_at_once.take(command.account_id)).await {
+                Ok(place) => place,
+                Err(_) => return Done::timed_out("not begun: too many steps are under way"),
+            }
+        };
+        let (core, left) = (self.clone(), left());
         // A task of its own: one that never ends is waited for no longer, and done to its end if that ever comes.
         let work = tokio::spawn(async move {
             let number = core.inner.trip.point().await;
@@ -462,7 +534,7 @@ impl Core {
                 tracing::error!(%error, "a step panicked");
                 Done::failed("internal error")
             }
-            Err(_) => Done { outcome: Outcome::TimedOut, message: "it took too long".into(), container: None },
+            Err(_) => Done::timed_out("it took too long"),
         }
     }
 }

@@ -126,6 +126,11 @@ impl Step {
         matches!(self, Self::Move(_) | Self::Replace { start: true, .. } | Self::Deploy { .. })
     }
 
+    /// Whether it waits for others' work more than it does work.
+    pub(super) fn only_waits(&self) -> bool {
+        matches!(self, Self::Watch { .. } | Self::Pull { .. } | Self::Ready { .. })
+    }
+
     pub(super) fn container(&self) -> Option<i64> {
         match self {
             Self::Start { container }
@@ -173,6 +178,10 @@ impl Done {
 
     pub(super) fn failed(message: impl Into<String>) -> Self {
         Self { outcome: Outcome::Failed, message: message.into(), container: None }
+    }
+
+    pub(super) fn timed_out(message: impl Into<String>) -> Self {
+        Self { outcome: Outcome::TimedOut, message: message.into(), container: None }
     }
 
     pub(super) fn of(error: &Error) -> Self {

@@ -1,5 +1,6 @@
 //! Every command, with every step repeated, every step failed, and the server killed before and after each write.
 
+mod bounds;
 mod deployments;
 mod plans;
 
@@ -249,7 +250,13 @@ fn open(folder: &Path, engine: &FakeEngine) -> (tokio::runtime::Runtime, Core) {
             downloads: folder.join("downloads"),
             secret_key: folder.join("secret.key"),
         };
-        let settings = Settings { disk_high_percent: 0, ready_time_ms: 50, soak_time_ms: 50, ..Settings::default() };
+        let settings = Settings {
+            commands_waiting: 50,
+            disk_high_percent: 0,
+            ready_time_ms: 50,
+            soak_time_ms: 50,
+            ..Settings::default()
+        };
         Core::open(store, Arc::new(engine.clone()), images, Arc::new(Files), Arc::new(NoRegistry), paths, settings)
             .await
             .expect("core")

@@ -1,5 +1,6 @@
 //! From start to removal, each step written down before it is done.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use berth_engine::{NetworkMode, State};
@@ -11,6 +12,9 @@ use crate::core::Core;
 use crate::error::Error;
 use crate::now;
 use crate::tokens::Caller;
+
+/// Between two collections of unused layers.
+const COLLECTION_PAUSE: Duration = Duration::from_millis(200);
 
 impl Core {
     /// Writes down what is wanted, before anything is done about it.
@@ -288,6 +292,7 @@ impl Core {
         if force {
             // Written down first: a crash from here on ends in the removal, never in a container that was merely killed.
             self.want(found.id, "removed").await?;
+            // While its group still has counters.
             self.measure_before_end(&found).await;
             if let Err(error) = self.inner.engine.signal(&found.uid, 9).await {
                 // Not running is fine; a stop that waits out its grace must not hold up a removal by force.
@@ -320,10 +325,22 @@ impl Core {
 
     /// In the background: the client need not wait for disk space.
     pub(crate) fn collect_layers_soon(&self) {
+        if self.inner.collecting.fetch_add(1, Ordering::SeqCst) > 0 {
+            // Whoever is at it does it once more.
+            return;
+        }
         let core = self.clone();
         tokio::spawn(async move {
-            if let Err(error) = core.collect_layers().await {
-                tracing::warn!(error = error.chain(), "layers that nothing uses could not be removed");
+            loop {
+                let seen = core.inner.collecting.load(Ordering::SeqCst);
+                if let Err(error) = core.collect_layers().await {
+                    tracing::warn!(error = error.chain(), "layers that nothing uses could not be removed");
+                }
+                if core.inner.collecting.compare_exchange(seen, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+                    return;
+                }
+                // Many removals in a row are one collection.
+                tokio::time::sleep(COLLECTION_PAUSE).await;
             }
         });
     }

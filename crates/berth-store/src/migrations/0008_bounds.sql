@@ -14,3 +14,5 @@ CREATE INDEX signed_requests_by_end ON signed_requests (expires_at);
 -- How often the same thing failed in the same way, and when it did last.
 ALTER TABLE audit ADD COLUMN count BIGINT NOT NULL DEFAULT 1;
 ALTER TABLE audit ADD COLUMN last_at BIGINT NOT NULL DEFAULT 0;
+-- How many commands of an account are not over.
+CREATE INDEX commands_open_of_account ON commands (account_id) WHERE ended_at IS NULL;

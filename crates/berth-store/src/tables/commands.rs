@@ -212,6 +212,15 @@ impl Tx<'_> {
         Ok(statement.query_map(params![kind, target], command)?.collect::<Result<_, _>>()?)
     }
 
+    /// How many commands of the account are not over.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn commands_open_of(&self, account: i64) -> Result<i64, Error> {
+        let sql = "SELECT COUNT(*) FROM commands WHERE account_id = $1 AND ended_at IS NULL";
+        Ok(self.connection.prepare_cached(sql)?.query_row(params![account], |row| row.get(0))?)
+    }
+
     /// The one of those whose turn it is: what takes a roll-out back before roll-outs that wait, else the oldest.
     ///
     /// # Errors

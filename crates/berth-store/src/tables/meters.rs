@@ -198,8 +198,8 @@ impl Tx<'_> {
         Ok(found.optional()?)
     }
 
-    /// Notes a container's reading, making its meter if it has none; the meter's number. `None`, and nothing is noted, if the
-    /// meter has ended or the container is gone meanwhile.
+    /// Notes a container's reading, making its meter if it has none; the meter's number. `None`, and nothing is noted, if another
+    /// reading was noted since `of` was read, the meter has ended, or the container is gone.
     ///
     /// # Errors
     /// The database's own.
@@ -219,13 +219,22 @@ impl Tx<'_> {
             && new.ended_at.is_none()
         {
             // What changes each time and is in no index.
-            let sql = "UPDATE meters SET last = $1 WHERE id = $2 AND ended_at IS NULL";
-            self.connection.prepare_cached(sql)?.execute(params![new.last, known.id])?
+            let sql = "UPDATE meters SET last = $1 WHERE id = $2 AND ended_at IS NULL AND last = $3";
+            self.connection.prepare_cached(sql)?.execute(params![new.last, known.id, known.last])?
         } else {
             let sql = "UPDATE meters SET last = $1, live = $2, name = $3, plan = $4, ended_at = $5, image = $6, image_name = $7
-                       WHERE id = $8 AND ended_at IS NULL";
-            let values =
-                params![new.last, new.live, of.name, of.plan, new.ended_at, new.image, new.image_name, known.id];
+                       WHERE id = $8 AND ended_at IS NULL AND last = $9";
+            let values = params![
+                new.last,
+                new.live,
+                of.name,
+                of.plan,
+                new.ended_at,
+                new.image,
+                new.image_name,
+                known.id,
+                known.last
+            ];
             self.connection.prepare_cached(sql)?.execute(values)?
         };
         Ok((changed == 1).then_some(known.id))
