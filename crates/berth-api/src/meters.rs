@@ -85,11 +85,12 @@ pub(crate) async fn render(State(api): State<Api>, headers: HeaderMap) -> Respon
     if let Some(caller) = caller.filter(|c| c.role == Role::Admin)
         && let Ok(all) = api.core.container_usage(&caller, &[], Duration::ZERO).await
     {
-        let fields: [(&str, &str, Reading); 8] = [
+        let fields: [(&str, &str, Reading); 9] = [
             ("berth_container_cpu_seconds_total", "counter", |s| s.cpu_ns as f64 / 1e9),
             ("berth_container_memory_bytes", "gauge", |s| s.memory as f64),
             ("berth_container_memory_limit_bytes", "gauge", |s| s.memory_limit as f64),
             ("berth_container_pids", "gauge", |s| s.pids as f64),
+            ("berth_container_oom_kills_total", "counter", |s| s.oom_kills as f64),
             ("berth_container_block_read_bytes_total", "counter", |s| s.block_read as f64),
             ("berth_container_block_write_bytes_total", "counter", |s| s.block_write as f64),
             ("berth_container_network_receive_bytes_total", "counter", |s| s.traffic.rx_bytes as f64),

@@ -195,7 +195,7 @@ impl Core {
         while Instant::now() < ready_by {
             if let State::Exited(exit) = self.inner.engine.observe(&started.uid).await?.state {
                 let said = self.last_lines(caller, made).await;
-                let why = if exit.oom_killed { ", killed for want of memory" } else { "" };
+                let why = if exit.oom_killed { ", out of memory (OOM-killed)" } else { "" };
                 let message = format!("the application ended at once with exit code {}{why}{said}", exit.code);
                 return Err(Error::invalid("code_address", message));
             }

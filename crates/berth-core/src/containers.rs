@@ -14,7 +14,9 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use berth_engine::{Exit, Mount, NetworkMode, Placement, PortAsked, PortGiven, State, Stats, UnitId, UnitSpec};
+use berth_engine::{
+    Exit, Mount, NetworkMode, Observed, Placement, PortAsked, PortGiven, State, Stats, UnitId, UnitSpec,
+};
 use berth_store::ContainerFilter;
 use serde::{Deserialize, Serialize};
 
@@ -136,6 +138,7 @@ pub(crate) struct Detail {
     /// It is paused only while it is read.
     pub(crate) reading: bool,
     pub(crate) trouble: Option<Trouble>,
+    pub(crate) oom_kills: u64,
 }
 
 /// A place in a group.
@@ -249,6 +252,8 @@ pub struct Container {
     pub(crate) replaces: Option<i64>,
     pub(crate) wanted_running: bool,
     pub(crate) trouble: Option<Trouble>,
+    /// Processes of the newest run that were out of memory (OOM-killed).
+    pub oom_kills: u64,
     pub(crate) pause: Duration,
     pub(crate) reading: bool,
     pub(crate) stop_signal: i32,
@@ -318,6 +323,7 @@ pub(crate) fn container(row: berth_store::Container) -> Result<Container, Error>
         replaces: row.replaces,
         wanted_running: row.wanted == "running",
         trouble: detail.trouble,
+        oom_kills: detail.oom_kills,
         pause: Duration::from_millis(detail.pause_ms),
         reading: detail.reading,
         stop_signal: spec.stop_signal,
@@ -351,6 +357,7 @@ impl Container {
             next_start: self.next_start,
             reading: self.reading,
             trouble: self.trouble,
+            oom_kills: self.oom_kills,
         }
     }
 
@@ -374,8 +381,11 @@ impl Container {
     }
 
     /// Takes over what the engine sees.
-    pub(crate) fn observe(&mut self, state: &State) {
-        match state {
+    pub(crate) fn observe(&mut self, observed: &Observed) {
+        if matches!(observed.state, State::Running { .. } | State::Exited(_)) {
+            self.oom_kills = observed.oom_kills;
+        }
+        match &observed.state {
             State::Absent => {
                 self.state = if self.runs == 0 { ContainerState::Created } else { ContainerState::Exited };
                 self.pid = None;
@@ -396,7 +406,7 @@ impl Container {
                 self.state = ContainerState::Exited;
                 self.pid = None;
                 self.exit = Some(exit.clone());
-                self.stopped_at = Some(exit.finished_at);
+                self.stopped_at = exit.finished_at.or(self.stopped_at);
             }
         }
     }
@@ -449,7 +459,7 @@ impl Core {
         if known.state.is_live() {
             let observed = self.inner.engine.observe(&known.uid).await?;
             if matches!(observed.state, State::Exited(_)) {
-                known.observe(&observed.state);
+                known.observe(&observed);
             }
         }
         Ok(known)

@@ -175,7 +175,9 @@ fn noted(
         reading.run = run.started_at;
     }
     reading.disk = disk.unwrap_or(before.disk);
-    let used = reading.since(&before, (run.started_at, run.exit.as_ref().map(|exit| exit.finished_at)), unseen);
+    // One whose end nobody saw went with the machine some time after it was last seen.
+    let ended = run.exit.as_ref().map(|exit| exit.finished_at.unwrap_or(before.at.saturating_add(unseen)));
+    let used = reading.since(&before, (run.started_at, ended), unseen);
     // As others call it: `app` is `app:latest`.
     let image = crate::images::full_name(&of.image).unwrap_or_else(|_| of.image.clone());
     let since = before.at / MS;

@@ -188,7 +188,7 @@ async fn settle(core: &Core, id: i64, start: Option<Beginning>, wait: bool) -> R
         return Ok(());
     }
     let mut after = before.clone();
-    after.observe(&observed.state);
+    after.observe(&observed);
     if after.exit.is_none() && after.state == ContainerState::Exited {
         // The engine lost it: its folder is gone.
         after.error = Some("the container's files are gone".into());
@@ -201,7 +201,8 @@ async fn settle(core: &Core, id: i64, start: Option<Beginning>, wait: bool) -> R
             (ContainerState::Exited, ContainerState::Exited) | (_, ContainerState::Created) => None,
             (_, ContainerState::Exited) => Some(after.ending()),
             (ContainerState::Running | ContainerState::Paused, ContainerState::Running | ContainerState::Paused) => {
-                None
+                let known = if before.started_at == after.started_at { before.oom_kills } else { 0 };
+                (after.oom_kills > known).then_some("container.oom")
             }
             (_, ContainerState::Running | ContainerState::Paused) => Some("container.started"),
         };

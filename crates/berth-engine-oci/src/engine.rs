@@ -25,6 +25,7 @@ use crate::fronts::Fronts;
 use crate::instance::{Instance, descriptors, failed};
 use crate::lifecycle::{Begun, of_link};
 use crate::live::exec_spec;
+use crate::memory::MemoryWatch;
 use crate::names::Names;
 use crate::output::Output;
 use crate::places::Places;
@@ -114,6 +115,7 @@ pub(crate) struct Inner {
     /// Turns to fill one.
     pub(crate) fills: Semaphore,
     pub(crate) fronts: Fronts,
+    pub(crate) memory: Arc<MemoryWatch>,
     /// How many have asked for the trash to be emptied since that began; 0 while nobody does it.
     pub(crate) trash_asked: std::sync::atomic::AtomicUsize,
 }
@@ -277,6 +279,7 @@ impl OciEngine {
             filling: Mutex::default(),
             fills: Semaphore::new(2),
             fronts: Fronts::load(&options.folder),
+            memory: Arc::new(MemoryWatch::open()),
             trash_asked: 0.into(),
             options,
         });
@@ -320,6 +323,7 @@ impl OciEngine {
             }
         });
         crate::rules::look_after(&engine.inner)?;
+        crate::memory::look_after(&engine.inner)?;
         Ok(engine)
     }
 
@@ -444,7 +448,7 @@ fn load(path: &Path) -> std::io::Result<Option<Unit>> {
     if path.file_name().is_none_or(|name| name != fixed.spec.id.as_str()) {
         return Ok(None);
     }
-    Ok(Some(Unit::new(path.to_owned(), fixed, Observed { state: State::Created, run: 0 })))
+    Ok(Some(Unit::new(path.to_owned(), fixed, Observed::new(State::Created, 0))))
 }
 
 #[async_trait]
@@ -540,7 +544,7 @@ impl Engine for OciEngine {
     async fn observe(&self, id: &UnitId) -> Result<Observed, EngineError> {
         Ok(match self.inner.unit(id) {
             Ok(unit) => unit.known().observed.clone(),
-            Err(_) => Observed { state: State::Absent, run: 0 },
+            Err(_) => Observed::new(State::Absent, 0),
         })
     }
 
@@ -573,6 +577,7 @@ impl Engine for OciEngine {
                     block_read: usage.read_bytes,
                     block_write: usage.write_bytes,
                     traffic: unit.counted.total(run, traffic),
+                    oom_kills: usage.oom_kills,
                 };
                 Some((unit.id().clone(), stats))
             });

@@ -22,6 +22,7 @@ mod instance;
 mod lifecycle;
 mod listening;
 mod live;
+mod memory;
 mod names;
 mod output;
 mod places;

@@ -71,7 +71,7 @@ impl Inner {
         let fixed = Fixed { spec: spec.clone(), placement: placement.clone() };
         match self.make_folder(&fixed) {
             Ok(folder) => {
-                let unit = Unit::new(folder, fixed, Observed { state: State::Created, run: 0 });
+                let unit = Unit::new(folder, fixed, Observed::new(State::Created, 0));
                 self.units().insert(spec.id.clone(), Arc::new(unit));
                 self.nudge(&spec.id);
                 Ok(placement)
@@ -237,7 +237,7 @@ impl Inner {
         }
         let status = ExitStatus { code, signal: None, oom_kills: 0, finished_at: now_ns(), traffic: None };
         let _ = write_json(&unit.folder.join(files::STATUS), &status);
-        unit.known().observed = Observed { state: State::Exited(exit_of(&status)), run: run.number };
+        unit.known().observed = Observed::new(State::Exited(exit_of(&status, 0, None)), run.number);
     }
 
     pub(crate) fn link_name(&self) -> String {
@@ -505,7 +505,10 @@ impl OciEngine {
         self.inner.know_names(unit);
         {
             let mut known = unit.known();
-            known.observed = Observed { state, run: run.number };
+            // Of a run that an earlier server began there may be some already.
+            let oom_kills = self.inner.cgroup(unit.id()).oom_kills();
+            known.observed = Observed { oom_kills, ..Observed::new(state, run.number) };
+            known.last_oom = None;
             // Its end may have come, but it is not over before the shim is: until then nothing else may begin.
             let init = init.open().map(Arc::new);
             // Of a run that an earlier server began somebody may have heard already.
@@ -513,6 +516,7 @@ impl OciEngine {
             known.live =
                 waiting.is_some().then_some(Live { init, link: run.link, netns, heard, ended: watched, closing });
         }
+        self.inner.memory.begin(unit.id(), &self.inner.cgroup(unit.id()));
         let (inner, unit) = (self.inner.clone(), unit.clone());
         tokio::spawn(async move {
             if let Some(shim) = &waiting {
@@ -551,6 +555,7 @@ impl Inner {
         unit.placed.store(placed, Ordering::Relaxed);
         self.places().rest(id);
         self.forget_names(unit);
+        self.memory.end(id);
         // The shim writes its status within moments of its child's end; one that was opened too late may still be at it.
         let mut status = None;
         for _ in 0..200 {
@@ -586,7 +591,8 @@ impl Inner {
         });
         unit.counted.end(&unit.folder, run.number, status.traffic.map(of_run));
         let mut known = unit.known();
-        known.observed = Observed { state: State::Exited(exit_of(&status)), run: run.number };
+        let exit = exit_of(&status, known.observed.oom_kills, known.last_oom);
+        known.observed = Observed { oom_kills: status.oom_kills, ..Observed::new(State::Exited(exit), run.number) };
         known.live = None;
     }
 

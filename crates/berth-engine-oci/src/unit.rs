@@ -15,6 +15,9 @@ use tokio::sync::watch;
 use crate::counted::Counted;
 
 pub(crate) const UNIT: &str = "unit.json";
+/// So long after an out-of-memory kill an end by SIGKILL is taken for its consequence.
+const LATELY_NS: i64 = 2_000_000_000;
+
 pub(crate) const RUN: &str = "run.json";
 
 /// What `create` fixed, but for what is changed later.
@@ -56,6 +59,8 @@ pub(crate) struct Unit {
 pub(crate) struct Known {
     pub(crate) observed: Observed,
     pub(crate) live: Option<Live>,
+    /// When the last of the present run's out-of-memory kills was noticed, nanoseconds since 1970.
+    pub(crate) last_oom: Option<i64>,
 }
 
 /// A run that goes on.
@@ -101,7 +106,7 @@ impl Unit {
             folder,
             fixed: RwLock::new(Arc::new(fixed)),
             busy: Arc::default(),
-            known: Mutex::new(Known { observed, live: None }),
+            known: Mutex::new(Known { observed, live: None, last_oom: None }),
         }
     }
 
@@ -156,39 +161,47 @@ impl Unit {
     pub(crate) fn look(&self) -> (Observed, Option<Going>) {
         // A file that was cut by a power failure is as good as none: no run outlived that.
         let Ok(Some(run)) = read_json::<Run>(&self.folder.join(RUN)) else {
-            return (Observed { state: State::Created, run: 0 }, None);
+            return (Observed::new(State::Created, 0), None);
         };
         let shim = || Process::load(&self.folder.join(files::SHIM)).and_then(|p| p.open());
         let init = Process::load(&self.folder.join(files::INIT));
         // The order matters: a shim that ends now writes its status first.
         if let (Some(shim), Some(init)) = (shim(), &init) {
             let state = State::Running { pid: Some(init.pid), started_at: run.started_at, paused: false };
-            return (Observed { state, run: run.number }, Some((shim, init.clone(), run)));
+            return (Observed::new(state, run.number), Some((shim, init.clone(), run)));
         }
-        let exit = match (ExitStatus::load(&self.folder).unwrap_or_default(), init) {
-            (Some(status), _) => exit_of(&status),
+        let status = ExitStatus::load(&self.folder).unwrap_or_default();
+        let exit = match (&status, init) {
+            (Some(status), _) => exit_of(status, 0, None),
             // It ran, and nobody saw the end: the host went down, or someone killed the shim.
-            (None, Some(_)) => {
-                Exit { code: 255, signal: None, oom_killed: false, finished_at: berth_runtime::log::now_ns() }
-            }
+            (None, Some(_)) => Exit { code: 255, signal: None, oom_killed: false, finished_at: None },
             // The server died before the run began.
             (None, None) => {
                 let state = if run.number > 1 {
-                    State::Exited(Exit { code: 255, signal: None, oom_killed: false, finished_at: run.started_at })
+                    State::Exited(Exit { code: 255, signal: None, oom_killed: false, finished_at: None })
                 } else {
                     State::Created
                 };
-                return (Observed { state, run: run.number - 1 }, None);
+                return (Observed::new(state, run.number - 1), None);
             }
         };
-        (Observed { state: State::Exited(exit), run: run.number }, None)
+        (
+            Observed {
+                oom_kills: status.map_or(0, |status| status.oom_kills),
+                ..Observed::new(State::Exited(exit), run.number)
+            },
+            None,
+        )
     }
 }
 
-pub(crate) fn exit_of(status: &ExitStatus) -> Exit {
-    // A child that was killed for memory some time ago is not why the container has ended, unless it ended that way.
-    let oom_killed = status.oom_kills > 0 && status.code == 137;
-    Exit { code: status.code, signal: status.signal, oom_killed, finished_at: status.finished_at }
+/// The end of a run that had had `before` out-of-memory kills when it was last looked at, the last of them at `last`, nanoseconds since
+/// 1970.
+pub(crate) fn exit_of(status: &ExitStatus, before: u64, last: Option<i64>) -> Exit {
+    // A process that was killed some time ago is not why the container has ended, even if it was killed, too, later.
+    let lately = last.is_some_and(|at| status.finished_at - at < LATELY_NS);
+    let oom_killed = status.code == 137 && status.oom_kills > 0 && (status.oom_kills > before || lately);
+    Exit { code: status.code, signal: status.signal, oom_killed, finished_at: Some(status.finished_at) }
 }
 
 /// A port as the rules have it.

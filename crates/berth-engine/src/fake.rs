@@ -25,6 +25,7 @@ struct Unit {
     run: u64,
     lines: Vec<LogLine>,
     traffic: Traffic,
+    oom_kills: u64,
 }
 
 /// Containers that exist only as rows. A program is told by its first argument: `exit N` ends at once with that code,
@@ -77,7 +78,7 @@ fn missing() -> EngineError {
 }
 
 fn ended(code: i32, signal: Option<i32>) -> State {
-    State::Exited(Exit { code, signal, oom_killed: false, finished_at: now() })
+    State::Exited(Exit { code, signal, oom_killed: false, finished_at: Some(now()) })
 }
 
 fn running(units: &BTreeMap<UnitId, Unit>) -> usize {
@@ -160,6 +161,13 @@ impl FakeEngine {
             _ => Err(EngineError::NotRunning(id.clone())),
         })?
         .inspect(|()| drop(self.changes.send(id.clone())))
+    }
+
+    /// One of its processes is out of memory; it runs on.
+    pub fn oom(&self, id: &UnitId) {
+        if self.with(id, |unit| unit.oom_kills += 1).is_ok() {
+            let _ = self.changes.send(id.clone());
+        }
     }
 
     /// The next request for counters of `id`, and perhaps others, waits until it is let go.
@@ -356,6 +364,7 @@ impl Engine for FakeEngine {
             run: 0,
             lines: Vec::new(),
             traffic: Traffic::default(),
+            oom_kills: 0,
         };
         units.insert(spec.id.clone(), unit);
         Ok(placement)
@@ -372,6 +381,7 @@ impl Engine for FakeEngine {
                 return Err(missing());
             }
             unit.run = run;
+            unit.oom_kills = 0;
             let argument = unit.spec.args.get(1).map(String::as_str).unwrap_or_default();
             if taken && unit.spec.network == NetworkMode::Host {
                 unit.state = ended(1, None);
@@ -521,8 +531,8 @@ impl Engine for FakeEngine {
 
     async fn observe(&self, id: &UnitId) -> Result<Observed, EngineError> {
         Ok(match self.units().get(id) {
-            None => Observed { state: State::Absent, run: 0 },
-            Some(unit) => Observed { state: unit.state.clone(), run: unit.run },
+            None => Observed::new(State::Absent, 0),
+            Some(unit) => Observed { oom_kills: unit.oom_kills, ..Observed::new(unit.state.clone(), unit.run) },
         })
     }
 
@@ -542,7 +552,13 @@ impl Engine for FakeEngine {
         let units = self.units();
         let running = ids.iter().filter_map(|id| Some((id, units.get(id)?)));
         let running = running.filter(|(_, unit)| matches!(unit.state, State::Running { .. }));
-        let stats = |unit: &Unit| Stats { at: now(), memory_limit: 1 << 30, traffic: unit.traffic, ..Stats::default() };
+        let stats = |unit: &Unit| Stats {
+            at: now(),
+            memory_limit: 1 << 30,
+            traffic: unit.traffic,
+            oom_kills: unit.oom_kills,
+            ..Stats::default()
+        };
         Ok(running.map(|(id, unit)| (id.clone(), stats(unit))).collect())
     }
 

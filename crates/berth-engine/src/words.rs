@@ -335,10 +335,10 @@ pub struct Exit {
     pub code: i32,
     /// The signal that ended it.
     pub signal: Option<i32>,
-    /// Whether the kernel killed it, or one of its processes, for want of memory.
+    /// Whether it ended because it was out of memory (OOM-killed).
     pub oom_killed: bool,
-    /// Nanoseconds since 1970.
-    pub finished_at: i64,
+    /// Nanoseconds since 1970; `None` where nobody saw it: the machine went down, or the server and what looks after the container did.
+    pub finished_at: Option<i64>,
 }
 
 /// A container's state as the engine sees it.
@@ -370,6 +370,15 @@ pub struct Observed {
     pub state: State,
     /// The number of the run that the state is of; 0 before the first.
     pub run: u64,
+    /// Processes of that run that were out of memory (OOM-killed) so far.
+    pub oom_kills: u64,
+}
+
+impl Observed {
+    /// A state without out-of-memory kills.
+    pub fn new(state: State, run: u64) -> Self {
+        Self { state, run, oom_kills: 0 }
+    }
 }
 
 /// What a container uses now. Counters are of this run, but for the network's.
@@ -391,6 +400,9 @@ pub struct Stats {
     pub block_write: u64,
     /// Network, over its whole life.
     pub traffic: Traffic,
+    /// Processes that were out of memory (OOM-killed).
+    #[serde(default)]
+    pub oom_kills: u64,
 }
 
 /// Where a line came from.

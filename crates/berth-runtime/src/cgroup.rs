@@ -42,7 +42,7 @@ pub struct Usage {
     pub read_bytes: u64,
     /// Bytes written to block devices.
     pub write_bytes: u64,
-    /// Processes killed for want of memory.
+    /// Processes that were out of memory (OOM-killed).
     pub oom_kills: u64,
 }
 
@@ -433,7 +433,16 @@ impl Cgroup {
         }
     }
 
-    /// Processes of the container that were killed for want of memory so far.
+    /// The file that the kernel tells of a change when a process of the container is out of memory (`memory.events`); version 1 has
+    /// none.
+    pub fn memory_events(&self) -> Option<PathBuf> {
+        match &self.hierarchies {
+            Hierarchies::V1(..) => None,
+            Hierarchies::V2(_) => self.folder("memory").map(|folder| folder.join("memory.events")),
+        }
+    }
+
+    /// Processes of the container that were out of memory (OOM-killed) so far.
     pub fn oom_kills(&self) -> u64 {
         let file = match &self.hierarchies {
             Hierarchies::V1(..) => "memory.oom_control",

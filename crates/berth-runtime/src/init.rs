@@ -54,7 +54,7 @@ fn prepare(
     console: Option<OwnedFd>,
     report: i32,
 ) -> Result<Infallible, Failure> {
-    // The shim's own protection from the kernel's choice of whom to kill for want of memory is not the container's.
+    // The shim's own protection from the kernel's choice of whom to kill when memory is short is not the container's.
     let _ = fs::write("/proc/self/oom_score_adj", "0");
     // SAFETY: plain system calls on this process.
     unsafe {

@@ -82,6 +82,12 @@ pub struct Server {
     http: reqwest::Client,
 }
 
+/// An HTTP client that works on a host without certificate authorities, too.
+pub fn http() -> reqwest::Client {
+    let builder = berth_tls::builder(Vec::new()).expect("no certificates of its own");
+    builder.no_proxy().build().expect("an HTTP client")
+}
+
 impl Server {
     /// Starts `program`; `name` must be the test's own. `settings` is the text of a settings file.
     pub async fn start(program: &str, name: &str, settings: &str) -> Self {
@@ -91,7 +97,7 @@ impl Server {
         fs::create_dir_all(&data).expect("make the data folder");
         fs::write(data.join("berth.toml"), with_short_times(settings)).expect("write the settings");
         let port = free_port();
-        let http = reqwest::Client::builder().no_proxy().build().expect("an HTTP client");
+        let http = http();
         let mut server = Self { program: program.into(), data, port, child: None, http };
         server.up().await;
         server

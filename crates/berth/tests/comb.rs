@@ -48,7 +48,7 @@ async fn asked(
 
 impl<'a> Cloud<'a> {
     async fn with(server: &'a Server, access_key: &str, secret: &str) -> Self {
-        let http = reqwest::Client::builder().no_proxy().build().expect("an HTTP client");
+        let http = berth_testkit::http();
         let body = json!({"app_key": access_key, "app_secret": secret}).to_string();
         let answer = asked(&http, server, None, "POST", "/token", Some(body)).await;
         assert_eq!(answer.status, 201, "{}", answer.text);

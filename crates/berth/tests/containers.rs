@@ -96,7 +96,33 @@ async fn limits_hold_and_are_told() {
         assert!(tries < 100, "{:?}", client.events().await);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert!(client.container(id).await.expect("container").oom_killed);
+    let known = client.container(id).await.expect("container");
+    assert!(known.oom_killed && known.oom_kills > 0, "{known:?}");
+
+    // A child that is out of memory is told while the container runs on, and is not why it ends later.
+    let script = "tail /dev/zero; echo on; trap 'exit 0' TERM; while true; do sleep 0.1; done";
+    let made = run(&server, json!({"memory": 16 << 20, "command": shell(script)})).await;
+    let id = made["id"].as_str().expect("id").to_owned();
+    let begun = std::time::Instant::now();
+    let known = loop {
+        let known = client.container(&id).await.expect("container");
+        if known.oom_kills > 0 {
+            break known;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "nobody tells of a child that is out of memory");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!((known.state.as_str(), known.oom_killed, known.oom_kills), ("running", false, 1));
+    let events = client.events().await.expect("events");
+    let told = |kind: &str| events.iter().filter(|e| e.kind == kind && e.subject == id).count();
+    assert_eq!((told("container.oom"), told("container.exited")), (1, 0));
+    let metrics = server.request("GET", "/metrics", "").await.text;
+    let line = metrics.lines().find(|l| l.starts_with("berth_container_oom_kills_total{") && l.contains(&id));
+    assert!(line.is_some_and(|line| line.ends_with("} 1")), "{line:?}");
+    let stopped = server.request("POST", &format!("/v1/containers/{id}/stop"), "").await;
+    assert_eq!(stopped.status, 200, "{}", stopped.text);
+    let ended = client.container(&id).await.expect("container");
+    assert_eq!((ended.exit_code, ended.oom_killed, ended.oom_kills), (Some(0), false, 1));
 
     let (text, _) =
         output(&server, json!({"pids": 8}), "for i in 1 2 3 4 5 6 7 8 9 10; do sleep 5 & done; echo all").await;
@@ -435,7 +461,7 @@ async fn a_life_from_create_to_remove() {
     run(&server, json!({"auto_remove": true, "command": shell("true")})).await;
     let before = client.containers().await.expect("list").len();
     let keyed = |body: String| {
-        let http = reqwest::Client::new().post(server.url("/v1/containers")).bearer_auth(server.token());
+        let http = berth_testkit::http().post(server.url("/v1/containers")).bearer_auth(server.token());
         async move { http.header("idempotency-key", "k1").body(body).send().await.expect("send") }
     };
     let body = json!({"image": "busybox", "name": "keyed"}).to_string();

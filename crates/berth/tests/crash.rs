@@ -85,7 +85,7 @@ async fn kills_at_any_moment_leave_nothing_half_done() {
     let mut server = Server::start(env!("CARGO_BIN_EXE_berth"), "moments", "").await;
     server.import(&rootfs, "busybox", &[]);
     for round in 0..12u64 {
-        let http = reqwest::Client::new();
+        let http = berth_testkit::http();
         let (url, token) = (server.url("/v1/containers"), server.token());
         let mut tasks = Vec::new();
         let keyed = json!({"image": "busybox", "start": true, "command": ["sleep", "600"], "labels": {"keyed": ""}})
@@ -166,6 +166,38 @@ async fn sigterm_drains_and_containers_go_on() {
         .output()
         .expect("a second server");
     assert!(String::from_utf8_lossy(&second.stderr).contains("another berth"), "{second:?}");
+    server.finish().await;
+}
+
+/// What looks after a container is killed with the server, as a power cut does: nobody knows when the container ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_nobody_saw_is_told_so() {
+    let Some(rootfs) = image("busybox").filter(|_| is_root()) else { return };
+    let mut server = Server::start(env!("CARGO_BIN_EXE_berth"), "unseen", "[core]\nmeasure_period_s = 1\n").await;
+    server.import(&rootfs, "busybox", &[]);
+    let id = done(&server, &["run", "-d", "--name", "a", "busybox", "sleep", "1000"]);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    server.kill();
+    let mut found = std::fs::read_dir(server.data.join("engine/units")).expect("units").flatten();
+    let unit = found.find(|e| e.file_name().to_string_lossy().starts_with(id.trim())).expect("unit").path();
+    let shim = berth_runtime::Process::load(&unit.join("shim.json")).and_then(|p| p.open()).expect("shim");
+    shim.signal(libc::SIGKILL).expect("kill");
+    assert!(shim.wait(Duration::from_secs(5)));
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    for _ in 0..2 {
+        server.up().await;
+        let shown = server.request("GET", "/v1/containers/a", "").await.json();
+        assert_eq!((shown["state"].as_str(), shown["exit_code"].as_i64()), (Some("exited"), Some(255)));
+        assert!(shown.get("finished_at").is_none(), "{shown}");
+        assert!(done(&server, &["ps", "-a"]).contains("nobody saw when"));
+        server.kill();
+    }
+    server.up().await;
+    // Two rounds of the sampler after it was last seen, not the time for which the machine was off.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let usage = server.request("GET", "/v1/usage", "").await.json();
+    let ran = usage["items"][0]["ran_ms"].as_f64().unwrap_or_else(|| panic!("{usage}"));
+    assert!((1_000.0..=4_500.0).contains(&ran), "{usage}");
     server.finish().await;
 }
 

@@ -403,7 +403,7 @@ async fn nothing_in_a_container_leads_a_copy_out_of_it() {
     assert_eq!(exec(&server, "a", "seq 1 100000 > /big").1, 0);
     let whole = server.request("GET", "/v1/containers/a/files?path=/big", "").await.text;
     let url = server.url("/v1/containers/a/files?path=/big");
-    let part = reqwest::Client::new()
+    let part = berth_testkit::http()
         .get(url)
         .bearer_auth(server.token())
         .header("range", "bytes=1000-1999")
@@ -644,7 +644,7 @@ async fn processes_that_do_not_come_up_hold_up_nobody_else() {
     done(&server, &["import", "--token", &token, rootfs.to_str().expect("path"), "busybox"]);
     run(&server, json!({"name": "a"})).await;
     run_as(&server, &token, json!({"name": "slow", "cpus": 0.01})).await;
-    let client = reqwest::Client::new();
+    let client = berth_testkit::http();
     let (url, body) = (server.url("/v1/containers/slow/exec"), json!({"command": ["true"]}).to_string());
     let storm: Vec<_> = (0..600)
         .map(|_| {
@@ -678,7 +678,7 @@ async fn what_readers_of_logs_and_output_hold_is_bounded() {
     run(&server, json!({"name": "a", "command": ["sh", "-c", script]})).await;
     done(&server, &["wait", "a"]);
     let before = memory(&server);
-    let client = reqwest::Client::new();
+    let client = berth_testkit::http();
     for query in ["tail=100000000", "grep=1&tail=100000000", "tail=900000"] {
         let readers = (0..20).map(|_| {
             let request = client.get(server.url(&format!("/v1/containers/a/logs?{query}"))).bearer_auth(server.token());

@@ -280,7 +280,11 @@ async fn an_application_whose_runtime_is_not_here_fetches_it() {
     };
     let built = build("there").await;
     assert_eq!(built["code"], 0, "{built}");
-    let page = reqwest::get(format!("http://127.0.0.1:{}/", built["result"]["port"])).await.expect("the application");
+    let page = berth_testkit::http()
+        .get(format!("http://127.0.0.1:{}/", built["result"]["port"]))
+        .send()
+        .await
+        .expect("the application");
     assert_eq!(page.text().await.expect("text"), "fetched");
     let refused = build("nowhere").await;
     assert_eq!(refused["code"], 10005, "{refused}");

@@ -28,13 +28,13 @@ async fn build(server: &Server, runtime: &str, address: &str, memory: &str) -> A
 
 /// What the application answers, once it listens: a start is answered when its program runs.
 async fn fetch(port: u64, path: &str) -> (u16, String) {
-    let mut answer = reqwest::get(format!("http://127.0.0.1:{port}{path}")).await;
+    let mut answer = berth_testkit::http().get(format!("http://127.0.0.1:{port}{path}")).send().await;
     for _ in 0..200 {
         if answer.is_ok() {
             break;
         }
         tokio::time::sleep(Duration::from_millis(25)).await;
-        answer = reqwest::get(format!("http://127.0.0.1:{port}{path}")).await;
+        answer = berth_testkit::http().get(format!("http://127.0.0.1:{port}{path}")).send().await;
     }
     let answer = answer.expect("the application answers");
     (answer.status().as_u16(), answer.text().await.expect("text"))
@@ -116,7 +116,7 @@ async fn the_six_operations_are_as_documented() {
         );
         assert!(gone.json()["message"].as_str().is_some_and(|m| m.contains("no such container")), "{}", gone.text);
     }
-    assert!(reqwest::get(format!("http://127.0.0.1:{port}/")).await.is_err());
+    assert!(berth_testkit::http().get(format!("http://127.0.0.1:{port}/")).send().await.is_err());
     server.finish().await;
 }
 

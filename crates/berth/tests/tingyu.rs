@@ -298,7 +298,7 @@ async fn archives_are_taken_and_files_given() {
     done(&server, &["save", "-o", path.to_str().expect("a path"), "saved:1"]);
     let archive = std::fs::read(&path).expect("the archive");
     std::fs::remove_file(&path).expect("clean");
-    let http = reqwest::Client::builder().no_proxy().build().expect("an HTTP client");
+    let http = berth_testkit::http();
     // As the body, as a form, and what is none.
     let raw = plain(&server, "POST", "/image/uploadImage?image_name=app&version=1", archive.clone()).await;
     assert_eq!(raw["code"], 200, "{raw}");

@@ -68,7 +68,7 @@ impl Container {
             },
             create_time: time(Some(c.created_at)),
             start_time: time(c.started_at),
-            stop_time: time(c.exit.as_ref().map(|exit| exit.finished_at).or(c.stopped_at)),
+            stop_time: time(c.exit.as_ref().and_then(|exit| exit.finished_at).or(c.stopped_at)),
             host_id: c.host,
             cpu: c.spec.cpu_milli.map_or(-1, |milli| i64::try_from(milli.div_ceil(1000)).unwrap_or(i64::MAX)),
             mem: c.spec.memory.unwrap_or(0) / MIB,

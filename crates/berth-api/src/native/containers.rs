@@ -229,7 +229,7 @@ pub(super) async fn wait(
     Ok(Json(Ended {
         exit_code: exit.as_ref().map(|e| e.code),
         oom_killed: exit.as_ref().is_some_and(|e| e.oom_killed),
-        finished_at: exit.map(|e| format_time(e.finished_at)),
+        finished_at: exit.and_then(|e| e.finished_at).map(format_time),
     }))
 }
 

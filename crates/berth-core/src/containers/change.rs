@@ -231,7 +231,7 @@ impl Core {
             return self.container(caller, found.uid.as_str()).await;
         }
         let mut noted = self.noted(found.id).await?;
-        noted.observe(&observed.state);
+        noted.observe(&observed);
         self.record(noted, Some(if paused { "container.paused" } else { "container.resumed" })).await
     }
 }

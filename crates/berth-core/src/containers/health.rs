@@ -117,7 +117,7 @@ impl Core {
                 seen.status = None;
                 return Err(error.into());
             }
-            stopped.observe(&self.inner.engine.observe(&current.uid).await?.state);
+            stopped.observe(&self.inner.engine.observe(&current.uid).await?);
             stopped.restarts += 1;
             stopped = self.record(stopped, Some("container.exited")).await?;
             self.start_again(stopped).await?;

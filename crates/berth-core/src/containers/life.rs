@@ -43,7 +43,7 @@ impl Core {
         match self.inner.engine.start(&target.uid, run).await {
             Ok(()) => {
                 let observed = self.inner.engine.observe(&target.uid).await?;
-                target.observe(&observed.state);
+                target.observe(&observed);
                 self.watch_health(&target);
                 let ended = target.state == ContainerState::Exited;
                 let exited = target.exit.clone();
@@ -65,7 +65,7 @@ impl Core {
                 let error = Error::from(error);
                 target.error = Some(error.public());
                 if let Ok(observed) = self.inner.engine.observe(&target.uid).await {
-                    target.observe(&observed.state);
+                    target.observe(&observed);
                 }
                 target.error = Some(error.public());
                 // The client hears that it failed: it must not be started behind its back later.
@@ -95,6 +95,7 @@ impl Core {
                             "name": target.name,
                             "exit_code": exit.map(|e| e.code),
                             "oom_killed": exit.map(|e| e.oom_killed),
+                            "oom_kills": target.oom_kills,
                             "error": target.error,
                             "group": target.group,
                         });
@@ -155,7 +156,7 @@ impl Core {
             }
             if paused {
                 self.inner.engine.resume(&target.uid).await?;
-                target.observe(&self.inner.engine.observe(&target.uid).await?.state);
+                target.observe(&self.inner.engine.observe(&target.uid).await?);
                 target = self.record(target, Some("container.resumed")).await?;
             }
             self.watch_health(&target);
@@ -231,7 +232,7 @@ impl Core {
             Ok(()) => {}
         }
         let observed = self.inner.engine.observe(&target.uid).await?;
-        target.observe(&observed.state);
+        target.observe(&observed);
         target.trouble = None;
         // Its owner wants it stopped from now on, whatever its last start came to.
         target.error = None;

@@ -19,7 +19,10 @@ impl Core {
             return Ok(false);
         }
         // A start that failed has not run at all.
-        let ran = ended.started_at.filter(|_| ended.error.is_none()).map_or(0, |at| (exit.finished_at - at).max(0));
+        let ran = ended
+            .started_at
+            .filter(|_| ended.error.is_none())
+            .map_or(0, |at| exit.finished_at.map_or(0, |end| (end - at).max(0)));
         let longest = Duration::from_millis(self.inner.settings.restart_pause_max_ms);
         let pause = pause_after(ended.pause, Duration::from_nanos(ran as u64), longest);
         ended.pause = pause;
@@ -99,7 +102,7 @@ impl Core {
         failed.pause = again.pause;
         failed.error.get_or_insert_with(|| error.public());
         let code = if let Error::Start { code, .. } = &error { *code } else { 125 };
-        failed.exit = Some(berth_engine::Exit { code, signal: None, oom_killed: false, finished_at: now() });
+        failed.exit = Some(berth_engine::Exit { code, signal: None, oom_killed: false, finished_at: Some(now()) });
         failed.state = ContainerState::Exited;
         if self.plan_restart(&mut failed).await? {
             failed = self.record(failed, None).await?;
@@ -140,7 +143,7 @@ impl Core {
                 code: 0,
                 signal: None,
                 oom_killed: false,
-                finished_at: now(),
+                finished_at: Some(now()),
             });
         }
         if self.plan_restart(found).await? {

@@ -115,7 +115,7 @@ impl Core {
             let all = self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner);
             all.get(&ended.id).is_some_and(|busy| busy.followers > 0)
         };
-        let at = ended.exit.as_ref().map_or(0, |exit| exit.finished_at);
+        let at = ended.exit.as_ref().and_then(|exit| exit.finished_at).unwrap_or(0);
         let wait = i64::try_from(self.inner.settings.attended_ms).unwrap_or(i64::MAX / 1_000_000) * 1_000_000;
         // A client finds a server that was restarted again within that time.
         let due = if ended.attended { at.max(self.inner.begun_at).saturating_add(wait) } else { at };

@@ -318,6 +318,7 @@ fn status(c: &Container) -> String {
             let why = if c.oom_killed { ", out of memory" } else { "" };
             format!("Exited ({}{why}) {} ago", c.exit_code.unwrap_or(0), output::age(at))
         }
+        ("exited", ..) if c.exit_code.is_some() => format!("Exited ({}), nobody saw when", c.exit_code.unwrap_or(0)),
         (state, ..) => state[..1].to_uppercase() + &state[1..],
     }
 }

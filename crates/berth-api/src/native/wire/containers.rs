@@ -403,14 +403,16 @@ pub struct Container {
     /// Start of the newest run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started_at: Option<String>,
-    /// End of the newest run.
+    /// End of the newest run; absent while it goes on, and where nobody saw it (the machine went down).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<String>,
     /// Exit code of the newest run; 128 + signal where a signal ended it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
-    /// Whether the kernel killed it, or one of its processes, for want of memory.
+    /// Whether it ended because it was out of memory (OOM-killed).
     pub oom_killed: bool,
+    /// Processes of the newest run that were out of memory (OOM-killed), whether or not it runs on.
+    pub oom_kills: u64,
     /// Why the newest start failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -495,9 +497,10 @@ impl From<berth_core::Container> for Container {
             runs: c.runs,
             created_at: format_time(c.created_at),
             started_at: c.started_at.map(format_time),
-            finished_at: c.exit.as_ref().map(|e| format_time(e.finished_at)),
+            finished_at: c.exit.as_ref().and_then(|e| e.finished_at).map(format_time),
             exit_code: c.exit.as_ref().map(|e| e.code),
             oom_killed: c.exit.as_ref().is_some_and(|e| e.oom_killed),
+            oom_kills: c.oom_kills,
             error: c.error,
         }
     }
@@ -605,7 +608,7 @@ pub(super) fn port(p: Port) -> Result<PortAsked, CoreError> {
 pub struct Ended {
     /// Exit code; absent if it was never started.
     pub exit_code: Option<i32>,
-    /// Whether the kernel killed it for want of memory.
+    /// Whether it was out of memory (OOM-killed).
     pub oom_killed: bool,
     /// When.
     pub finished_at: Option<String>,
