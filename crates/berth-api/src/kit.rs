@@ -53,6 +53,13 @@ impl Draining {
 pub(crate) enum Breakdown {
     Panic,
     Overload,
+    /// The request's head, or the address in it, has more than so many bytes.
+    LongHead(usize),
+}
+
+/// That, in words.
+pub(crate) fn long_head(limit: usize) -> String {
+    format!("the request's address or head is longer than {limit} bytes")
 }
 
 /// Who a request turned out to be from; filled in by whoever finds out.

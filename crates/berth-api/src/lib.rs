@@ -166,6 +166,40 @@ pub fn router(core: Core, draining: Draining, settings: Settings) -> Router {
     all.fallback_service(other.with_state(api.clone())).with_state(api)
 }
 
+/// A whole HTTP/1.1 answer to a request of which the address, or all of the head, has more than `limit` bytes, in the form of whom the
+/// path is for. The connection can't be used any further.
+pub fn head_too_long(path: &str, limit: usize) -> Vec<u8> {
+    use futures_util::FutureExt;
+    let is_below =
+        |folder: &str| path.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let broken = if is_below("/container") {
+        standalone::error::broken
+    } else if is_below("/tingyu") {
+        tingyu::error::broken
+    } else if ["/api/v1/container", "/api/v1/node", "/api/v1/command"].into_iter().any(is_below) {
+        acs::error::broken
+    } else if is_below("/api/v1") {
+        comb::error::broken
+    } else {
+        native::error::broken
+    };
+    let (head, body) = broken(kit::Breakdown::LongHead(limit)).into_parts();
+    // It is in memory as a whole.
+    let body = axum::body::to_bytes(body, usize::MAX).now_or_never().and_then(Result::ok).unwrap_or_default();
+    let status = head.status;
+    let mut answer =
+        format!("HTTP/1.1 {} {}\r\n", status.as_u16(), status.canonical_reason().unwrap_or_default()).into_bytes();
+    for (name, value) in head.headers.iter().filter(|(name, _)| **name != axum::http::header::CONTENT_LENGTH) {
+        answer.extend_from_slice(name.as_str().as_bytes());
+        answer.extend_from_slice(b": ");
+        answer.extend_from_slice(value.as_bytes());
+        answer.extend_from_slice(b"\r\n");
+    }
+    answer.extend_from_slice(format!("content-length: {}\r\nconnection: close\r\n\r\n", body.len()).as_bytes());
+    answer.extend_from_slice(&body);
+    answer
+}
+
 /// Whether work can be taken on: the database answers, and the server is not on its way out.
 async fn ready(State(api): State<Api>) -> Response {
     if api.draining.is_draining() {

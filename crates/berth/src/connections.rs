@@ -20,6 +20,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tower::Service;
 
+use crate::heads::{Heads, LONGEST_HEAD};
+
 /// Bounds of HTTP connections.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -46,8 +48,6 @@ impl Default for Http {
 const GRACE: Duration = Duration::from_secs(1);
 /// Time that a stranger's request may take in all.
 const STRANGERS_REQUEST: Duration = Duration::from_secs(60);
-/// Bytes of a request's head.
-const LONGEST_HEAD: usize = 128 << 10;
 
 #[derive(Debug)]
 struct Entry {
@@ -241,7 +241,7 @@ async fn attend(
         .timer(TokioTimer::new())
         .header_read_timeout(Duration::from_secs(bounds.idle_s.max(1)))
         .max_buf_size(LONGEST_HEAD);
-    let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    let connection = builder.serve_connection(TokioIo::new(Heads::new(stream)), service).with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let too_long = async {
         let Some(entry) = &entry else { return std::future::pending().await };

@@ -3,6 +3,7 @@
 mod cli;
 mod connections;
 mod doctor;
+mod heads;
 mod local;
 mod serve;
 mod settings;

@@ -2,6 +2,46 @@
 
 use berth_testkit::{Server, image, is_root};
 
+/// The HTTP library answers these before any handler sees them.
+#[tokio::test(flavor = "multi_thread")]
+async fn heads_that_are_too_long_are_answered_in_form() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    if !is_root() {
+        return;
+    }
+    let server = Server::start(env!("CARGO_BIN_EXE_berth"), "heads", "").await;
+    let address = server.url("").trim_start_matches("http://").trim_end_matches('/').to_owned();
+    let ask = async |target: &str, header: &str| {
+        let mut stream = tokio::net::TcpStream::connect(&address).await.expect("connect");
+        let request = format!("GET {target} HTTP/1.1\r\nhost: x\r\nx-long: {header}\r\n\r\n");
+        // The server may have said its word before all of it is written.
+        let _ = stream.write_all(request.as_bytes()).await;
+        let mut text = String::new();
+        let read = tokio::time::timeout(std::time::Duration::from_secs(20), stream.read_to_string(&mut text)).await;
+        read.expect("an answer").expect("no reset");
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{text:?}"));
+        let status: u16 = head.split(' ').nth(1).expect("status").parse().expect("number");
+        let json: serde_json::Value = serde_json::from_str(body).unwrap_or_else(|_| panic!("{body:?}"));
+        (status, json)
+    };
+    for (address, header) in [(70_000, 1), (1_000_000, 1), (1, 200_000), (1, 3_000_000)] {
+        let (query, header) = ("x".repeat(address), "y".repeat(header));
+        let ask = async |path: &str| ask(&format!("{path}?x={query}"), &header).await;
+        let (status, json) = ask("/tingyu/container/infos").await;
+        assert_eq!((status, json["code"].as_str()), (200, Some("TY0004")), "{json}");
+        let (status, json) = ask("/container/create_by_code").await;
+        assert_eq!((status, json["code"].as_i64()), (200, Some(10003)), "{json}");
+        let (status, json) = ask("/api/v1/containers").await;
+        assert_eq!((status, json["code"].as_i64()), (400, Some(4_000_001)), "{json}");
+        let (status, json) = ask("/api/v1/container/status").await;
+        assert_eq!(status, 400, "{json}");
+        assert!(json["message"].is_string(), "{json}");
+        let (status, json) = ask("/v1/containers").await;
+        assert_eq!((status, json["code"].as_str()), (431, Some("too_large")), "{json}");
+    }
+    server.finish().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_requests_are_answered_in_form() {
     if !is_root() {

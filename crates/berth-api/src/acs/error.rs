@@ -94,6 +94,7 @@ pub(crate) fn broken(what: Breakdown) -> Response {
         Breakdown::Overload => {
             Error::new(StatusCode::TOO_MANY_REQUESTS, "too many requests are under way; try again later")
         }
+        Breakdown::LongHead(limit) => Error::invalid(crate::kit::long_head(limit)),
     }
     .into_response()
 }

@@ -165,6 +165,7 @@ pub(crate) fn broken(what: Breakdown) -> Response {
     match what {
         Breakdown::Panic => Error::from(INTERNAL),
         Breakdown::Overload => TOO_OFTEN.with("too many requests are under way"),
+        Breakdown::LongHead(limit) => INVALID.with(crate::kit::long_head(limit)),
     }
     .into_response()
 }

@@ -116,6 +116,10 @@ pub(crate) fn broken(what: Breakdown) -> Response {
     match what {
         Breakdown::Panic => Error::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "internal error"),
         Breakdown::Overload => overload(),
+        Breakdown::LongHead(limit) => {
+            let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+            Error::new(status, "too_large", crate::kit::long_head(limit))
+        }
     }
     .into_response()
 }

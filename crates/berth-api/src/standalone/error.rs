@@ -87,6 +87,7 @@ pub(crate) fn broken(what: Breakdown) -> Response {
         Breakdown::Overload => {
             Error { code: LATER, message: "too many requests are under way; try again later".into() }
         }
+        Breakdown::LongHead(limit) => Error { code: WRONG, message: crate::kit::long_head(limit) },
     };
     error.into_response()
 }

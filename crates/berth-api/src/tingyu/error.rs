@@ -63,7 +63,11 @@ impl Error {
 
     /// Something of the request is longer than it may be.
     pub(super) fn too_long() -> Self {
-        Self::coded("TY0004", format!("请求过长,最多{}字节!", crate::kit::LONGEST_BODY))
+        Self::longer_than(crate::kit::LONGEST_BODY)
+    }
+
+    fn longer_than(limit: usize) -> Self {
+        Self::coded("TY0004", format!("请求过长,最多{limit}字节!"))
     }
 
     pub(super) fn no_container(name: &str) -> Self {
@@ -218,6 +222,7 @@ pub(crate) fn broken(what: Breakdown) -> Response {
     match what {
         Breakdown::Panic => Error::failed(UNKNOWN),
         Breakdown::Overload => Error::failed("请求过多,请稍后再试!"),
+        Breakdown::LongHead(limit) => Error::longer_than(limit),
     }
     .into_response()
 }
