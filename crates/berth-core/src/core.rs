@@ -38,6 +38,8 @@ pub(crate) struct Inner {
     pub(crate) imports: Shares,
     /// Processes in containers that have not come up yet.
     pub(crate) execs: Shares,
+    /// Files that are made ready at the same time.
+    pub(crate) downloading: Shares,
     /// Pairs of keys that are made at the same time.
     pub(crate) key_pairs: Shares,
     /// Idempotency keys of requests that this very server has under way: account, key.
@@ -136,6 +138,7 @@ impl Core {
             imports: Shares::new(32, 8),
             execs: Shares::new(512, 32),
             key_pairs: Shares::new(2, 1),
+            downloading: Shares::new(4, 1),
             keys: Mutex::default(),
             revocations: 0.into(),
             begun_at: crate::now(),

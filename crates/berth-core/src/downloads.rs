@@ -1,6 +1,9 @@
 //! Files of containers that are made ready by a command, and fetched by whoever knows a token, for a while.
 
-use std::io::Write;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use berth_image::Digest;
@@ -15,30 +18,131 @@ use crate::{now, random_hex};
 const LIFETIME_NS: i64 = 3_600_000_000_000;
 
 /// Between two looks at how much room there is, bytes.
-const LOOK: u64 = 64 << 20;
+const LOOK: u64 = 4 << 20;
+/// The largest file that is made ready, bytes; its digest is over its holes, too.
+const LARGEST: u64 = 256 << 30;
+/// What no command has finished is removed after so many seconds without a write.
+const ABANDONED_S: u64 = 600;
 
-/// A file that is written only as long as the disk has room beyond what is kept back: what a container has in a file, sparse
-/// ones of any size too, must not fill the server's disk.
+/// A file that is written only as long as the disk has room beyond what is kept back, and the account's quota beyond what its other
+/// files take.
 struct Bounded {
-    file: std::fs::File,
+    file: File,
     images: berth_image::Store,
+    /// Bytes that may still be written.
+    left: u64,
     since: u64,
 }
 
-impl Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+impl Bounded {
+    /// Whether so many more bytes may be written.
+    fn may(&mut self, count: u64) -> io::Result<()> {
+        self.left = self.left.checked_sub(count).ok_or(io::ErrorKind::QuotaExceeded)?;
+        self.since += count;
         if self.since >= LOOK {
             self.since = 0;
-            self.images.room().map_err(|_| std::io::Error::from(std::io::ErrorKind::StorageFull))?;
+            self.images.room().map_err(|_| io::Error::from(io::ErrorKind::StorageFull))?;
         }
-        let count = self.file.write(bytes)?;
-        self.since += count as u64;
-        Ok(count)
+        Ok(())
+    }
+}
+
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.may(bytes.len() as u64)?;
+        self.file.write_all(bytes)?;
+        Ok(bytes.len())
     }
 
-    fn flush(&mut self) -> std::io::Result<()> {
+    fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
     }
+}
+
+/// What changes when the content of a regular file does; empty for what is none, or is not on a disk.
+fn stamp_of(file: &File) -> String {
+    let Ok(meta) = file.metadata() else { return String::new() };
+    if !meta.is_file() || meta.len() == 0 {
+        return String::new();
+    }
+    let (changed, modified) = ((meta.ctime(), meta.ctime_nsec()), (meta.mtime(), meta.mtime_nsec()));
+    format!("{}:{}:{}:{changed:?}:{modified:?}", meta.dev(), meta.ino(), meta.len())
+}
+
+/// Bytes that files take on the disk, each counted once.
+fn taken(folder: &Path, rows: &[berth_store::Download]) -> u64 {
+    let files: BTreeSet<&str> = rows.iter().map(|row| row.file.as_str()).collect();
+    let on_disk = |file: &str| std::fs::metadata(folder.join(file)).map_or(0, |meta| meta.blocks() * 512);
+    files.into_iter().map(on_disk).sum()
+}
+
+/// What making a file ready came to.
+struct Made {
+    name: String,
+    file: String,
+    size: u64,
+    sha256: String,
+    stamp: String,
+}
+
+/// What is to be made ready, and what there is already.
+struct Order {
+    container: i64,
+    path: String,
+    /// The name of the new file, if there has to be one.
+    file: String,
+    folder: PathBuf,
+    images: berth_image::Store,
+    /// The account's files.
+    known: Vec<berth_store::Download>,
+    /// Bytes that all of them may take.
+    quota: u64,
+}
+
+fn make(files: &dyn berth_engine::Files, order: Order) -> io::Result<Made> {
+    std::fs::create_dir_all(&order.folder)?;
+    let wanted = Path::new(&order.path);
+    let base = wanted.file_name().map_or_else(|| "root".into(), |name| name.to_string_lossy().into_owned());
+    let target = order.folder.join(&order.file);
+    let new = || -> io::Result<Bounded> {
+        let file = File::create(&target)?;
+        let left = order.quota.saturating_sub(taken(&order.folder, &order.known));
+        Ok(Bounded { file, images: order.images.clone(), left, since: 0 })
+    };
+    // Links are followed as the container would.
+    let (name, stamp, out) = match files.open(wanted) {
+        Ok(content) => {
+            let stamp = stamp_of(&content);
+            let same = order.known.iter().find(|known| {
+                !stamp.is_empty()
+                    && known.stamp == stamp
+                    && known.container_id == order.container
+                    && known.path == order.path
+            });
+            if let Some(same) = same.filter(|same| order.folder.join(&same.file).exists()) {
+                let size = u64::try_from(same.size).unwrap_or(0);
+                return Ok(Made { name: base, file: same.file.clone(), size, sha256: same.sha256.clone(), stamp });
+            }
+            if content.metadata()?.len() > LARGEST {
+                return Err(io::Error::other(format!("it is larger than {} GiB", LARGEST >> 30)));
+            }
+            let mut out = new()?;
+            let to = out.file.try_clone()?;
+            berth_image::copy_file(&content, &to, &mut |count| out.may(count))?;
+            // One that was written to meanwhile is no particular one.
+            let stamp = Some(stamp).filter(|stamp| *stamp == stamp_of(&content)).unwrap_or_default();
+            (base, stamp, out)
+        }
+        Err(_) => {
+            let mut out = io::BufWriter::with_capacity(1 << 18, new()?);
+            files.pack(wanted, Path::new(&base), true, &mut out)?;
+            (format!("{base}.tar"), String::new(), out.into_inner().map_err(io::IntoInnerError::into_error)?)
+        }
+    };
+    out.file.sync_all()?;
+    let size = out.file.metadata()?.len();
+    let sha256 = Digest::of_reader(File::open(&target)?)?.hex();
+    Ok(Made { name, file: order.file, size, sha256, stamp })
 }
 
 /// A file that is ready.
@@ -111,42 +215,39 @@ impl Core {
         path: &str,
     ) -> Result<(), Error> {
         let found = self.container_by_number(caller, container).await?;
+        // One at a time of an account, so that its quota holds.
+        let _place = self.inner.downloading.take(caller.account).await;
         let files = self.inner.engine.files(&found.uid, false).await?;
-        let folder = self.inner.paths.downloads.clone();
-        self.inner.images.room()?;
-        let (wanted, file, images) = (PathBuf::from(path), command.to_owned(), self.inner.images.clone());
-        let work = move || -> std::io::Result<(String, u64, String)> {
-            std::fs::create_dir_all(&folder)?;
-            let target = folder.join(&file);
-            let file = Bounded { file: std::fs::File::create(&target)?, images, since: 0 };
-            let mut out = std::io::BufWriter::with_capacity(1 << 18, file);
-            let base = wanted.file_name().map_or_else(|| "root".into(), |name| name.to_string_lossy().into_owned());
-            // Links are followed as the container would.
-            let name = match files.open(&wanted) {
-                Ok(mut content) => {
-                    std::io::copy(&mut content, &mut out)?;
-                    base
-                }
-                Err(_) => {
-                    files.pack(&wanted, Path::new(&base), true, &mut out)?;
-                    format!("{base}.tar")
-                }
-            };
-            out.flush()?;
-            let file = out.into_inner().map_err(std::io::IntoInnerError::into_error)?.file;
-            file.sync_all()?;
-            let size = file.metadata()?.len();
-            let digest = Digest::of_reader(std::fs::File::open(&target)?)?;
-            Ok((name, size, digest.hex()))
+        let account = caller.account;
+        let known = self.read(move |tx| Ok(tx.downloads_of(account, now())?)).await?;
+        // Never an old name: another command's row may share what is behind that.
+        let file = format!("{command}-{}", random_hex(4));
+        let quota_mib = self.inner.settings.download_quota_mib;
+        let order = Order {
+            container,
+            path: path.to_owned(),
+            file: file.clone(),
+            folder: self.inner.paths.downloads.clone(),
+            images: self.inner.images.clone(),
+            known: known.into_iter().filter(|row| row.command_uid != command).collect(),
+            quota: if quota_mib == 0 { u64::MAX } else { quota_mib << 20 },
+        };
+        let work = move || {
+            order.images.room()?;
+            Ok(make(files.as_ref(), order))
         };
         let made = tokio::task::spawn_blocking(work).await.map_err(|e| Error::Bug(e.to_string()))?;
-        let (name, size, sha256) = match made {
-            Ok(made) => made,
-            Err(error) => {
-                let _ = tokio::fs::remove_file(self.inner.paths.downloads.join(command)).await;
+        let made = match made {
+            Ok(Ok(made)) => made,
+            Err(full) => return Err(full),
+            Ok(Err(error)) => {
+                let _ = tokio::fs::remove_file(self.inner.paths.downloads.join(file)).await;
                 return Err(match error.kind() {
-                    std::io::ErrorKind::NotFound => Error::NotFound { what: "file", name: path.to_owned() },
-                    std::io::ErrorKind::StorageFull => Error::NoRoom("not enough disk space on this server".into()),
+                    io::ErrorKind::NotFound => Error::NotFound { what: "file", name: path.to_owned() },
+                    io::ErrorKind::StorageFull => Error::NoRoom("not enough disk space on this server".into()),
+                    io::ErrorKind::QuotaExceeded => Error::Quota(format!(
+                        "files that are ready to be fetched may take {quota_mib} MiB of an account, and {path} is too much"
+                    )),
                     _ => Error::WrongState(format!("{path} could not be read: {error}")),
                 });
             }
@@ -154,12 +255,15 @@ impl Core {
         let row = berth_store::Download {
             command_uid: command.to_owned(),
             account_id: caller.account,
-            name,
-            file: command.to_owned(),
-            size: i64::try_from(size).unwrap_or(i64::MAX),
-            sha256,
+            name: made.name,
+            file: made.file,
+            size: i64::try_from(made.size).unwrap_or(i64::MAX),
+            sha256: made.sha256,
             token: random_hex(24),
             expires_at: now().saturating_add(LIFETIME_NS),
+            container_id: container,
+            path: path.to_owned(),
+            stamp: made.stamp,
         };
         self.write(move |tx| Ok(tx.download_add(&row)?)).await
     }
@@ -173,7 +277,7 @@ impl Core {
                 let name = entry.file_name().to_string_lossy().into_owned();
                 let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|at| at.elapsed().ok());
                 // One that is being written has no row yet.
-                if !kept.contains(&name) && age.is_some_and(|age| age.as_secs() > 7200) {
+                if !kept.contains(&name) && age.is_some_and(|age| age.as_secs() > ABANDONED_S) {
                     let _ = std::fs::remove_file(entry.path());
                 }
             }

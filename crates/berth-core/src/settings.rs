@@ -84,6 +84,8 @@ pub struct Settings {
     pub steps_at_once: usize,
     /// Commands of an account that are not over; another one is refused.
     pub commands_waiting: u32,
+    /// MiB on disk that an account's files which are ready to be fetched may take; 0 is no bound.
+    pub download_quota_mib: u64,
     /// Applications that wait for a turn to be built, or are being built; of one account half as many.
     pub builds_waiting: usize,
     /// Seconds that building an application may take, download and start included.
@@ -150,6 +152,7 @@ impl Default for Settings {
             ports_per_container: 256,
             steps_at_once: 512,
             commands_waiting: 10_000,
+            download_quota_mib: 16_384,
             builds_waiting: 256,
             build_timeout_s: 300,
             ready_time_ms: 5000,

@@ -524,6 +524,47 @@ fn data_pieces(file: &File, size: u64) -> Option<Vec<(u64, u64)>> {
     (size - held >= LEAST_HOLES).then_some(pieces)
 }
 
+/// Copies a file to the beginning of another, which is empty; holes stay holes. `may` is asked before each piece is written, with its
+/// length in bytes. Returns the size.
+///
+/// # Errors
+/// What reading or writing said, or `may`.
+pub fn copy_file(from: &File, to: &File, may: &mut dyn FnMut(u64) -> io::Result<()>) -> io::Result<u64> {
+    use std::os::unix::fs::FileExt as _;
+    let size = from.metadata()?.len();
+    let mut buffer = vec![0; 1 << 20];
+    let Some(pieces) = data_pieces(from, size) else {
+        // Also what has no size: a pipe, a file of the kernel's.
+        let (mut from, mut to, mut copied) = (from, to, 0);
+        loop {
+            let count = match io::Read::read(&mut from, &mut buffer) {
+                Ok(0) => return Ok(copied),
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            may(count as u64)?;
+            io::Write::write_all(&mut to, &buffer[..count])?;
+            copied += count as u64;
+        }
+    };
+    for (mut at, mut left) in pieces {
+        while left > 0 {
+            let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+            let count = from.read_at(&mut buffer[..most], at)?;
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            may(count as u64)?;
+            to.write_all_at(&buffer[..count], at)?;
+            at += count as u64;
+            left -= count as u64;
+        }
+    }
+    to.set_len(size)?;
+    Ok(size)
+}
+
 /// Has the last folder of a walk open, whose path is `inner`; `false` if it is not there any more.
 fn open_again(levels: &mut [Level], inner: &Path) -> io::Result<bool> {
     let Some(last) = levels.len().checked_sub(1) else { return Ok(false) };

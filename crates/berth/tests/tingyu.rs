@@ -291,7 +291,8 @@ async fn file(server: &Server, name: &str, path: &str) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn archives_are_taken_and_files_given() {
     let Some(rootfs) = image("busybox").filter(|_| is_root()) else { return };
-    let server = Server::start(env!("CARGO_BIN_EXE_berth"), "tingyu-files", "").await;
+    let settings = "[core]\ndownload_quota_mib = 4\n";
+    let server = Server::start(env!("CARGO_BIN_EXE_berth"), "tingyu-files", settings).await;
     server.import(&rootfs, "busybox", &[]);
     commit(&server, "saved:1", LOOP);
     let path = server.data.join("saved.tar");
@@ -357,6 +358,31 @@ async fn archives_are_taken_and_files_given() {
     let sizes: Vec<u64> =
         entries.filter(|e| e.path().is_ok_and(|p| p.ends_with("in/numbers"))).map(|e| e.size()).collect();
     assert_eq!(sizes, [wanted.len() as u64]);
+
+    // Holes stay holes, the same file is made once, and an account has a quota.
+    let kept = || {
+        let files = std::fs::read_dir(server.data.join("downloads")).expect("downloads").flatten();
+        let meta: Vec<_> = files.map(|file| file.metadata().expect("file")).collect();
+        (meta.len(), meta.iter().map(|meta| std::os::unix::fs::MetadataExt::blocks(meta) * 512).sum::<u64>())
+    };
+    let (count, bytes) = kept();
+    done(&server, &["exec", "web", "sh", "-c", "printf x | dd of=/data/sparse bs=1 seek=1073741824"]);
+    let sparse = file(&server, "web", "/data/sparse").await;
+    assert_eq!((&sparse["state"], sparse["size"].as_u64()), (&json!(3), Some((1 << 30) + 1)), "{sparse}");
+    let again = file(&server, "web", "/data/sparse").await;
+    assert_eq!(again["sha256"], sparse["sha256"]);
+    assert_ne!(again["url"], sparse["url"], "each has an address of its own");
+    let (more, now) = kept();
+    assert!(more == count + 1 && now - bytes < 1 << 20, "{more} files, {count} before; {} bytes more", now - bytes);
+    done(&server, &["exec", "web", "sh", "-c", "printf y | dd of=/data/sparse bs=1 seek=1000 conv=notrunc"]);
+    let changed = file(&server, "web", "/data/sparse").await;
+    assert_ne!(changed["sha256"], sparse["sha256"]);
+    assert_eq!(kept().0, count + 2);
+    done(&server, &["exec", "web", "dd", "if=/dev/urandom", "of=/data/large", "bs=1M", "count=5"]);
+    let large = file(&server, "web", "/data/large").await;
+    assert!(large["error"].as_str().is_some_and(|error| error.contains("4 MiB")), "{large}");
+    assert_eq!(kept().0, count + 2, "nothing is left of it");
+    done(&server, &["exec", "web", "rm", "/data/large", "/data/sparse"]);
 
     // Neither by dots nor by links does anything of the host's come out.
     let secret = std::env::temp_dir().join(format!("berth-tingyu-secret-{}", std::process::id()));

@@ -14,5 +14,10 @@ CREATE INDEX signed_requests_by_end ON signed_requests (expires_at);
 -- How often the same thing failed in the same way, and when it did last.
 ALTER TABLE audit ADD COLUMN count BIGINT NOT NULL DEFAULT 1;
 ALTER TABLE audit ADD COLUMN last_at BIGINT NOT NULL DEFAULT 0;
+-- Of what a file that is ready was made: the same one is not made again.
+ALTER TABLE downloads ADD COLUMN container_id BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE downloads ADD COLUMN path TEXT NOT NULL DEFAULT '';
+ALTER TABLE downloads ADD COLUMN stamp TEXT NOT NULL DEFAULT '';
+CREATE INDEX downloads_of_account ON downloads (account_id, container_id);
 -- How many commands of an account are not over.
 CREATE INDEX commands_open_of_account ON commands (account_id) WHERE ended_at IS NULL;

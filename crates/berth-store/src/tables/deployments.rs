@@ -34,6 +34,12 @@ pub struct Download {
     pub token: String,
     /// Until then, nanoseconds since 1970.
     pub expires_at: i64,
+    /// Number of the container that it is of.
+    pub container_id: i64,
+    /// The path in that.
+    pub path: String,
+    /// What changes with the content of a file; empty where nothing does.
+    pub stamp: String,
 }
 
 fn download(row: &rusqlite::Row<'_>) -> rusqlite::Result<Download> {
@@ -46,10 +52,14 @@ fn download(row: &rusqlite::Row<'_>) -> rusqlite::Result<Download> {
         sha256: row.get(5)?,
         token: row.get(6)?,
         expires_at: row.get(7)?,
+        container_id: row.get(8)?,
+        path: row.get(9)?,
+        stamp: row.get(10)?,
     })
 }
 
-const DOWNLOAD: &str = "command_uid, account_id, name, file, size, sha256, token, expires_at";
+const DOWNLOAD: &str =
+    "command_uid, account_id, name, file, size, sha256, token, expires_at, container_id, path, stamp";
 
 impl Tx<'_> {
     /// Notes what was asked for of a container.
@@ -110,10 +120,12 @@ impl Tx<'_> {
     /// # Errors
     /// The database's own.
     pub fn download_add(&self, new: &Download) -> Result<(), Error> {
-        let sql = "INSERT INTO downloads (command_uid, account_id, name, file, size, sha256, token, expires_at)
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (command_uid) DO UPDATE SET name = excluded.name,
-                   size = excluded.size, sha256 = excluded.sha256, expires_at = excluded.expires_at";
-        self.connection.prepare_cached(sql)?.execute(params![
+        let sql = format!(
+            "INSERT INTO downloads ({DOWNLOAD}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+             ON CONFLICT (command_uid) DO UPDATE SET name = excluded.name, file = excluded.file, size = excluded.size,
+             sha256 = excluded.sha256, expires_at = excluded.expires_at, stamp = excluded.stamp"
+        );
+        self.connection.prepare_cached(&sql)?.execute(params![
             new.command_uid,
             new.account_id,
             new.name,
@@ -121,7 +133,10 @@ impl Tx<'_> {
             new.size,
             new.sha256,
             new.token,
-            new.expires_at
+            new.expires_at,
+            new.container_id,
+            new.path,
+            new.stamp
         ])?;
         Ok(())
     }
@@ -133,6 +148,16 @@ impl Tx<'_> {
     pub fn download(&self, command: &str) -> Result<Option<Download>, Error> {
         let sql = format!("SELECT {DOWNLOAD} FROM downloads WHERE command_uid = $1");
         Ok(self.connection.prepare_cached(&sql)?.query_row([command], download).optional()?)
+    }
+
+    /// The account's files that may still be fetched.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn downloads_of(&self, account: i64, now: i64) -> Result<Vec<Download>, Error> {
+        let sql = format!("SELECT {DOWNLOAD} FROM downloads WHERE account_id = $1 AND expires_at > $2");
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        Ok(statement.query_map(params![account, now], download)?.collect::<Result<_, _>>()?)
     }
 
     /// The file that this token is for, if it may still be fetched.
