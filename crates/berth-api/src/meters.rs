@@ -62,7 +62,10 @@ pub(crate) async fn render(State(api): State<Api>, headers: HeaderMap) -> Respon
         let _ = writeln!(text, "berth_http_request_seconds_sum{{{labels}}} {}", entry.seconds);
         let _ = writeln!(text, "berth_http_request_seconds_count{{{labels}}} {}", entry.count);
     }
-    let host = api.core.host();
+    let host = match api.core.host().await {
+        Ok(host) => host,
+        Err(error) => return crate::native::error::Error::from(error).into_response(),
+    };
     for (name, help, value) in [
         ("berth_host_cpus", "CPUs of the host.", host.cpus as f64),
         ("berth_host_memory_bytes", "Memory of the host.", host.memory as f64),

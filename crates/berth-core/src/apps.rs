@@ -112,7 +112,7 @@ impl Core {
         }
         let turn = tokio::time::timeout(left(), self.inner.builds.take(caller.account)).await;
         let _turn = turn.map_err(|_| Error::Timeout("waiting for a turn to build".into()))?;
-        self.inner.images.room()?;
+        self.room().await?;
         let prepared = tokio::time::timeout(left(), self.code(caller, &new.code_address, runtime.clone())).await;
         let prepared = prepared.map_err(|_| {
             self.collect_layers_soon();

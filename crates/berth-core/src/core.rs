@@ -198,6 +198,20 @@ impl Core {
         self.write(|tx| Ok(tx.server_value_set("boot", &boot_id())?)).await
     }
 
+    /// Does what may block (disks, `/proc`) on a thread for that.
+    pub(crate) async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+        tokio::task::spawn_blocking(work).await.map_err(|e| Error::Bug(e.to_string()))
+    }
+
+    /// Bytes free for images and containers, beyond what is kept back.
+    ///
+    /// # Errors
+    /// [`Error::NoRoom`] when there are none.
+    pub(crate) async fn room(&self) -> Result<u64, Error> {
+        let images = self.inner.images.clone();
+        Ok(Self::aside(move || images.room()).await??)
+    }
+
     /// The settings in force.
     pub fn settings(&self) -> &Settings {
         &self.inner.settings

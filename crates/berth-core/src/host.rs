@@ -3,6 +3,7 @@
 use std::fs;
 
 use crate::core::Core;
+use crate::error::Error;
 
 /// Facts about this machine, read when asked.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,27 +30,39 @@ pub struct Host {
 
 impl Core {
     /// Facts about this machine.
-    pub fn host(&self) -> Host {
-        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-        let os = read("/etc/os-release");
-        let os =
-            os.lines().find_map(|l| l.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux").trim_matches('"').to_owned();
-        let memory = read("/proc/meminfo");
-        let field = |key: &str| -> u64 {
-            let value =
-                memory.lines().find_map(|l| l.strip_prefix(key)?.trim().strip_suffix(" kB")?.trim().parse().ok());
-            value.unwrap_or(0u64) * 1024
-        };
-        Host {
-            name: read("/proc/sys/kernel/hostname").trim().to_owned(),
-            os,
-            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
-            architecture: std::env::consts::ARCH,
-            cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-            memory: field("MemTotal:"),
-            memory_available: field("MemAvailable:"),
-            disk_free: self.inner.images.room().unwrap_or(0),
-            load: read("/proc/loadavg").split(' ').next().and_then(|l| l.parse().ok()).unwrap_or(0.0),
-        }
+    ///
+    /// # Errors
+    /// That they could not be asked for.
+    pub async fn host(&self) -> Result<Host, Error> {
+        let images = self.inner.images.clone();
+        Self::aside(move || read_host(&images)).await
     }
+}
+
+fn read_host(images: &berth_image::Store) -> Host {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let os = read("/etc/os-release");
+    let os = os.lines().find_map(|l| l.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux").trim_matches('"').to_owned();
+    let memory = read("/proc/meminfo");
+    let field = |key: &str| -> u64 {
+        let value = memory.lines().find_map(|l| l.strip_prefix(key)?.trim().strip_suffix(" kB")?.trim().parse().ok());
+        value.unwrap_or(0u64) * 1024
+    };
+    Host {
+        name: read("/proc/sys/kernel/hostname").trim().to_owned(),
+        os,
+        kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+        architecture: std::env::consts::ARCH,
+        cpus: cpus(),
+        memory: field("MemTotal:"),
+        memory_available: field("MemAvailable:"),
+        disk_free: images.room().unwrap_or(0),
+        load: read("/proc/loadavg").split(' ').next().and_then(|l| l.parse().ok()).unwrap_or(0.0),
+    }
+}
+
+/// CPUs that this program may use.
+pub(crate) fn cpus() -> usize {
+    static KNOWN: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+    *KNOWN.get_or_init(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
 }

@@ -106,7 +106,7 @@ impl Core {
             return Ok(known.version);
         }
         let settings = &self.inner.settings;
-        self.inner.images.room()?;
+        self.room().await?;
         let private = settings.code_from_private_addresses && self.private_allowed(caller).await?;
         let _place = self.inner.imports.take(group.account).await;
         let folder = self.inner.paths.packages.clone();

@@ -788,7 +788,8 @@ impl Core {
         let layers: Vec<(Digest, u64)> =
             outgoing.layers.iter().filter_map(|layer| sent.get(&layer.digest).copied()).collect();
         let file = self.work_file("config");
-        std::fs::write(&file.0, &outgoing.config).map_err(|e| Error::Bug(format!("write a configuration: {e}")))?;
+        let written = tokio::fs::write(&file.0, &outgoing.config).await;
+        written.map_err(|e| Error::Bug(format!("write a configuration: {e}")))?;
         self.inner.registry.push_blob(&reference, &outgoing.id, &file.0, &access, &|_| {}).await?;
         let media_type = "application/vnd.oci.image.manifest.v1+json";
         let manifest = json!({
@@ -821,7 +822,7 @@ impl Core {
         access: &Access,
         progress: &Progresses,
     ) -> Result<(Digest, u64), Error> {
-        self.inner.images.room()?;
+        self.room().await?;
         let file = self.work_file("push");
         let (images, path, packed) = (self.inner.images.clone(), file.0.clone(), layer.clone());
         let tell = |digest: &Digest, status, current, total| {

@@ -79,18 +79,21 @@ impl Core {
     pub(crate) async fn sweep_volumes(&self) -> Result<(), Error> {
         let known: Vec<String> =
             self.read(|tx| Ok(tx.volumes(None)?.into_iter().map(|row| row.folder).collect())).await?;
-        for entry in fs::read_dir(&self.inner.paths.volumes).into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            // A server died while the beginning of a volume was put into it: the next start goes on with that.
-            let begun = name.strip_suffix(".copied").is_some_and(|stem| known.iter().any(|k| k == stem));
-            if !known.contains(&name)
-                && !begun
-                && let Err(error) = berth_image::remove_tree(&entry.path())
-            {
-                tracing::warn!(folder = %entry.path().display(), %error, "a folder that is no volume's is still there");
+        let folder = self.inner.paths.volumes.clone();
+        let sweep = move || {
+            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                // A server died while the beginning of a volume was put into it: the next start goes on with that.
+                let begun = name.strip_suffix(".copied").is_some_and(|stem| known.iter().any(|k| k == stem));
+                if !known.contains(&name)
+                    && !begun
+                    && let Err(error) = berth_image::remove_tree(&entry.path())
+                {
+                    tracing::warn!(folder = %entry.path().display(), %error, "a folder that is no volume's is still there");
+                }
             }
-        }
-        Ok(())
+        };
+        Self::aside(sweep).await
     }
 
     /// Makes a volume; one of that name that is there already is given as it is.
@@ -100,14 +103,17 @@ impl Core {
     pub async fn volume_create(&self, caller: &Caller, new: NewVolume) -> Result<Volume, Error> {
         let name = new.name.unwrap_or_else(|| random_hex(16));
         check_name("name", &name)?;
-        let (account, core) = (caller.account, self.clone());
+        let account = caller.account;
         let labels = serde_json::to_string(&new.labels).map_err(|e| Error::Bug(e.to_string()))?;
         let folder = random_hex(8);
         // The folder first: a row always has one.
         let path = self.volume_path(&folder);
-        let failed = |e: std::io::Error| Error::Bug(format!("make a volume: {e}"));
-        fs::DirBuilder::new().mode(0o700).recursive(true).create(&core.inner.paths.volumes).map_err(failed)?;
-        fs::DirBuilder::new().mode(0o755).create(&path).map_err(failed)?;
+        let (all, new) = (self.inner.paths.volumes.clone(), path.clone());
+        let made = Self::aside(move || {
+            fs::DirBuilder::new().mode(0o700).recursive(true).create(all)?;
+            fs::DirBuilder::new().mode(0o755).create(new)
+        });
+        made.await?.map_err(|e: std::io::Error| Error::Bug(format!("make a volume: {e}")))?;
         let made = self
             .write(move |tx| {
                 if let Some(row) = tx.volume(account, &name)? {
@@ -121,7 +127,7 @@ impl Core {
             })
             .await;
         if !matches!(&made, Ok((_, Some(_)))) {
-            let _ = fs::remove_dir(&path);
+            let _ = tokio::fs::remove_dir(&path).await;
         }
         let (made, event) = made?;
         self.tell(event.into_iter().collect());
@@ -233,7 +239,7 @@ impl Core {
         name: &str,
         tar: Box<dyn Read + Send>,
     ) -> Result<impl FnOnce() -> Result<(), Error> + Send + use<>, Error> {
-        self.inner.images.room()?;
+        self.room().await?;
         let path = self.volume_path(&self.find_volume(caller, name).await?.folder);
         Ok(move || {
             let root = fs::File::open(&path).map_err(|e| Error::Bug(format!("open a volume: {e}")))?.into();

@@ -93,16 +93,16 @@ pub(super) async fn fetch(
     headers: HeaderMap,
 ) -> Result<Response, Error> {
     let found = core.download_by_token(&token).await.map_err(|_| Error::gone("文件不存在或已过期!"))?;
-    let open = || {
-        let file = std::fs::File::open(&found.path)?;
-        let meta = file.metadata()?;
-        Ok::<_, std::io::Error>((file, meta))
+    let open = async || {
+        let file = tokio::fs::File::open(&found.path).await?;
+        let meta = file.metadata().await?;
+        Ok::<_, std::io::Error>((file.into_std().await, meta))
     };
     let gone = |error: std::io::Error| {
         tracing::error!(%error, "a file that was made ready can't be read");
         Error::failed(UNKNOWN)
     };
-    let (file, meta) = open().map_err(gone)?;
+    let (file, meta) = open().await.map_err(gone)?;
     match ranges::serve(file, &meta, &headers).await.map_err(gone)? {
         Ok(mut response) => {
             let plain: String = found.name.chars().filter(|c| !c.is_control() && !"\"\\/".contains(*c)).collect();

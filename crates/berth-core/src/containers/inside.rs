@@ -88,7 +88,7 @@ impl Core {
         write: bool,
     ) -> Result<Box<dyn Files>, Error> {
         if write {
-            self.inner.images.room()?;
+            self.room().await?;
         }
         let found = self.container(caller, reference).await?;
         Ok(self.inner.engine.files(&found.uid, write).await?)

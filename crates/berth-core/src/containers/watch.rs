@@ -68,7 +68,7 @@ impl Core {
         let before: BTreeMap<UnitId, Stats> = self.inner.engine.stats(&ids).await?.into_iter().collect();
         tokio::time::sleep(between).await;
         let after = self.inner.engine.stats(&ids).await?;
-        let machine = self.host().cpus as f64 * 1000.0;
+        let machine = crate::host::cpus() as f64 * 1000.0;
         let usage = after.into_iter().filter_map(|(uid, stats)| {
             let container = all.iter().find(|c| c.uid == uid)?;
             let earlier = before.get(&uid)?;

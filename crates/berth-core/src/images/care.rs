@@ -185,11 +185,12 @@ impl Core {
         let file = self.inner.images.work_folder().join(format!("upload-{}.tar", crate::random_hex(8)));
         let file = crate::apps::Temporary(file);
         let bound = settings.image_fetch_max_mib << 20;
-        self.inner.images.room()?;
+        self.room().await?;
         let private = settings.code_from_private_addresses && self.private_allowed(caller).await?;
         let fetched = self.inner.fetch.fetch(address, &file.0, bound, private).await;
         fetched.map_err(|error| Error::invalid("image_url", error.to_string()))?;
-        let content = std::fs::File::open(&file.0).map_err(|e| Error::Bug(format!("a downloaded archive: {e}")))?;
+        let content = tokio::fs::File::open(&file.0).await;
+        let content = content.map_err(|e| Error::Bug(format!("a downloaded archive: {e}")))?.into_std().await;
         self.image_import(caller, content, name).await
     }
 
@@ -351,7 +352,7 @@ impl Core {
             containers: written,
             volumes,
             image_quota: self.quota_of(quota),
-            free: self.inner.images.room().unwrap_or(0),
+            free: self.room().await.unwrap_or(0),
         })
     }
 
@@ -359,16 +360,14 @@ impl Core {
     /// until it is below the low one. What can't be pulled again is never removed by itself.
     pub(crate) async fn free_disk_by_watermark(&self) -> Result<(), Error> {
         let settings = &self.inner.settings;
-        let folder = self.inner.images.layers_folder();
-        let used_percent = move || disk_percent(&folder);
-        if settings.disk_high_percent == 0 || used_percent() < settings.disk_high_percent {
+        if settings.disk_high_percent == 0 || self.disk_percent().await? < settings.disk_high_percent {
             return Ok(());
         }
         let (mut candidates, used) = self.read(|tx| Ok((tx.images_of_all()?, used_digests(tx)?))).await?;
         candidates.retain(|row| row.origin == Origin::Pulled.word() && !row.shared && !used.contains(&row.digest));
         candidates.sort_by_key(|row| row.used_at.max(row.created_at));
         for row in candidates {
-            if used_percent() < settings.disk_low_percent {
+            if self.disk_percent().await? < settings.disk_low_percent {
                 break;
             }
             tracing::info!(image = row.digest, "the disk is nearly full: an image that nothing uses is removed");
@@ -389,14 +388,15 @@ impl Core {
         }
         Ok(())
     }
+
+    /// How full the disk is, percent, the reserve of root left out.
+    async fn disk_percent(&self) -> Result<u8, Error> {
+        let folder = self.inner.images.layers_folder();
+        Self::aside(move || berth_image::disk_percent(&folder).unwrap_or(0)).await
+    }
 }
 
 fn used_digests(tx: &berth_store::Tx<'_>) -> Result<HashSet<String>, Error> {
     let filter = berth_store::ContainerFilter { limit: u32::MAX, ..berth_store::ContainerFilter::default() };
     Ok(tx.containers(&filter)?.into_iter().map(|c| c.image_digest).collect())
-}
-
-/// How full the disk is, percent, the reserve of root left out.
-fn disk_percent(folder: &std::path::Path) -> u8 {
-    berth_image::disk_percent(folder).unwrap_or(0)
 }
