@@ -7,7 +7,7 @@ IMAGES := $(TARGET_DIR)/test-images
 LISTEN ?= 127.0.0.1:8080
 DATA ?= $(CURDIR)/data
 
-.PHONY: build run test check bench images tools deps clean
+.PHONY: build run test test-vm check bench images tools deps clean
 
 build: deps
 	cargo build --release --locked -p berth
@@ -21,6 +21,14 @@ run: build
 
 test: deps images tools
 	cargo test --workspace --locked --no-fail-fast
+
+# The privileged suites and a story of reboots in a Debian guest (systemd, cgroup v2), without KVM: ten minutes.
+test-vm: deps images
+	@missing=; for pair in qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap strip:binutils; do \
+		command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; \
+	done; \
+	if [ -n "$$missing" ]; then apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends $$missing; fi
+	tests/vm/all $(TARGET_DIR)
 
 check: deps
 	cargo fmt --check

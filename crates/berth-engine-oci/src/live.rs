@@ -52,7 +52,15 @@ impl OciEngine {
         }
         let target = unit.clone();
         self.blocking(move |inner| {
-            inner.cgroup(target.id()).freeze(frozen).map_err(|e| EngineError::Failed(e.to_string()))
+            let done = inner.cgroup(target.id()).freeze(frozen);
+            done.map_err(|error| match &target.known().live {
+                // Its group goes with it; version 2 lets what is paused be killed.
+                None => EngineError::NotRunning(target.id().clone()),
+                Some(live) if live.init.as_ref().is_none_or(|init| init.ended()) => {
+                    EngineError::NotRunning(target.id().clone())
+                }
+                Some(_) => EngineError::Failed(error.to_string()),
+            })
         })
         .await?;
         if let State::Running { paused, .. } = &mut unit.known().observed.state {

@@ -82,6 +82,11 @@ pub struct Server {
     http: reqwest::Client,
 }
 
+/// How many times slower this machine is than those that the tests' time limits are made for (`BERTH_TEST_SLOW`): an emulated one is.
+pub fn slow() -> u32 {
+    std::env::var("BERTH_TEST_SLOW").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
 /// An HTTP client that works on a host without certificate authorities, too.
 pub fn http() -> reqwest::Client {
     let builder = berth_tls::builder(Vec::new()).expect("no certificates of its own");
@@ -119,7 +124,7 @@ impl Server {
             .spawn()
             .expect("start the server");
         self.child = Some(child);
-        while begun.elapsed() < Duration::from_secs(20) {
+        while begun.elapsed() < Duration::from_secs(20) * slow() {
             if self.http.get(self.url("/healthz")).send().await.is_ok_and(|r| r.status().is_success()) {
                 return begun.elapsed();
             }

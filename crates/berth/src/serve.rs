@@ -114,7 +114,8 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), String> {
     fs::set_permissions(&database, fs::Permissions::from_mode(0o600)).map_err(|e| e.to_string())?;
     let reserve = settings.images.disk_reserve_mib << 20;
     let images = Images::open(&data.join("images"), reserve).map_err(|e| chain(&e))?;
-    let program = std::env::current_exe().map_err(|e| format!("find this program: {e}"))?;
+    // Whatever becomes of the file: an upgrade may replace it at any moment.
+    let program = Path::new("/proc/self/exe").to_owned();
     let options = Options {
         subnet: settings.engine.parsed_subnet()?,
         dns: settings.engine.dns.clone(),

@@ -48,6 +48,7 @@ fn folder(name: &str) -> PathBuf {
 /// Asks until it is so, for a while.
 async fn until(what: &str, limit: Duration, mut so: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
+    let limit = limit * berth_testkit::slow();
     while !so().await {
         assert!(begun.elapsed() < limit, "not within {limit:?}: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -145,7 +145,8 @@ async fn both_runtimes_refuse_the_same_calls() {
     for ((what, number), errno) in &own {
         let other = runc[&(what.clone(), *number)];
         let fence = |errno: i32| [libc::EPERM, libc::ENOSYS].contains(&errno).then_some(errno);
-        if what == "call" && *number > LAST_OF_RUNC {
+        // Its filter library does not know uretprobe, and a kernel without it says so.
+        if what == "call" && (*number > LAST_OF_RUNC || *number == 335) {
             continue;
         }
         if fence(*errno) != fence(other) {

@@ -48,7 +48,7 @@ async fn job(server: &Server, id: &str) -> Value {
         if found["state"].as_i64().is_some_and(|state| state >= 3) {
             return found;
         }
-        assert!(begun.elapsed() < Duration::from_secs(60), "{found}: {}", server.log());
+        assert!(begun.elapsed() < Duration::from_secs(60) * berth_testkit::slow(), "{found}: {}", server.log());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

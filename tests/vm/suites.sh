@@ -1,0 +1,17 @@
+#!/bin/sh
+# In the guest: runs tests of the privileged suites. Each line of the file `suites` is a suite and the names of its tests (none: all).
+# The programs lie beside this script; they look for berth and the test images where they were compiled.
+set -u
+. ./paths
+mkdir -p "$(dirname "$BERTH")" "$IMAGES"
+ln -sf /job/berth "$BERTH"
+for image in /job/*.tar; do ln -sf "$image" "$IMAGES/"; done
+export BERTH_TEST_SLOW=8
+failed=
+while read -r suite tests; do
+    echo "== $suite $tests"
+    # shellcheck disable=SC2086
+    TERM=dumb "./$suite" --color never --test-threads=1 --exact $tests </dev/null || failed="$failed $suite"
+done <suites
+[ -z "$failed" ] || echo "FAILED in the guest:$failed"
+[ -z "$failed" ]
