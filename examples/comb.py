@@ -73,7 +73,7 @@ def log_in(host, number, key, command):
         file.flush()
         options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-F", "none"]
         line = ["ssh", "-i", file.name, *options, "-p", str(port), "root@" + urllib.parse.urlsplit(host).hostname, command]
-        return subprocess.run(line, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+        return subprocess.run(line, stdin=subprocess.DEVNULL, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
 
 
 def life(cloud, host, image, login):

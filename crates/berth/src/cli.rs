@@ -290,15 +290,21 @@ fn client_command(command: Command, connection: &Connection) -> Result<ExitCode,
             Command::Logs(logs) => containers::logs(&client, &logs).await,
             Command::Stats(stats) => containers::stats(&client, &stats).await,
             Command::Traffic(asked) => containers::traffic(&client, &asked).await,
-            Command::Start(ids) => containers::each(&ids.ids, |id| containers::act(&client, id, "start", None)).await,
+            Command::Start(ids) => {
+                containers::each("starting", &ids.ids, |id| containers::act(&client, id, "start", None)).await
+            }
             Command::Stop(stop) => {
-                containers::each(&stop.ids, |id| containers::act(&client, id, "stop", stop.time)).await
+                containers::each("stopping", &stop.ids, |id| containers::act(&client, id, "stop", stop.time)).await
             }
             Command::Restart(stop) => {
-                containers::each(&stop.ids, |id| containers::act(&client, id, "restart", stop.time)).await
+                containers::each("restarting", &stop.ids, |id| containers::act(&client, id, "restart", stop.time)).await
             }
-            Command::Kill(kill) => containers::each(&kill.ids, |id| containers::kill(&client, id, &kill.signal)).await,
-            Command::Rm(rm) => containers::each(&rm.ids, |id| containers::remove(&client, id, rm.force)).await,
+            Command::Kill(kill) => {
+                containers::each("killing", &kill.ids, |id| containers::kill(&client, id, &kill.signal)).await
+            }
+            Command::Rm(rm) => {
+                containers::each("removing", &rm.ids, |id| containers::remove(&client, id, rm.force)).await
+            }
             Command::Wait(ids) => {
                 if ids.ids.iter().all(|id| services::is_command(id)) {
                     for id in &ids.ids {
@@ -306,7 +312,7 @@ fn client_command(command: Command, connection: &Connection) -> Result<ExitCode,
                     }
                     return Ok(ExitCode::SUCCESS);
                 }
-                containers::each(&ids.ids, |id| containers::wait(&client, id)).await
+                containers::each("", &ids.ids, |id| containers::wait(&client, id)).await
             }
             Command::Exec(exec) => sessions::exec(&client, &exec).await,
             Command::Attach(attach) => sessions::attach(&client, &attach).await,
@@ -314,9 +320,11 @@ fn client_command(command: Command, connection: &Connection) -> Result<ExitCode,
             Command::Export(export) => files::export(&client, &export).await,
             Command::Commit(commit) => change::commit(&client, &commit).await,
             Command::Update(update) => change::update(&client, &update).await,
-            Command::Pause(ids) => containers::each(&ids.ids, |id| containers::act(&client, id, "pause", None)).await,
+            Command::Pause(ids) => {
+                containers::each("pausing", &ids.ids, |id| containers::act(&client, id, "pause", None)).await
+            }
             Command::Unpause(ids) => {
-                containers::each(&ids.ids, |id| containers::act(&client, id, "resume", None)).await
+                containers::each("resuming", &ids.ids, |id| containers::act(&client, id, "resume", None)).await
             }
             Command::Port(ports) => change::ports(&client, &ports).await,
             Command::Save(save) => images::save(&client, &save).await,

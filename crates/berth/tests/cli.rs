@@ -109,6 +109,14 @@ async fn surprises_are_spared() {
         out
     }
     ok(&server, &["run", "-d", "--name", "web", "busybox", "sleep", "1000"]);
+    // What takes its time shows that it goes on.
+    let script = "trap 'sleep 1.5; exit 0' TERM; while true; do sleep 0.1; done";
+    ok(&server, &["run", "-d", "--name", "slow", "busybox", "sh", "-c", script]);
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let (code, out, error) = server.cli(&["stop", "slow"]);
+    assert_eq!((code, out.as_str()), (0, "slow\n"), "{error}");
+    assert!(error.contains("stopping slow (1 s)"), "{error:?}");
+    ok(&server, &["rm", "slow"]);
     // The first thing that a container does may be to look for another.
     for _ in 0..10 {
         ok(&server, &["run", "--rm", "busybox", "ping", "-c", "1", "-W", "2", "web"]);

@@ -7,6 +7,7 @@ use berth_client::Client;
 
 use super::containers::each;
 use super::options::{cpus, port, rate, size};
+use super::output;
 
 type Outcome = Result<ExitCode, String>;
 
@@ -101,7 +102,8 @@ pub(super) async fn update(client: &Client, update: &Update) -> Outcome {
         restart: update.restart.clone(),
     };
     let asked = &asked;
-    each(&update.ids, |id| async move { client.container_update(id, asked).await.map(|_| id.to_owned()) }).await
+    each("changing", &update.ids, |id| async move { client.container_update(id, asked).await.map(|_| id.to_owned()) })
+        .await
 }
 
 pub(super) async fn ports(client: &Client, ports: &Ports) -> Outcome {
@@ -147,6 +149,8 @@ pub(super) async fn commit(client: &Client, commit: &Commit) -> Outcome {
         env: commit.env.clone(),
         labels: commit.label.iter().map(label).collect(),
     };
-    println!("{}", client.container_commit(&commit.id, &asked).await.map_err(|e| e.to_string())?.digest);
+    let committed =
+        output::alive(&format!("committing {}", commit.id), client.container_commit(&commit.id, &asked)).await;
+    println!("{}", committed.map_err(|e| e.to_string())?.digest);
     Ok(ExitCode::SUCCESS)
 }

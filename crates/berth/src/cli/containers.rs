@@ -127,14 +127,19 @@ pub(crate) struct Events {
     json: bool,
 }
 
-/// Does it for each, goes on after failures, and fails if one did.
+/// Does it for each, goes on after failures, and fails if one did. `doing` is what is shown meanwhile (`stopping`); empty for nothing.
 pub(super) async fn each<'a, F: Future<Output = Result<String, Error>>>(
+    doing: &str,
     ids: &'a [String],
     act: impl Fn(&'a str) -> F,
 ) -> Outcome {
     let mut code = ExitCode::SUCCESS;
     for id in ids {
-        match act(id).await {
+        let done = match doing {
+            "" => act(id).await,
+            doing => output::alive(&format!("{doing} {id}"), act(id)).await,
+        };
+        match done {
             Ok(line) => println!("{line}"),
             Err(error) => {
                 eprintln!("berth: {id}: {error}");
@@ -285,13 +290,13 @@ async fn make(client: &Client, request: &ContainerCreate, pull: &str) -> Result<
     if pull == "always" {
         registries::fetch(client, &request.image, None, false).await?;
     }
-    match client.container_create(request).await {
+    match output::alive("starting", client.container_create(request)).await {
         Err(error) if pull == "missing" && error.code() == Some("not_found") => {
             eprintln!("Image {} is not here: it is fetched", request.image);
             registries::fetch(client, &request.image, None, false).await.map_err(|fetching| {
                 format!("{error}, and it could not be fetched: {fetching}; `berth load` imports images from archives")
             })?;
-            Ok(client.container_create(request).await?)
+            Ok(output::alive("starting", client.container_create(request)).await?)
         }
         other => Ok(other?),
     }

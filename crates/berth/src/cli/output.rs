@@ -1,6 +1,6 @@
 //! Tables for people, times and sizes as people say them.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Without what moves a terminal's cursor or rings its bell: names and commands are other people's.
 pub(super) fn harmless(text: &str) -> String {
@@ -35,6 +35,35 @@ pub(super) fn table(head: &[&str], rows: &[Vec<String>]) {
     line(&mut head.iter().copied());
     for row in &rows {
         line(&mut row.iter().map(String::as_str));
+    }
+}
+
+/// Shows that work goes on which takes longer than a second: on a terminal by a line that counts, elsewhere by a line every ten seconds.
+pub(super) async fn alive<T>(what: &str, work: impl Future<Output = T>) -> T {
+    use std::io::IsTerminal;
+    const FIRST: Duration = Duration::from_secs(1);
+    const NEXT: Duration = Duration::from_secs(10);
+    let mut work = std::pin::pin!(work);
+    if let Ok(done) = tokio::time::timeout(FIRST, &mut work).await {
+        return done;
+    }
+    if std::io::stderr().is_terminal() {
+        let bar = indicatif::ProgressBar::new_spinner().with_message(what.to_owned()).with_elapsed(FIRST);
+        if let Ok(style) = indicatif::ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(Duration::from_millis(120));
+        let done = work.await;
+        bar.finish_and_clear();
+        return done;
+    }
+    let mut seconds = FIRST.as_secs();
+    loop {
+        eprintln!("{what} ({seconds} s)");
+        match tokio::time::timeout(NEXT, &mut work).await {
+            Ok(done) => return done,
+            Err(_) => seconds += NEXT.as_secs(),
+        }
     }
 }
 

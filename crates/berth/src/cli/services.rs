@@ -316,7 +316,8 @@ pub(super) async fn follow_id(client: &Client, id: &str) -> Outcome {
     let mut events = client.command_events(Some(id)).await.map_err(|e| told(&e))?;
     let mut shown = std::collections::BTreeSet::new();
     let mut last = None;
-    while let Some(event) = events.next().await {
+    let mut doing = "waiting for its turn".to_owned();
+    while let Some(event) = output::alive(&doing, events.next()).await {
         let command = event.map_err(|e| told(&e))?;
         for step in command.activities.iter().filter(|step| step.status == "done") {
             if shown.insert(step.number) {
@@ -324,6 +325,17 @@ pub(super) async fn follow_id(client: &Client, id: &str) -> Outcome {
                 eprintln!("{}{container}: {}", step.name, output::harmless(&step.message));
             }
         }
+        let running: Vec<String> = command
+            .activities
+            .iter()
+            .filter(|step| step.status == "running")
+            .map(|step| step.name.clone() + &step.container.map(|c| format!(" container {c}")).unwrap_or_default())
+            .collect();
+        doing = match running.as_slice() {
+            [] => "waiting".to_owned(),
+            [one] => one.clone(),
+            [one, rest @ ..] => format!("{one} and {} more", rest.len()),
+        };
         last = Some(command);
     }
     let command = match last {

@@ -100,8 +100,10 @@ pub(super) async fn run(client: &Client, command: VolumeCommand) -> Outcome {
             output::json(&all)?;
         }
         VolumeCommand::Rm { names } => {
-            return each(&names, |name| async move { client.volume_remove(name).await.map(|()| name.to_owned()) })
-                .await;
+            return each("removing", &names, |name| async move {
+                client.volume_remove(name).await.map(|()| name.to_owned())
+            })
+            .await;
         }
         VolumeCommand::Prune { force } => {
             super::output::confirm(
