@@ -17,6 +17,8 @@ pub enum FaultKind {
     InUse,
     /// The host has no room, or too much is under way.
     NoRoom,
+    /// The account asks too often.
+    TooOften,
     /// The account has as much as it may have.
     Quota,
     /// The caller may not.
@@ -62,6 +64,9 @@ pub enum Error {
     /// See [`FaultKind::NoRoom`].
     #[error("{0}")]
     NoRoom(String),
+    /// See [`FaultKind::TooOften`].
+    #[error("{0}")]
+    TooOften(String),
     /// See [`FaultKind::Quota`].
     #[error("{0}")]
     Quota(String),
@@ -106,6 +111,7 @@ impl Error {
             Self::WrongState(_) => FaultKind::WrongState,
             Self::InUse(_) => FaultKind::InUse,
             Self::NoRoom(_) => FaultKind::NoRoom,
+            Self::TooOften(_) => FaultKind::TooOften,
             Self::Quota(_) => FaultKind::Quota,
             Self::Forbidden(_) => FaultKind::Forbidden,
             Self::Timeout(_) => FaultKind::Timeout,

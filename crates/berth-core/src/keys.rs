@@ -219,6 +219,15 @@ pub fn signature_of(secret: &str, text: &str) -> String {
 /// Exchanging a key for a token.
 pub(crate) const TOKEN: &str = "token_create";
 
+/// Refuses whoever's credential ends before that of the key: it must not give a way in that is good for longer.
+fn outlives(tx: &berth_store::Tx<'_>, credential: crate::tokens::Credential, end: Option<i64>) -> Result<(), Error> {
+    let own = credential.end(tx)?;
+    if own.is_some_and(|own| end.is_none_or(|end| end > own)) {
+        return Err(Error::Forbidden("what this was asked with expires before the key does".into()));
+    }
+    Ok(())
+}
+
 impl Core {
     fn sealed(&self, access_key: &str, secret: &str) -> Result<String, Error> {
         self.inner.secrets.seal(&format!("access key {access_key}"), secret)
@@ -275,10 +284,11 @@ impl Core {
         let sealed = self.sealed(&public, &secret)?;
         let bounds = serde_json::to_string(&new.bounds).map_err(|e| Error::Bug(e.to_string()))?;
         let expires = new.lifetime.map(|l| now().saturating_add(i64::try_from(l.as_nanos()).unwrap_or(i64::MAX)));
-        let own = caller.account;
+        let (own, credential) = (caller.account, caller.credential);
         let row = self
             .write(move |tx| {
                 let account = tx.account_for(own, new.account.as_deref(), now())?;
+                let expires = crate::tokens::earlier(expires, credential.end(tx)?);
                 let mut row = new_row(account, &new.name, &public, sealed, new.role, bounds, expires);
                 row.id = tx.access_key_add(&row)?;
                 Ok(row)
@@ -334,7 +344,9 @@ impl Core {
         let secret = random_hex(20);
         let sealed = self.sealed(&found.access_key, &secret)?;
         let until = now().saturating_add(i64::try_from(old_for.as_nanos()).unwrap_or(i64::MAX));
+        let credential = caller.credential;
         self.write(move |tx| {
+            outlives(tx, credential, found.expires_at)?;
             tx.access_key_rotate(found.id, &sealed, until)?;
             // Tokens last no longer than the secret that they were given for.
             Ok(tx.tokens_of_key_end(found.id, until)?)
@@ -350,7 +362,14 @@ impl Core {
     /// [`Error::NotFound`], [`Error::Forbidden`].
     pub async fn key_disable(&self, caller: &Caller, reference: &str, disabled: bool) -> Result<AccessKey, Error> {
         let found = self.key(caller, reference).await?;
-        self.write(move |tx| Ok(tx.access_key_disable(found.id, disabled)?)).await?;
+        let credential = caller.credential;
+        self.write(move |tx| {
+            if !disabled {
+                outlives(tx, credential, found.expires_at)?;
+            }
+            Ok(tx.access_key_disable(found.id, disabled)?)
+        })
+        .await?;
         self.forget_keys();
         Ok(AccessKey { disabled, ..found })
     }

@@ -104,7 +104,7 @@ impl Core {
         if has_place(&self.inner.account_rates, account, rate, burst) {
             return Ok(());
         }
-        Err(Error::NoRoom(format!("more than {rate} requests a second of this account; try again later")))
+        Err(Error::TooOften(format!("more than {rate} requests a second of this account; try again later")))
     }
 
     /// Whether an account's requests come slowly enough. Each that does takes one place; places come back with time.

@@ -43,6 +43,25 @@ pub enum Credential {
     Command,
 }
 
+impl Credential {
+    /// When it ends, nanoseconds since 1970: what is made with it must not live longer.
+    pub(crate) fn end(self, tx: &berth_store::Tx<'_>) -> Result<Option<i64>, Error> {
+        Ok(match self {
+            Self::Token(id) => tx.token_end(id)?,
+            Self::Key(id) | Self::Signature { key: id, .. } => tx.access_key_by_id(id)?.and_then(|key| key.expires_at),
+            Self::Command => None,
+        })
+    }
+}
+
+/// The earlier of two ends, of which `None` is none.
+pub(crate) fn earlier(one: Option<i64>, other: Option<i64>) -> Option<i64> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}
+
 /// Somebody whose token was good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller {
@@ -225,21 +244,14 @@ impl Core {
         let (own, name) = (caller.account, name.to_owned());
         let text = if wanted == Role::Admin { "admin" } else { "user" };
         let expires = lifetime.map(|l| now().saturating_add(i64::try_from(l.as_nanos()).unwrap_or(i64::MAX)));
-        let own_token = if let Credential::Token(id) = caller.credential { Some(id) } else { None };
+        let credential = caller.credential;
         let row = self
             .write(move |tx| {
                 let id = tx.account_for(own, account.as_deref(), now())?;
                 if let Some(account) = &account {
                     tx.account_change(account, &rights)?;
                 }
-                let own_end = match own_token {
-                    Some(token) => tx.tokens(own)?.into_iter().find(|t| t.id == token).and_then(|t| t.expires_at),
-                    None => None,
-                };
-                let expires = match (expires, own_end) {
-                    (Some(asked), Some(own)) => Some(asked.min(own)),
-                    (asked, own) => asked.or(own),
-                };
+                let expires = earlier(expires, credential.end(tx)?);
                 Ok(tx.token_add(id, &name, &hashed, text, now(), expires)?)
             })
             .await?;

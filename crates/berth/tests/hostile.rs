@@ -255,6 +255,56 @@ async fn strangers_hold_up_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_asks_too_often_is_told_so() {
+    if !is_root() {
+        return;
+    }
+    let settings = "[core]\naccount_requests_per_s = 5\naccount_requests_burst = 20\n";
+    let server = Server::start(env!("CARGO_BIN_EXE_berth"), "often", settings).await;
+    let all = (0..60).map(|_| server.request("GET", "/v1/containers", ""));
+    let answers = futures_util::future::join_all(all).await;
+    let refused: Vec<_> = answers.iter().filter(|answer| answer.status == 429).collect();
+    assert!(!refused.is_empty() && answers.iter().any(|answer| answer.status == 200));
+    let problem = refused[0].json();
+    assert_eq!(problem["code"], "too_many_requests", "{problem}");
+    assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains("more than 5 requests")), "{problem}");
+    // Places come back.
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    server.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_expires_makes_nothing_that_lives_longer() {
+    if !is_root() {
+        return;
+    }
+    let server = Server::start(env!("CARGO_BIN_EXE_berth"), "expiry", "").await;
+    let made =
+        server.request("POST", "/v1/tokens", r#"{"name": "short", "role": "admin", "expires_in": 60}"#).await.json();
+    let (short, end) = (made["token"].as_str().expect("token"), made["expires_at"].as_str().expect("an end"));
+    let ask = async |method: &str, path: &str, body: &str| {
+        let answer = server.request_as(Some(short), method, path, body.to_owned()).await;
+        (answer.status, answer.json())
+    };
+    for body in [r#"{"name": "a"}"#, r#"{"name": "b", "expires_in": 3600}"#] {
+        for path in ["/v1/tokens", "/v1/keys"] {
+            let (status, made) = ask("POST", path, body).await;
+            assert_eq!(status, 201, "{path}: {made}");
+            let until = made["expires_at"].as_str().unwrap_or_else(|| panic!("{path} {body}: {made}"));
+            assert!(until <= end, "{path}: {until} after {end}");
+        }
+    }
+    // A key that never ends gives no secret to what does, nor is it enabled by it.
+    let lasting = server.request("POST", "/v1/keys", r#"{"name": "lasting"}"#).await.json();
+    let number = lasting["number"].as_i64().expect("number");
+    assert_eq!(ask("POST", &format!("/v1/keys/{number}/rotate"), "{}").await.0, 403);
+    assert_eq!(server.request("POST", &format!("/v1/keys/{number}/disable"), "").await.status, 200);
+    assert_eq!(ask("POST", &format!("/v1/keys/{number}/enable"), "").await.0, 403);
+    assert_eq!(server.request("POST", &format!("/v1/keys/{number}/enable"), "").await.status, 200);
+    server.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn failures_do_not_fill_the_audit_log() {
     if !is_root() {
         return;

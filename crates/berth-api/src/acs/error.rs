@@ -51,6 +51,7 @@ impl From<berth_core::Error> for Error {
             FaultKind::Invalid => StatusCode::BAD_REQUEST,
             FaultKind::NotFound => StatusCode::NOT_FOUND,
             FaultKind::Duplicate | FaultKind::WrongState | FaultKind::InUse => StatusCode::CONFLICT,
+            FaultKind::TooOften => StatusCode::TOO_MANY_REQUESTS,
             FaultKind::NoRoom | FaultKind::Timeout | FaultKind::Upstream => StatusCode::SERVICE_UNAVAILABLE,
             FaultKind::Forbidden | FaultKind::Quota => StatusCode::FORBIDDEN,
             FaultKind::Unavailable => {

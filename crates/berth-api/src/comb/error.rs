@@ -117,6 +117,7 @@ impl From<berth_core::Error> for Error {
             FaultKind::Quota => QUOTA,
             FaultKind::Forbidden => INVALID,
             FaultKind::Timeout => TIMEOUT,
+            FaultKind::TooOften => TOO_OFTEN,
             FaultKind::NoRoom | FaultKind::Upstream => INTERNAL,
             FaultKind::Unavailable => {
                 tracing::error!(error = error.chain(), "comb: the host failed");

@@ -49,8 +49,14 @@ impl IntoResponse for Error {
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
         }
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, header::HeaderValue::from_static("5"));
+        match self.status {
+            StatusCode::SERVICE_UNAVAILABLE => {
+                headers.insert(header::RETRY_AFTER, header::HeaderValue::from_static("5"));
+            }
+            StatusCode::TOO_MANY_REQUESTS => {
+                headers.insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
+            }
+            _ => {}
         }
         response
     }
@@ -70,6 +76,7 @@ impl From<berth_core::Error> for Error {
             FaultKind::WrongState => (StatusCode::CONFLICT, "wrong_state"),
             FaultKind::InUse => (StatusCode::CONFLICT, "in_use"),
             FaultKind::NoRoom => (StatusCode::SERVICE_UNAVAILABLE, "no_room"),
+            FaultKind::TooOften => (StatusCode::TOO_MANY_REQUESTS, "too_many_requests"),
             FaultKind::Quota => (StatusCode::FORBIDDEN, "quota"),
             FaultKind::Forbidden => (StatusCode::FORBIDDEN, "forbidden"),
             FaultKind::Timeout => (StatusCode::GATEWAY_TIMEOUT, "timeout"),

@@ -42,7 +42,9 @@ impl From<berth_core::Error> for Error {
             FaultKind::WrongState | FaultKind::Forbidden => WRONG,
             FaultKind::Quota => LATER,
             // A port that is in use is one that is not free.
-            FaultKind::NoRoom | FaultKind::InUse | FaultKind::Timeout | FaultKind::Upstream => LATER,
+            FaultKind::NoRoom | FaultKind::TooOften | FaultKind::InUse | FaultKind::Timeout | FaultKind::Upstream => {
+                LATER
+            }
             FaultKind::Unavailable => {
                 tracing::error!(error = error.chain(), "standalone: the host failed");
                 LATER

@@ -163,6 +163,7 @@ pub(super) fn said(error: &berth_core::Error) -> String {
         FaultKind::Duplicate => format!("名称已存在!({})", error.public()),
         FaultKind::WrongState => format!("当前状态不允许该操作!({})", error.public()),
         FaultKind::InUse => format!("正在使用,不能操作!({})", error.public()),
+        FaultKind::TooOften => "请求过多,请稍后再试!".into(),
         FaultKind::NoRoom => format!("资源不足,请稍后再试!({})", error.public()),
         FaultKind::Quota => format!("超出配额!({})", error.public()),
         // The right to the host's network is told in the words that its documentation has.

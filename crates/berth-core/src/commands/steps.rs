@@ -197,6 +197,7 @@ impl Done {
             | FaultKind::WrongState
             | FaultKind::InUse
             | FaultKind::NoRoom
+            | FaultKind::TooOften
             | FaultKind::Quota
             | FaultKind::Forbidden
             | FaultKind::Upstream => Outcome::Failed,

@@ -207,6 +207,16 @@ impl Tx<'_> {
         Ok(self.connection.prepare_cached(&sql)?.query_row(params![hash, now], token).optional()?)
     }
 
+    /// When a token ends, nanoseconds since 1970; `None` for one that does not, or is none.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn token_end(&self, id: i64) -> Result<Option<i64>, Error> {
+        let sql = "SELECT expires_at FROM tokens WHERE id = $1";
+        let found = self.connection.prepare_cached(sql)?.query_row([id], |row| row.get(0)).optional()?;
+        Ok(found.flatten())
+    }
+
     /// The account's tokens that were not revoked, but for those of access keys.
     ///
     /// # Errors
