@@ -80,6 +80,8 @@ pub struct Settings {
     pub builds_at_once: usize,
     /// Ports that one container, or one group, may have.
     pub ports_per_container: usize,
+    /// Containers of a user's account that may run at a time; 0 is no bound. Administrators have none.
+    pub running_per_account: u32,
     /// Steps of commands that are under way at a time; of one account a fourth of them.
     pub steps_at_once: usize,
     /// Commands of an account that are not over; another one is refused.
@@ -150,6 +152,7 @@ impl Default for Settings {
             time_zone: "Asia/Shanghai".into(),
             builds_at_once: 8,
             ports_per_container: 256,
+            running_per_account: 512,
             steps_at_once: 512,
             commands_waiting: 10_000,
             download_quota_mib: 16_384,

@@ -255,6 +255,54 @@ async fn strangers_hold_up_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_account_does_not_take_all_places_to_run() {
+    let Some(rootfs) = image("busybox").filter(|_| is_root()) else { return };
+    let settings = "[core]\nrunning_per_account = 3\n";
+    let server = Server::start(env!("CARGO_BIN_EXE_berth"), "places", settings).await;
+    server.import(&rootfs, "busybox", &[]);
+    berth_testkit::done(&server, &["official", "busybox"]);
+    let made = server.request("POST", "/v1/tokens", r#"{"name": "u", "account": "user"}"#).await.json();
+    let token = made["token"].as_str().expect("token");
+    let body = |name: String, start: bool| {
+        serde_json::json!({"image": "busybox", "name": name, "start": start, "command": ["sleep", "1000"]}).to_string()
+    };
+    let ask =
+        |path: String, body: String| server.request_as(Some(token), "POST", Box::leak(path.into_boxed_str()), body);
+    for n in 0..8 {
+        let answer = ask("/v1/containers".into(), body(format!("c{n}"), false)).await;
+        assert_eq!(answer.status, 201, "{}", answer.text);
+    }
+    let all = (0..8).map(|n| ask(format!("/v1/containers/c{n}/start"), String::new()));
+    let answers = futures_util::future::join_all(all).await;
+    let started = answers.iter().filter(|answer| answer.status == 200).count();
+    assert!(started <= 3, "{started}");
+    for refused in answers.iter().filter(|answer| answer.status != 200) {
+        assert_eq!((refused.status, refused.json()["code"].as_str()), (503, Some("no_room")), "{}", refused.text);
+    }
+    for n in 0..3 {
+        ask(format!("/v1/containers/c{n}/start"), String::new()).await;
+    }
+    let answer = ask("/v1/containers".into(), body("more".into(), true)).await;
+    assert_eq!(answer.status, 503, "{}", answer.text);
+    assert!(answer.text.contains("of 3 that may"), "{}", answer.text);
+    // One that ends makes room; administrators are not bounded.
+    let running = server.request_as(Some(token), "GET", "/v1/containers", "").await.json();
+    let one = running["items"].as_array().expect("items").iter().find(|c| c["state"] == "running").expect("one");
+    let path = format!("/v1/containers/{}/stop", one["id"].as_str().expect("id"));
+    assert_eq!(ask(path, String::new()).await.status, 200);
+    let answer = ask("/v1/containers".into(), body("more".into(), true)).await;
+    assert_eq!(answer.status, 201, "{}", answer.text);
+    for _ in 0..4 {
+        berth_testkit::done(&server, &["run", "-d", "busybox", "sleep", "1000"]);
+    }
+    for name in ["c0", "c1", "c2", "c3", "c4", "c5", "c6", "c7", "more"] {
+        let path = format!("/v1/containers/{name}?force=true");
+        assert_eq!(server.request_as(Some(token), "DELETE", &path, "").await.status, 204);
+    }
+    server.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_account_that_asks_too_often_is_told_so() {
     if !is_root() {
         return;

@@ -1,5 +1,6 @@
 //! From start to removal, each step written down before it is done.
 
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -11,12 +12,52 @@ use super::{Container, ContainerState, Doing, Trouble, json};
 use crate::core::Core;
 use crate::error::Error;
 use crate::now;
-use crate::tokens::Caller;
+use crate::tokens::{Caller, Role};
 
 /// Between two collections of unused layers.
 const COLLECTION_PAUSE: Duration = Duration::from_millis(200);
 
+/// A place among the containers of an account that run, while one is being started.
+pub(super) struct Starting {
+    core: Core,
+    account: i64,
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        let mut all = self.core.inner.starting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = all.get_mut(&self.account) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&self.account);
+            }
+        }
+    }
+}
+
 impl Core {
+    /// A place for one more container of the caller's account; to be held until its record says that it runs.
+    pub(super) async fn place_to_run(&self, caller: &Caller) -> Result<Option<Starting>, Error> {
+        let bound = self.inner.settings.running_per_account;
+        if caller.role == Role::Admin || bound == 0 {
+            return Ok(None);
+        }
+        let account = caller.account;
+        let (starting, place) = {
+            let mut all = self.inner.starting.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = all.entry(account).or_default();
+            *count += 1;
+            (*count, Starting { core: self.clone(), account })
+        };
+        // One that has just been started counts twice for a moment: rather too many than too few.
+        let running = self.read(move |tx| Ok(tx.containers_running_of(account)?)).await?;
+        let running = usize::try_from(running).unwrap_or(0);
+        if running + starting > bound as usize {
+            return Err(Error::NoRoom(format!("{running} containers of the account run, of {bound} that may")));
+        }
+        Ok(Some(place))
+    }
+
     /// Writes down what is wanted, before anything is done about it.
     pub(crate) async fn want(&self, id: i64, wanted: &'static str) -> Result<(), Error> {
         self.write(move |tx| {
@@ -162,6 +203,7 @@ impl Core {
             self.watch_health(&target);
             return Ok(target);
         }
+        let _place = self.place_to_run(caller).await?;
         if target.spec.network == NetworkMode::Host {
             let (core, caller) = (self.clone(), *caller);
             self.read(move |tx| core.check_host_network(tx, &caller)).await?;

@@ -276,6 +276,15 @@ impl Tx<'_> {
         Ok(statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?)
     }
 
+    /// How many containers of the account run.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn containers_running_of(&self, account: i64) -> Result<i64, Error> {
+        let sql = "SELECT COUNT(*) FROM containers WHERE account_id = $1 AND state IN ('running', 'paused')";
+        Ok(self.connection.prepare_cached(sql)?.query_row(params![account], |row| row.get(0))?)
+    }
+
     /// Changes a row; whether it is there.
     ///
     /// # Errors
