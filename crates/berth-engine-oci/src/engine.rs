@@ -22,10 +22,10 @@ use tokio::sync::{Semaphore, broadcast};
 use crate::conversations::{self, RunLog};
 use crate::counted::of_run;
 use crate::fronts::Fronts;
+use crate::groups::GroupWatch;
 use crate::instance::{Instance, descriptors, failed};
 use crate::lifecycle::{Begun, of_link};
 use crate::live::exec_spec;
-use crate::memory::MemoryWatch;
 use crate::names::Names;
 use crate::output::Output;
 use crate::places::Places;
@@ -52,6 +52,9 @@ pub struct Options {
     pub runtime: Option<PathBuf>,
     /// Whether the cgroup hierarchy is remounted with `favordynmods` (faster starts).
     pub favor_dynamic_modifications: bool,
+    /// Bytes of memory that containers leave to the host, at most an eighth of it: all of them together have the rest, and none is
+    /// started when less is available.
+    pub memory_reserve: u64,
     /// Host ports that one tenant may have in all; 0 for no bound.
     pub ports_of_tenant: usize,
 }
@@ -68,6 +71,7 @@ impl Options {
             starts_at_once: 6,
             runtime: None,
             favor_dynamic_modifications: true,
+            memory_reserve: 256 << 20,
             ports_of_tenant: 4096,
         }
     }
@@ -108,6 +112,8 @@ pub(crate) struct Inner {
     pub(crate) begun_at: i64,
     netns: Mutex<Vec<Netns>>,
     host_memory: u64,
+    /// Bytes that are kept back for the host.
+    pub(crate) memory_reserve: u64,
     pub(crate) names: Arc<Names>,
     pub(crate) serves_names: std::sync::atomic::AtomicBool,
     /// Volumes that are being filled.
@@ -115,7 +121,7 @@ pub(crate) struct Inner {
     /// Turns to fill one.
     pub(crate) fills: Semaphore,
     pub(crate) fronts: Fronts,
-    pub(crate) memory: Arc<MemoryWatch>,
+    pub(crate) groups: Arc<GroupWatch>,
     /// How many have asked for the trash to be emptied since that began; 0 while nobody does it.
     pub(crate) trash_asked: std::sync::atomic::AtomicUsize,
 }
@@ -251,6 +257,14 @@ impl OciEngine {
         {
             tracing::info!(%error, "cgroup2 can't be remounted with favordynmods: starts may wait some 14 ms");
         }
+        let host_memory = host_memory().map_or(0, |(total, _)| total);
+        let memory_reserve = options.memory_reserve.min(host_memory / 8);
+        if memory_reserve > 0
+            && let Err(error) =
+                Cgroup::bound_parent(&hierarchies, &instance.cgroup_parent(), host_memory - memory_reserve)
+        {
+            tracing::warn!(%error, "the containers' memory has no bound in all: they may leave too little to the host");
+        }
         wait_for_the_last(folder);
         let program = private_copy(&options.program, folder)?;
         let zygote = Zygote::start(&options.program, &folder.join(ZYGOTE), &instance.shims())
@@ -273,13 +287,14 @@ impl OciEngine {
             begun_at: berth_runtime::log::now_ns(),
             next_link: (since_epoch.as_millis() as u64).into(),
             netns: Mutex::default(),
-            host_memory: host_memory().map_or(0, |(total, _)| total),
+            host_memory,
+            memory_reserve,
             names: Arc::default(),
             serves_names: false.into(),
             filling: Mutex::default(),
             fills: Semaphore::new(2),
             fronts: Fronts::load(&options.folder),
-            memory: Arc::new(MemoryWatch::open()),
+            groups: Arc::new(GroupWatch::open()),
             trash_asked: 0.into(),
             options,
         });
@@ -323,7 +338,7 @@ impl OciEngine {
             }
         });
         crate::rules::look_after(&engine.inner)?;
-        crate::memory::look_after(&engine.inner)?;
+        crate::groups::look_after(&engine.inner)?;
         Ok(engine)
     }
 

@@ -32,8 +32,6 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 const KILL_LIMIT: Duration = Duration::from_secs(20);
 /// Time that this server's own sockets in a container have to be closed when it has ended.
 const GOODBYE: Duration = Duration::from_millis(100);
-/// Memory that must be available before anything is started.
-const MEMORY_RESERVE: u64 = 64 << 20;
 
 /// A run that has begun.
 pub(crate) struct Begun {
@@ -117,9 +115,9 @@ impl Inner {
         let fixed = unit.fixed();
         let spec = &fixed.spec;
         if let Some((_, available)) = host_memory()
-            && available < MEMORY_RESERVE
+            && available < self.memory_reserve
         {
-            let (available, kept) = (available >> 20, MEMORY_RESERVE >> 20);
+            let (available, kept) = (available >> 20, self.memory_reserve >> 20);
             return Err(EngineError::NoRoom(format!(
                 "{available} MiB of memory are available, and {kept} are kept back"
             )));
@@ -516,7 +514,7 @@ impl OciEngine {
             known.live =
                 waiting.is_some().then_some(Live { init, link: run.link, netns, heard, ended: watched, closing });
         }
-        self.inner.memory.begin(unit.id(), &self.inner.cgroup(unit.id()));
+        self.inner.groups.begin(unit.id(), &self.inner.cgroup(unit.id()));
         let (inner, unit) = (self.inner.clone(), unit.clone());
         tokio::spawn(async move {
             if let Some(shim) = &waiting {
@@ -555,7 +553,7 @@ impl Inner {
         unit.placed.store(placed, Ordering::Relaxed);
         self.places().rest(id);
         self.forget_names(unit);
-        self.memory.end(id);
+        self.groups.end(id);
         // The shim writes its status within moments of its child's end; one that was opened too late may still be at it.
         let mut status = None;
         for _ in 0..200 {

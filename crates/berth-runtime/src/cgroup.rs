@@ -186,6 +186,12 @@ fn make_dir(path: &Path) -> Result<(), Failure> {
     }
 }
 
+/// The groups above those of containers, in each hierarchy; they are made.
+pub fn parents(hierarchies: &Hierarchies, parent: &str) -> Vec<PathBuf> {
+    let all = hierarchies.mounts().into_iter().map(|(at, _)| at.join(parent));
+    all.filter(|folder| make_dir(folder).is_ok()).collect()
+}
+
 impl Cgroup {
     /// Names the cgroups of container `id` under `parent`; makes nothing.
     pub fn new(hierarchies: Hierarchies, parent: &str, id: &str) -> Self {
@@ -335,6 +341,35 @@ impl Cgroup {
             Some(folder) => write(&folder.join("cgroup.procs"), pid.to_string()),
             None => Ok(()),
         }
+    }
+
+    /// Whether all its groups are there.
+    pub fn is_whole(&self) -> bool {
+        self.folders().all(|folder| folder.exists())
+    }
+
+    /// Puts all processes of the pid namespace of `first`, a container's first process, into the groups.
+    ///
+    /// # Errors
+    /// The group that did not take a process which is still there.
+    pub fn adopt(&self, first: i32) -> Result<(), Failure> {
+        let space = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+        let Some(own) = space(first) else { return Ok(()) };
+        let counting = self.unified().filter(|folder| folder.exists());
+        let folders: Vec<PathBuf> = self.folders().chain(counting).collect();
+        let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+        for pid in all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
+            if space(pid).as_ref() != Some(&own) {
+                continue;
+            }
+            for folder in &folders {
+                match write(&folder.join("cgroup.procs"), pid.to_string()) {
+                    Err(failure) if failure.source.raw_os_error() != Some(libc::ESRCH) => return Err(failure),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Sets all bounds anew, live.
@@ -514,6 +549,29 @@ impl Cgroup {
         all.sort();
         all.dedup();
         all
+    }
+
+    /// Bounds the memory of all containers together, bytes. What they use already stays allowed: a bound below it would kill.
+    ///
+    /// # Errors
+    /// The file that could not be written.
+    pub fn bound_parent(hierarchies: &Hierarchies, parent: &str, memory: u64) -> Result<(), Failure> {
+        let (folder, used, bound) = match hierarchies {
+            Hierarchies::V1(all, _) => match all.get("memory") {
+                Some(at) => (at.join(parent), "memory.usage_in_bytes", "memory.limit_in_bytes"),
+                None => return Ok(()),
+            },
+            Hierarchies::V2(at) => {
+                let have = fs::read_to_string(at.join("cgroup.subtree_control")).unwrap_or_default();
+                if !have.split_whitespace().any(|controller| controller == "memory") {
+                    write(&at.join("cgroup.subtree_control"), "+memory")?;
+                }
+                (at.join(parent), "memory.current", "memory.max")
+            }
+        };
+        make_dir(&folder)?;
+        let used = read_number(&folder.join(used)).unwrap_or(0);
+        write(&folder.join(bound), memory.max(used).to_string())
     }
 
     /// Removes the group `parent` itself, when the server is uninstalled; it must be empty.

@@ -240,6 +240,8 @@ impl<'a> Other<'a> {
             "cwd": cwd,
             "capabilities": { "bounding": names, "effective": own, "permitted": own },
             "noNewPrivileges": self.bundle.no_new_privileges,
+            // Not the shim's own protection.
+            "oomScoreAdj": 0,
         })
     }
 

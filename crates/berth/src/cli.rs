@@ -249,6 +249,8 @@ fn serve_command(serve: &Serve, connection: &Connection) -> Result<ExitCode, Str
     // write. What is secret has modes of its own. Inherited by zygote and shims.
     // SAFETY: before any thread exists.
     unsafe { libc::umask(0o022) };
+    // When the host runs out of memory a container is to end, not what looks after all of them. Without the right it stays as it is.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "-900");
     let mut settings = settings(serve.config.as_deref(), connection)?;
     if let Some(listen) = serve.listen {
         settings.listen = listen;

@@ -122,6 +122,7 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), String> {
         log: LogLimits { max_size: settings.engine.log_max_size, max_files: settings.engine.log_max_files },
         starts_at_once: settings.engine.starts_at_once,
         ports_of_tenant: settings.engine.ports_per_account,
+        memory_reserve: settings.engine.memory_reserve_mib << 20,
         runtime: settings.engine.runtime_program()?,
         favor_dynamic_modifications: settings.engine.favor_dynamic_modifications,
         ..Options::new(data.join("engine"), program)

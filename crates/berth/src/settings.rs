@@ -72,6 +72,8 @@ pub(crate) struct Engine {
     /// Container starts under way at a time.
     pub(crate) starts_at_once: usize,
     pub(crate) ports_per_account: usize,
+    /// MiB of memory that containers leave to the host, at most an eighth of it.
+    pub(crate) memory_reserve_mib: u64,
     /// `runc`, `crun` or another OCI runtime's program, by name or path; empty: the built-in one.
     pub(crate) runtime: String,
     /// Whether the cgroup hierarchy is remounted with `favordynmods`, for faster starts.
@@ -121,6 +123,7 @@ impl Default for Engine {
             log_max_files: options.log.max_files,
             starts_at_once: options.starts_at_once,
             ports_per_account: options.ports_of_tenant,
+            memory_reserve_mib: options.memory_reserve >> 20,
             runtime: String::new(),
             favor_dynamic_modifications: options.favor_dynamic_modifications,
         }

@@ -5,7 +5,7 @@ use std::io::Cursor;
 use std::path::PathBuf;
 
 use berth_engine::contract::{Material, check, plain};
-use berth_engine::{Engine, ExecAsked, PortAsked, PortProtocol, Said, UnitId};
+use berth_engine::{Engine, ExecAsked, PortAsked, PortProtocol, Said, State, UnitId};
 use berth_engine_oci::{OciEngine, Options, uninstall};
 use berth_image::{Budget, Config, Store, import_rootfs};
 use berth_testkit::{image, is_root, leftovers};
@@ -63,6 +63,15 @@ async fn hold_to_the_contract(name: &str, runtime: Option<PathBuf>) {
         ports: (port, port + 1),
     };
     check(&engine, &material).await;
+    // When the host is out of memory a container goes before what looks after it.
+    let unit = plain("score", &material.layers, &material.service);
+    engine.create(&unit).await.expect("create");
+    engine.start(&unit.id, 1).await.expect("start");
+    let State::Running { pid: Some(pid), .. } = engine.observe(&unit.id).await.expect("observe").state else {
+        panic!("it does not run");
+    };
+    assert_eq!(fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).expect("score").trim(), "0");
+    engine.remove(&unit.id).await.expect("remove");
     drop(engine);
     uninstall(&data.join("engine")).expect("uninstall");
     tokio::time::sleep(std::time::Duration::from_millis(200)).await;
@@ -150,6 +159,74 @@ fn a_dropped_engine_puts_nothing_back() {
         host("! nft list tables | grep berth- && ! ip -o link | grep berth-");
     };
     berth_net::in_netns(&netns, story).expect("enter the namespace");
+    fs::remove_dir_all(data).expect("clean");
+}
+
+/// Where a process's group that bounds memory is mounted, the root of that hierarchy, and the file with the bound.
+fn memory_group(pid: i32) -> (PathBuf, PathBuf, &'static str) {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("groups");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+    let of = |line: &str| line.splitn(3, ':').nth(2).expect("a path").trim_start_matches('/').to_owned();
+    let first =
+        groups.lines().find(|line| line.split(':').nth(1).is_some_and(|all| all.split(',').any(|c| c == "memory")));
+    let (path, mount, file) = match first {
+        Some(line) => {
+            let is = |line: &&str| {
+                line.contains(" - cgroup ") && line.rsplit(' ').next().is_some_and(|o| o.contains("memory"))
+            };
+            (of(line), mounts.lines().find(is), "memory.limit_in_bytes")
+        }
+        None => {
+            let line = groups.lines().find(|line| line.starts_with("0::")).expect("version 2");
+            (of(line), mounts.lines().find(|line| line.contains(" - cgroup2 ")), "memory.max")
+        }
+    };
+    let root = PathBuf::from(mount.and_then(|line| line.split(' ').nth(4)).expect("a mount"));
+    (root.join(path), root, file)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_group_that_is_removed_is_made_anew() {
+    let Some(rootfs) = image("busybox").filter(|_| is_root()) else { return };
+    let data = std::env::temp_dir().join(format!("berth-groups-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&data);
+    let store = Store::open(&data.join("images"), 0).expect("store");
+    let bytes = Cursor::new(fs::read(rootfs).expect("image"));
+    let imported = import_rootfs(&store, bytes, Config::default(), Budget::default()).expect("import");
+    let layers: Vec<String> = imported.layers.iter().map(ToString::to_string).collect();
+    let options = Options::new(data.join("engine"), PathBuf::from(env!("CARGO_BIN_EXE_berth")));
+    let engine = OciEngine::open(options, store).expect("engine");
+    let mut unit = plain("grouped", &layers, &words("sleep 1000 & sleep 1000 & wait"));
+    unit.memory = Some(64 << 20);
+    engine.create(&unit).await.expect("create");
+    engine.start(&unit.id, 1).await.expect("start");
+    let State::Running { pid: Some(pid), .. } = engine.observe(&unit.id).await.expect("observe").state else {
+        panic!("it does not run");
+    };
+    let (group, root, bound) = memory_group(pid);
+    let inside = || {
+        let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse::<i32>().ok()).collect::<Vec<_>>()
+    };
+    let begun = std::time::Instant::now();
+    while inside().len() < 3 {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", inside());
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let before = inside();
+    for pid in &before {
+        fs::write(root.join("cgroup.procs"), pid.to_string()).expect("move it out");
+    }
+    fs::remove_dir(&group).expect("remove the group");
+    let begun = std::time::Instant::now();
+    while inside() != before || fs::read_to_string(group.join(bound)).unwrap_or_default().trim() != "67108864" {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?} of {before:?}", inside());
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    println!("made anew after {:?}", begun.elapsed());
+    engine.remove(&unit.id).await.expect("remove");
+    drop(engine);
+    uninstall(&data.join("engine")).expect("uninstall");
     fs::remove_dir_all(data).expect("clean");
 }
 

@@ -1,14 +1,17 @@
-//! Notices processes that are out of memory (OOM-killed) in containers that run on.
+//! Notices what happens to the control groups of containers that run on: processes that are out of memory (OOM-killed), and
+//! groups that another program has removed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use berth_engine::{EngineError, UnitId};
+use berth_engine::{EngineError, NetworkMode, State, UnitId};
+use berth_runtime::Limits;
 use berth_runtime::cgroup::Cgroup;
 
 use crate::engine::Inner;
@@ -20,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// Which containers are looked after.
 #[derive(Debug)]
-pub(crate) struct MemoryWatch {
+pub(crate) struct GroupWatch {
     /// inotify(7); none where it can't be had.
     fd: Option<OwnedFd>,
     watched: Mutex<Watched>,
@@ -28,13 +31,24 @@ pub(crate) struct MemoryWatch {
 
 #[derive(Debug, Default)]
 struct Watched {
-    /// By number of the watch.
+    /// Counts of memory, by number of the watch.
     told: BTreeMap<i32, UnitId>,
+    /// The groups above those of containers.
+    parents: BTreeSet<i32>,
     /// Those that are asked again and again.
     asked: BTreeSet<UnitId>,
 }
 
-impl MemoryWatch {
+/// What was noticed.
+#[derive(Debug, Default)]
+struct News {
+    /// Containers whose counts of memory are to be read.
+    memory: BTreeSet<UnitId>,
+    /// Containers of which a group was removed.
+    removed: BTreeSet<UnitId>,
+}
+
+impl GroupWatch {
     pub(crate) fn open() -> Self {
         // SAFETY: plain system call; the descriptor is owned as soon as it exists.
         let fd = unsafe {
@@ -68,9 +82,22 @@ impl MemoryWatch {
         watched.told.retain(|_, told| told != id);
     }
 
-    /// Waits for news; whose counts are to be read.
-    fn wait(&self) -> BTreeSet<UnitId> {
-        let mut found = BTreeSet::new();
+    /// Has removals below these groups told.
+    fn watch_parents(&self, folders: &[PathBuf]) {
+        let Some(fd) = &self.fd else { return };
+        for folder in folders {
+            let Ok(path) = CString::new(folder.as_os_str().as_bytes()) else { continue };
+            // SAFETY: an open descriptor and a path that ends in zero.
+            let watch =
+                unsafe { libc::inotify_add_watch(fd.as_raw_fd(), path.as_ptr(), libc::IN_DELETE | libc::IN_ONLYDIR) };
+            if watch >= 0 {
+                self.watched().parents.insert(watch);
+            }
+        }
+    }
+
+    fn wait(&self) -> News {
+        let mut found = News::default();
         if let Some(fd) = &self.fd {
             let mut entry = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
             // SAFETY: the entry outlives the call.
@@ -81,13 +108,13 @@ impl MemoryWatch {
         } else {
             std::thread::sleep(PERIOD);
         }
-        found.extend(self.watched().asked.iter().cloned());
+        found.memory.extend(self.watched().asked.iter().cloned());
         found
     }
 
-    fn read(&self, fd: &OwnedFd) -> BTreeSet<UnitId> {
+    fn read(&self, fd: &OwnedFd) -> News {
         const HEADER: usize = size_of::<libc::inotify_event>();
-        let mut found = BTreeSet::new();
+        let mut found = News::default();
         let mut buffer = [0u8; 16 << 10];
         loop {
             // SAFETY: a buffer with its length.
@@ -99,11 +126,15 @@ impl MemoryWatch {
                 let (watch, mask, name) = (number(0) as i32, number(4), number(12) as usize);
                 let mut watched = self.watched();
                 if mask & libc::IN_Q_OVERFLOW != 0 {
-                    found.extend(watched.told.values().cloned());
+                    found.memory.extend(watched.told.values().cloned());
+                } else if watched.parents.contains(&watch) {
+                    let name = rest.get(HEADER..HEADER + name).unwrap_or_default();
+                    let name = String::from_utf8_lossy(name.split(|byte| *byte == 0).next().unwrap_or_default());
+                    found.removed.extend(name.parse::<UnitId>());
                 } else if mask & libc::IN_IGNORED != 0 {
                     watched.told.remove(&watch);
                 } else {
-                    found.extend(watched.told.get(&watch).cloned());
+                    found.memory.extend(watched.told.get(&watch).cloned());
                 }
                 rest = rest.get(HEADER + name..).unwrap_or_default();
             }
@@ -128,16 +159,56 @@ impl Inner {
     }
 }
 
-/// Looks after the containers' memory for as long as the engine lives.
+impl Inner {
+    /// Makes the groups of a container anew that another program has removed, and puts its processes back.
+    fn regroup(&self, id: &UnitId) {
+        let Ok(unit) = self.unit(id) else { return };
+        // Whoever starts or ends it just now takes care of its groups.
+        let Ok(_busy) = unit.busy.try_lock() else { return };
+        let (live, observed) = {
+            let known = unit.known();
+            (known.live.clone(), known.observed.clone())
+        };
+        let Some(live) = live.filter(|live| live.init.as_ref().is_some_and(|init| !init.ended())) else { return };
+        let group = self.cgroup(id);
+        let (State::Running { paused, .. }, false) = (observed.state, group.is_whole()) else { return };
+        let spec = &unit.fixed().spec;
+        let limits = Limits { cpu_milli: spec.cpu_milli, memory: spec.memory, swap: spec.swap, pids: spec.pids };
+        let done = group.create(&limits).and_then(|()| {
+            if spec.network == NetworkMode::Host {
+                group.count_traffic()?;
+            }
+            let Some(init) = unit.init() else { return Ok(()) };
+            // Once more, for what was forked meanwhile.
+            group.adopt(init.pid)?;
+            group.adopt(init.pid)?;
+            if paused { group.freeze(true) } else { Ok(()) }
+        });
+        match done {
+            Ok(()) => {
+                tracing::error!(container = %id, "its control group was removed by another program, and made anew")
+            }
+            Err(error) => {
+                tracing::error!(container = %id, %error, "its control group was removed by another program: it has no bounds");
+            }
+        }
+        self.groups.begin(id, &group);
+        drop(live);
+    }
+}
+
+/// Looks after the containers' groups for as long as the engine lives.
 pub(crate) fn look_after(inner: &Arc<Inner>) -> Result<(), EngineError> {
-    let (weak, watch) = (Arc::downgrade(inner), inner.memory.clone());
+    inner.groups.watch_parents(&berth_runtime::cgroup::parents(&inner.hierarchies, &inner.instance.cgroup_parent()));
+    let (weak, watch) = (Arc::downgrade(inner), inner.groups.clone());
     let work = move || {
         loop {
             let due = watch.wait();
             let Some(inner) = weak.upgrade() else { return };
-            due.iter().for_each(|id| inner.count_oom_kills(id));
+            due.memory.iter().for_each(|id| inner.count_oom_kills(id));
+            due.removed.iter().for_each(|id| inner.regroup(id));
         }
     };
-    let started: io::Result<_> = std::thread::Builder::new().name("memory-watch".into()).spawn(work);
+    let started: io::Result<_> = std::thread::Builder::new().name("group-watch".into()).spawn(work);
     started.map(drop).map_err(|e| EngineError::Failed(format!("start a thread: {e}")))
 }
