@@ -24,8 +24,8 @@ test: deps images tools
 
 # The privileged suites and a story of reboots in a Debian guest (systemd, cgroup v2), without KVM: ten minutes.
 test-vm: deps images
-	@missing=; for pair in qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap strip:binutils; do \
-		command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; \
+	@missing=; for pair in qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap strip:binutils mke2fs:e2fsprogs; do \
+		PATH=$$PATH:/usr/sbin:/sbin command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; \
 	done; \
 	if [ -n "$$missing" ]; then apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends $$missing; fi
 	tests/vm/all $(TARGET_DIR)
@@ -57,7 +57,7 @@ $(IMAGES)/%.tar: tests/images/mkroot.sh
 
 # What tests compare with: a registry, other tools for images, another runtime. Without them those tests are skipped.
 tools:
-	@missing=; for pair in docker-registry:docker-registry htpasswd:apache2-utils skopeo:skopeo umoci:umoci runc:runc python3:python3-minimal ssh:openssh-client curl:curl openssl:openssl nft:nftables ip:iproute2; do \
+	@missing=; for pair in docker-registry:docker-registry htpasswd:apache2-utils skopeo:skopeo umoci:umoci runc:runc python3:python3-minimal ssh:openssh-client curl:curl openssl:openssl nft:nftables ip:iproute2 pgrep:procps; do \
 		PATH=$$PATH:/usr/sbin command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; \
 	done; \
 	python3 -c 'import requests' 2>/dev/null || missing="$$missing python3-requests"; \

@@ -107,7 +107,7 @@ fn inventory(server: &Server) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_tours_work_as_pasted_and_leave_nothing() {
-    let needed = ["bash", "curl", "ssh", "python3", "docker-registry", "dpkg-deb"];
+    let needed = ["bash", "curl", "ssh", "python3", "docker-registry", "dpkg-deb", "pgrep"];
     if !is_root() || image("busybox").is_none() || !needed.into_iter().all(has_program) {
         return;
     }
