@@ -406,7 +406,7 @@ impl Container {
                 self.state = ContainerState::Exited;
                 self.pid = None;
                 self.exit = Some(exit.clone());
-                self.stopped_at = exit.finished_at.or(self.stopped_at);
+                self.stopped_at = exit.finished_at;
             }
         }
     }

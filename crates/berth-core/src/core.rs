@@ -64,8 +64,10 @@ pub(crate) struct Inner {
     pub(crate) fronts: Fronts,
     /// How many have asked for unused layers to be removed since that began; 0 while nobody does it.
     pub(crate) collecting: std::sync::atomic::AtomicUsize,
-    /// Containers that are being started, of each account.
-    pub(crate) starting: Mutex<HashMap<i64, usize>>,
+    /// Held while a place among an account's running containers is looked for.
+    pub(crate) placing: tokio::sync::Mutex<()>,
+    /// Containers that are being started, by account.
+    pub(crate) starting: Mutex<HashMap<i64, std::collections::HashSet<i64>>>,
     /// Steps of commands that are under way.
     pub(crate) steps_at_once: Shares,
     /// The step in which containers' disks were looked at last.
@@ -162,6 +164,7 @@ impl Core {
             closing: false.into(),
             fronts: Fronts::default(),
             collecting: 0.into(),
+            placing: tokio::sync::Mutex::default(),
             starting: Mutex::default(),
             disks_looked_at: 0.into(),
             rates: Mutex::default(),

@@ -220,7 +220,11 @@ pub fn signature_of(secret: &str, text: &str) -> String {
 pub(crate) const TOKEN: &str = "token_create";
 
 /// Refuses whoever's credential ends before that of the key: it must not give a way in that is good for longer.
-fn outlives(tx: &berth_store::Tx<'_>, credential: crate::tokens::Credential, end: Option<i64>) -> Result<(), Error> {
+fn refuse_if_it_ends_before(
+    tx: &berth_store::Tx<'_>,
+    credential: crate::tokens::Credential,
+    end: Option<i64>,
+) -> Result<(), Error> {
     let own = credential.end(tx)?;
     if own.is_some_and(|own| end.is_none_or(|end| end > own)) {
         return Err(Error::Forbidden("what this was asked with expires before the key does".into()));
@@ -346,7 +350,7 @@ impl Core {
         let until = now().saturating_add(i64::try_from(old_for.as_nanos()).unwrap_or(i64::MAX));
         let credential = caller.credential;
         self.write(move |tx| {
-            outlives(tx, credential, found.expires_at)?;
+            refuse_if_it_ends_before(tx, credential, found.expires_at)?;
             tx.access_key_rotate(found.id, &sealed, until)?;
             // Tokens last no longer than the secret that they were given for.
             Ok(tx.tokens_of_key_end(found.id, until)?)
@@ -365,7 +369,7 @@ impl Core {
         let credential = caller.credential;
         self.write(move |tx| {
             if !disabled {
-                outlives(tx, credential, found.expires_at)?;
+                refuse_if_it_ends_before(tx, credential, found.expires_at)?;
             }
             Ok(tx.access_key_disable(found.id, disabled)?)
         })

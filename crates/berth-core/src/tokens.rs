@@ -45,12 +45,18 @@ pub enum Credential {
 
 impl Credential {
     /// When it ends, nanoseconds since 1970: what is made with it must not live longer.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`] for one that was revoked since the request was let in.
     pub(crate) fn end(self, tx: &berth_store::Tx<'_>) -> Result<Option<i64>, Error> {
-        Ok(match self {
+        let end = match self {
             Self::Token(id) => tx.token_end(id)?,
-            Self::Key(id) | Self::Signature { key: id, .. } => tx.access_key_by_id(id)?.and_then(|key| key.expires_at),
-            Self::Command => None,
-        })
+            Self::Key(id) | Self::Signature { key: id, .. } => {
+                tx.access_key_by_id(id)?.filter(|key| !key.disabled).map(|key| key.expires_at)
+            }
+            Self::Command => Some(None),
+        };
+        end.ok_or_else(|| Error::Forbidden("what this was asked with was revoked".into()))
     }
 }
 

@@ -259,10 +259,8 @@ impl OciEngine {
         }
         let host_memory = host_memory().map_or(0, |(total, _)| total);
         let memory_reserve = options.memory_reserve.min(host_memory / 8);
-        if memory_reserve > 0
-            && let Err(error) =
-                Cgroup::bound_parent(&hierarchies, &instance.cgroup_parent(), host_memory - memory_reserve)
-        {
+        let bound = (memory_reserve > 0).then_some(host_memory - memory_reserve);
+        if let Err(error) = Cgroup::bound_parent(&hierarchies, &instance.cgroup_parent(), bound) {
             tracing::warn!(%error, "the containers' memory has no bound in all: they may leave too little to the host");
         }
         wait_for_the_last(folder);
@@ -592,7 +590,7 @@ impl Engine for OciEngine {
                     block_read: usage.read_bytes,
                     block_write: usage.write_bytes,
                     traffic: unit.counted.total(run, traffic),
-                    oom_kills: usage.oom_kills,
+                    oom_kills: unit.known().oom_before + usage.oom_kills,
                 };
                 Some((unit.id().clone(), stats))
             });

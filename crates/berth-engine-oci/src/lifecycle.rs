@@ -506,7 +506,7 @@ impl OciEngine {
             // Of a run that an earlier server began there may be some already.
             let oom_kills = self.inner.cgroup(unit.id()).oom_kills();
             known.observed = Observed { oom_kills, ..Observed::new(state, run.number) };
-            known.last_oom = None;
+            (known.last_oom, known.oom_before, known.oom_reported) = (None, 0, None);
             // Its end may have come, but it is not over before the shim is: until then nothing else may begin.
             let init = init.open().map(Arc::new);
             // Of a run that an earlier server began somebody may have heard already.
@@ -589,6 +589,7 @@ impl Inner {
         });
         unit.counted.end(&unit.folder, run.number, status.traffic.map(of_run));
         let mut known = unit.known();
+        let status = ExitStatus { oom_kills: status.oom_kills + known.oom_before, ..status };
         let exit = exit_of(&status, known.observed.oom_kills, known.last_oom);
         known.observed = Observed { oom_kills: status.oom_kills, ..Observed::new(State::Exited(exit), run.number) };
         known.live = None;

@@ -15,8 +15,8 @@ use tokio::sync::watch;
 use crate::counted::Counted;
 
 pub(crate) const UNIT: &str = "unit.json";
-/// So long after an out-of-memory kill an end by SIGKILL is taken for its consequence.
-const LATELY_NS: i64 = 2_000_000_000;
+/// So long after an OOM kill an end by SIGKILL is taken for its consequence.
+const OOM_EXIT_WINDOW_NS: i64 = 2_000_000_000;
 
 pub(crate) const RUN: &str = "run.json";
 
@@ -61,6 +61,10 @@ pub(crate) struct Known {
     pub(crate) live: Option<Live>,
     /// When the last of the present run's out-of-memory kills was noticed, nanoseconds since 1970.
     pub(crate) last_oom: Option<i64>,
+    /// OOM kills of the present run in groups that it does not have any more.
+    pub(crate) oom_before: u64,
+    /// When one of the present run was reported last, nanoseconds since 1970.
+    pub(crate) oom_reported: Option<i64>,
 }
 
 /// A run that goes on.
@@ -106,7 +110,7 @@ impl Unit {
             folder,
             fixed: RwLock::new(Arc::new(fixed)),
             busy: Arc::default(),
-            known: Mutex::new(Known { observed, live: None, last_oom: None }),
+            known: Mutex::new(Known { observed, live: None, last_oom: None, oom_before: 0, oom_reported: None }),
         }
     }
 
@@ -199,7 +203,7 @@ impl Unit {
 /// 1970.
 pub(crate) fn exit_of(status: &ExitStatus, before: u64, last: Option<i64>) -> Exit {
     // A process that was killed some time ago is not why the container has ended, even if it was killed, too, later.
-    let lately = last.is_some_and(|at| status.finished_at - at < LATELY_NS);
+    let lately = last.is_some_and(|at| status.finished_at - at < OOM_EXIT_WINDOW_NS);
     let oom_killed = status.code == 137 && status.oom_kills > 0 && (status.oom_kills > before || lately);
     Exit { code: status.code, signal: status.signal, oom_killed, finished_at: Some(status.finished_at) }
 }

@@ -487,12 +487,20 @@ const LEAST_HOLE: u64 = 64 << 10;
 const MOST_PIECES: usize = 65_536;
 
 /// Where a file of `size` bytes holds data, (offset, length); `None` for one without large holes, or that does not tell.
+/// Leaves the file at its beginning.
 fn data_pieces(file: &File, size: u64) -> Option<Vec<(u64, u64)>> {
     use std::os::unix::fs::MetadataExt as _;
     // The everyday file costs no further call.
     if size < LEAST_HOLES || file.metadata().ok()?.blocks() * 512 + LEAST_HOLES > size {
         return None;
     }
+    let pieces = walk_pieces(file, size);
+    // SAFETY: a plain system call on an open descriptor.
+    unsafe { libc::lseek(file.as_raw_fd(), 0, libc::SEEK_SET) };
+    pieces
+}
+
+fn walk_pieces(file: &File, size: u64) -> Option<Vec<(u64, u64)>> {
     let seek = |from: u64, whence| {
         // SAFETY: a plain system call on an open descriptor.
         let at = unsafe { libc::lseek(file.as_raw_fd(), i64::try_from(from).ok()?, whence) };

@@ -186,7 +186,7 @@ fn make_dir(path: &Path) -> Result<(), Failure> {
     }
 }
 
-/// The groups above those of containers, in each hierarchy; they are made.
+/// The groups above those of containers, in each hierarchy that bounds something; they are made.
 pub fn parents(hierarchies: &Hierarchies, parent: &str) -> Vec<PathBuf> {
     let all = hierarchies.mounts().into_iter().map(|(at, _)| at.join(parent));
     all.filter(|folder| make_dir(folder).is_ok()).collect()
@@ -351,12 +351,17 @@ impl Cgroup {
     /// Puts all processes of the pid namespace of `first`, a container's first process, into the groups.
     ///
     /// # Errors
-    /// The group that did not take a process which is still there.
+    /// The first group that did not take a process which is still there; the others are put in all the same.
     pub fn adopt(&self, first: i32) -> Result<(), Failure> {
         let space = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
         let Some(own) = space(first) else { return Ok(()) };
+        if fs::read_link("/proc/self/ns/pid").is_ok_and(|ours| ours == own) {
+            // It has ended, and its number is another process's of the host.
+            return Ok(());
+        }
         let counting = self.unified().filter(|folder| folder.exists());
         let folders: Vec<PathBuf> = self.folders().chain(counting).collect();
+        let mut failed = None;
         let all = fs::read_dir("/proc").into_iter().flatten().flatten();
         for pid in all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
             if space(pid).as_ref() != Some(&own) {
@@ -364,12 +369,14 @@ impl Cgroup {
             }
             for folder in &folders {
                 match write(&folder.join("cgroup.procs"), pid.to_string()) {
-                    Err(failure) if failure.source.raw_os_error() != Some(libc::ESRCH) => return Err(failure),
+                    Err(failure) if failure.source.raw_os_error() != Some(libc::ESRCH) => {
+                        failed = failed.or(Some(failure))
+                    }
                     _ => {}
                 }
             }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     /// Sets all bounds anew, live.
@@ -551,14 +558,17 @@ impl Cgroup {
         all
     }
 
-    /// Bounds the memory of all containers together, bytes. What they use already stays allowed: a bound below it would kill.
+    /// Bounds the memory of all containers together, bytes; `None` takes the bound away. What they use without droppable page cache
+    /// stays allowed: a bound below it would kill.
     ///
     /// # Errors
     /// The file that could not be written.
-    pub fn bound_parent(hierarchies: &Hierarchies, parent: &str, memory: u64) -> Result<(), Failure> {
-        let (folder, used, bound) = match hierarchies {
+    pub fn bound_parent(hierarchies: &Hierarchies, parent: &str, memory: Option<u64>) -> Result<(), Failure> {
+        let (folder, used, dropped, bound, none) = match hierarchies {
             Hierarchies::V1(all, _) => match all.get("memory") {
-                Some(at) => (at.join(parent), "memory.usage_in_bytes", "memory.limit_in_bytes"),
+                Some(at) => {
+                    (at.join(parent), "memory.usage_in_bytes", "total_inactive_file", "memory.limit_in_bytes", "-1")
+                }
                 None => return Ok(()),
             },
             Hierarchies::V2(at) => {
@@ -566,12 +576,14 @@ impl Cgroup {
                 if !have.split_whitespace().any(|controller| controller == "memory") {
                     write(&at.join("cgroup.subtree_control"), "+memory")?;
                 }
-                (at.join(parent), "memory.current", "memory.max")
+                (at.join(parent), "memory.current", "inactive_file", "memory.max", "max")
             }
         };
         make_dir(&folder)?;
         let used = read_number(&folder.join(used)).unwrap_or(0);
-        write(&folder.join(bound), memory.max(used).to_string())
+        let dropped = read_key(&folder.join("memory.stat"), dropped).unwrap_or(0);
+        let memory = memory.map(|memory| memory.max(used.saturating_sub(dropped)));
+        write(&folder.join(bound), memory.map_or_else(|| none.to_owned(), |memory| memory.to_string()))
     }
 
     /// Removes the group `parent` itself, when the server is uninstalled; it must be empty.

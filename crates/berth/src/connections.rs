@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tower::Service;
 
-use crate::heads::{Heads, LONGEST_HEAD};
+use crate::heads::{Heads, LONGEST_HEAD, Serving};
 
 /// Bounds of HTTP connections.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -218,11 +218,15 @@ async fn attend(
         }
     });
     let of_requests = entry.clone();
+    let serving = Serving::default();
+    let requests = serving.clone();
     let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
         request.extensions_mut().insert(ConnectInfo(from));
         request.extensions_mut().insert(peer.clone());
         let entry = of_requests.clone();
         let mut router = router.clone();
+        let serving = requests.clone();
+        serving.begin();
         if let Some(entry) = &entry {
             *entry.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
             entry.busy.fetch_add(1, Ordering::Relaxed);
@@ -233,7 +237,7 @@ async fn attend(
                 *entry.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
                 entry.busy.fetch_sub(1, Ordering::Relaxed);
             }
-            answer
+            answer.map(|answer| serving.answer(answer))
         }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
@@ -241,7 +245,7 @@ async fn attend(
         .timer(TokioTimer::new())
         .header_read_timeout(Duration::from_secs(bounds.idle_s.max(1)))
         .max_buf_size(LONGEST_HEAD);
-    let connection = builder.serve_connection(TokioIo::new(Heads::new(stream)), service).with_upgrades();
+    let connection = builder.serve_connection(TokioIo::new(Heads::new(stream, serving)), service).with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let too_long = async {
         let Some(entry) = &entry else { return std::future::pending().await };

@@ -3,9 +3,14 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use axum::body::{Body, HttpBody};
+use axum::http::StatusCode;
+use axum::response::Response;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
@@ -13,13 +18,70 @@ use tokio::time::Sleep;
 const KEPT: usize = 2 << 10;
 /// Bytes of a request's head.
 pub(crate) const LONGEST_HEAD: usize = 128 << 10;
+/// The library's own answers are shorter, in bytes, and have no body.
+const LIBRARYS_ANSWER: usize = 512;
 /// How long what the client still sends is read after the answer: a connection that is closed before that is reset, and the
 /// client may never see the answer.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// Whether a request of the connection is with the router: what is written meanwhile is its answer, never the library's own.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Serving(Arc<AtomicBool>);
+
+impl Serving {
+    /// A request has reached the router.
+    pub(crate) fn begin(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// The answer to it; when its body is over the connection is free for another request. After a change of protocol it never is.
+    pub(crate) fn answer(&self, answer: Response) -> Response {
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return answer;
+        }
+        let end = End(self.clone());
+        answer.map(|body| Body::new(Answer { body, _end: end }))
+    }
+}
+
+struct End(Serving);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.0.store(false, Ordering::Release);
+    }
+}
+
+/// A body that tells when it is over.
+struct Answer {
+    body: Body,
+    _end: End,
+}
+
+impl HttpBody for Answer {
+    type Data = <Body as HttpBody>::Data;
+    type Error = <Body as HttpBody>::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// A connection that answers long heads in the dialect's form.
 pub(crate) struct Heads<S> {
     inner: S,
+    serving: Serving,
     /// How the request begins.
     head: Vec<u8>,
     /// The answer in place of the library's, and how much of it is written.
@@ -28,8 +90,8 @@ pub(crate) struct Heads<S> {
 }
 
 impl<S> Heads<S> {
-    pub(crate) fn new(inner: S) -> Self {
-        Self { inner, head: Vec::new(), answer: None, linger: None }
+    pub(crate) fn new(inner: S, serving: Serving) -> Self {
+        Self { inner, serving, head: Vec::new(), answer: None, linger: None }
     }
 
     /// Takes note of what is about to be written; whether something else is to be written.
@@ -37,7 +99,11 @@ impl<S> Heads<S> {
         if self.answer.is_some() {
             return true;
         }
-        // The library's own bound of an address, and ours of the head; no handler answers with these.
+        if self.serving.0.load(Ordering::Acquire) || bytes.len() > LIBRARYS_ANSWER || !bytes.ends_with(b"\r\n\r\n") {
+            self.head.clear();
+            return false;
+        }
+        // The library's own bound of an address, and ours of the head.
         let limit = match bytes.get(..13) {
             Some(b"HTTP/1.1 414 ") => 65_534,
             Some(b"HTTP/1.1 431 ") => LONGEST_HEAD,

@@ -360,10 +360,13 @@ impl Core {
         member: Option<Member>,
     ) -> Result<Container, Error> {
         let prepared = self.container_prepare(caller, new).await?;
-        let _place = if start { self.place_to_run(caller).await? } else { None };
+        let mut place = if start { self.place_to_run(caller, None).await? } else { None };
         let (core, caller) = (self.clone(), *caller);
         let made = self.write(move |tx| core.container_add(tx, &caller, prepared, layers_above, start, member)).await;
         let (made, event) = made?;
+        if let Some(place) = &mut place {
+            place.is(made.id);
+        }
         let lock = self.lock(made.id);
         let _busy = lock.lock().await;
         self.tell(vec![event]);

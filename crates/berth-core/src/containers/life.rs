@@ -1,14 +1,15 @@
 //! From start to removal, each step written down before it is done.
 
-use std::sync::PoisonError;
-use std::sync::atomic::Ordering;
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use berth_engine::{NetworkMode, State};
 use berth_store::ContainerChange;
 
 use super::create::signal_number;
-use super::{Container, ContainerState, Doing, Trouble, json};
+use super::{Container, ContainerState, Detail, Doing, Trouble, json};
 use crate::core::Core;
 use crate::error::Error;
 use crate::now;
@@ -21,14 +22,27 @@ const COLLECTION_PAUSE: Duration = Duration::from_millis(200);
 pub(super) struct Starting {
     core: Core,
     account: i64,
+    container: i64,
+}
+
+impl Starting {
+    /// The container that is started, which had no number yet.
+    pub(super) fn is(&mut self, container: i64) {
+        let mut all = self.core.starting();
+        if let Some(own) = all.get_mut(&self.account) {
+            own.remove(&self.container);
+            own.insert(container);
+        }
+        self.container = container;
+    }
 }
 
 impl Drop for Starting {
     fn drop(&mut self) {
-        let mut all = self.core.inner.starting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = all.get_mut(&self.account) {
-            *count -= 1;
-            if *count == 0 {
+        let mut all = self.core.starting();
+        if let Some(own) = all.get_mut(&self.account) {
+            own.remove(&self.container);
+            if own.is_empty() {
                 all.remove(&self.account);
             }
         }
@@ -36,26 +50,51 @@ impl Drop for Starting {
 }
 
 impl Core {
-    /// A place for one more container of the caller's account; to be held until its record says that it runs.
-    pub(super) async fn place_to_run(&self, caller: &Caller) -> Result<Option<Starting>, Error> {
-        let bound = self.inner.settings.running_per_account;
+    fn starting(&self) -> MutexGuard<'_, HashMap<i64, HashSet<i64>>> {
+        self.inner.starting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place to run for a container of the caller's account, by number (`None`: it is not made yet); to be held until its record says
+    /// that it runs. One that waits to be started again by its policy keeps its place.
+    pub(super) async fn place_to_run(
+        &self,
+        caller: &Caller,
+        container: Option<i64>,
+    ) -> Result<Option<Starting>, Error> {
+        static UNNUMBERED: AtomicI64 = AtomicI64::new(-1);
+        let bound = self.inner.settings.running_per_account as usize;
         if caller.role == Role::Admin || bound == 0 {
             return Ok(None);
         }
         let account = caller.account;
-        let (starting, place) = {
-            let mut all = self.inner.starting.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = all.entry(account).or_default();
-            *count += 1;
-            (*count, Starting { core: self.clone(), account })
-        };
-        // One that has just been started counts twice for a moment: rather too many than too few.
-        let running = self.read(move |tx| Ok(tx.containers_running_of(account)?)).await?;
-        let running = usize::try_from(running).unwrap_or(0);
-        if running + starting > bound as usize {
+        let container = container.unwrap_or_else(|| UNNUMBERED.fetch_sub(1, Ordering::Relaxed));
+        // One after the other: of two that want the last place one gets it.
+        let _turn = self.inner.placing.lock().await;
+        let rows = self.read(move |tx| Ok(tx.containers_running_of(account)?)).await?;
+        let mut all = HashSet::new();
+        for (id, state, detail) in rows {
+            let counts = match ContainerState::of(&state) {
+                ContainerState::Running | ContainerState::Paused => true,
+                ContainerState::Exited => {
+                    let detail: Detail = serde_json::from_str(&detail).map_err(|e| Error::Bug(e.to_string()))?;
+                    detail.next_start.is_some()
+                }
+                ContainerState::Created => false,
+            };
+            if counts {
+                all.insert(id);
+            }
+        }
+        let mut starting = self.starting();
+        all.extend(starting.get(&account).into_iter().flatten());
+        all.remove(&container);
+        if all.len() >= bound {
+            let running = all.len();
             return Err(Error::NoRoom(format!("{running} containers of the account run, of {bound} that may")));
         }
-        Ok(Some(place))
+        starting.entry(account).or_default().insert(container);
+        drop(starting);
+        Ok(Some(Starting { core: self.clone(), account, container }))
     }
 
     /// Writes down what is wanted, before anything is done about it.
@@ -203,7 +242,7 @@ impl Core {
             self.watch_health(&target);
             return Ok(target);
         }
-        let _place = self.place_to_run(caller).await?;
+        let _place = self.place_to_run(caller, Some(target.id)).await?;
         if target.spec.network == NetworkMode::Host {
             let (core, caller) = (self.clone(), *caller);
             self.read(move |tx| core.check_host_network(tx, &caller)).await?;

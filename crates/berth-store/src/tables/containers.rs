@@ -276,13 +276,17 @@ impl Tx<'_> {
         Ok(statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?)
     }
 
-    /// How many containers of the account run.
+    /// Number, state and detail of the account's containers that run, or are to run.
     ///
     /// # Errors
     /// The database's own.
-    pub fn containers_running_of(&self, account: i64) -> Result<i64, Error> {
-        let sql = "SELECT COUNT(*) FROM containers WHERE account_id = $1 AND state IN ('running', 'paused')";
-        Ok(self.connection.prepare_cached(sql)?.query_row(params![account], |row| row.get(0))?)
+    pub fn containers_running_of(&self, account: i64) -> Result<Vec<(i64, String, String)>, Error> {
+        let sql = "SELECT id, state, detail FROM containers
+                   WHERE account_id = $1 AND (wanted = 'running' OR state IN ('running', 'paused'))";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        Ok(statement
+            .query_map(params![account], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+            .collect::<Result<_, _>>()?)
     }
 
     /// Changes a row; whether it is there.

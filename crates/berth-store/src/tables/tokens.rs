@@ -207,14 +207,13 @@ impl Tx<'_> {
         Ok(self.connection.prepare_cached(&sql)?.query_row(params![hash, now], token).optional()?)
     }
 
-    /// When a token ends, nanoseconds since 1970; `None` for one that does not, or is none.
+    /// When a token ends, nanoseconds since 1970, `Some(None)` for one that does not; `None` for one that is revoked or gone.
     ///
     /// # Errors
     /// The database's own.
-    pub fn token_end(&self, id: i64) -> Result<Option<i64>, Error> {
-        let sql = "SELECT expires_at FROM tokens WHERE id = $1";
-        let found = self.connection.prepare_cached(sql)?.query_row([id], |row| row.get(0)).optional()?;
-        Ok(found.flatten())
+    pub fn token_end(&self, id: i64) -> Result<Option<Option<i64>>, Error> {
+        let sql = "SELECT expires_at FROM tokens WHERE id = $1 AND revoked_at IS NULL";
+        Ok(self.connection.prepare_cached(sql)?.query_row([id], |row| row.get(0)).optional()?)
     }
 
     /// The account's tokens that were not revoked, but for those of access keys.
