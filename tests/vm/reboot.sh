@@ -113,4 +113,5 @@ END
     b exec deaf echo here
     b run --rm busybox echo there
     ;;
+*) fail "boot $BOOT: the guest crashed" ;;
 esac

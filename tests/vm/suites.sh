@@ -2,6 +2,10 @@
 # In the guest: runs tests of the privileged suites. Each line of the file `suites` is a suite and the names of its tests (none: all).
 # The programs lie beside this script; they look for berth and the test images where they were compiled.
 set -u
+[ "$BOOT" = 1 ] || {
+    echo "FAILED: boot $BOOT: the guest crashed"
+    exit 1
+}
 . ./paths
 mkdir -p "$(dirname "$BERTH")" "$IMAGES"
 ln -sf /job/berth "$BERTH"

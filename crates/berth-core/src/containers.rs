@@ -252,7 +252,7 @@ pub struct Container {
     pub(crate) replaces: Option<i64>,
     pub(crate) wanted_running: bool,
     pub(crate) trouble: Option<Trouble>,
-    /// Processes of the newest run that were out of memory (OOM-killed).
+    /// Processes of the newest run that the OOM killer has killed.
     pub oom_kills: u64,
     pub(crate) pause: Duration,
     pub(crate) reading: bool,

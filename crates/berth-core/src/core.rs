@@ -38,6 +38,8 @@ pub(crate) struct Inner {
     pub(crate) imports: Shares,
     /// Processes in containers that have not come up yet.
     pub(crate) execs: Shares,
+    /// Files for downloads that are being made or shared.
+    pub(crate) held_files: Mutex<HashMap<String, usize>>,
     /// Files that are made ready at the same time.
     pub(crate) downloading: Shares,
     /// Pairs of keys that are made at the same time.
@@ -142,7 +144,8 @@ impl Core {
             imports: Shares::new(32, 8),
             execs: Shares::new(512, 32),
             key_pairs: Shares::new(2, 1),
-            downloading: Shares::new(4, 1),
+            downloading: Shares::new(8, 1),
+            held_files: Mutex::default(),
             keys: Mutex::default(),
             revocations: 0.into(),
             begun_at: crate::now(),

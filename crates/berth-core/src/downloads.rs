@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 
 use berth_image::Digest;
 
@@ -20,7 +21,9 @@ const LIFETIME_NS: i64 = 3_600_000_000_000;
 /// Between two looks at how much room there is, bytes.
 const LOOK: u64 = 4 << 20;
 /// The largest file that is made ready, bytes; its digest is over its holes, too.
-const LARGEST: u64 = 256 << 30;
+const LARGEST: u64 = 64 << 30;
+/// Seconds after which a file that was not written to is taken for unchanged by its times alone.
+const SETTLED_S: i64 = 60;
 /// What no command has finished is removed after so many seconds without a write.
 const ABANDONED_S: u64 = 600;
 
@@ -59,10 +62,14 @@ impl Write for Bounded {
     }
 }
 
-/// What changes when the content of a regular file does; empty for what is none, or is not on a disk.
+/// What changes when the content of a regular file does; empty where that is not so: writes through a mapping (mmap(2)) show up to half
+/// a minute later, and never in memory.
 fn stamp_of(file: &File) -> String {
     let Ok(meta) = file.metadata() else { return String::new() };
     if !meta.is_file() || meta.len() == 0 {
+        return String::new();
+    }
+    if meta.ctime().max(meta.mtime()) > now() / 1_000_000_000 - SETTLED_S || berth_image::is_in_memory(file) {
         return String::new();
     }
     let (changed, modified) = ((meta.ctime(), meta.ctime_nsec()), (meta.mtime(), meta.mtime_nsec()));
@@ -99,6 +106,11 @@ struct Order {
     quota: u64,
 }
 
+/// The sweep goes by the age of what has no row: from now on there is time to write one down.
+fn touch(path: &Path) -> io::Result<()> {
+    File::options().write(true).open(path)?.set_modified(std::time::SystemTime::now())
+}
+
 fn make(files: &dyn berth_engine::Files, order: Order) -> io::Result<Made> {
     std::fs::create_dir_all(&order.folder)?;
     let wanted = Path::new(&order.path);
@@ -121,6 +133,7 @@ fn make(files: &dyn berth_engine::Files, order: Order) -> io::Result<Made> {
             });
             if let Some(same) = same.filter(|same| order.folder.join(&same.file).exists()) {
                 let size = u64::try_from(same.size).unwrap_or(0);
+                touch(&order.folder.join(&same.file))?;
                 return Ok(Made { name: base, file: same.file.clone(), size, sha256: same.sha256.clone(), stamp });
             }
             if content.metadata()?.len() > LARGEST {
@@ -142,6 +155,18 @@ fn make(files: &dyn berth_engine::Files, order: Order) -> io::Result<Made> {
     out.file.sync_all()?;
     let size = out.file.metadata()?.len();
     let sha256 = Digest::of_reader(File::open(&target)?)?.hex();
+    let equal = order.known.iter().find(|known| {
+        known.sha256 == sha256
+            && known.container_id == order.container
+            && known.path == order.path
+            && order.folder.join(&known.file).exists()
+    });
+    if let Some(equal) = equal {
+        std::fs::remove_file(&target)?;
+        touch(&order.folder.join(&equal.file))?;
+        return Ok(Made { name, file: equal.file.clone(), size, sha256, stamp });
+    }
+    touch(&target)?;
     Ok(Made { name, file: order.file, size, sha256, stamp })
 }
 
@@ -160,7 +185,40 @@ pub struct Download {
     pub token: String,
 }
 
+/// Files that the sweep leaves alone until this is dropped.
+struct HeldFiles {
+    core: Core,
+    names: Vec<String>,
+}
+
+impl Drop for HeldFiles {
+    fn drop(&mut self) {
+        let mut all = self.core.inner.held_files.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in &self.names {
+            if let Some(count) = all.get_mut(name) {
+                *count -= 1;
+                if *count == 0 {
+                    all.remove(name);
+                }
+            }
+        }
+    }
+}
+
 impl Core {
+    fn hold_files(&self, names: impl Iterator<Item = String>) -> HeldFiles {
+        let names: Vec<String> = names.collect();
+        let mut all = self.inner.held_files.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in &names {
+            *all.entry(name.clone()).or_default() += 1;
+        }
+        HeldFiles { core: self.clone(), names }
+    }
+
+    fn holds_file(&self, name: &str) -> bool {
+        self.inner.held_files.lock().unwrap_or_else(PoisonError::into_inner).contains_key(name)
+    }
+
     fn download_of(&self, row: berth_store::Download) -> Download {
         Download {
             path: self.inner.paths.downloads.join(&row.file),
@@ -222,6 +280,8 @@ impl Core {
         let known = self.read(move |tx| Ok(tx.downloads_of(account, now())?)).await?;
         // Never an old name: another command's row may share what is behind that.
         let file = format!("{command}-{}", random_hex(4));
+        // The sweep spares all of these: some have no row yet, some are about to get another one.
+        let _held = self.hold_files(known.iter().map(|row| row.file.clone()).chain([file.clone()]));
         let quota_mib = self.inner.settings.download_quota_mib;
         let order = Order {
             container,
@@ -272,12 +332,16 @@ impl Core {
     pub(crate) async fn downloads_sweep(&self) -> Result<(), Error> {
         let kept = self.write(|tx| Ok(tx.downloads_forget(now())?)).await?;
         let folder = self.inner.paths.downloads.clone();
+        let core = self.clone();
         let sweep = move || {
             for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
                 let name = entry.file_name().to_string_lossy().into_owned();
                 let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|at| at.elapsed().ok());
                 // One that is being written has no row yet.
-                if !kept.contains(&name) && age.is_some_and(|age| age.as_secs() > ABANDONED_S) {
+                if !kept.contains(&name)
+                    && !core.holds_file(&name)
+                    && age.is_some_and(|age| age.as_secs() > ABANDONED_S)
+                {
                     let _ = std::fs::remove_file(entry.path());
                 }
             }

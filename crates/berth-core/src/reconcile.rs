@@ -30,6 +30,8 @@ pub(crate) async fn begin(core: &Core) -> Result<(), Error> {
     tokio::spawn(async move {
         let mut rounds = tokio::time::interval(ROUND);
         rounds.tick().await;
+        // Beside the notifications: a container that hangs holds up its round only.
+        let mut under_way: Option<tokio::task::JoinHandle<()>> = None;
         loop {
             let nudged = tokio::select! {
                 nudged = changes.recv() => Some(nudged),
@@ -40,7 +42,16 @@ pub(crate) async fn begin(core: &Core) -> Result<(), Error> {
             let result = match nudged {
                 Some(Ok(id)) => one(&core, &id).await,
                 // Too many nudges to count, or none for a while.
-                Some(Err(RecvError::Lagged(_))) | None => round(&core, None).await,
+                Some(Err(RecvError::Lagged(_))) | None => {
+                    if under_way.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
+                        under_way = Some(tokio::spawn(async move {
+                            if let Err(error) = round(&core, None).await {
+                                tracing::warn!(error = error.chain(), "containers could not be reconciled");
+                            }
+                        }));
+                    }
+                    Ok(())
+                }
                 Some(Err(RecvError::Closed)) => return,
             };
             if let Err(error) = result {
@@ -108,7 +119,7 @@ async fn one(core: &Core, id: &UnitId) -> Result<(), Error> {
 async fn round(core: &Core, start: Option<Beginning>) -> Result<(), Error> {
     let all =
         core.read(|tx| Ok(tx.containers(&ContainerFilter { limit: u32::MAX, ..ContainerFilter::default() })?)).await?;
-    // Several at a time: one that hangs must not be what all others wait for.
+    // Several at a time: one that is slow is not waited for by all others.
     let turns = std::sync::Arc::new(tokio::sync::Semaphore::new(AT_ONCE));
     let mut settling = tokio::task::JoinSet::new();
     for row in &all {
@@ -121,7 +132,11 @@ async fn round(core: &Core, start: Option<Beginning>) -> Result<(), Error> {
             }
         });
     }
-    while settling.join_next().await.is_some() {}
+    while let Some(settled) = settling.join_next().await {
+        if let Err(error) = settled {
+            tracing::error!(%error, "the look at a container broke off");
+        }
+    }
     if start.is_some() {
         let known: HashSet<String> = all.into_iter().map(|row| row.uid).collect();
         for id in core.inner.engine.list().await? {

@@ -370,7 +370,7 @@ pub struct Observed {
     pub state: State,
     /// The number of the run that the state is of; 0 before the first.
     pub run: u64,
-    /// Processes of that run that were out of memory (OOM-killed) so far.
+    /// Processes of that run that the OOM killer has killed so far.
     pub oom_kills: u64,
 }
 
@@ -400,7 +400,7 @@ pub struct Stats {
     pub block_write: u64,
     /// Network, over its whole life.
     pub traffic: Traffic,
-    /// Processes that were out of memory (OOM-killed).
+    /// Processes that the OOM killer has killed.
     #[serde(default)]
     pub oom_kills: u64,
 }

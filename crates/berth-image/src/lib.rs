@@ -32,7 +32,9 @@ pub use export::{
     Commit, NamedImage, Outgoing, OutgoingLayer, commit, copy_folder, finish_copy, import_config, import_layer,
     prepare_commit, write_archive,
 };
-pub use pack::{Stat, clear_folder, copy_file, disk_percent, disk_usage, open_file, pack_difference, pack_path, stat};
+pub use pack::{
+    Stat, clear_folder, copy_file, disk_percent, disk_usage, is_in_memory, open_file, pack_difference, pack_path, stat,
+};
 pub use platform::rank_of_variant;
 pub use store::{Layer, Pin, Store};
 pub use unpack::{Keep, unpack_within};

@@ -532,6 +532,14 @@ fn walk_pieces(file: &File, size: u64) -> Option<Vec<(u64, u64)>> {
     (size - held >= LEAST_HOLES).then_some(pieces)
 }
 
+/// Whether a file is in memory (tmpfs), where its times say nothing about writes through a mapping.
+pub fn is_in_memory(file: &File) -> bool {
+    // SAFETY: plain data; the call fills it in.
+    let mut about: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: an open descriptor and a local.
+    unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut about) == 0 && about.f_type as i64 == libc::TMPFS_MAGIC as i64 }
+}
+
 /// Copies a file to the beginning of another, which is empty; holes stay holes. `may` is asked before each piece is written, with its
 /// length in bytes. Returns the size.
 ///

@@ -149,7 +149,7 @@ pub struct ExitStatus {
     pub code: i32,
     /// The signal that ended it.
     pub signal: Option<i32>,
-    /// Processes that were out of memory (OOM-killed), the first one or others.
+    /// Processes that the OOM killer has killed, the first one or others.
     pub oom_kills: u64,
     /// When it ended, nanoseconds since 1970.
     pub finished_at: i64,

@@ -42,7 +42,7 @@ pub struct Usage {
     pub read_bytes: u64,
     /// Bytes written to block devices.
     pub write_bytes: u64,
-    /// Processes that were out of memory (OOM-killed).
+    /// Processes that the OOM killer has killed.
     pub oom_kills: u64,
 }
 
@@ -484,7 +484,7 @@ impl Cgroup {
         }
     }
 
-    /// Processes of the container that were out of memory (OOM-killed) so far.
+    /// Processes of the container that the OOM killer has killed so far.
     pub fn oom_kills(&self) -> u64 {
         let file = match &self.hierarchies {
             Hierarchies::V1(..) => "memory.oom_control",

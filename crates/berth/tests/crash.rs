@@ -189,7 +189,7 @@ async fn an_end_that_nobody_saw_is_told_so() {
         let shown = server.request("GET", "/v1/containers/a", "").await.json();
         assert_eq!((shown["state"].as_str(), shown["exit_code"].as_i64()), (Some("exited"), Some(255)));
         assert!(shown.get("finished_at").is_none(), "{shown}");
-        assert!(done(&server, &["ps", "-a"]).contains("nobody saw when"));
+        assert!(done(&server, &["ps", "-a"]).contains("end time unknown"));
         server.kill();
     }
     server.up().await;

@@ -136,6 +136,9 @@ async fn the_tours_work_as_pasted_and_leave_nothing() {
                     let all = std::fs::read_to_string(&path).expect("settings") + &more;
                     std::fs::write(path, all).expect("settings");
                     server.terminate();
+                } else {
+                    // It was killed by the block before; its process may not have ended.
+                    server.kill();
                 }
                 server.up().await;
                 continue;

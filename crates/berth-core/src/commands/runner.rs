@@ -35,12 +35,9 @@ pub(crate) struct Driving(Mutex<HashMap<Target, bool>>);
 pub(crate) struct Cancels(Mutex<HashMap<i64, Arc<Notify>>>);
 
 impl Cancels {
-    fn begin(&self, id: i64) -> Arc<Notify> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(id).or_default().clone()
-    }
-
-    fn end(&self, id: i64) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    fn begin(&self, id: i64) -> Cancel<'_> {
+        let stop = self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(id).or_default().clone();
+        Cancel { of: self, id, stop }
     }
 
     /// Has whoever drives it look whether it is to stop.
@@ -50,6 +47,22 @@ impl Cancels {
         }
     }
 }
+
+/// A command that can be told to stop until this is dropped.
+struct Cancel<'a> {
+    of: &'a Cancels,
+    id: i64,
+    stop: Arc<Notify>,
+}
+
+impl Drop for Cancel<'_> {
+    fn drop(&mut self) {
+        self.of.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+}
+
+/// Steps under way of the command that is driven.
+type UnderWay = Arc<tokio::sync::Mutex<JoinSet<(usize, Done)>>>;
 
 /// Where a test makes something go wrong: points are passed before and after everything that changes the world.
 #[derive(Default)]
@@ -148,15 +161,18 @@ impl Core {
         drop(driving);
         let core = self.clone();
         tokio::spawn(async move {
-            let mut failures = 0;
+            let under_way = UnderWay::default();
+            let (mut failures, mut faults) = (0, 0);
             loop {
-                let driver = core.clone();
+                let (driver, steps) = (core.clone(), under_way.clone());
                 // A task of its own, so that a panic is an error like others.
-                let driven = tokio::spawn(async move { driver.drive_next(target).await }).await;
+                let driven = tokio::spawn(async move { driver.drive_next(target, &steps).await }).await;
+                // Also after a panic: what is repeated must not run beside itself.
+                while under_way.lock().await.join_next().await.is_some() {}
                 match driven.unwrap_or_else(|error| Err(Error::Bug(format!("driving broke off: {error}")))) {
-                    Ok(true) => failures = 0,
+                    Ok(true) => (failures, faults) = (0, 0),
                     Ok(false) => {
-                        failures = 0;
+                        (failures, faults) = (0, 0);
                         let mut driving = core.inner.driving.0.lock().unwrap_or_else(PoisonError::into_inner);
                         match driving.get_mut(&target) {
                             Some(again) if *again => *again = false,
@@ -175,9 +191,10 @@ impl Core {
                             "a command could not be taken further"
                         );
                         // A full disk passes, a fault does not.
-                        if matches!(error, Error::Bug(_)) && failures >= FAULTS {
+                        faults = if matches!(error, Error::Bug(_)) { faults + 1 } else { 0 };
+                        if faults >= FAULTS {
                             match core.give_up(target).await {
-                                Ok(()) => failures = 1,
+                                Ok(()) => (failures, faults) = (1, 0),
                                 Err(error) => {
                                     tracing::error!(?target, error = error.chain(), "a command could not be given up");
                                 }
@@ -193,13 +210,25 @@ impl Core {
     /// Ends the command whose turn it is as failed.
     async fn give_up(&self, target: Target) -> Result<(), Error> {
         let (status, result) = (CommandStatus::Done.word(), Outcome::Failed.word());
-        self.write(move |tx| {
-            let Some(row) = tx.command_next(target.kind(), target.id())? else { return Ok(()) };
-            let message = "internal error; the server's log says why";
+        let told = self.write(move |tx| {
+            let Some(row) = tx.command_next(target.kind(), target.id())? else { return Ok(None) };
+            let (at, message) = (now(), "internal error; the server's log says why");
             tracing::error!(command = row.uid, name = row.name, "a command is given up");
-            Ok(tx.command_progress(row.id, status, result, message, Some(now()))?)
-        })
-        .await
+            for mut step in tx.activities(row.id)?.into_iter().filter(|step| step.ended_at.is_none()) {
+                let begun = step.status == CommandStatus::Running.word();
+                step.message = if begun { message } else { "not begun" }.into();
+                step.result = if begun { Outcome::Failed } else { Outcome::Overtaken }.word().into();
+                (step.status, step.ended_at) = (status.into(), Some(at));
+                tx.activity_progress(&step)?;
+            }
+            tx.command_progress(row.id, status, result, message, Some(at))?;
+            let detail = serde_json::json!({
+                "name": row.name, "target": row.target_name, "status": status, "result": result, "message": message,
+            });
+            Ok(Some(tx.event_add(at, row.account_id, "command.done", &row.uid, &detail.to_string())?))
+        });
+        self.tell(told.await?.into_iter().collect());
+        Ok(())
     }
 
     /// At the start of the server: what is not over goes on.
@@ -211,7 +240,7 @@ impl Core {
     }
 
     /// Takes the oldest command of the target to its end; whether there was one.
-    async fn drive_next(&self, target: Target) -> Result<bool, Error> {
+    async fn drive_next(&self, target: Target, under_way: &UnderWay) -> Result<bool, Error> {
         let found = self
             .read(move |tx| {
                 let Some(row) = tx.command_next(target.kind(), target.id())? else { return Ok(None) };
@@ -243,13 +272,9 @@ impl Core {
             keeps_going: order.body.keeps_going(),
             steps: steps.iter().map(|(row, _)| StepProgress { stage: row.stage, state: state_of(row) }).collect(),
         };
-        let id = row.id;
-        let stop = self.inner.cancels.begin(id);
-        let mut under_way = JoinSet::new();
-        let result = self.run_command(Run { row, order, progress, steps }, &stop, &mut under_way).await;
-        // What is repeated must not run beside itself.
-        while under_way.join_next().await.is_some() {}
-        self.inner.cancels.end(id);
+        let cancel = self.inner.cancels.begin(row.id);
+        let mut under_way = under_way.lock().await;
+        let result = self.run_command(Run { row, order, progress, steps }, &cancel.stop, &mut under_way).await;
         result.map(|()| true)
     }
 
@@ -498,6 +523,25 @@ impl Core {
         self.order_row(&caller, target, &run.row.target_name, body).map(Some)
     }
 
+    /// A place among the steps that are under way at a time; the outcome of the step if its command stops meanwhile.
+    async fn place_for_step(
+        &self,
+        command: &berth_store::Command,
+        left: Duration,
+    ) -> Result<Option<crate::shares::Share>, Outcome> {
+        let all = &self.inner.steps_at_once;
+        if let Some(place) = all.try_take(command.account_id) {
+            return Ok(Some(place));
+        }
+        let place = tokio::time::timeout(left, all.take(command.account_id)).await.map_err(|_| Outcome::TimedOut)?;
+        let id = command.id;
+        match self.read(move |tx| Ok(tx.command(id)?)).await {
+            Ok(row) => stop_of(row.as_ref()).map_or(Ok(place), Err),
+            // The step itself will tell.
+            Err(_) => Ok(place),
+        }
+    }
+
     async fn do_in_time(
         &self,
         caller: Caller,
@@ -507,13 +551,12 @@ impl Core {
         step: Step,
     ) -> Done {
         let left = || Duration::from_nanos((command.deadline - now()).max(0) as u64);
-        let _place = if step.only_waits() {
-            None
-        } else {
-            match tokio::time::timeout(left(), self.inner.steps_at_once.take(command.account_id)).await {
+        let _place = match step.only_waits() {
+            true => None,
+            false => match self.place_for_step(&command, left()).await {
                 Ok(place) => place,
-                Err(_) => return Done::timed_out("not begun: too many steps are under way"),
-            }
+                Err(outcome) => return Done { outcome, message: "not begun".into(), container: None },
+            },
         };
         let (core, left) = (self.clone(), left());
         // A task of its own: one that never ends is waited for no longer, and done to its end if that ever comes.

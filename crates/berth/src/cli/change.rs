@@ -150,7 +150,7 @@ pub(super) async fn commit(client: &Client, commit: &Commit) -> Outcome {
         labels: commit.label.iter().map(label).collect(),
     };
     let committed =
-        output::alive(&format!("committing {}", commit.id), client.container_commit(&commit.id, &asked)).await;
+        output::with_progress(&format!("committing {}", commit.id), client.container_commit(&commit.id, &asked)).await;
     println!("{}", committed.map_err(|e| e.to_string())?.digest);
     Ok(ExitCode::SUCCESS)
 }

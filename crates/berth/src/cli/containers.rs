@@ -137,7 +137,7 @@ pub(super) async fn each<'a, F: Future<Output = Result<String, Error>>>(
     for id in ids {
         let done = match doing {
             "" => act(id).await,
-            doing => output::alive(&format!("{doing} {id}"), act(id)).await,
+            doing => output::with_progress(&format!("{doing} {id}"), act(id)).await,
         };
         match done {
             Ok(line) => println!("{line}"),
@@ -290,13 +290,13 @@ async fn make(client: &Client, request: &ContainerCreate, pull: &str) -> Result<
     if pull == "always" {
         registries::fetch(client, &request.image, None, false).await?;
     }
-    match output::alive("starting", client.container_create(request)).await {
+    match output::with_progress("starting", client.container_create(request)).await {
         Err(error) if pull == "missing" && error.code() == Some("not_found") => {
             eprintln!("Image {} is not here: it is fetched", request.image);
             registries::fetch(client, &request.image, None, false).await.map_err(|fetching| {
                 format!("{error}, and it could not be fetched: {fetching}; `berth load` imports images from archives")
             })?;
-            Ok(output::alive("starting", client.container_create(request)).await?)
+            Ok(output::with_progress("starting", client.container_create(request)).await?)
         }
         other => Ok(other?),
     }
@@ -323,7 +323,7 @@ fn status(c: &Container) -> String {
             let why = if c.oom_killed { ", out of memory" } else { "" };
             format!("Exited ({}{why}) {} ago", c.exit_code.unwrap_or(0), output::age(at))
         }
-        ("exited", ..) if c.exit_code.is_some() => format!("Exited ({}), nobody saw when", c.exit_code.unwrap_or(0)),
+        ("exited", ..) if c.exit_code.is_some() => format!("Exited ({}), end time unknown", c.exit_code.unwrap_or(0)),
         (state, ..) => state[..1].to_uppercase() + &state[1..],
     }
 }

@@ -39,7 +39,7 @@ pub(super) fn table(head: &[&str], rows: &[Vec<String>]) {
 }
 
 /// Shows that work goes on which takes longer than a second: on a terminal by a line that counts, elsewhere by a line every ten seconds.
-pub(super) async fn alive<T>(what: &str, work: impl Future<Output = T>) -> T {
+pub(super) async fn with_progress<T>(what: &str, work: impl Future<Output = T>) -> T {
     use std::io::IsTerminal;
     const FIRST: Duration = Duration::from_secs(1);
     const NEXT: Duration = Duration::from_secs(10);

@@ -317,7 +317,7 @@ pub(super) async fn follow_id(client: &Client, id: &str) -> Outcome {
     let mut shown = std::collections::BTreeSet::new();
     let mut last = None;
     let mut doing = "waiting for its turn".to_owned();
-    while let Some(event) = output::alive(&doing, events.next()).await {
+    while let Some(event) = output::with_progress(&doing, events.next()).await {
         let command = event.map_err(|e| told(&e))?;
         for step in command.activities.iter().filter(|step| step.status == "done") {
             if shown.insert(step.number) {

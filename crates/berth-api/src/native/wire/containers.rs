@@ -411,7 +411,7 @@ pub struct Container {
     pub exit_code: Option<i32>,
     /// Whether it ended because it was out of memory (OOM-killed).
     pub oom_killed: bool,
-    /// Processes of the newest run that were out of memory (OOM-killed), whether or not it runs on.
+    /// Processes of the newest run that the OOM killer has killed, whether or not it runs on.
     pub oom_kills: u64,
     /// Why the newest start failed.
     #[serde(skip_serializing_if = "Option::is_none")]
