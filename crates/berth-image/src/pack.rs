@@ -537,7 +537,7 @@ pub fn is_in_memory(file: &File) -> bool {
     // SAFETY: plain data; the call fills it in.
     let mut about: libc::statfs = unsafe { std::mem::zeroed() };
     // SAFETY: an open descriptor and a local.
-    unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut about) == 0 && about.f_type as i64 == libc::TMPFS_MAGIC as i64 }
+    unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut about) == 0 && about.f_type == libc::TMPFS_MAGIC }
 }
 
 /// Copies a file to the beginning of another, which is empty; holes stay holes. `may` is asked before each piece is written, with its

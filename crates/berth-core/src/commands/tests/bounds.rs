@@ -47,6 +47,17 @@ fn steps_of_an_account_wait_for_each_other() {
     );
     places.pop();
     assert_eq!(world.wait(&ordered).result, Some(Outcome::Success), "one place is enough");
+    // What is cancelled while it waits begins nothing.
+    places.extend(all.try_take(account));
+    let cancelled = world.order(start());
+    std::thread::sleep(Duration::from_millis(200));
+    world.block_on(world.core.command_cancel(&world.caller, &cancelled.uid)).expect("cancel");
+    places.clear();
+    let done = world.wait(&cancelled);
+    assert_eq!(done.result, Some(Outcome::Overtaken), "{}", done.message);
+    let begun: Vec<_> = done.activities.iter().filter(|step| step.name == "replace").map(|step| step.result).collect();
+    assert!(!begun.is_empty() && begun.iter().all(|result| *result == Some(Outcome::Overtaken)), "{begun:?}");
+    world.check("after a cancel", true);
 }
 
 #[test]
