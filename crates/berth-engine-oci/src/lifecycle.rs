@@ -498,23 +498,25 @@ impl OciEngine {
                 Some(registered.map_err(|e| EngineError::Failed(format!("watch the shim: {e}")))?)
             }
         };
-        let paused = self.inner.cgroup(unit.id()).frozen();
+        // What has just begun is neither paused nor has it been killed.
+        let is_earlier = run.started_at < self.inner.begun_at;
+        let group = self.inner.cgroup(unit.id());
+        let paused = is_earlier && group.frozen();
         let state = State::Running { pid: Some(init.pid), started_at: run.started_at, paused };
         self.inner.know_names(unit);
         {
             let mut known = unit.known();
-            // Of a run that an earlier server began there may be some already.
-            let oom_kills = self.inner.cgroup(unit.id()).oom_kills();
+            let oom_kills = if is_earlier { group.oom_kills() } else { 0 };
             known.observed = Observed { oom_kills, ..Observed::new(state, run.number) };
             (known.last_oom, known.oom_before, known.oom_reported) = (None, 0, None);
             // Its end may have come, but it is not over before the shim is: until then nothing else may begin.
             let init = init.open().map(Arc::new);
             // Of a run that an earlier server began somebody may have heard already.
-            let heard = Arc::new((run.started_at < self.inner.begun_at).into());
+            let heard = Arc::new(is_earlier.into());
             known.live =
                 waiting.is_some().then_some(Live { init, link: run.link, netns, heard, ended: watched, closing });
         }
-        self.inner.groups.begin(unit.id(), &self.inner.cgroup(unit.id()));
+        self.inner.groups.begin(unit.id(), &group);
         let (inner, unit) = (self.inner.clone(), unit.clone());
         tokio::spawn(async move {
             if let Some(shim) = &waiting {
