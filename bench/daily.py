@@ -490,7 +490,7 @@ def main():
         "each in the same run; medians; what earlier work left to be written was written out before each. Loading, saving and pulling are bound by this",
         "machine's disk (100 to 440 MB/s) as soon as its caches are full.", "",
         *table(results), "",
-        "Bandwidth caps, both set to the same, one direction at a time, by datagrams at twice the rate up to 100 Mbit/s and by one TCP\nconnection above; bits of Ethernet frames by what arrives at the receiver, the first two seconds left out:", "",
+        "Bandwidth caps, both set to the same, one direction at a time, by datagrams at twice the rate up to 100 Mbit/s and by one TCP\nconnection above; bits of Ethernet frames by what arrives at the receiver, the first two seconds left out. A cap is of IP packets, as traffic is\ncounted: full frames of 1,514 bytes are 1.009 of it:", "",
         *network, ""])
     print(text)
     if arguments.out:

@@ -54,6 +54,7 @@ impl<'a> Cloud<'a> {
         assert_eq!(answer.status, 201, "{}", answer.text);
         same_shape(&answer.json(), &json!({"token": "", "expires_in": "86400"}), "token");
         let token = answer.json()["token"].as_str().expect("a token").to_owned();
+        assert!(token.len() == 32 && token.bytes().all(|b| b.is_ascii_hexdigit()), "{token}");
         Self { server, http, token }
     }
 
