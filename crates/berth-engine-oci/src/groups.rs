@@ -203,6 +203,10 @@ impl Inner {
         let Some(init) = live.and_then(|live| live.init).filter(|init| !init.ended()) else { return Ok(()) };
         let group = self.cgroup(unit.id());
         let (State::Running { paused, .. }, false) = (state, group.is_whole()) else { return Ok(()) };
+        if init.ended() {
+            // They went with it.
+            return Ok(());
+        }
         tracing::error!(container = %unit.id(), "a control group was removed by another program; it is made anew");
         {
             // The counters of the new groups begin at zero.

@@ -513,8 +513,15 @@ impl OciEngine {
             let init = init.open().map(Arc::new);
             // Of a run that an earlier server began somebody may have heard already.
             let heard = Arc::new(is_earlier.into());
-            known.live =
-                waiting.is_some().then_some(Live { init, link: run.link, netns, heard, ended: watched, closing });
+            known.live = waiting.is_some().then_some(Live {
+                init,
+                link: run.link,
+                netns,
+                heard,
+                killed: Arc::default(),
+                ended: watched,
+                closing,
+            });
         }
         self.inner.groups.begin(unit.id(), &group);
         let (inner, unit) = (self.inner.clone(), unit.clone());
@@ -592,7 +599,8 @@ impl Inner {
         unit.counted.end(&unit.folder, run.number, status.traffic.map(of_run));
         let mut known = unit.known();
         let status = ExitStatus { oom_kills: status.oom_kills + known.oom_before, ..status };
-        let exit = exit_of(&status, known.observed.oom_kills, known.last_oom);
+        let mut exit = exit_of(&status, known.observed.oom_kills, known.last_oom);
+        exit.oom_killed &= !live.as_ref().is_some_and(|live| live.killed.load(Ordering::Relaxed));
         known.observed = Observed { oom_kills: status.oom_kills, ..Observed::new(State::Exited(exit), run.number) };
         known.live = None;
     }

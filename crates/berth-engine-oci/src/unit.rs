@@ -77,6 +77,8 @@ pub(crate) struct Live {
     pub(crate) netns: Option<Arc<Netns>>,
     /// Whether somebody has attached to it.
     pub(crate) heard: Arc<std::sync::atomic::AtomicBool>,
+    /// Whether this server has sent SIGKILL: the OOM killer is not why it ends then.
+    pub(crate) killed: Arc<std::sync::atomic::AtomicBool>,
     /// Turns true when the end has been taken note of.
     pub(crate) ended: watch::Receiver<bool>,
     /// Turns true when it ends, before its place in the network is taken back: for those who listen in it.
@@ -88,6 +90,9 @@ pub(crate) type Going = (PidFd, Process, Run);
 
 impl Live {
     pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
+        if signal == libc::SIGKILL {
+            self.killed.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
         self.init.as_ref().map_or(Ok(()), |init| init.signal(signal))
     }
 }

@@ -55,6 +55,8 @@ impl<'a> Cloud<'a> {
         same_shape(&answer.json(), &json!({"token": "", "expires_in": "86400"}), "token");
         let token = answer.json()["token"].as_str().expect("a token").to_owned();
         assert!(token.len() == 32 && token.bytes().all(|b| b.is_ascii_hexdigit()), "{token}");
+        let elsewhere = server.request_as(Some(&token), "GET", "/tingyu/node/list", "").await;
+        assert_eq!(elsewhere.status, 401, "it is good in this dialect only: {}", elsewhere.text);
         Self { server, http, token }
     }
 

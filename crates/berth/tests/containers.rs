@@ -99,6 +99,19 @@ async fn limits_hold_and_are_told() {
     let known = client.container(id).await.expect("container");
     assert!(known.oom_killed && known.oom_kills > 0, "{known:?}");
 
+    // Killed by its owner while children are out of memory: that is why it ended.
+    let script = "while true; do tail /dev/zero; sleep 0.1; done";
+    let made = run(&server, json!({"memory": 16 << 20, "command": shell(script)})).await;
+    let id = made["id"].as_str().expect("id").to_owned();
+    let begun = std::time::Instant::now();
+    while client.container(&id).await.expect("container").oom_kills == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "nobody tells of a child that is out of memory");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    berth_testkit::done(&server, &["kill", &id]);
+    let ended = client.container_wait(&id).await.expect("wait");
+    assert_eq!((ended.exit_code, ended.oom_killed), (Some(137), false));
+
     // A child that is out of memory is told while the container runs on, and is not why it ends later.
     let script = "tail /dev/zero; echo on; trap 'exit 0' TERM; while true; do sleep 0.1; done";
     let made = run(&server, json!({"memory": 16 << 20, "command": shell(script)})).await;

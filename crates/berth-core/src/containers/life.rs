@@ -335,6 +335,8 @@ impl Core {
         let found = self.container(caller, reference).await?;
         let lock = self.lock(found.id);
         let _busy = lock.lock().await;
+        // Nobody else takes it meanwhile.
+        let _place = self.place_to_run(caller, Some(found.id)).await?;
         let stopped = self.stop_locked(self.container(caller, found.uid.as_str()).await?, grace).await?;
         self.start_locked(caller, stopped).await
     }

@@ -21,7 +21,7 @@ pub struct KeyCreate {
     pub addresses: Vec<String>,
     /// Requests without a signature are taken.
     pub unsigned: bool,
-    /// Seconds until it expires; never if absent.
+    /// Seconds until it expires; never if absent, but no later than what makes it.
     pub expires_in: Option<u64>,
 }
 
