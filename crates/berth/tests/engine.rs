@@ -40,14 +40,19 @@ fn hybrid_cgroups() -> bool {
     mounts.contains(" - cgroup cgroup ")
 }
 
+/// A store of images with this one in it, and the image's layers.
+fn store_with(data: &std::path::Path, rootfs: PathBuf) -> (Store, Vec<String>) {
+    let store = Store::open(&data.join("images"), 0).expect("store");
+    let bytes = Cursor::new(fs::read(rootfs).expect("image"));
+    let imported = import_rootfs(&store, bytes, Config::default(), Budget::default()).expect("import");
+    (store, imported.layers.iter().map(ToString::to_string).collect())
+}
+
 async fn hold_to_the_contract(name: &str, runtime: Option<PathBuf>) {
     let Some(rootfs) = image("busybox").filter(|_| is_root()) else { return };
     let data = std::env::temp_dir().join(format!("berth-contract-{name}-{}", std::process::id()));
     let _ = fs::remove_dir_all(&data);
-    let store = Store::open(&data.join("images"), 0).expect("store");
-    let imported =
-        import_rootfs(&store, Cursor::new(fs::read(rootfs).expect("image")), Config::default(), Budget::default())
-            .expect("import");
+    let (store, layers) = store_with(&data, rootfs);
     let mut options = Options::new(data.join("engine"), PathBuf::from(env!("CARGO_BIN_EXE_berth")));
     options.runtime = runtime;
     let engine = OciEngine::open(options, store).expect("engine");
@@ -55,7 +60,7 @@ async fn hold_to_the_contract(name: &str, runtime: Option<PathBuf>) {
     let first = if name == "own" { 31_000 } else { 31_500 };
     let port = (first..first + 500).find(|port| (*port..port + 5).all(free)).expect("free ports");
     let material = Material {
-        layers: imported.layers.iter().map(ToString::to_string).collect(),
+        layers,
         service: words("trap 'exit 0' TERM; while true; do sleep 1 & wait; done"),
         greeter: words("echo hello"),
         failer: words("exit 7"),
@@ -160,10 +165,7 @@ fn a_dropped_engine_puts_nothing_back() {
     let story = || {
         let runtime = tokio::runtime::Runtime::new().expect("runtime");
         runtime.block_on(async {
-            let store = Store::open(&data.join("images"), 0).expect("store");
-            let bytes = Cursor::new(fs::read(rootfs).expect("image"));
-            let imported = import_rootfs(&store, bytes, Config::default(), Budget::default()).expect("import");
-            let layers: Vec<String> = imported.layers.iter().map(ToString::to_string).collect();
+            let (store, layers) = store_with(&data, rootfs);
             let options = Options::new(data.join("engine"), PathBuf::from(env!("CARGO_BIN_EXE_berth")));
             let engine = OciEngine::open(options, store).expect("engine");
             let unit = plain("left", &layers, &words("sleep 1000"));
@@ -207,10 +209,7 @@ async fn a_control_group_that_is_removed_is_made_anew() {
     let Some(rootfs) = image("busybox").filter(|_| is_root()) else { return };
     let data = std::env::temp_dir().join(format!("berth-groups-{}", std::process::id()));
     let _ = fs::remove_dir_all(&data);
-    let store = Store::open(&data.join("images"), 0).expect("store");
-    let bytes = Cursor::new(fs::read(rootfs).expect("image"));
-    let imported = import_rootfs(&store, bytes, Config::default(), Budget::default()).expect("import");
-    let layers: Vec<String> = imported.layers.iter().map(ToString::to_string).collect();
+    let (store, layers) = store_with(&data, rootfs);
     let options = Options::new(data.join("engine"), PathBuf::from(env!("CARGO_BIN_EXE_berth")));
     let engine = OciEngine::open(options, store).expect("engine");
     let mut unit = plain("grouped", &layers, &words("sleep 1000 & sleep 1000 & wait"));
@@ -249,11 +248,7 @@ async fn a_control_group_that_is_removed_is_made_anew() {
 
 async fn heal_story(data: &std::path::Path, rootfs: PathBuf) {
     host("ip link set lo up");
-    let store = Store::open(&data.join("images"), 0).expect("store");
-    let imported =
-        import_rootfs(&store, Cursor::new(fs::read(rootfs).expect("image")), Config::default(), Budget::default())
-            .expect("import");
-    let layers: Vec<String> = imported.layers.iter().map(ToString::to_string).collect();
+    let (store, layers) = store_with(data, rootfs);
     let mut options = Options::new(data.join("engine"), PathBuf::from(env!("CARGO_BIN_EXE_berth")));
     options.subnet = Some((std::net::Ipv4Addr::new(198, 18, 7, 1), 24));
     let engine = OciEngine::open(options, store).expect("engine");
