@@ -121,17 +121,20 @@ fn make(files: &dyn berth_engine::Files, order: Order) -> io::Result<Made> {
         let left = order.quota.saturating_sub(taken(&order.folder, &order.known));
         Ok(Bounded { file, images: order.images.clone(), left, since: 0 })
     };
+    // A file that was made of the same path before and is still there.
+    let kept = |is_equal: &dyn Fn(&berth_store::Download) -> bool| {
+        let of_path = |known: &berth_store::Download| {
+            known.container_id == order.container && known.path == order.path && order.folder.join(&known.file).exists()
+        };
+        order.known.iter().find(|known| is_equal(known) && of_path(known))
+    };
     // Links are followed as the container would.
     let (name, stamp, out) = match files.open(wanted) {
         Ok(content) => {
             let stamp = stamp_of(&content);
-            let same = order.known.iter().find(|known| {
-                !stamp.is_empty()
-                    && known.stamp == stamp
-                    && known.container_id == order.container
-                    && known.path == order.path
-            });
-            if let Some(same) = same.filter(|same| order.folder.join(&same.file).exists()) {
+            if !stamp.is_empty()
+                && let Some(same) = kept(&|known| known.stamp == stamp)
+            {
                 let size = u64::try_from(same.size).unwrap_or(0);
                 touch(&order.folder.join(&same.file))?;
                 return Ok(Made { name: base, file: same.file.clone(), size, sha256: same.sha256.clone(), stamp });
@@ -155,13 +158,7 @@ fn make(files: &dyn berth_engine::Files, order: Order) -> io::Result<Made> {
     out.file.sync_all()?;
     let size = out.file.metadata()?.len();
     let sha256 = Digest::of_reader(File::open(&target)?)?.hex();
-    let equal = order.known.iter().find(|known| {
-        known.sha256 == sha256
-            && known.container_id == order.container
-            && known.path == order.path
-            && order.folder.join(&known.file).exists()
-    });
-    if let Some(equal) = equal {
+    if let Some(equal) = kept(&|known| known.sha256 == sha256) {
         std::fs::remove_file(&target)?;
         touch(&order.folder.join(&equal.file))?;
         return Ok(Made { name, file: equal.file.clone(), size, sha256, stamp });
