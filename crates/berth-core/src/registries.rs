@@ -118,7 +118,7 @@ pub trait Blob: Send {
     async fn next(&mut self) -> Result<Option<Vec<u8>>, RegistryError>;
 }
 
-/// Said of bytes that have gone out.
+/// ExecOutput of bytes that have gone out.
 pub type Sent<'a> = &'a (dyn Fn(u64) + Send + Sync);
 
 /// What speaks to registries.

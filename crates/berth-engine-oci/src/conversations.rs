@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use berth_engine::{EngineError, LogOptions, LogReader, LogStream, Said, Session, Told};
+use berth_engine::{EngineError, ExecInput, ExecOutput, LogOptions, LogReader, LogStream, Session};
 use berth_runtime::log::Stream;
 use berth_runtime::{Asked, AttachMessage, Attached, ExecReport, ExitStatus, MOST_INPUT, StartError, resize};
 use tokio::io::unix::AsyncFd;
@@ -51,7 +51,7 @@ fn write(fd: i32, bytes: &[u8]) -> io::Result<usize> {
 async fn pump_out(
     fd: Arc<AsyncFd<OwnedFd>>,
     stream: LogStream,
-    said: mpsc::Sender<Said>,
+    said: mpsc::Sender<ExecOutput>,
     mut ended: watch::Receiver<bool>,
 ) {
     let mut buffer = vec![0; CHUNK];
@@ -73,7 +73,7 @@ async fn pump_out(
             // A terminal that nobody has open any more says EIO.
             Ok(Ok(0) | Err(_)) => return,
             Ok(Ok(length)) => {
-                if said.send(Said::Output(stream, buffer[..length].to_vec())).await.is_err() {
+                if said.send(ExecOutput::Output(stream, buffer[..length].to_vec())).await.is_err() {
                     return;
                 }
             }
@@ -97,14 +97,14 @@ async fn write_all(fd: &AsyncFd<OwnedFd>, bytes: &[u8]) -> io::Result<()> {
 
 /// What a listener who has the process's terminal or pipes tells it.
 async fn pump_in(
-    mut told: mpsc::Receiver<Told>,
+    mut told: mpsc::Receiver<ExecInput>,
     mut input: Option<Arc<AsyncFd<OwnedFd>>>,
     terminal: bool,
     process: berth_runtime::Process,
 ) {
     while let Some(told) = told.recv().await {
         match told {
-            Told::Input(bytes) => {
+            ExecInput::Input(bytes) => {
                 if let Some(fd) = &input
                     && write_all(fd, &bytes).await.is_err()
                     && !terminal
@@ -112,17 +112,17 @@ async fn pump_in(
                     input = None;
                 }
             }
-            Told::EndOfInput => match &input {
+            ExecInput::EndOfInput => match &input {
                 // What Ctrl-D is on a terminal.
                 Some(fd) if terminal => drop(write_all(fd, &[4]).await),
                 _ => input = None,
             },
-            Told::Resize { rows, columns } => {
+            ExecInput::Resize { rows, columns } => {
                 if let Some(fd) = input.as_ref().filter(|_| terminal) {
                     let _ = resize(fd.get_ref().as_fd(), rows, columns);
                 }
             }
-            Told::Signal(signal) => {
+            ExecInput::Signal(signal) => {
                 // It began a session of its own, and so a group: what it has started goes with it.
                 if process.open().is_some() {
                     // SAFETY: a plain signal; the process lives, so the group is its own.
@@ -196,7 +196,7 @@ pub(crate) async fn of_exec(asked: Asked, what: &str, limit: std::time::Duration
         for pump in &mut pumps {
             let _ = pump.await;
         }
-        let _ = said.send(Said::Ended(code)).await;
+        let _ = said.send(ExecOutput::Ended(code)).await;
         inward.abort();
     });
     Ok(Session { output, input })
@@ -224,7 +224,7 @@ pub(crate) struct RunLog {
 impl RunLog {
     /// Sends what is in the log from `since` up to and with `until` (nanoseconds since 1970), but for the first bytes of each
     /// stream that were heard already. Whether somebody still listens.
-    async fn send(&self, since: i64, until: i64, mut heard: [u64; 2], said: &mpsc::Sender<Said>) -> bool {
+    async fn send(&self, since: i64, until: i64, mut heard: [u64; 2], said: &mpsc::Sender<ExecOutput>) -> bool {
         let options = LogOptions { since: Some(since), until: Some(until.saturating_add(1)), ..LogOptions::default() };
         let Ok(mut log) = Output::open(&self.folder, &options).await else { return true };
         while let Ok(Some(mut line)) = log.next().await {
@@ -235,7 +235,7 @@ impl RunLog {
             let known = usize::try_from(*left).unwrap_or(usize::MAX).min(line.text.len());
             *left -= known as u64;
             line.text.drain(..known);
-            if !line.text.is_empty() && said.send(Said::Output(line.stream, line.text)).await.is_err() {
+            if !line.text.is_empty() && said.send(ExecOutput::Output(line.stream, line.text)).await.is_err() {
                 return false;
             }
         }
@@ -255,7 +255,7 @@ async fn hear(
     run: &RunLog,
     from_start: bool,
     mut ended: watch::Receiver<bool>,
-    said: &mpsc::Sender<Said>,
+    said: &mpsc::Sender<ExecOutput>,
 ) {
     let mut joined_at = None;
     let mut heard = [0u64; 2];
@@ -272,7 +272,7 @@ async fn hear(
             Ok(Ok(AttachMessage::Output(stream, bytes))) => {
                 let stream = if stream == Stream::Stderr { LogStream::Stderr } else { LogStream::Stdout };
                 heard[usize::from(stream == LogStream::Stderr)] += bytes.len() as u64;
-                if said.send(Said::Output(stream, bytes)).await.is_err() {
+                if said.send(ExecOutput::Output(stream, bytes)).await.is_err() {
                     return;
                 }
             }
@@ -317,16 +317,16 @@ pub(crate) fn of_container(
         let talk = async {
             while let Some(told) = told.recv().await {
                 let done = match told {
-                    Told::Input(bytes) => {
+                    ExecInput::Input(bytes) => {
                         let mut result = Ok(());
                         for piece in bytes.chunks(MOST_INPUT) {
                             result = tell(&attached, |a| a.input(piece)).await;
                         }
                         result
                     }
-                    Told::EndOfInput => tell(&attached, Attached::end).await,
-                    Told::Resize { rows, columns } => tell(&attached, |a| a.resize(rows, columns)).await,
-                    Told::Signal(_) => Ok(()),
+                    ExecInput::EndOfInput => tell(&attached, Attached::end).await,
+                    ExecInput::Resize { rows, columns } => tell(&attached, |a| a.resize(rows, columns)).await,
+                    ExecInput::Signal(_) => Ok(()),
                 };
                 if done.is_err() {
                     return;
@@ -383,7 +383,7 @@ pub(crate) fn of_log(mut log: Output, unit: Arc<crate::unit::Unit>) -> Session {
                     if line.ends {
                         line.text.push(b'\n');
                     }
-                    if said.send(Said::Output(line.stream, line.text)).await.is_err() {
+                    if said.send(ExecOutput::Output(line.stream, line.text)).await.is_err() {
                         return;
                     }
                 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::engine::{Engine, EngineError};
-use crate::session::{ExecAsked, Said, Session};
+use crate::session::{ExecAsked, ExecOutput, Session};
 use crate::words::{LogOptions, NetworkMode, PortAsked, PortProtocol, Rates, State, UnitId, UnitSpec};
 
 /// What an engine's test brings along.
@@ -59,8 +59,8 @@ async fn heard(mut session: Session) -> (String, Option<i32>) {
     let mut text = Vec::new();
     while let Some(said) = session.output.recv().await {
         match said {
-            Said::Output(_, bytes) => text.extend(bytes),
-            Said::Ended(code) => return (String::from_utf8_lossy(&text).into_owned(), Some(code)),
+            ExecOutput::Output(_, bytes) => text.extend(bytes),
+            ExecOutput::Ended(code) => return (String::from_utf8_lossy(&text).into_owned(), Some(code)),
         }
     }
     (String::from_utf8_lossy(&text).into_owned(), None)

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use tokio::sync::{Notify, broadcast};
 
 use crate::engine::{Changes, Engine, EngineError, LogReader};
-use crate::session::{ExecAsked, FileStat, Files, Said, Session};
+use crate::session::{ExecAsked, ExecOutput, FileStat, Files, Session};
 use crate::words::{
     Abilities, Exit, HostFacts, LogLine, LogOptions, LogStream, NetworkMode, Observed, Placement, PortAsked, PortGiven,
     PortProtocol, Resources, State, Stats, Traffic, UnitId, UnitSpec,
@@ -491,12 +491,12 @@ impl Engine for FakeEngine {
             Some("never") => std::future::pending().await,
             Some("exit") => argument.parse().unwrap_or(1),
             Some("echo") => {
-                let _ = said.send(Said::Output(LogStream::Stdout, format!("{argument}\n").into_bytes())).await;
+                let _ = said.send(ExecOutput::Output(LogStream::Stdout, format!("{argument}\n").into_bytes())).await;
                 0
             }
             _ => 0,
         };
-        let _ = said.send(Said::Ended(code)).await;
+        let _ = said.send(ExecOutput::Ended(code)).await;
         Ok(Session { output, input })
     }
 

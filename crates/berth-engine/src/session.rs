@@ -30,7 +30,7 @@ pub struct ExecAsked {
 
 /// What a process says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Said {
+pub enum ExecOutput {
     /// It wrote this. With a terminal all is standard output.
     Output(LogStream, Vec<u8>),
     /// It ended with this exit code; the last thing said. A container's own process ends without it where the session was
@@ -40,7 +40,7 @@ pub enum Said {
 
 /// What a process is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Told {
+pub enum ExecInput {
     /// Input.
     Input(Vec<u8>),
     /// There is no more input.
@@ -59,10 +59,10 @@ pub enum Told {
 /// A conversation. Dropping it ends a terminal's session (SIGHUP) and breaks pipes; a process that minds neither goes on.
 #[derive(Debug)]
 pub struct Session {
-    /// What comes out; ends after [`Said::Ended`], or when the container has ended.
-    pub output: mpsc::Receiver<Said>,
+    /// What comes out; ends after [`ExecOutput::Ended`], or when the container has ended.
+    pub output: mpsc::Receiver<ExecOutput>,
     /// What goes in.
-    pub input: mpsc::Sender<Told>,
+    pub input: mpsc::Sender<ExecInput>,
 }
 
 /// What is at a path of a container.

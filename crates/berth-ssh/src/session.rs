@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use berth_core::{Core, FaultKind, SshHost};
-use berth_engine::{ExecAsked, LogStream, Said, Told};
+use berth_engine::{ExecAsked, ExecInput, ExecOutput, LogStream};
 use russh::server::{Handle, Msg};
 use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Sig};
 use tokio::io::AsyncWriteExt;
@@ -169,15 +169,15 @@ fn exec_of(asked: &Asked, program: Program) -> ExecAsked {
 }
 
 /// What the process says goes to the client, as fast as that takes it.
-async fn answer(mut output: mpsc::Receiver<Said>, writer: &ChannelWriteHalf<Msg>, flow: &Flow) {
+async fn answer(mut output: mpsc::Receiver<ExecOutput>, writer: &ChannelWriteHalf<Msg>, flow: &Flow) {
     let mut out = Box::pin(writer.make_writer());
     let mut err = Box::pin(writer.make_writer_ext(Some(1)));
     while let Some(said) = output.recv().await {
         flow.waits.store(true, Ordering::Relaxed);
         let written = match said {
-            Said::Output(LogStream::Stdout, bytes) => out.write_all(&bytes).await,
-            Said::Output(LogStream::Stderr, bytes) => err.write_all(&bytes).await,
-            Said::Ended(code) => {
+            ExecOutput::Output(LogStream::Stdout, bytes) => out.write_all(&bytes).await,
+            ExecOutput::Output(LogStream::Stderr, bytes) => err.write_all(&bytes).await,
+            ExecOutput::Ended(code) => {
                 let _ = writer.exit_status(u32::try_from(code).unwrap_or(255)).await;
                 let _ = writer.eof().await;
                 return;
@@ -209,20 +209,20 @@ struct Flow {
 
 /// What the client says goes to the process, until it closes the session. The connection is read on while the process is slow:
 /// what the client says of its own room comes the same way.
-async fn hear(mut reader: ChannelReadHalf, input: mpsc::Sender<Told>, flow: &Flow) {
-    let (queue, mut queued) = mpsc::unbounded_channel::<Told>();
-    let size_of = |told: &Told| if let Told::Input(bytes) = told { bytes.len() } else { 0 };
+async fn hear(mut reader: ChannelReadHalf, input: mpsc::Sender<ExecInput>, flow: &Flow) {
+    let (queue, mut queued) = mpsc::unbounded_channel::<ExecInput>();
+    let size_of = |told: &ExecInput| if let ExecInput::Input(bytes) = told { bytes.len() } else { 0 };
     let own = AtomicUsize::new(0);
     let listen = async {
         while let Some(message) = reader.wait().await {
             let told = match message {
-                ChannelMsg::Data { data } => Told::Input(data.to_vec()),
-                ChannelMsg::Eof => Told::EndOfInput,
+                ChannelMsg::Data { data } => ExecInput::Input(data.to_vec()),
+                ChannelMsg::Eof => ExecInput::EndOfInput,
                 ChannelMsg::WindowChange { col_width, row_height, .. } => {
                     let (rows, columns) = size(row_height, col_width);
-                    Told::Resize { rows, columns }
+                    ExecInput::Resize { rows, columns }
                 }
-                ChannelMsg::Signal { signal } => Told::Signal(number(&signal)),
+                ChannelMsg::Signal { signal } => ExecInput::Signal(number(&signal)),
                 ChannelMsg::Close => return,
                 _ => continue,
             };

@@ -5,7 +5,7 @@ use std::io::Cursor;
 use std::path::PathBuf;
 
 use berth_engine::contract::{Material, check, plain};
-use berth_engine::{Engine, ExecAsked, PortAsked, PortProtocol, Said, State, UnitId};
+use berth_engine::{Engine, ExecAsked, ExecOutput, PortAsked, PortProtocol, State, UnitId};
 use berth_engine_oci::{OciEngine, Options, uninstall};
 use berth_image::{Budget, Config, Store, import_rootfs};
 use berth_testkit::{image, is_root, leftovers};
@@ -106,7 +106,7 @@ async fn code_of(engine: &OciEngine, id: &UnitId, script: &str) -> i32 {
     let asked = ExecAsked { args: words(script), ..ExecAsked::default() };
     let mut session = engine.exec(id, &asked).await.expect("exec");
     while let Some(said) = session.output.recv().await {
-        if let Said::Ended(code) = said {
+        if let ExecOutput::Ended(code) = said {
             return code;
         }
     }

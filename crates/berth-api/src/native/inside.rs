@@ -11,7 +11,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use berth_core::{Caller, Core, Share};
-use berth_engine::{Files, LogStream, Said, Session, Told};
+use berth_engine::{ExecInput, ExecOutput, Files, LogStream, Session};
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -65,7 +65,7 @@ pub(super) async fn exec(
     let (mut out, mut err) = (Vec::new(), Vec::new());
     while let Some(said) = session.output.recv().await {
         match said {
-            Said::Output(stream, bytes) => {
+            ExecOutput::Output(stream, bytes) => {
                 let all = out.len() + err.len() + bytes.len();
                 while held.len() * OUTPUT_PLACE < all.min(2 * MOST_OUTPUT) {
                     let Some(share) = places.output(&caller) else { break };
@@ -77,7 +77,7 @@ pub(super) async fn exec(
                 result.truncated |= bytes.len() > room;
                 into.extend_from_slice(&bytes[..bytes.len().min(room)]);
             }
-            Said::Ended(code) => {
+            ExecOutput::Ended(code) => {
                 result.exit_code = Some(code);
                 break;
             }
@@ -259,14 +259,14 @@ async fn converse(socket: WebSocket, session: Session, draining: &Draining, endi
                 Err(_) => continue,
             };
             match said {
-                Said::Output(stream, bytes) => {
+                ExecOutput::Output(stream, bytes) => {
                     let number = if stream == LogStream::Stdout { channel::STDOUT } else { channel::STDERR };
                     let message = [&[number], bytes.as_slice()].concat();
                     if to_client.send(Message::Binary(message.into())).await.is_err() {
                         return;
                     }
                 }
-                Said::Ended(code) => return end(&mut to_client, &serde_json::json!({ "exit_code": code })).await,
+                ExecOutput::Ended(code) => return end(&mut to_client, &serde_json::json!({ "exit_code": code })).await,
             }
         }
         let code = match ending {
@@ -293,15 +293,15 @@ struct Size {
 }
 
 /// What a client's message tells the process; `None` for what is not understood or is not for it.
-fn told(message: Message) -> Option<Told> {
+fn told(message: Message) -> Option<ExecInput> {
     let Message::Binary(bytes) = message else { return None };
     match (*bytes.first()?, &bytes[1..]) {
-        (channel::STDIN, data) => Some(Told::Input(data.to_vec())),
+        (channel::STDIN, data) => Some(ExecInput::Input(data.to_vec())),
         (channel::RESIZE, json) => {
             let size: Size = serde_json::from_slice(json).ok()?;
-            Some(Told::Resize { rows: size.height, columns: size.width })
+            Some(ExecInput::Resize { rows: size.height, columns: size.width })
         }
-        (channel::CLOSE, [channel::STDIN]) => Some(Told::EndOfInput),
+        (channel::CLOSE, [channel::STDIN]) => Some(ExecInput::EndOfInput),
         _ => None,
     }
 }
@@ -467,16 +467,16 @@ pub(super) async fn export(
 #[cfg(test)]
 mod tests {
     use axum::extract::ws::Message;
-    use berth_engine::Told;
+    use berth_engine::ExecInput;
 
     use super::told;
 
     #[test]
     fn messages_are_understood_or_passed_over() {
         let of = |bytes: &[u8]| told(Message::Binary(bytes.to_vec().into()));
-        assert_eq!(of(b"\0abc"), Some(Told::Input(b"abc".to_vec())));
-        assert_eq!(of(b"\x04{\"Width\":80,\"Height\":24}"), Some(Told::Resize { rows: 24, columns: 80 }));
-        assert_eq!(of(&[255, 0]), Some(Told::EndOfInput));
+        assert_eq!(of(b"\0abc"), Some(ExecInput::Input(b"abc".to_vec())));
+        assert_eq!(of(b"\x04{\"Width\":80,\"Height\":24}"), Some(ExecInput::Resize { rows: 24, columns: 80 }));
+        assert_eq!(of(&[255, 0]), Some(ExecInput::EndOfInput));
         for other in [&b""[..], b"\x04x", b"\x07", &[255, 1]] {
             assert_eq!(of(other), None);
         }

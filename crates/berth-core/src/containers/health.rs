@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use berth_engine::{EngineError, ExecAsked, NetworkMode, Said, State, Told};
+use berth_engine::{EngineError, ExecAsked, ExecInput, ExecOutput, NetworkMode, State};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -160,20 +160,20 @@ impl Core {
         let heard = async {
             while let Some(said) = session.output.recv().await {
                 match said {
-                    Said::Output(_, bytes) => {
+                    ExecOutput::Output(_, bytes) => {
                         let room = KEPT.saturating_sub(output.len());
                         output.extend_from_slice(&bytes[..bytes.len().min(room)]);
                     }
-                    Said::Ended(code) => return code,
+                    ExecOutput::Ended(code) => return code,
                 }
             }
             255
         };
         let ended = tokio::time::timeout(limit, heard).await;
         if ended.is_err() {
-            let _ = session.input.send(Told::Signal(9)).await;
+            let _ = session.input.send(ExecInput::Signal(9)).await;
             // Its end is waited for: whoever lets go of the session at once lets go of the signal, too.
-            let gone = async { while !matches!(session.output.recv().await, None | Some(Said::Ended(_))) {} };
+            let gone = async { while !matches!(session.output.recv().await, None | Some(ExecOutput::Ended(_))) {} };
             let _ = tokio::time::timeout(Duration::from_secs(2), gone).await;
         }
         let said = String::from_utf8_lossy(&output);

@@ -2,7 +2,7 @@
 
 use std::sync::PoisonError;
 
-use berth_engine::{Said, Session};
+use berth_engine::{ExecOutput, Session};
 use serde::{Deserialize, Serialize};
 
 use super::{Container, ContainerState};
@@ -132,7 +132,7 @@ impl Core {
                 piece = output.recv() => piece,
                 () = said.closed() => None,
             } {
-                let ended = matches!(piece, Said::Ended(_));
+                let ended = matches!(piece, ExecOutput::Ended(_));
                 if said.send(piece).await.is_err() || ended {
                     break;
                 }

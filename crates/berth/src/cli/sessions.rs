@@ -140,9 +140,9 @@ pub(super) async fn talk(mut session: Session, tty: bool, input: bool) -> Result
                 Err(error) => break Err(error),
             },
             end = &mut telling, if !told => match end {
-                Ok(Told::LetGo) => break Ok(None),
+                Ok(InputEnd::LetGo) => break Ok(None),
                 // The other half knows better why.
-                Ok(Told::Broken) | Err(_) => told = true,
+                Ok(InputEnd::Broken) | Err(_) => told = true,
             }
         }
     };
@@ -152,13 +152,13 @@ pub(super) async fn talk(mut session: Session, tty: bool, input: bool) -> Result
 }
 
 /// Why nothing more is told.
-enum Told {
+enum InputEnd {
     LetGo,
     Broken,
 }
 
 /// Tells the process what is typed, and its terminal's size.
-async fn tell(mut to: SessionInput, mut resized: Signal, tty: bool, mut listens: bool, raw: bool) -> Told {
+async fn tell(mut to: SessionInput, mut resized: Signal, tty: bool, mut listens: bool, raw: bool) -> InputEnd {
     let mut stdin = tokio::io::stdin();
     let mut buffer = vec![0; 16 * 1024];
     let mut last = 0;
@@ -173,7 +173,7 @@ async fn tell(mut to: SessionInput, mut resized: Signal, tty: bool, mut listens:
                     let bytes = &buffer[..length];
                     let let_go = |pair: &[u8]| pair == LET_GO;
                     if raw && (bytes.windows(2).any(let_go) || (last == LET_GO[0] && bytes[0] == LET_GO[1])) {
-                        return Told::LetGo;
+                        return InputEnd::LetGo;
                     }
                     last = bytes[length - 1];
                     to.input(bytes).await
@@ -186,7 +186,7 @@ async fn tell(mut to: SessionInput, mut resized: Signal, tty: bool, mut listens:
             else => return std::future::pending().await,
         };
         if sent.is_err() {
-            return Told::Broken;
+            return InputEnd::Broken;
         }
     }
 }
