@@ -101,11 +101,11 @@ impl std::fmt::Debug for Peer {
 
 /// What an error said, for the audit log.
 #[derive(Debug, Clone)]
-pub(crate) struct Said(pub(crate) String);
+pub(crate) struct AuditMessage(pub(crate) String);
 
 /// What a request is about beside its path, for the audit log: the command that is run.
 #[derive(Debug, Clone)]
-pub(crate) struct Detail(pub(crate) String);
+pub(crate) struct AuditDetail(pub(crate) String);
 
 /// A request's client and id, for what is noted of it later.
 #[derive(Debug, Clone, Default)]
@@ -233,10 +233,10 @@ async fn attend(
                 let response = next.run(Request::from_parts(parts, body)).await;
                 // Before it is answered, and whether anybody waits for that or not.
                 if let Some(mut note) = note {
-                    if let Some(Detail(detail)) = response.extensions().get() {
+                    if let Some(AuditDetail(detail)) = response.extensions().get() {
                         note.change.action = format!("{}: {detail}", note.change.action);
                     }
-                    let said = response.extensions().get::<Said>().map(|said| said.0.clone());
+                    let said = response.extensions().get::<AuditMessage>().map(|said| said.0.clone());
                     note.down(response.status().as_u16(), said.unwrap_or_default()).await;
                 }
                 drop(place);

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use berth_core::FaultKind;
 
 use super::wire::Failure;
-use crate::kit::{Breakdown, ParameterError, Said};
+use crate::kit::{AuditMessage, Breakdown, ParameterError};
 
 /// An error as this dialect has it.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ impl IntoResponse for Error {
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("5"));
         }
-        response.extensions_mut().insert(Said(self.message));
+        response.extensions_mut().insert(AuditMessage(self.message));
         response
     }
 }

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use berth_core::FaultKind;
 use serde::Serialize;
 
-use crate::kit::{Breakdown, ParameterError, Said};
+use crate::kit::{AuditMessage, Breakdown, ParameterError};
 
 /// A code of the document, and what it says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +86,7 @@ impl IntoResponse for Error {
         let status = u16::try_from(self.code.0 / 10_000).ok().and_then(|s| StatusCode::from_u16(s).ok());
         let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let message = self.message();
-        let said = Said(format!("{}: {message}", self.code.0));
+        let said = AuditMessage(format!("{}: {message}", self.code.0));
         let mut response = (status, Json(Failure { code: self.code.0, message })).into_response();
         if self.code == TOO_OFTEN {
             response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));

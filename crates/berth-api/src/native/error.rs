@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use berth_core::FaultKind;
 
 use super::wire::Problem;
-use crate::kit::{BodyError, Breakdown, Said};
+use crate::kit::{AuditMessage, BodyError, Breakdown};
 
 /// An error as the native API has it.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let problem = self.problem();
         let mut response = (self.status, Json(problem)).into_response();
-        response.extensions_mut().insert(Said(self.detail));
+        response.extensions_mut().insert(AuditMessage(self.detail));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/problem+json"));
         if self.status == StatusCode::UNAUTHORIZED {

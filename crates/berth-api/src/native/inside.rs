@@ -21,7 +21,7 @@ use super::containers::read_json;
 use super::error::Error;
 use super::streams::{Kind, Places, reader, tar, tar_of, written_by};
 use super::wire::{ExecCreate, ExecResult, FileStat, channel};
-use crate::kit::{Client, Detail, small_body};
+use crate::kit::{AuditDetail, Client, small_body};
 use crate::ranges;
 use crate::{Api, Draining};
 
@@ -54,7 +54,7 @@ pub(super) async fn exec(
         return Err(Error::invalid("a terminal or input need a session: GET with a WebSocket upgrade"));
     }
     let detach = asked.detach;
-    let detail = axum::Extension(Detail(said_of(&asked.command)));
+    let detail = axum::Extension(AuditDetail(said_of(&asked.command)));
     let mut session = core.container_exec(&caller, &id, asked.into()).await?;
     let mut result = ExecResult::default();
     if detach {

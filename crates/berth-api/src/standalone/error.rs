@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use berth_core::FaultKind;
 
 use super::wire::{Answer, Nothing};
-use crate::kit::{Breakdown, ParameterError, Said};
+use crate::kit::{AuditMessage, Breakdown, ParameterError};
 
 pub(super) const TOKEN: u32 = 10001;
 pub(super) const MISSING: u32 = 10002;
@@ -23,7 +23,7 @@ pub(crate) struct Error {
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        let said = Said(format!("{}: {}", self.code, self.message));
+        let said = AuditMessage(format!("{}: {}", self.code, self.message));
         let body = Json(Answer { code: self.code, result: Nothing {}, message: Some(self.message) });
         let mut response = if self.code == LATER {
             (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "5")], body).into_response()

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use berth_core::FaultKind;
 use serde::Serialize;
 
-use crate::kit::{Breakdown, ParameterError, Said};
+use crate::kit::{AuditMessage, Breakdown, ParameterError};
 
 /// What is said when nothing more can be.
 pub(super) const UNKNOWN: &str = "未知异常,请联系管理员";
@@ -120,7 +120,7 @@ impl std::fmt::Display for Error {
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        let said = Said(match self.code {
+        let said = AuditMessage(match self.code {
             Code::Text(code) => format!("{code}: {}", self.message),
             Code::Number(code) => format!("{code}: {}", self.message),
         });
