@@ -73,7 +73,7 @@ pub use settings::Settings;
 pub use shares::{Share, Shares};
 pub use ssh::SshHost;
 pub use ssh_keys::{SshKey, SshKeyKind};
-pub use tokens::{Administrator, Begun, Caller, Credential, NewToken, Role, Token};
+pub use tokens::{Administrator, Caller, Credential, IdempotencyLookup, NewToken, Role, Token};
 pub use volumes::{NewVolume, Volume};
 
 /// Whether somebody takes connections there, within a second.

@@ -130,7 +130,7 @@ impl Administrator {
 
 /// What is known of an idempotency key.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Begun {
+pub enum IdempotencyLookup {
     /// It is this request's now.
     New,
     /// The same request was answered so.
@@ -324,7 +324,7 @@ impl Core {
         key: &str,
         operation: &str,
         body: &[u8],
-    ) -> Result<Begun, Error> {
+    ) -> Result<IdempotencyLookup, Error> {
         let (account, key) = (caller.account, key.to_owned());
         let request = Digest::of(&[operation.as_bytes(), b"\n", body].concat()).hex();
         let mine = (account, key.clone());
@@ -337,7 +337,7 @@ impl Core {
             Ok(known) => self.begun(caller, known, &request, under_way).await,
             Err(error) => Err(error),
         };
-        if !under_way && !matches!(begun, Ok(Begun::New)) {
+        if !under_way && !matches!(begun, Ok(IdempotencyLookup::New)) {
             self.inner.keys.lock().unwrap_or_else(PoisonError::into_inner).remove(&mine);
         }
         begun
@@ -349,27 +349,27 @@ impl Core {
         known: Option<berth_store::Remembered>,
         request: &str,
         under_way: bool,
-    ) -> Result<Begun, Error> {
+    ) -> Result<IdempotencyLookup, Error> {
         Ok(match known {
-            None => Begun::New,
-            Some(known) if known.request != request => Begun::Different,
-            Some(berth_store::Remembered { answer: Some(answer), .. }) => Begun::Answered(answer),
+            None => IdempotencyLookup::New,
+            Some(known) if known.request != request => IdempotencyLookup::Different,
+            Some(berth_store::Remembered { answer: Some(answer), .. }) => IdempotencyLookup::Answered(answer),
             Some(berth_store::Remembered { about: Some(uid), .. }) => {
                 if under_way {
-                    return Ok(Begun::UnderWay);
+                    return Ok(IdempotencyLookup::UnderWay);
                 }
                 // A server before this one began it; this one may be about to finish it.
                 if let Ok(found) = self.container(caller, &uid).await {
                     drop(self.lock(found.id).lock().await);
                 }
                 match self.container(caller, &uid).await {
-                    Ok(found) => Begun::Made(Box::new(found)),
+                    Ok(found) => IdempotencyLookup::Made(Box::new(found)),
                     // It failed and is gone: the key is free for another try.
-                    Err(Error::NotFound { .. }) => Begun::New,
+                    Err(Error::NotFound { .. }) => IdempotencyLookup::New,
                     Err(error) => return Err(error),
                 }
             }
-            Some(_) => Begun::UnderWay,
+            Some(_) => IdempotencyLookup::UnderWay,
         })
     }
 

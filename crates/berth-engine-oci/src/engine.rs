@@ -24,7 +24,7 @@ use crate::counted::of_run;
 use crate::fronts::Fronts;
 use crate::groups::GroupWatch;
 use crate::instance::{Instance, descriptors, failed};
-use crate::lifecycle::{Begun, of_link};
+use crate::lifecycle::{StartedRun, of_link};
 use crate::live::exec_spec;
 use crate::names::Names;
 use crate::output::Output;
@@ -379,7 +379,7 @@ impl OciEngine {
                     published.extend(unit.published());
                     members.extend(unit.member(&run));
                     let netns = run.link.and_then(|_| Netns::of_process(init.pid).ok()).map(Arc::new);
-                    running.push((unit, Begun { shim: Some(shim), init, run, netns }));
+                    running.push((unit, StartedRun { shim: Some(shim), init, run, netns }));
                 }
                 None => {
                     // A run that ended while nobody looked; each counts once.

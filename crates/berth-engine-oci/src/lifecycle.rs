@@ -34,7 +34,7 @@ const KILL_LIMIT: Duration = Duration::from_secs(20);
 const GOODBYE: Duration = Duration::from_millis(100);
 
 /// A run that has begun.
-pub(crate) struct Begun {
+pub(crate) struct StartedRun {
     pub(crate) shim: Option<PidFd>,
     pub(crate) init: Process,
     pub(crate) run: Run,
@@ -103,7 +103,7 @@ impl Inner {
     }
 
     /// Everything of a start that blocks. On failure nothing of the run is left.
-    pub(crate) fn start(&self, unit: &Unit, number: u64) -> Result<Begun, EngineError> {
+    pub(crate) fn start(&self, unit: &Unit, number: u64) -> Result<StartedRun, EngineError> {
         let begun = self.start_serving(unit, number);
         if begun.is_err() {
             self.places().rest(unit.id());
@@ -111,7 +111,7 @@ impl Inner {
         begun
     }
 
-    fn start_serving(&self, unit: &Unit, number: u64) -> Result<Begun, EngineError> {
+    fn start_serving(&self, unit: &Unit, number: u64) -> Result<StartedRun, EngineError> {
         let fixed = unit.fixed();
         let spec = &fixed.spec;
         if let Some((_, available)) = host_memory()
@@ -201,7 +201,7 @@ impl Inner {
             return Err(EngineError::Failed(error.to_string()));
         }
         // Without a shim it has ended already, and all is on disk.
-        Ok(Begun { shim, init: started.init, run, netns: netns.filter(|_| link.is_some()).map(Arc::new) })
+        Ok(StartedRun { shim, init: started.init, run, netns: netns.filter(|_| link.is_some()).map(Arc::new) })
     }
 
     fn know_names(&self, unit: &Unit) {
@@ -485,8 +485,8 @@ impl OciEngine {
     }
 
     /// Waits in the background for the shim's end, takes note of it, and nudges.
-    pub(crate) fn attend(&self, unit: &Arc<Unit>, begun: Begun) -> Result<(), EngineError> {
-        let Begun { shim, init, run, netns } = begun;
+    pub(crate) fn attend(&self, unit: &Arc<Unit>, begun: StartedRun) -> Result<(), EngineError> {
+        let StartedRun { shim, init, run, netns } = begun;
         let (ended, watched) = watch::channel(false);
         let closing = Arc::new(watch::channel(false).0);
         let listening = closing.clone();

@@ -4,7 +4,7 @@ use std::future::Future;
 
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use berth_core::{Begun, Caller, Core};
+use berth_core::{Caller, Core, IdempotencyLookup};
 use serde::Serialize;
 
 use super::error::Error;
@@ -32,22 +32,22 @@ pub(super) async fn once<T: Serialize>(
     };
     let Some(key) = key else { return Ok(render(text(&work.await?)?)) };
     match core.idempotency_begin(caller, &key, operation, body).await? {
-        Begun::Answered(answer) => return Ok(render(answer)),
-        Begun::Made(found) => {
+        IdempotencyLookup::Answered(answer) => return Ok(render(answer)),
+        IdempotencyLookup::Made(found) => {
             let found = serde_json::to_string(&super::wire::Container::from(*found))
                 .map_err(|e| Error::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", format!("no answer: {e}")))?;
             core.idempotency_end(caller, &key, Some(&found)).await?;
             return Ok(render(found));
         }
-        Begun::UnderWay => {
+        IdempotencyLookup::UnderWay => {
             let detail = "the first request with this Idempotency-Key is still under way";
             return Err(Error::new(StatusCode::CONFLICT, "under_way", detail));
         }
-        Begun::Different => {
+        IdempotencyLookup::Different => {
             let detail = "this Idempotency-Key came with another request before";
             return Err(Error::new(StatusCode::UNPROCESSABLE_ENTITY, "key_reused", detail));
         }
-        Begun::New => {}
+        IdempotencyLookup::New => {}
     }
     let result = match work.await {
         Ok(value) => text(&value),

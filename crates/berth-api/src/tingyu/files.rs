@@ -14,7 +14,7 @@ use crate::kit::PathText;
 use crate::ranges;
 
 #[derive(Debug, Serialize)]
-pub(super) struct Begun {
+pub(super) struct JobAnswer {
     msg: &'static str,
     code: u16,
     jobid: String,
@@ -49,7 +49,7 @@ async fn container(core: &Core, caller: &berth_core::Caller, name: &str) -> Resu
 }
 
 /// `POST /file/downloadfile`: has a file, or a folder as a tar, made ready.
-pub(super) async fn download(State(core): State<Core>, request: Request) -> Result<Json<Begun>, Error> {
+pub(super) async fn download(State(core): State<Core>, request: Request) -> Result<Json<JobAnswer>, Error> {
     let (caller, parameters) = enter_with(&core, request, "file_download").await?;
     let (name, path) = (parameters.text("name")?, parameters.text("filepath")?);
     let begun = async {
@@ -57,7 +57,7 @@ pub(super) async fn download(State(core): State<Core>, request: Request) -> Resu
         Ok::<_, Error>(core.download_begin(&caller, &container, &path).await?)
     };
     let command = begun.await.map_err(Error::of_files)?;
-    Ok(Json(Begun { msg: "success", code: 200, jobid: command.uid }))
+    Ok(Json(JobAnswer { msg: "success", code: 200, jobid: command.uid }))
 }
 
 /// `POST /file/getResponseByJobId`: where the file is to be had, when it is ready.

@@ -77,12 +77,12 @@ impl Drop for Followed {
 }
 
 /// Ends with what it stands for.
-pub(crate) struct Begun<'a> {
+pub(crate) struct TransitionGuard<'a> {
     core: &'a Core,
     container: i64,
 }
 
-impl Drop for Begun<'_> {
+impl Drop for TransitionGuard<'_> {
     fn drop(&mut self) {
         self.core.change_busy(self.container, |busy| busy.doing = None);
     }
@@ -98,9 +98,9 @@ impl Core {
         }
     }
 
-    pub(crate) fn begin(&self, container: i64, doing: Doing) -> Begun<'_> {
+    pub(crate) fn begin(&self, container: i64, doing: Doing) -> TransitionGuard<'_> {
         self.change_busy(container, |busy| busy.doing = Some(doing));
-        Begun { core: self, container }
+        TransitionGuard { core: self, container }
     }
 
     /// Somebody waits for what the container says, or for its end: until this is dropped it is not removed by itself.
