@@ -13,7 +13,7 @@ mod tests;
 use berth_store::CommandFilter;
 use serde::{Deserialize, Serialize};
 
-pub(crate) use runner::{Cancels, Driving, Trip};
+pub(crate) use runner::{Cancels, Driving, Failpoints};
 
 use crate::containers::Page;
 use crate::core::Core;

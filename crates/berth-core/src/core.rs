@@ -11,7 +11,7 @@ use berth_store::{Store, Tx};
 use tokio::sync::broadcast;
 
 use crate::apps::Fetch;
-use crate::commands::{Cancels, Driving, Trip};
+use crate::commands::{Cancels, Driving, Failpoints};
 use crate::error::Error;
 use crate::events::Event;
 use crate::fronts::Fronts;
@@ -60,7 +60,7 @@ pub(crate) struct Inner {
     pub(crate) keys_known: Mutex<HashMap<String, berth_store::AccessKey>>,
     pub(crate) driving: Driving,
     pub(crate) cancels: Cancels,
-    pub(crate) trip: Trip,
+    pub(crate) failpoints: Failpoints,
     /// Set when the server goes: no command takes a further step.
     pub(crate) closing: std::sync::atomic::AtomicBool,
     pub(crate) fronts: Fronts,
@@ -163,7 +163,7 @@ impl Core {
             keys_known: Mutex::default(),
             driving: Driving::default(),
             cancels: Cancels::default(),
-            trip: Trip::default(),
+            failpoints: Failpoints::default(),
             closing: false.into(),
             fronts: Fronts::default(),
             collecting: 0.into(),

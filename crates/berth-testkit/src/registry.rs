@@ -86,7 +86,7 @@ impl Drop for TestRegistry {
 
 /// What a proxy does to what comes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mischief {
+pub enum Fault {
     /// Nothing.
     None,
     /// Each connection ends after so many bytes.
@@ -105,7 +105,7 @@ pub enum Mischief {
 #[derive(Debug, Clone)]
 pub struct Proxy {
     port: u16,
-    mischief: Arc<Mutex<(Mischief, usize)>>,
+    fault: Arc<Mutex<(Fault, usize)>>,
     /// Connections of before are closed.
     changed: tokio::sync::watch::Sender<()>,
     done: Arc<AtomicUsize>,
@@ -119,7 +119,7 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("bind");
         let proxy = Self {
             port: listener.local_addr().expect("address").port(),
-            mischief: Arc::new(Mutex::new((Mischief::None, 0))),
+            fault: Arc::new(Mutex::new((Fault::None, 0))),
             changed: tokio::sync::watch::Sender::new(()),
             done: Arc::default(),
             carried: Arc::default(),
@@ -141,8 +141,8 @@ impl Proxy {
     }
 
     /// Does this from now on, `times` times.
-    pub fn misbehave(&self, mischief: Mischief, times: usize) {
-        *self.mischief.lock().unwrap_or_else(PoisonError::into_inner) = (mischief, times);
+    pub fn inject_fault(&self, fault: Fault, times: usize) {
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = (fault, times);
         self.done.store(0, Ordering::SeqCst);
         self.changed.send_replace(());
     }
@@ -163,19 +163,19 @@ impl Proxy {
     }
 
     /// Takes one of the misdeeds that are left.
-    fn misdeed(&self) -> bool {
-        let mut mischief = self.mischief.lock().unwrap_or_else(PoisonError::into_inner);
-        if mischief.1 == 0 {
+    fn take_fault(&self) -> bool {
+        let mut fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        if fault.1 == 0 {
             return false;
         }
-        mischief.1 -= 1;
+        fault.1 -= 1;
         self.done.fetch_add(1, Ordering::SeqCst);
         true
     }
 
     async fn carry(&self, client: TcpStream, to: SocketAddr) {
-        let kind = self.mischief.lock().unwrap_or_else(PoisonError::into_inner).0;
-        if kind == Mischief::Refuse && self.misdeed() {
+        let kind = self.fault.lock().unwrap_or_else(PoisonError::into_inner).0;
+        if kind == Fault::Refuse && self.take_fault() {
             return;
         }
         let Ok(server) = TcpStream::connect(to).await else { return };
@@ -193,14 +193,14 @@ impl Proxy {
             }
             let mut end = length;
             let at = match kind {
-                Mischief::Drop(at) | Mischief::Stall(at) | Mischief::Corrupt(at) => at,
-                Mischief::CorruptEvery(every) => passed.next_multiple_of(every).max(every),
-                Mischief::None | Mischief::Refuse => u64::MAX,
+                Fault::Drop(at) | Fault::Stall(at) | Fault::Corrupt(at) => at,
+                Fault::CorruptEvery(every) => passed.next_multiple_of(every).max(every),
+                Fault::None | Fault::Refuse => u64::MAX,
             };
-            if passed <= at && at < passed + length as u64 && self.misdeed() {
+            if passed <= at && at < passed + length as u64 && self.take_fault() {
                 let place = (at - passed) as usize;
                 match kind {
-                    Mischief::Corrupt(_) | Mischief::CorruptEvery(_) => buffer[place] ^= 0x55,
+                    Fault::Corrupt(_) | Fault::CorruptEvery(_) => buffer[place] ^= 0x55,
                     _ => end = place,
                 }
             }
@@ -209,7 +209,7 @@ impl Proxy {
                 return;
             }
             if end < length {
-                if matches!(kind, Mischief::Stall(_)) {
+                if matches!(kind, Fault::Stall(_)) {
                     tokio::time::sleep(Duration::from_secs(60)).await;
                 }
                 return;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use berth_testkit::{
-    Answer, FileServer, Mischief, Proxy, Server, StrangeRegistry, TestRegistry, Ways, digest_of, docker_archive, done,
+    Answer, Fault, FileServer, Proxy, Server, StrangeRegistry, TestRegistry, Ways, digest_of, docker_archive, done,
     file, has_program, image, is_root, kept, tar_of, zip_of,
 };
 use serde_json::json;
@@ -183,31 +183,31 @@ async fn a_registry_that_breaks_off_stalls_and_lies_is_got_the_better_of() {
         }
     };
     forget();
-    for (mischief, times) in [
-        (Mischief::Drop(3_000_000), 3),
-        (Mischief::Drop(200), 2),
-        (Mischief::Stall(2_000_000), 1),
-        (Mischief::Corrupt(1_000_000), 1),
-        (Mischief::Refuse, 2),
+    for (fault, times) in [
+        (Fault::Drop(3_000_000), 3),
+        (Fault::Drop(200), 2),
+        (Fault::Stall(2_000_000), 1),
+        (Fault::Corrupt(1_000_000), 1),
+        (Fault::Refuse, 2),
     ] {
         let carried = proxy.carried();
-        proxy.misbehave(mischief, times);
+        proxy.inject_fault(fault, times);
         let (code, out, error) = server.cli(&["pull", "-q", &through]);
-        assert_eq!((code, out.trim()), (0, digest.as_str()), "{mischief:?}: {error}");
-        assert!(proxy.misdeeds() > 0, "{mischief:?} was not met with");
+        assert_eq!((code, out.trim()), (0, digest.as_str()), "{fault:?}: {error}");
+        assert!(proxy.misdeeds() > 0, "{fault:?} was not met with");
         let carried = proxy.carried() - carried;
-        if matches!(mischief, Mischief::Drop(3_000_000)) {
+        if matches!(fault, Fault::Drop(3_000_000)) {
             assert!(carried < 9_000_000, "what had come was not fetched again: {carried}");
         }
         done(&server, &["run", "--rm", &through, "cat", "/d/e/g"]);
         forget();
     }
     // What is never right is refused in the end, and leaves nothing.
-    proxy.misbehave(Mischief::CorruptEvery(500_000), 1000);
+    proxy.inject_fault(Fault::CorruptEvery(500_000), 1000);
     let (code, _, error) = server.cli(&["pull", &through]);
     assert!(code == 1 && error.contains("has the content"), "{error}");
     assert!(server.client().images().await.expect("images").is_empty());
-    proxy.misbehave(Mischief::None, 0);
+    proxy.inject_fault(Fault::None, 0);
     server.finish().await;
     drop(registry);
     std::fs::remove_dir_all(files).expect("clean");

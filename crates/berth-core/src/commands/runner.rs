@@ -64,10 +64,10 @@ impl Drop for Cancel<'_> {
 /// Steps under way of the command that is driven.
 type UnderWay = Arc<tokio::sync::Mutex<JoinSet<(usize, Done)>>>;
 
-/// Where a test makes something go wrong: points are passed before and after everything that changes the world.
+/// Where a test makes something go wrong: points are hits before and after everything that changes the world.
 #[derive(Default)]
-pub(crate) struct Trip {
-    passed: AtomicUsize,
+pub(crate) struct Failpoints {
+    hits: AtomicUsize,
     /// The server "is killed" at this point: nothing goes on from there.
     kill_at: AtomicUsize,
     /// The step that begins at this point fails.
@@ -82,7 +82,7 @@ pub(crate) struct Trip {
     panics: AtomicUsize,
 }
 
-impl Trip {
+impl Failpoints {
     #[cfg(test)]
     pub(crate) fn hold(&self, at: usize) {
         self.hold_at.store(at, Ordering::SeqCst);
@@ -116,13 +116,13 @@ impl Trip {
     }
 
     #[cfg(test)]
-    pub(crate) fn passed(&self) -> usize {
-        self.passed.load(Ordering::SeqCst)
+    pub(crate) fn hits(&self) -> usize {
+        self.hits.load(Ordering::SeqCst)
     }
 
     /// A point; its number.
     pub(crate) async fn point(&self) -> usize {
-        let number = self.passed.fetch_add(1, Ordering::SeqCst) + 1;
+        let number = self.hits.fetch_add(1, Ordering::SeqCst) + 1;
         if number == self.kill_at.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }
@@ -381,8 +381,8 @@ impl Core {
         if self.inner.closing.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }
-        self.inner.trip.point().await;
-        self.inner.trip.fault()?;
+        self.inner.failpoints.point().await;
+        self.inner.failpoints.fault()?;
         let at = now();
         let mut changed = Vec::new();
         if let Event::Ended(index, outcome) = event
@@ -492,7 +492,7 @@ impl Core {
         run.progress = progress;
         run.steps.extend(added);
         self.tell(event.into_iter().collect());
-        self.inner.trip.point().await;
+        self.inner.failpoints.point().await;
         Ok(effects)
     }
 
@@ -561,12 +561,12 @@ impl Core {
         let (core, left) = (self.clone(), left());
         // A task of its own: one that never ends is waited for no longer, and done to its end if that ever comes.
         let work = tokio::spawn(async move {
-            let number = core.inner.trip.point().await;
-            if core.inner.trip.fails(number) {
+            let number = core.inner.failpoints.point().await;
+            if core.inner.failpoints.fails(number) {
                 return Done::failed("failed on purpose");
             }
             let done = core.do_step(&caller, &command, &order.body, &activity, &step).await;
-            if core.inner.trip.repeats(number) {
+            if core.inner.failpoints.repeats(number) {
                 return core.do_step(&caller, &command, &order.body, &activity, &step).await;
             }
             done

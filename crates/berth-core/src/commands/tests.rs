@@ -185,7 +185,7 @@ impl World {
     /// Waits until what a test holds has come to where it is held.
     fn held(&self, point: usize) {
         let begun = Instant::now();
-        while self.core.inner.trip.passed() < point {
+        while self.core.inner.failpoints.hits() < point {
             assert!(begun.elapsed() < Duration::from_secs(20), "it does not get there");
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -321,7 +321,7 @@ fn all(stories: Vec<Box<dyn FnOnce() + Send>>) {
 const FIRST_STEP: usize = 5;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Mischief {
+enum Fault {
     Kill,
     Fail,
     Repeat,
@@ -330,25 +330,25 @@ enum Mischief {
 /// Points that an undisturbed run passes.
 fn points(number: usize, body: &Body) -> usize {
     let world = World::with_group(&format!("points{number}"));
-    let before = world.core.inner.trip.passed();
+    let before = world.core.inner.failpoints.hits();
     let done = world.wait(&world.order(body.clone()));
     assert_eq!(done.result, Some(Outcome::Success), "{}: {}", done.name, done.message);
-    world.core.inner.trip.passed() - before
+    world.core.inner.failpoints.hits() - before
 }
 
-fn disturbed(number: usize, body: Body, running: bool, mischief: Mischief, at: usize) {
-    let story = format!("{} {number} with {mischief:?} at {at}", body.name());
-    let mut world = World::with_group(&format!("{number}-{mischief:?}-{at}"));
-    let point = world.core.inner.trip.passed() + at;
-    match mischief {
-        Mischief::Kill => world.core.inner.trip.set(point, 0, 0),
-        Mischief::Fail => world.core.inner.trip.set(0, point, 0),
-        Mischief::Repeat => world.core.inner.trip.set(0, 0, point),
+fn disturbed(number: usize, body: Body, running: bool, fault: Fault, at: usize) {
+    let story = format!("{} {number} with {fault:?} at {at}", body.name());
+    let mut world = World::with_group(&format!("{number}-{fault:?}-{at}"));
+    let point = world.core.inner.failpoints.hits() + at;
+    match fault {
+        Fault::Kill => world.core.inner.failpoints.set(point, 0, 0),
+        Fault::Fail => world.core.inner.failpoints.set(0, point, 0),
+        Fault::Repeat => world.core.inner.failpoints.set(0, 0, point),
     }
     let command = world.order(body);
-    if mischief == Mischief::Kill {
+    if fault == Fault::Kill {
         let begun = Instant::now();
-        while world.core.inner.trip.passed() < point && begun.elapsed() < Duration::from_secs(10) {
+        while world.core.inner.failpoints.hits() < point && begun.elapsed() < Duration::from_secs(10) {
             std::thread::sleep(Duration::from_millis(2));
         }
         world.restart();
@@ -358,7 +358,7 @@ fn disturbed(number: usize, body: Body, running: bool, mischief: Mischief, at: u
         world.check(&story, running);
         return;
     }
-    assert_eq!(mischief, Mischief::Fail, "{story}: {:?} {}", done.result, done.message);
+    assert_eq!(fault, Fault::Fail, "{story}: {:?} {}", done.result, done.message);
     assert!(done.message.contains("on purpose"), "{story}: {}", done.message);
     // What it was before, or a part of what it was to be: in any case whole, and the same command does the rest.
     let again = world.wait(&world.order(command_body(&world, &command)));
@@ -372,12 +372,12 @@ fn command_body(world: &World, command: &Command) -> Body {
     serde_json::from_str::<super::Order>(&row.body).expect("order").body
 }
 
-fn disturb_all(mischief: Mischief) {
+fn disturb_all(fault: Fault) {
     let mut stories: Vec<Box<dyn FnOnce() + Send>> = Vec::new();
     for (number, (body, running)) in bodies().into_iter().enumerate() {
-        for at in 1..=points(number * 10 + mischief as usize, &body) {
+        for at in 1..=points(number * 10 + fault as usize, &body) {
             let body = body.clone();
-            stories.push(Box::new(move || disturbed(number, body, running, mischief, at)));
+            stories.push(Box::new(move || disturbed(number, body, running, fault, at)));
         }
     }
     assert!(stories.len() > 60, "{} points", stories.len());
@@ -389,7 +389,7 @@ fn a_server_killed_at_any_point_of_any_command_has_its_successor_finish_it() {
     if !is_root() {
         return;
     }
-    disturb_all(Mischief::Kill);
+    disturb_all(Fault::Kill);
 }
 
 #[test]
@@ -397,7 +397,7 @@ fn any_failed_step_of_any_command_leaves_a_whole_group_and_the_rest_can_be_done(
     if !is_root() {
         return;
     }
-    disturb_all(Mischief::Fail);
+    disturb_all(Fault::Fail);
 }
 
 #[test]
@@ -405,7 +405,7 @@ fn any_step_of_any_command_may_run_twice() {
     if !is_root() {
         return;
     }
-    disturb_all(Mischief::Repeat);
+    disturb_all(Fault::Repeat);
 }
 
 #[test]
@@ -416,8 +416,8 @@ fn a_removal_overtakes_what_waits_and_survives_a_kill_at_any_point() {
     let stories = (1..16usize).map(|at| {
         Box::new(move || {
             let mut world = World::with_group(&format!("removal{at}"));
-            let point = world.core.inner.trip.passed() + at;
-            world.core.inner.trip.set(point, 0, 0);
+            let point = world.core.inner.failpoints.hits() + at;
+            world.core.inner.failpoints.set(point, 0, 0);
             let slow = world.order(Body::GroupStart { update: true, image: None, method: Method::Sequential });
             let waits = world.order(Body::GroupStop { method: Method::Parallel });
             let removal = world.order(Body::GroupDelete);
@@ -497,12 +497,12 @@ fn commands_are_cancelled() {
     }
     let world = World::with_group("cancel");
     // Its first step waits there: else all of it may be over before the cancellation comes.
-    let point = world.core.inner.trip.passed() + FIRST_STEP;
-    world.core.inner.trip.hold(point);
+    let point = world.core.inner.failpoints.hits() + FIRST_STEP;
+    world.core.inner.failpoints.hold(point);
     let slow = world.order(Body::GroupStart { update: true, image: None, method: Method::Sequential });
     world.held(point);
     world.block_on(world.core.command_cancel(&world.caller, &slow.uid)).expect("cancel");
-    world.core.inner.trip.let_go();
+    world.core.inner.failpoints.let_go();
     let done = world.wait(&slow);
     assert_eq!(done.result, Some(Outcome::Overtaken), "{}", done.message);
     assert!(done.message.contains("cancelled"), "{}", done.message);

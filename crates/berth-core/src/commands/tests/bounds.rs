@@ -15,10 +15,10 @@ fn a_fault_of_the_program_ends_its_command_only() {
         return;
     }
     let world = World::with_group("faults");
-    world.core.inner.trip.set_faults(2, 1);
+    world.core.inner.failpoints.set_faults(2, 1);
     let done = world.wait(&world.order(start()));
     assert_eq!(done.result, Some(Outcome::Success), "it is tried again after a panic and two faults: {}", done.message);
-    world.core.inner.trip.set_faults(5, 0);
+    world.core.inner.failpoints.set_faults(5, 0);
     let (first, second) = (world.order(start()), world.order(start()));
     let first = world.wait(&first);
     assert_eq!(first.result, Some(Outcome::Failed));
@@ -67,8 +67,8 @@ fn commands_that_wait_are_bounded_and_removals_are_not() {
     }
     let world = World::with_group("waiting");
     let group = world.group();
-    let point = world.core.inner.trip.passed() + super::FIRST_STEP;
-    world.core.inner.trip.hold(point);
+    let point = world.core.inner.failpoints.hits() + super::FIRST_STEP;
+    world.core.inner.failpoints.hold(point);
     let mut ordered = vec![world.order(start())];
     world.held(point);
     let bound = world.core.settings().commands_waiting as usize;
@@ -83,7 +83,7 @@ fn commands_that_wait_are_bounded_and_removals_are_not() {
     assert_eq!(refused.kind(), crate::error::FaultKind::NoRoom, "{refused}");
     assert!(refused.to_string().contains(&bound.to_string()), "{refused}");
     let removal = order(Body::GroupDelete).expect("a removal is taken");
-    world.core.inner.trip.let_go();
+    world.core.inner.failpoints.let_go();
     assert_eq!(world.wait(&removal).result, Some(Outcome::Success));
 }
 

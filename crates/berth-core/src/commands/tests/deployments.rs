@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use berth_engine::{Engine, State};
 
 use super::super::{CommandQuery, Outcome};
-use super::{FIRST_STEP, Mischief, World, all, is_root, tar_with};
+use super::{FIRST_STEP, Fault, World, all, is_root, tar_with};
 use crate::deployments::{Deployment, DeploymentSpec, NewDeployment, Rollout};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -153,19 +153,19 @@ fn expected(deed: Option<Deed>) -> Vec<(&'static str, String)> {
     all.into_iter().map(|(name, version)| (name, version.to_owned())).collect()
 }
 
-fn disturbed(deed: Deed, mischief: Mischief, at: usize) {
-    let story = format!("{deed:?} with {mischief:?} at {at}");
-    let mut world = with_three(&format!("deployment-{deed:?}-{mischief:?}-{at}"));
-    let point = world.core.inner.trip.passed() + at;
-    match mischief {
-        Mischief::Kill => world.core.inner.trip.set(point, 0, 0),
-        Mischief::Fail => world.core.inner.trip.set(0, point, 0),
-        Mischief::Repeat => world.core.inner.trip.set(0, 0, point),
+fn disturbed(deed: Deed, fault: Fault, at: usize) {
+    let story = format!("{deed:?} with {fault:?} at {at}");
+    let mut world = with_three(&format!("deployment-{deed:?}-{fault:?}-{at}"));
+    let point = world.core.inner.failpoints.hits() + at;
+    match fault {
+        Fault::Kill => world.core.inner.failpoints.set(point, 0, 0),
+        Fault::Fail => world.core.inner.failpoints.set(0, point, 0),
+        Fault::Repeat => world.core.inner.failpoints.set(0, 0, point),
     }
     order(&world, deed);
-    if mischief == Mischief::Kill {
+    if fault == Fault::Kill {
         let begun = Instant::now();
-        while world.core.inner.trip.passed() < point && begun.elapsed() < Duration::from_secs(10) {
+        while world.core.inner.failpoints.hits() < point && begun.elapsed() < Duration::from_secs(10) {
             std::thread::sleep(Duration::from_millis(2));
         }
         world.restart();
@@ -175,7 +175,7 @@ fn disturbed(deed: Deed, mischief: Mischief, at: usize) {
     if found == expected(Some(deed)) {
         return;
     }
-    assert_eq!((mischief, found), (Mischief::Fail, expected(None)), "{story}: all or nothing");
+    assert_eq!((fault, found), (Fault::Fail, expected(None)), "{story}: all or nothing");
     // And the same does it now.
     order(&world, deed);
     settle(&world);
@@ -190,15 +190,15 @@ fn every_command_of_a_deployment_disturbed_at_every_point() {
     let mut stories: Vec<Box<dyn FnOnce() + Send>> = Vec::new();
     for deed in DEEDS {
         let world = with_three(&format!("deployment-points-{deed:?}"));
-        let before = world.core.inner.trip.passed();
+        let before = world.core.inner.failpoints.hits();
         order(&world, deed);
         settle(&world);
         assert_eq!(versions(&world, "undisturbed"), expected(Some(deed)), "{deed:?}");
-        let points = world.core.inner.trip.passed() - before;
+        let points = world.core.inner.failpoints.hits() - before;
         assert!(points > FIRST_STEP, "{deed:?}: {points}");
-        for mischief in [Mischief::Kill, Mischief::Fail, Mischief::Repeat] {
+        for fault in [Fault::Kill, Fault::Fail, Fault::Repeat] {
             for at in 1..=points {
-                stories.push(Box::new(move || disturbed(deed, mischief, at)));
+                stories.push(Box::new(move || disturbed(deed, fault, at)));
             }
         }
     }
@@ -320,12 +320,12 @@ fn a_cancelled_roll_out_goes_back() {
     }
     let world = with_three("deployment-cancel");
     // The second step waits there: the first is done.
-    let point = world.core.inner.trip.passed() + FIRST_STEP + 6;
-    world.core.inner.trip.hold(point);
+    let point = world.core.inner.failpoints.hits() + FIRST_STEP + 6;
+    world.core.inner.failpoints.hold(point);
     let uid = roll_out(&world, 100, "2");
     world.held(point);
     world.block_on(world.core.command_cancel(&world.caller, &uid)).expect("cancel");
-    world.core.inner.trip.let_go();
+    world.core.inner.failpoints.let_go();
     settle(&world);
     assert_eq!(versions(&world, "after a cancel"), expected(None));
     let told = world.block_on(world.core.command(&world.caller, &uid)).expect("command");
@@ -343,8 +343,8 @@ fn what_a_roll_out_meets_changed_keeps_the_change() {
     }
     let world = with_three("deployment-meanwhile");
     // All is planned, nothing is moved yet.
-    let point = world.core.inner.trip.passed() + FIRST_STEP;
-    world.core.inner.trip.hold(point);
+    let point = world.core.inner.failpoints.hits() + FIRST_STEP;
+    world.core.inner.failpoints.hold(point);
     let rollout = roll_out(&world, 100, "2");
     world.held(point);
     let done = |uid: String| world.block_on(world.core.command_wait(&world.caller, &uid)).map(drop).expect("done");
@@ -352,7 +352,7 @@ fn what_a_roll_out_meets_changed_keeps_the_change() {
     done(update(&world, "two", spec("3")));
     let removal = world.core.deployment_delete(&world.caller, "three");
     done(world.block_on(removal).expect("accepted").uid);
-    world.core.inner.trip.let_go();
+    world.core.inner.failpoints.let_go();
     settle(&world);
     let told = world.block_on(world.core.command(&world.caller, &rollout)).expect("command");
     assert_eq!(told.result, Some(Outcome::Success), "one that is gone is no failure: {}", told.message);
@@ -367,8 +367,8 @@ fn a_roll_out_that_waits_begins_after_the_one_before_is_taken_back() {
         return;
     }
     let world = with_three("deployment-queue");
-    let point = world.core.inner.trip.passed() + FIRST_STEP;
-    world.core.inner.trip.hold(point);
+    let point = world.core.inner.failpoints.hits() + FIRST_STEP;
+    world.core.inner.failpoints.hold(point);
     let first = roll_out(&world, 100, "2");
     world.held(point);
     let second = roll_out(&world, 100, "3");
@@ -377,7 +377,7 @@ fn a_roll_out_that_waits_begins_after_the_one_before_is_taken_back() {
         let command = world.block_on(world.core.command(&world.caller, uid)).expect("command");
         command.activities.iter().filter(|a| a.name == "move" && a.result == Some(Outcome::Success)).count()
     };
-    world.core.inner.trip.let_go();
+    world.core.inner.failpoints.let_go();
     let begun = Instant::now();
     while moved(&first) == 0 {
         assert!(begun.elapsed() < Duration::from_secs(20), "nothing moves");
@@ -404,12 +404,12 @@ fn two_that_want_the_same_deployment_survive_a_kill() {
     let stories = (1..=30usize).map(|at| {
         Box::new(move || {
             let mut world = with_three(&format!("deployment-two-{at}"));
-            let point = world.core.inner.trip.passed() + at;
-            world.core.inner.trip.set(point, 0, 0);
+            let point = world.core.inner.failpoints.hits() + at;
+            world.core.inner.failpoints.set(point, 0, 0);
             let moved = roll_out(&world, 100, "2");
             let updated = update(&world, "one", spec("3"));
             let begun = Instant::now();
-            while world.core.inner.trip.passed() < point && begun.elapsed() < Duration::from_secs(5) {
+            while world.core.inner.failpoints.hits() < point && begun.elapsed() < Duration::from_secs(5) {
                 std::thread::sleep(Duration::from_millis(2));
             }
             world.restart();
@@ -442,8 +442,8 @@ fn what_its_owner_stopped_stays_so_and_what_waits_meets_what_is() {
     assert!(!two.container.wanted_running && !two.container.state.is_live() && two.spec.version == "2", "{two:?}");
     world.block_on(world.core.deployment_start(&world.caller, "two")).expect("started");
     // A roll-out's step that waits for an update of the same takes over what that made of it.
-    let point = world.core.inner.trip.passed() + FIRST_STEP + 3;
-    world.core.inner.trip.hold(point);
+    let point = world.core.inner.failpoints.hits() + FIRST_STEP + 3;
+    world.core.inner.failpoints.hold(point);
     let changed = DeploymentSpec { env: vec![("NEW".into(), "1".into())], ..spec("1") };
     let first = update(&world, "one", changed);
     world.held(point);
@@ -454,7 +454,7 @@ fn what_its_owner_stopped_stays_so_and_what_waits_meets_what_is() {
         world.core.deployment_update(&world.caller, &host, new, true).await.expect("accepted").uid
     });
     std::thread::sleep(Duration::from_millis(300));
-    world.core.inner.trip.let_go();
+    world.core.inner.failpoints.let_go();
     settle(&world);
     for uid in [first, inherited] {
         let told = world.block_on(world.core.command(&world.caller, &uid)).expect("command");
@@ -492,12 +492,12 @@ fn names_of_passing_containers_are_nobodys_and_others_are_left_alone() {
     settle(&world);
     assert_eq!(find(&world, "new").expect("made").spec.version, "1");
     // And one whose making waits can be removed.
-    let point = world.core.inner.trip.passed() + FIRST_STEP;
-    world.core.inner.trip.hold(point);
+    let point = world.core.inner.failpoints.hits() + FIRST_STEP;
+    world.core.inner.failpoints.hold(point);
     create(&world, "late", spec("1")).expect("accepted");
     world.held(point);
     world.block_on(world.core.deployment_delete(&world.caller, "late")).expect("accepted");
-    world.core.inner.trip.let_go();
+    world.core.inner.failpoints.let_go();
     settle(&world);
     assert!(find(&world, "late").is_none());
     assert!(world.block_on(world.core.deployment_delete(&world.caller, "late")).is_err(), "gone");
@@ -510,12 +510,12 @@ fn room_is_granted_once() {
     }
     let world = World::new("deployment-room");
     // The host has eight CPUs; both are accepted before the first of them has its room.
-    let point = world.core.inner.trip.passed() + FIRST_STEP;
-    world.core.inner.trip.hold(point);
+    let point = world.core.inner.failpoints.hits() + FIRST_STEP;
+    world.core.inner.failpoints.hold(point);
     let big = DeploymentSpec { requests_cpu: 5.0, limits_cpu: 0.0, ..spec("1") };
     let both =
         [create(&world, "a", big.clone()).expect("accepted"), create(&world, "b", big.clone()).expect("accepted")];
-    world.core.inner.trip.let_go();
+    world.core.inner.failpoints.let_go();
     settle(&world);
     let results = both.map(|uid| world.block_on(world.core.command(&world.caller, &uid)).expect("command"));
     let failed: Vec<_> = results.iter().filter(|c| c.result != Some(Outcome::Success)).collect();
@@ -526,9 +526,9 @@ fn room_is_granted_once() {
 }
 
 /// A file is there to be fetched, or the command says why not; and then the same makes it ready.
-fn download_disturbed(mischief: Mischief, at: usize) {
-    let story = format!("a download with {mischief:?} at {at}");
-    let mut world = World::new(&format!("download-{mischief:?}-{at}"));
+fn download_disturbed(fault: Fault, at: usize) {
+    let story = format!("a download with {fault:?} at {at}");
+    let mut world = World::new(&format!("download-{fault:?}-{at}"));
     create(&world, "one", spec("1")).expect("accepted");
     settle(&world);
     let begin = |world: &World| {
@@ -542,23 +542,23 @@ fn download_disturbed(mischief: Mischief, at: usize) {
         Some(text)
     };
     let expected = format!("{}\n", find(&world, "one").expect("made").container.uid);
-    let point = world.core.inner.trip.passed() + at;
-    match mischief {
-        Mischief::Kill => world.core.inner.trip.set(point, 0, 0),
-        Mischief::Fail => world.core.inner.trip.set(0, point, 0),
-        Mischief::Repeat => world.core.inner.trip.set(0, 0, point),
+    let point = world.core.inner.failpoints.hits() + at;
+    match fault {
+        Fault::Kill => world.core.inner.failpoints.set(point, 0, 0),
+        Fault::Fail => world.core.inner.failpoints.set(0, point, 0),
+        Fault::Repeat => world.core.inner.failpoints.set(0, 0, point),
     }
     let mut command = begin(&world);
-    if mischief == Mischief::Kill {
+    if fault == Fault::Kill {
         let begun = Instant::now();
-        while world.core.inner.trip.passed() < point && begun.elapsed() < Duration::from_secs(10) {
+        while world.core.inner.failpoints.hits() < point && begun.elapsed() < Duration::from_secs(10) {
             std::thread::sleep(Duration::from_millis(2));
         }
         world.restart();
     }
     settle(&world);
     if content(&world, &command).is_none() {
-        assert_eq!(mischief, Mischief::Fail, "{story}");
+        assert_eq!(fault, Fault::Fail, "{story}");
         command = begin(&world);
         settle(&world);
     }
@@ -572,10 +572,10 @@ fn making_a_file_ready_disturbed_at_every_point() {
         return;
     }
     let mut stories: Vec<Box<dyn FnOnce() + Send>> = Vec::new();
-    for mischief in [Mischief::Kill, Mischief::Fail, Mischief::Repeat] {
+    for fault in [Fault::Kill, Fault::Fail, Fault::Repeat] {
         // Two writes lead to the step, one follows.
         for at in 1..=FIRST_STEP + 2 {
-            stories.push(Box::new(move || download_disturbed(mischief, at)));
+            stories.push(Box::new(move || download_disturbed(fault, at)));
         }
     }
     all(stories);

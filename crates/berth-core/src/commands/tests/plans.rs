@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use berth_engine::{Engine, State};
 
-use super::{Mischief, World, all, is_root};
+use super::{Fault, World, all, is_root};
 use crate::plans::{Charge, NewPlanned, Plan, PlanChange, PlanOperation, PlanProgress, Planned};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -110,19 +110,19 @@ fn with_one(name: &str) -> (World, i64) {
     (world, id)
 }
 
-fn disturbed(deed: Deed, mischief: Mischief, at: usize) {
-    let story = format!("{deed:?} with {mischief:?} at {at}");
-    let (mut world, old) = with_one(&format!("plan-{deed:?}-{mischief:?}-{at}"));
-    let point = world.core.inner.trip.passed() + at;
-    match mischief {
-        Mischief::Kill => world.core.inner.trip.set(point, 0, 0),
-        Mischief::Fail => world.core.inner.trip.set(0, point, 0),
-        Mischief::Repeat => world.core.inner.trip.set(0, 0, point),
+fn disturbed(deed: Deed, fault: Fault, at: usize) {
+    let story = format!("{deed:?} with {fault:?} at {at}");
+    let (mut world, old) = with_one(&format!("plan-{deed:?}-{fault:?}-{at}"));
+    let point = world.core.inner.failpoints.hits() + at;
+    match fault {
+        Fault::Kill => world.core.inner.failpoints.set(point, 0, 0),
+        Fault::Fail => world.core.inner.failpoints.set(0, point, 0),
+        Fault::Repeat => world.core.inner.failpoints.set(0, 0, point),
     }
     let id = order(&world, deed, old);
-    if mischief == Mischief::Kill {
+    if fault == Fault::Kill {
         let begun = Instant::now();
-        while world.core.inner.trip.passed() < point && begun.elapsed() < Duration::from_secs(10) {
+        while world.core.inner.failpoints.hits() < point && begun.elapsed() < Duration::from_secs(10) {
             std::thread::sleep(Duration::from_millis(2));
         }
         world.restart();
@@ -135,7 +135,7 @@ fn disturbed(deed: Deed, mischief: Mischief, at: usize) {
         check_done(&world, deed, id, &story);
         return;
     }
-    assert_eq!(mischief, Mischief::Fail, "{story}");
+    assert_eq!(fault, Fault::Fail, "{story}");
     if deed == Deed::Create {
         // It says so, and can be removed.
         order(&world, Deed::Delete, id);
@@ -157,14 +157,14 @@ fn every_command_of_a_plan_disturbed_at_every_point() {
     let mut stories: Vec<Box<dyn FnOnce() + Send>> = Vec::new();
     for deed in DEEDS {
         let (world, old) = with_one(&format!("plan-points-{deed:?}"));
-        let before = world.core.inner.trip.passed();
+        let before = world.core.inner.failpoints.hits();
         let id = order(&world, deed, old);
         check_done(&world, deed, id, "undisturbed");
-        let points = world.core.inner.trip.passed() - before;
+        let points = world.core.inner.failpoints.hits() - before;
         assert!(points >= 5, "{deed:?}: {points}");
-        for mischief in [Mischief::Kill, Mischief::Fail, Mischief::Repeat] {
+        for fault in [Fault::Kill, Fault::Fail, Fault::Repeat] {
             for at in 1..=points {
-                stories.push(Box::new(move || disturbed(deed, mischief, at)));
+                stories.push(Box::new(move || disturbed(deed, fault, at)));
             }
         }
     }
@@ -177,9 +177,9 @@ fn nothing_else_begins_meanwhile_but_a_removal() {
         return;
     }
     let (world, id) = with_one("plan-busy");
-    let point = world.core.inner.trip.passed() + 1;
+    let point = world.core.inner.failpoints.hits() + 1;
     // It stands still where it is.
-    world.core.inner.trip.set(point, 0, 0);
+    world.core.inner.failpoints.set(point, 0, 0);
     order(&world, Deed::Resize, id);
     let busy = |result: Result<(), crate::Error>| {
         assert!(matches!(result, Err(crate::Error::WrongState(_))), "{result:?}");
