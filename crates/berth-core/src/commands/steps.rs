@@ -207,7 +207,7 @@ impl Done {
 }
 
 /// What all steps of a command on a group need.
-struct Scene<'a> {
+struct GroupContext<'a> {
     caller: &'a Caller,
     group: Group,
     /// What the group is to become.
@@ -230,12 +230,12 @@ impl Core {
         done.unwrap_or_else(|error| Done::of(&error))
     }
 
-    async fn scene<'a>(
+    async fn context<'a>(
         &self,
         caller: &'a Caller,
         command: &berth_store::Command,
         body: &Body,
-    ) -> Result<Scene<'a>, Error> {
+    ) -> Result<GroupContext<'a>, Error> {
         let group = self.group_by_number(command.target).await?;
         let mut spec = group.spec.clone();
         match body {
@@ -251,7 +251,7 @@ impl Core {
             }
             _ => group.version,
         };
-        Ok(Scene { caller, group, spec, version, deadline: command.deadline })
+        Ok(GroupContext { caller, group, spec, version, deadline: command.deadline })
     }
 
     async fn try_step(
@@ -348,9 +348,9 @@ impl Core {
                 Ok(Done::success())
             }
             Step::Update { container } => {
-                let scene = self.scene(caller, command, body).await?;
+                let context = self.context(caller, command, body).await?;
                 let found = self.member(caller, *container).await?;
-                self.container_update(caller, found.uid.as_str(), scene.spec.live_update()).await?;
+                self.container_update(caller, found.uid.as_str(), context.spec.live_update()).await?;
                 Ok(Done::success())
             }
             Step::Pull { image } => {
@@ -363,8 +363,8 @@ impl Core {
                 Ok(Done::success())
             }
             Step::Ports => {
-                let scene = self.scene(caller, command, body).await?;
-                self.group_ports(&scene.group, &scene.spec).await?;
+                let context = self.context(caller, command, body).await?;
+                self.group_ports(&context.group, &context.spec).await?;
                 Ok(Done::success())
             }
             Step::Fetch => {
@@ -378,21 +378,21 @@ impl Core {
                 Ok(Done { message: format!("version {version}"), ..Done::success() })
             }
             Step::Create { start } => {
-                let scene = self.scene(caller, command, body).await?;
-                let made = self.make_member(&scene, activity.id, None, *start).await?;
+                let context = self.context(caller, command, body).await?;
+                let made = self.make_member(&context, activity.id, None, *start).await?;
                 Ok(Done::with(made.id))
             }
             Step::Replace { container, start } => {
-                let scene = self.scene(caller, command, body).await?;
-                self.replace(&scene, activity.id, *container, *start).await
+                let context = self.context(caller, command, body).await?;
+                self.replace(&context, activity.id, *container, *start).await
             }
             Step::Deploy { container } => {
-                let scene = self.scene(caller, command, body).await?;
-                self.deploy(&scene, *container).await
+                let context = self.context(caller, command, body).await?;
+                self.deploy(&context, *container).await
             }
             Step::Settle => {
-                let scene = self.scene(caller, command, body).await?;
-                self.settle_group(&scene, body).await?;
+                let context = self.context(caller, command, body).await?;
+                self.settle_group(&context, body).await?;
                 Ok(Done::success())
             }
             Step::RemoveGroup => {
@@ -441,24 +441,24 @@ impl Core {
     /// does not is removed.
     async fn make_member(
         &self,
-        scene: &Scene<'_>,
+        context: &GroupContext<'_>,
         activity: i64,
         replaces: Option<i64>,
         start: bool,
     ) -> Result<Container, Error> {
-        let name = scene.group.member_name(activity);
-        let made = match self.container(scene.caller, &name).await {
-            Ok(found) if found.group == Some(scene.group.id) => found,
+        let name = context.group.member_name(activity);
+        let made = match self.container(context.caller, &name).await {
+            Ok(found) if found.group == Some(context.group.id) => found,
             Ok(_) => return Err(Error::Duplicate(format!("a container named {name:?} exists already"))),
             Err(Error::NotFound { .. }) => {
-                let code = self.package_layer(&scene.group, &scene.spec, scene.version).await?;
-                let new = scene.spec.container(&scene.group, name.clone());
+                let code = self.package_layer(&context.group, &context.spec, context.version).await?;
+                let new = context.spec.container(&context.group, name.clone());
                 let member =
-                    Member { group: scene.group.id, shape: scene.spec.shape(), version: scene.version, replaces };
+                    Member { group: context.group.id, shape: context.spec.shape(), version: context.version, replaces };
                 let gate = self.inner.gate.read().await;
                 let (layers, pin) = code.unzip();
                 let made =
-                    self.container_make(scene.caller, new, layers.into_iter().collect(), false, Some(member)).await;
+                    self.container_make(context.caller, new, layers.into_iter().collect(), false, Some(member)).await;
                 drop((gate, pin));
                 made?
             }
@@ -467,10 +467,10 @@ impl Core {
         if !start {
             return Ok(made);
         }
-        match self.start_and_await_ready(scene.caller, &made, scene.deadline).await {
+        match self.start_and_await_ready(context.caller, &made, context.deadline).await {
             Ok(started) => Ok(started),
             Err(error) => {
-                self.container_remove(scene.caller, made.uid.as_str(), true).await?;
+                self.container_remove(context.caller, made.uid.as_str(), true).await?;
                 Err(error)
             }
         }
@@ -509,14 +509,14 @@ impl Core {
         }
     }
 
-    async fn replace(&self, scene: &Scene<'_>, activity: i64, old: i64, start: bool) -> Result<Done, Error> {
-        let new = self.make_member(scene, activity, Some(old), start).await?;
+    async fn replace(&self, context: &GroupContext<'_>, activity: i64, old: i64, start: bool) -> Result<Done, Error> {
+        let new = self.make_member(context, activity, Some(old), start).await?;
         // From here on the new one is the member: a crash ends in the old one's removal, not in the new one's.
-        let (id, version, shape) = (new.id, scene.version, scene.spec.shape());
+        let (id, version, shape) = (new.id, context.version, context.spec.shape());
         self.write(move |tx| Ok(tx.container_settle(id, version, &shape)?)).await?;
-        self.refresh_front(scene.group.id).await?;
-        match self.member(scene.caller, old).await {
-            Ok(found) => self.retire(scene.caller, &found).await?,
+        self.refresh_front(context.group.id).await?;
+        match self.member(context.caller, old).await {
+            Ok(found) => self.retire(context.caller, &found).await?,
             Err(Error::NotFound { .. }) => {}
             Err(error) => return Err(error),
         }
@@ -524,25 +524,25 @@ impl Core {
     }
 
     /// Stops a member, puts the code into it, starts it. If it does not prove itself then, it gets back what it had.
-    async fn deploy(&self, scene: &Scene<'_>, id: i64) -> Result<Done, Error> {
-        let found = self.member(scene.caller, id).await?;
+    async fn deploy(&self, context: &GroupContext<'_>, id: i64) -> Result<Done, Error> {
+        let found = self.member(context.caller, id).await?;
         // After a crash in between it says what was put into it, not what it had.
-        let before = if found.version == scene.version { scene.group.version } else { found.version };
+        let before = if found.version == context.version { context.group.version } else { found.version };
         let result = async {
-            self.container_stop(scene.caller, found.uid.as_str(), None).await?;
-            self.put_code(scene, &found, scene.version).await?;
-            self.start_and_await_ready(scene.caller, &found, scene.deadline).await
+            self.container_stop(context.caller, found.uid.as_str(), None).await?;
+            self.put_code(context, &found, context.version).await?;
+            self.start_and_await_ready(context.caller, &found, context.deadline).await
         };
         let Err(error) = result.await else { return Ok(Done::with(id)) };
-        if before == scene.version || found.state == ContainerState::Created {
+        if before == context.version || found.state == ContainerState::Created {
             return Err(error);
         }
         let mut done = Done::of(&error);
         let back = async {
-            self.container_stop(scene.caller, found.uid.as_str(), None).await?;
-            self.put_code(scene, &found, before).await?;
-            let limit = now().saturating_add(LAST_CHANCE_NS).max(scene.deadline);
-            let started = self.start_and_await_ready(scene.caller, &found, limit).await;
+            self.container_stop(context.caller, found.uid.as_str(), None).await?;
+            self.put_code(context, &found, before).await?;
+            let limit = now().saturating_add(LAST_CHANCE_NS).max(context.deadline);
+            let started = self.start_and_await_ready(context.caller, &found, limit).await;
             started.map(drop)
         };
         match back.await {
@@ -553,27 +553,27 @@ impl Core {
         Ok(done)
     }
 
-    async fn put_code(&self, scene: &Scene<'_>, into: &Container, version: i64) -> Result<(), Error> {
-        let code = self.package_layer(&scene.group, &scene.spec, version).await?;
-        self.code_into(scene.caller, into, &scene.spec, code.as_ref().map(|(layer, _)| layer.as_str())).await?;
+    async fn put_code(&self, context: &GroupContext<'_>, into: &Container, version: i64) -> Result<(), Error> {
+        let code = self.package_layer(&context.group, &context.spec, version).await?;
+        self.code_into(context.caller, into, &context.spec, code.as_ref().map(|(layer, _)| layer.as_str())).await?;
         let (id, shape) = (into.id, into.shape.clone());
         self.write(move |tx| Ok(tx.container_settle(id, version, &shape)?)).await
     }
 
-    async fn settle_group(&self, scene: &Scene<'_>, body: &Body) -> Result<(), Error> {
+    async fn settle_group(&self, context: &GroupContext<'_>, body: &Body) -> Result<(), Error> {
         let wanted = match body {
             Body::GroupStop { .. } => Some("stopped"),
             Body::GroupStart { .. } | Body::GroupUpload { .. } | Body::GroupHistory { .. } => Some("running"),
-            Body::GroupApply { .. } if scene.group.members_never_made => Some("running"),
+            Body::GroupApply { .. } if context.group.members_never_made => Some("running"),
             _ => None,
         };
         let change = berth_store::GroupChange {
-            spec: Some(serde_json::to_string(&scene.spec).map_err(|e| Error::Bug(e.to_string()))?),
-            version: Some(scene.version),
+            spec: Some(serde_json::to_string(&context.spec).map_err(|e| Error::Bug(e.to_string()))?),
+            version: Some(context.version),
             wanted,
             ..Default::default()
         };
-        let (id, version) = (scene.group.id, scene.version);
+        let (id, version) = (context.group.id, context.version);
         let deployed = matches!(body, Body::GroupUpload { .. } | Body::GroupHistory { .. });
         self.write(move |tx| {
             if tx.group(id)?.is_some_and(|row| row.wanted != "removed") {
