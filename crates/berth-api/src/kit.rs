@@ -50,7 +50,7 @@ impl Draining {
 
 /// What a handler can't answer for itself; each dialect has a form for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Breakdown {
+pub(crate) enum InternalFallback {
     Panic,
     Overload,
     /// The request's head, or the address in it, has more than so many bytes.
@@ -142,13 +142,13 @@ pub(crate) fn local_time_of(text: &str, zone: &str) -> Option<i64> {
 }
 
 /// A change that is to go into the audit log when it is known what came of it.
-struct Noting {
+struct AuditGuard {
     core: berth_core::Core,
     who: Who,
     change: berth_core::Change,
 }
 
-impl Noting {
+impl AuditGuard {
     async fn down(mut self, result: u16, message: String) {
         self.change.caller = self.who.0.get().copied();
         self.change.result = result;
@@ -178,9 +178,9 @@ fn attempt_counts() -> bool {
 }
 
 #[derive(Clone)]
-pub(crate) struct Doorman {
+pub(crate) struct RequestLayer {
     pub(crate) dialect: &'static str,
-    pub(crate) broken: fn(Breakdown) -> Response,
+    pub(crate) broken: fn(InternalFallback) -> Response,
     /// What only reads, or waits for a process: it may wait for a long time, and nothing is left half done.
     pub(crate) ends_with_client: fn(&axum::http::Method, &str) -> bool,
     /// What changes something: it is noted in the audit log.
@@ -189,14 +189,14 @@ pub(crate) struct Doorman {
     pub(crate) meters: Arc<Meters>,
 }
 
-/// Puts the dialect's doorman in front of its routes.
-pub(crate) fn guarded(router: Router<Api>, doorman: Doorman) -> Router<Api> {
-    let state = (doorman, Arc::new(Semaphore::new(AT_ONCE)));
-    router.layer(axum::middleware::from_fn_with_state(state, attend))
+/// Puts the dialect's layer in front of its routes.
+pub(crate) fn with_layer(router: Router<Api>, layer: RequestLayer) -> Router<Api> {
+    let state = (layer, Arc::new(Semaphore::new(AT_ONCE)));
+    router.layer(axum::middleware::from_fn_with_state(state, handle))
 }
 
-async fn attend(
-    State((doorman, places)): State<(Doorman, Arc<Semaphore>)>,
+async fn handle(
+    State((layer, places)): State<(RequestLayer, Arc<Semaphore>)>,
     mut request: Request,
     next: Next,
 ) -> Response {
@@ -211,17 +211,17 @@ async fn attend(
     request.extensions_mut().insert(who.clone());
     request.extensions_mut().insert(Client { source: source.clone(), request_id: id.clone() });
     let mut response = match places.try_acquire_owned() {
-        Err(_) => (doorman.broken)(Breakdown::Overload),
+        Err(_) => (layer.broken)(InternalFallback::Overload),
         Ok(place) => {
             // A task of its own: a client that goes away must not leave its operation half done.
-            let ends_with_client = (doorman.ends_with_client)(&method, &path);
+            let ends_with_client = (layer.ends_with_client)(&method, &path);
             let found = who.clone();
-            let note = (doorman.changes)(&method, &path).then(|| Noting {
-                core: doorman.core.clone(),
+            let note = (layer.changes)(&method, &path).then(|| AuditGuard {
+                core: layer.core.clone(),
                 who,
                 change: berth_core::Change {
                     source,
-                    dialect: doorman.dialect,
+                    dialect: layer.dialect,
                     action: format!("{method} {path}"),
                     request_id: id.clone(),
                     ..berth_core::Change::default()
@@ -254,17 +254,17 @@ async fn attend(
                 Ok(response) => response,
                 Err(error) => {
                     tracing::error!(request_id = id, path, %error, "a handler panicked");
-                    (doorman.broken)(Breakdown::Panic)
+                    (layer.broken)(InternalFallback::Panic)
                 }
             }
         }
     };
     let elapsed = begun.elapsed();
     let status = response.status().as_u16();
-    doorman.meters.request(doorman.dialect, status, elapsed);
+    layer.meters.request(layer.dialect, status, elapsed);
     tracing::info!(
         request_id = id,
-        dialect = doorman.dialect,
+        dialect = layer.dialect,
         %method,
         path,
         status,

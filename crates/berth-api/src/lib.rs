@@ -23,7 +23,7 @@ use berth_core::Core;
 pub use kit::{Draining, Peer};
 pub use native::{openapi, wire};
 
-use crate::kit::Doorman;
+use crate::kit::RequestLayer;
 use crate::meters::Meters;
 
 /// What every handler can reach.
@@ -101,7 +101,7 @@ pub fn router(core: Core, draining: Draining, settings: Settings) -> Router {
     let dialects = settings.dialects;
     let meters = Arc::new(Meters::default());
     let api = Api { core, meters: meters.clone(), draining, places: native::Places::default(), comb: settings.comb };
-    let doorman = |dialect: &'static str, broken: fn(kit::Breakdown) -> Response| Doorman {
+    let layer = |dialect: &'static str, broken: fn(kit::InternalFallback) -> Response| RequestLayer {
         dialect,
         broken,
         ends_with_client: |_, _| false,
@@ -109,16 +109,17 @@ pub fn router(core: Core, draining: Draining, settings: Settings) -> Router {
         core: api.core.clone(),
         meters: meters.clone(),
     };
-    let doorman_of_native =
-        Doorman { ends_with_client: native::ends_with_client, ..doorman("native", native::error::broken) };
-    let native = kit::guarded(native::router(), doorman_of_native);
-    let standalone_layer = Doorman { changes: standalone::changes, ..doorman("standalone", standalone::error::broken) };
-    let standalone = kit::guarded(standalone::router(), standalone_layer.clone());
-    let comb = |router| kit::guarded(router, doorman("comb", comb::error::broken));
+    let native_layer =
+        RequestLayer { ends_with_client: native::ends_with_client, ..layer("native", native::error::broken) };
+    let native = kit::with_layer(native::router(), native_layer);
+    let standalone_layer =
+        RequestLayer { changes: standalone::changes, ..layer("standalone", standalone::error::broken) };
+    let standalone = kit::with_layer(standalone::router(), standalone_layer.clone());
+    let comb = |router| kit::with_layer(router, layer("comb", comb::error::broken));
     let nothing: Router = comb(Router::new().fallback(comb::error::no_such_path)).with_state(api.clone());
-    let tingyu_layer = Doorman { changes: tingyu::changes, ..doorman("tingyu", tingyu::error::broken) };
-    let tingyu = kit::guarded(tingyu::router(), tingyu_layer.clone());
-    let acs = |router| kit::guarded(router, doorman("acs", acs::error::broken));
+    let tingyu_layer = RequestLayer { changes: tingyu::changes, ..layer("tingyu", tingyu::error::broken) };
+    let tingyu = kit::with_layer(tingyu::router(), tingyu_layer.clone());
+    let acs = |router| kit::with_layer(router, layer("acs", acs::error::broken));
     let other = Router::new()
         .route("/", get(native::docs::front_page))
         .route("/healthz", get(|| async { "ok\n" }))
@@ -130,11 +131,11 @@ pub fn router(core: Core, draining: Draining, settings: Settings) -> Router {
         .route("/docs/{*file}", get(native::docs::file))
         .route("/samples/hello.zip", get(sample::hello))
         .fallback(native::error::no_such_path);
-    let other = kit::guarded(other, Doorman { changes: |_, _| false, ..doorman("other", native::error::broken) });
+    let other = kit::with_layer(other, RequestLayer { changes: |_, _| false, ..layer("other", native::error::broken) });
     let mut all = Router::new().nest("/v1", native);
     // Only what is below is nested: a path that ends with the slash needs a route of its own.
     if dialects.standalone {
-        let unknown = kit::guarded(Router::new().fallback(standalone::error::no_such_path), standalone_layer);
+        let unknown = kit::with_layer(Router::new().fallback(standalone::error::no_such_path), standalone_layer);
         all = all.nest("/container", standalone).route_service("/container/", unknown.with_state(api.clone()));
     }
     if dialects.acs {
@@ -148,7 +149,7 @@ pub fn router(core: Core, draining: Draining, settings: Settings) -> Router {
             .nest("/api/v1/command", acs(acs::commands()));
     }
     if dialects.tingyu {
-        let unknown = kit::guarded(Router::new().fallback(tingyu::error::no_such_path), tingyu_layer);
+        let unknown = kit::with_layer(Router::new().fallback(tingyu::error::no_such_path), tingyu_layer);
         all = all.nest("/tingyu", tingyu).route_service("/tingyu/", unknown.with_state(api.clone()));
     }
     if dialects.comb {
@@ -183,7 +184,7 @@ pub fn head_too_long(path: &str, limit: usize) -> Vec<u8> {
     } else {
         native::error::broken
     };
-    let (head, body) = broken(kit::Breakdown::LongHead(limit)).into_parts();
+    let (head, body) = broken(kit::InternalFallback::LongHead(limit)).into_parts();
     // It is in memory as a whole.
     let body = axum::body::to_bytes(body, usize::MAX).now_or_never().and_then(Result::ok).unwrap_or_default();
     let status = head.status;

@@ -13,7 +13,7 @@ use super::error::Error;
 use crate::kit::{Parameters, Who, client_address, token_of};
 
 /// Who calls, and with what. Judged before anything else is said about the request.
-pub(super) async fn enter(core: &Core, request: Request, action: &str) -> Result<(Caller, Parameters), Error> {
+pub(super) async fn authenticate(core: &Core, request: Request, action: &str) -> Result<(Caller, Parameters), Error> {
     let method = request.method().clone();
     let reads = matches!(method, axum::http::Method::GET | axum::http::Method::HEAD);
     let path = request.extensions().get::<OriginalUri>().map_or_else(|| request.uri().path(), |uri| uri.path());
@@ -79,9 +79,9 @@ pub(super) enum Change {
     Again(Box<Command>),
 }
 
-/// [`enter`] for a change.
+/// [`authenticate`] for a change.
 pub(super) async fn enter_change(core: &Core, request: Request, action: &str) -> Result<Change, Error> {
-    let (caller, parameters) = enter(core, request, action).await?;
+    let (caller, parameters) = authenticate(core, request, action).await?;
     // Before anything is looked up: what the request was about may be gone by now.
     Ok(match core.command_of_request(&caller).await? {
         Some(command) => Change::Again(Box::new(command)),

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::{Request, State};
 use berth_core::{CommandQuery, Core};
 
-use super::auth::enter;
+use super::auth::authenticate;
 use super::containers::Reply;
 use super::error::Error;
 use super::wire::{Answer, Command};
@@ -15,7 +15,7 @@ const PAGE: i64 = 20;
 
 /// `GET /api/v1/command`: newest first; `page` from 1, `pageSize` up to 100.
 pub(super) async fn list(State(core): State<Core>, request: Request) -> Reply<Vec<Command>> {
-    let (caller, parameters) = enter(&core, request, "command_list").await?;
+    let (caller, parameters) = authenticate(&core, request, "command_list").await?;
     let whole = |name: &'static str, otherwise: i64, most: i64| match parameters.optional(name)? {
         None => Ok(otherwise),
         Some(_) => match parameters.integer(name)? {
@@ -43,7 +43,7 @@ pub(super) async fn list(State(core): State<Core>, request: Request) -> Reply<Ve
 
 /// `GET /api/v1/command/{commandId}`, with its activities.
 pub(super) async fn inspect(State(core): State<Core>, PathText(id): PathText, request: Request) -> Reply<Command> {
-    let (caller, _) = enter(&core, request, "command_get").await?;
+    let (caller, _) = authenticate(&core, request, "command_get").await?;
     let command = core.command(&caller, &id).await?;
     Ok(Json(Answer::of(Command::of(&core, command))))
 }

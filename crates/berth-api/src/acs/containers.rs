@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::{Request, State};
 use berth_core::{Caller, ContainerOrder, Core};
 
-use super::auth::{Change, enter, enter_change};
+use super::auth::{Change, authenticate, enter_change};
 use super::error::Error;
 use super::wire::{Answer, Command, Container};
 use crate::kit::PathText;
@@ -25,7 +25,7 @@ async fn disks(core: &Core, caller: &Caller) -> Result<HashMap<i64, Option<u64>>
 
 /// `GET /api/v1/container`: all of the account's.
 pub(super) async fn list(State(core): State<Core>, request: Request) -> Reply<Vec<Container>> {
-    let (caller, _) = enter(&core, request, "container_list").await?;
+    let (caller, _) = authenticate(&core, request, "container_list").await?;
     let disks = disks(&core, &caller).await?;
     let all = core.containers(&caller, None, 0, u32::MAX - 1).await?.items;
     let disk = |c: &berth_core::Container| c.group.and_then(|id| disks.get(&id).copied().flatten());
@@ -34,7 +34,7 @@ pub(super) async fn list(State(core): State<Core>, request: Request) -> Reply<Ve
 
 /// `GET /api/v1/container/{container_id}`.
 pub(super) async fn inspect(State(core): State<Core>, PathText(id): PathText, request: Request) -> Reply<Container> {
-    let (caller, _) = enter(&core, request, "container_get").await?;
+    let (caller, _) = authenticate(&core, request, "container_get").await?;
     let found = core.container_by_number(&caller, number("container_id", &id)?).await?;
     let disk = match found.group {
         Some(group) => core.group(&caller, &group.to_string()).await.ok().and_then(|g| g.spec.disk),

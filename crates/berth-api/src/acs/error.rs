@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use berth_core::FaultKind;
 
 use super::wire::Failure;
-use crate::kit::{AuditMessage, Breakdown, ParameterError};
+use crate::kit::{AuditMessage, InternalFallback, ParameterError};
 
 /// An error as this dialect has it.
 #[derive(Debug)]
@@ -89,13 +89,13 @@ pub(super) async fn wrong_method() -> Error {
     Error::new(StatusCode::METHOD_NOT_ALLOWED, "this operation takes another HTTP method")
 }
 
-pub(crate) fn broken(what: Breakdown) -> Response {
+pub(crate) fn broken(what: InternalFallback) -> Response {
     match what {
-        Breakdown::Panic => Error::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error"),
-        Breakdown::Overload => {
+        InternalFallback::Panic => Error::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error"),
+        InternalFallback::Overload => {
             Error::new(StatusCode::TOO_MANY_REQUESTS, "too many requests are under way; try again later")
         }
-        Breakdown::LongHead(limit) => Error::invalid(crate::kit::long_head(limit)),
+        InternalFallback::LongHead(limit) => Error::invalid(crate::kit::long_head(limit)),
     }
     .into_response()
 }

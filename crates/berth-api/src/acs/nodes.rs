@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::{Request, State};
 use berth_core::{Caller, Core, Group, Method};
 
-use super::auth::{Change, enter, enter_change};
+use super::auth::{Change, authenticate, enter_change};
 use super::containers::{Reply, number};
 use super::error::Error;
 use super::wire::{Answer, Command, Node};
@@ -29,7 +29,7 @@ fn method(parameters: &Parameters) -> Result<Method, Error> {
 
 /// `GET /api/v1/node`.
 pub(super) async fn list(State(core): State<Core>, request: Request) -> Reply<Vec<Node>> {
-    let (caller, _) = enter(&core, request, "node_list").await?;
+    let (caller, _) = authenticate(&core, request, "node_list").await?;
     let mut all = Vec::new();
     for group in core.groups(&caller).await? {
         let containers = core.group_containers(&group).await?;
@@ -40,7 +40,7 @@ pub(super) async fn list(State(core): State<Core>, request: Request) -> Reply<Ve
 
 /// `GET /api/v1/node/{node_id}`.
 pub(super) async fn inspect(State(core): State<Core>, PathText(id): PathText, request: Request) -> Reply<Node> {
-    let (caller, _) = enter(&core, request, "node_get").await?;
+    let (caller, _) = authenticate(&core, request, "node_get").await?;
     let group = found(&core, &caller, &id).await?;
     let containers = core.group_containers(&group).await?;
     Ok(Json(Answer::of(Node::of(&core, group, &containers))))

@@ -22,7 +22,7 @@ pub(super) async fn parameters(request: Request) -> Result<Parameters, Error> {
 }
 
 /// Who calls, and with what. Judged before the body is read.
-pub(super) async fn enter(core: &Core, request: Request, action: &str) -> Result<(Caller, Parameters), Error> {
+pub(super) async fn authenticate(core: &Core, request: Request, action: &str) -> Result<(Caller, Parameters), Error> {
     let token = token_of(request.headers()).ok_or_else(Error::unauthorized)?;
     let from = client_address(request.extensions());
     let asked = unsigned("", "comb", action, request.method() == Method::GET && action != super::keys::PRIVATE, from);

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use berth_core::{Charge, Core, NetworkCharge, NewCommit, NewPlanned, Plan, PlanChange};
 use serde_json::Value;
 
-use super::auth::enter;
+use super::auth::authenticate;
 use super::error::{CREATE, Code, DELETE, ENV_KEY, Error, INVALID, MISSING, NO_CONTAINER, SSH_KEY};
 use super::wire::{Container, Containers, Created, Flow, Tagged, charge, megabytes, network_charge};
 use crate::kit::{Parameters, PathText, kind_of};
@@ -72,7 +72,7 @@ fn variables(parameters: &Parameters) -> Result<BTreeMap<String, String>, Error>
 
 /// `POST /api/v1/containers`.
 pub(super) async fn create(State(core): State<Core>, request: Request) -> Result<(StatusCode, Json<Created>), Error> {
-    let (caller, parameters) = enter(&core, request, "container_create").await?;
+    let (caller, parameters) = authenticate(&core, request, "container_create").await?;
     let required = |name: &'static str| whole(&parameters, name)?.ok_or_else(|| MISSING.with(name));
     let kind = one_of(&parameters, "charge_type", charge)?.ok_or_else(|| MISSING.with("charge_type"))?;
     let spec = required("spec_id")?;
@@ -144,7 +144,7 @@ pub(super) async fn update(
     PathText(id): PathText,
     request: Request,
 ) -> Result<StatusCode, Error> {
-    let (caller, parameters) = enter(&core, request, "container_update").await?;
+    let (caller, parameters) = authenticate(&core, request, "container_update").await?;
     let id = number(&id, NO_CONTAINER)?;
     let known = core.planned(&caller, id).await?;
     let change = PlanChange {
@@ -170,7 +170,7 @@ pub(super) async fn update(
 
 /// `GET /api/v1/containers`: `limit` from 1 to 30, `offset` from 0.
 pub(super) async fn list(State(core): State<Core>, request: Request) -> Result<Json<Containers>, Error> {
-    let (caller, parameters) = enter(&core, request, "container_list").await?;
+    let (caller, parameters) = authenticate(&core, request, "container_list").await?;
     let limit = whole(&parameters, "limit")?.unwrap_or(20);
     let offset = whole(&parameters, "offset")?.unwrap_or(0);
     if !(1..=30).contains(&limit) {
@@ -189,7 +189,7 @@ pub(super) async fn inspect(
     PathText(id): PathText,
     request: Request,
 ) -> Result<Json<Container<String>>, Error> {
-    let (caller, _) = enter(&core, request, "container_get").await?;
+    let (caller, _) = authenticate(&core, request, "container_get").await?;
     let found = core.planned(&caller, number(&id, NO_CONTAINER)?).await?;
     Ok(Json(Container::of(&core, found).alone()))
 }
@@ -200,7 +200,7 @@ pub(super) async fn delete(
     PathText(id): PathText,
     request: Request,
 ) -> Result<StatusCode, Error> {
-    let (caller, _) = enter(&core, request, "container_delete").await?;
+    let (caller, _) = authenticate(&core, request, "container_delete").await?;
     let ordered = core.planned_delete(&caller, number(&id, NO_CONTAINER)?).await;
     ordered.map_err(|error| Error::from(error).during(DELETE))?;
     Ok(StatusCode::OK)
@@ -212,7 +212,7 @@ pub(super) async fn restart(
     PathText(id): PathText,
     request: Request,
 ) -> Result<StatusCode, Error> {
-    let (caller, _) = enter(&core, request, "container_restart").await?;
+    let (caller, _) = authenticate(&core, request, "container_restart").await?;
     core.planned_restart(&caller, number(&id, NO_CONTAINER)?).await?;
     Ok(StatusCode::OK)
 }
@@ -223,7 +223,7 @@ pub(super) async fn tag(
     PathText(id): PathText,
     request: Request,
 ) -> Result<(StatusCode, Json<Tagged>), Error> {
-    let (caller, parameters) = enter(&core, request, "container_tag").await?;
+    let (caller, parameters) = authenticate(&core, request, "container_tag").await?;
     let id = number(&id, NO_CONTAINER)?;
     let (repository, tag) = (parameters.text("repo_name")?, parameters.text("tag")?);
     if repository.contains(['@', ':']) || tag.contains(['@', ':', '/']) {
@@ -252,7 +252,7 @@ pub(super) async fn flow(
     PathText(id): PathText,
     request: Request,
 ) -> Result<Json<Flow>, Error> {
-    let (caller, parameters) = enter(&core, request, "container_flow").await?;
+    let (caller, parameters) = authenticate(&core, request, "container_flow").await?;
     let id = number(&id, NO_CONTAINER)?;
     let time = |name| whole(&parameters, name).map(moment);
     let traffic = core.container_flow(&caller, id, time("from_time")?, time("to_time")?).await?;

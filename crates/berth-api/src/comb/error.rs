@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use berth_core::FaultKind;
 use serde::Serialize;
 
-use crate::kit::{AuditMessage, Breakdown, ParameterError};
+use crate::kit::{AuditMessage, InternalFallback, ParameterError};
 
 /// A code of the document, and what it says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,11 +162,11 @@ pub(super) async fn wrong_method() -> Error {
     METHOD.into()
 }
 
-pub(crate) fn broken(what: Breakdown) -> Response {
+pub(crate) fn broken(what: InternalFallback) -> Response {
     match what {
-        Breakdown::Panic => Error::from(INTERNAL),
-        Breakdown::Overload => TOO_OFTEN.with("too many requests are under way"),
-        Breakdown::LongHead(limit) => INVALID.with(crate::kit::long_head(limit)),
+        InternalFallback::Panic => Error::from(INTERNAL),
+        InternalFallback::Overload => TOO_OFTEN.with("too many requests are under way"),
+        InternalFallback::LongHead(limit) => INVALID.with(crate::kit::long_head(limit)),
     }
     .into_response()
 }

@@ -4,13 +4,13 @@ use axum::Json;
 use axum::extract::{Request, State};
 use berth_core::Core;
 
-use super::auth::enter;
+use super::auth::authenticate;
 use super::error::Error;
 use super::wire::{Image, Images};
 
 /// `GET /api/v1/containers/images`: the official ones and the account's own, an entry for each name.
 pub(super) async fn list(State(core): State<Core>, request: Request) -> Result<Json<Images>, Error> {
-    let (caller, _) = enter(&core, request, "image_list").await?;
+    let (caller, _) = authenticate(&core, request, "image_list").await?;
     let (mut custom_images, mut public_images) = (Vec::new(), Vec::new());
     for image in core.image_search(&caller, "", &std::collections::BTreeMap::new()).await? {
         let of = if image.shared { &mut public_images } else { &mut custom_images };

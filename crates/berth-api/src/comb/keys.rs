@@ -6,7 +6,7 @@ use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use berth_core::{Core, SshKeyKind};
 
-use super::auth::enter;
+use super::auth::authenticate;
 use super::containers::number;
 use super::error::{self, Error, INVALID, NO_KEY};
 use super::wire::SecretKey;
@@ -18,7 +18,7 @@ pub(super) const PRIVATE: &str = "secret_key_get";
 
 /// `POST /api/v1/secret-keys`: makes a pair, or takes a `public_key` that is there. `key_type` is `rsa` (default) or `ed25519`.
 pub(super) async fn create(State(core): State<Core>, request: Request) -> Result<(StatusCode, Json<SecretKey>), Error> {
-    let (caller, parameters) = enter(&core, request, "secret_key_create").await?;
+    let (caller, parameters) = authenticate(&core, request, "secret_key_create").await?;
     let name = parameters.optional("key_name")?;
     let kind = match parameters.optional("key_type")?.map(|kind| kind.to_ascii_lowercase()).as_deref() {
         None | Some("rsa") => SshKeyKind::Rsa,
@@ -34,7 +34,7 @@ pub(super) async fn create(State(core): State<Core>, request: Request) -> Result
 
 /// `GET /api/v1/secret-keys`: an array, newest first.
 pub(super) async fn list(State(core): State<Core>, request: Request) -> Result<Json<Vec<SecretKey>>, Error> {
-    let (caller, _) = enter(&core, request, "secret_key_list").await?;
+    let (caller, _) = authenticate(&core, request, "secret_key_list").await?;
     Ok(Json(core.ssh_keys(&caller).await?.into_iter().rev().map(SecretKey::of).collect()))
 }
 
@@ -49,7 +49,7 @@ pub(super) async fn private(
     if once && request.method() == Method::HEAD {
         return Ok(error::wrong_method().await.into_response());
     }
-    let (caller, _) = enter(&api.core, request, PRIVATE).await?;
+    let (caller, _) = authenticate(&api.core, request, PRIVATE).await?;
     let id = number(&id, NO_KEY)?;
     let text = api.core.ssh_key_private(&caller, id, once).await?;
     let headers = [
@@ -66,7 +66,7 @@ pub(super) async fn delete(
     PathText(id): PathText,
     request: Request,
 ) -> Result<StatusCode, Error> {
-    let (caller, _) = enter(&core, request, "secret_key_delete").await?;
+    let (caller, _) = authenticate(&core, request, "secret_key_delete").await?;
     core.ssh_key_remove(&caller, number(&id, NO_KEY)?).await?;
     Ok(StatusCode::OK)
 }

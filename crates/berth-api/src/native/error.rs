@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use berth_core::FaultKind;
 
 use super::wire::Problem;
-use crate::kit::{AuditMessage, BodyError, Breakdown};
+use crate::kit::{AuditMessage, BodyError, InternalFallback};
 
 /// An error as the native API has it.
 #[derive(Debug)]
@@ -119,11 +119,11 @@ pub(super) async fn wrong_method() -> Error {
     Error::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", "this path takes other methods; see /docs")
 }
 
-pub(crate) fn broken(what: Breakdown) -> Response {
+pub(crate) fn broken(what: InternalFallback) -> Response {
     match what {
-        Breakdown::Panic => Error::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "internal error"),
-        Breakdown::Overload => overload(),
-        Breakdown::LongHead(limit) => {
+        InternalFallback::Panic => Error::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "internal error"),
+        InternalFallback::Overload => overload(),
+        InternalFallback::LongHead(limit) => {
             let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
             Error::new(status, "too_large", crate::kit::long_head(limit))
         }

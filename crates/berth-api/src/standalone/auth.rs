@@ -7,7 +7,7 @@ use super::error::{Error, TOKEN};
 use crate::kit::{ParameterError, Parameters, Who, token_of};
 
 /// Who calls, and with what. The token is judged before anything else is said about the request.
-pub(super) async fn enter(core: &Core, request: Request) -> Result<(Caller, Parameters), Error> {
+pub(super) async fn authenticate(core: &Core, request: Request) -> Result<(Caller, Parameters), Error> {
     let in_header = token_of(request.headers());
     let who = request.extensions().get::<Who>().cloned();
     // Judged before the body is read: who may not, can't make this server wait for it.

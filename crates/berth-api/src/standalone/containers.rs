@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::{Request, State};
 use berth_core::{Caller, Container, ContainerState, Core, NewApp};
 
-use super::auth::enter;
+use super::auth::authenticate;
 use super::error::{Error, LATER, WRONG};
 use super::wire::{Answer, Built, Count, Done, Load};
 
@@ -23,7 +23,7 @@ fn answer<T>(result: T) -> Json<Answer<T>> {
 
 /// `POST /container/build`: fetches code, answers when it runs.
 pub(super) async fn build(State(core): State<Core>, request: Request) -> Reply<Built> {
-    let (caller, parameters) = enter(&core, request).await?;
+    let (caller, parameters) = authenticate(&core, request).await?;
     let runtime = parameters.text("image_name")?;
     let code_address = parameters.text("code_address")?;
     let memory = parameters.integer("memory")?;
@@ -65,7 +65,7 @@ async fn exact(core: &Core, caller: &Caller, id: &str) -> Result<Container, bert
 
 /// `GET /container/start`.
 pub(super) async fn start(State(core): State<Core>, request: Request) -> Reply<Done> {
-    let (caller, parameters) = enter(&core, request).await?;
+    let (caller, parameters) = authenticate(&core, request).await?;
     let id = parameters.text("containerId")?;
     let work = async {
         let found = exact(&core, &caller, &id).await?;
@@ -76,7 +76,7 @@ pub(super) async fn start(State(core): State<Core>, request: Request) -> Reply<D
 
 /// `GET /container/stop`.
 pub(super) async fn stop(State(core): State<Core>, request: Request) -> Reply<Done> {
-    let (caller, parameters) = enter(&core, request).await?;
+    let (caller, parameters) = authenticate(&core, request).await?;
     let id = parameters.text("containerId")?;
     let work = async {
         let found = exact(&core, &caller, &id).await?;
@@ -87,7 +87,7 @@ pub(super) async fn stop(State(core): State<Core>, request: Request) -> Reply<Do
 
 /// `GET /container/remove`, of a running one too.
 pub(super) async fn remove(State(core): State<Core>, request: Request) -> Reply<Done> {
-    let (caller, parameters) = enter(&core, request).await?;
+    let (caller, parameters) = authenticate(&core, request).await?;
     let id = parameters.text("containerId")?;
     let work = async {
         let found = exact(&core, &caller, &id).await?;
@@ -98,13 +98,13 @@ pub(super) async fn remove(State(core): State<Core>, request: Request) -> Reply<
 
 /// `GET /container/analy`: how many containers the account has here.
 pub(super) async fn analy(State(core): State<Core>, request: Request) -> Reply<Count> {
-    let (caller, _) = enter(&core, request).await?;
+    let (caller, _) = authenticate(&core, request).await?;
     Ok(answer(Count { count: core.container_count(&caller).await? }))
 }
 
 /// `GET /container/stats`: percent of what the container may use; zero while it does not run.
 pub(super) async fn stats(State(core): State<Core>, request: Request) -> Reply<Load> {
-    let (caller, parameters) = enter(&core, request).await?;
+    let (caller, parameters) = authenticate(&core, request).await?;
     let id = parameters.text("containerId")?;
     let found = exact(&core, &caller, &id).await?;
     if found.state != ContainerState::Running {

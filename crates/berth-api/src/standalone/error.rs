@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use berth_core::FaultKind;
 
 use super::wire::{Answer, Nothing};
-use crate::kit::{AuditMessage, Breakdown, ParameterError};
+use crate::kit::{AuditMessage, InternalFallback, ParameterError};
 
 pub(super) const TOKEN: u32 = 10001;
 pub(super) const MISSING: u32 = 10002;
@@ -83,13 +83,13 @@ pub(super) async fn wrong_method() -> Error {
     Error { code: WRONG, message: "this operation takes another HTTP method: build is POST, the others are GET".into() }
 }
 
-pub(crate) fn broken(what: Breakdown) -> Response {
+pub(crate) fn broken(what: InternalFallback) -> Response {
     let error = match what {
-        Breakdown::Panic => Error { code: INTERNAL, message: "internal error".into() },
-        Breakdown::Overload => {
+        InternalFallback::Panic => Error { code: INTERNAL, message: "internal error".into() },
+        InternalFallback::Overload => {
             Error { code: LATER, message: "too many requests are under way; try again later".into() }
         }
-        Breakdown::LongHead(limit) => Error { code: WRONG, message: crate::kit::long_head(limit) },
+        InternalFallback::LongHead(limit) => Error { code: WRONG, message: crate::kit::long_head(limit) },
     };
     error.into_response()
 }

@@ -7,7 +7,7 @@ use super::error::Error;
 use crate::kit::{Parameters, Who, client_address, token_of};
 
 /// Who calls. Judged before the body is read; what the request says is taken before anything is waited for.
-pub(super) fn enter<'a>(
+pub(super) fn authenticate<'a>(
     core: &'a Core,
     request: &Request,
     action: &'a str,
@@ -30,6 +30,6 @@ pub(super) fn enter<'a>(
 
 /// Who calls, and with what, wherever that is.
 pub(super) async fn enter_with(core: &Core, request: Request, action: &str) -> Result<(Caller, Parameters), Error> {
-    let (caller, _) = enter(core, &request, action).await?;
+    let (caller, _) = authenticate(core, &request, action).await?;
     Ok((caller, Parameters::of(request).await?))
 }

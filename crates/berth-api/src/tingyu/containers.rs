@@ -6,7 +6,7 @@ use berth_core::{Caller, Core, Deployment, FaultKind, Machine, NewDeployment, Ro
 use futures_util::StreamExt as _;
 use serde_json::Value;
 
-use super::auth::{enter, enter_with};
+use super::auth::{authenticate, enter_with};
 use super::error::{Error, said};
 use super::wire::{Answer, Asked, Configuration, Done, Found, Item, State as Doing, not_found, text};
 use crate::kit::{BodyError, Parameters, small_body};
@@ -77,7 +77,7 @@ fn being_made(name: &str) -> String {
 
 /// `POST /container/create`.
 pub(super) async fn create(State(core): State<Core>, request: Request) -> Batch {
-    let (caller, _) = enter(&core, &request, "container_create").await?;
+    let (caller, _) = authenticate(&core, &request, "container_create").await?;
     let all = items(request).await?;
     let hosts = hosts(&core, &all).await?;
     let mut answers: Vec<Item> = Vec::with_capacity(all.len());
@@ -115,7 +115,7 @@ pub(super) async fn create(State(core): State<Core>, request: Request) -> Batch 
 
 /// `PUT /container/updateByName`.
 pub(super) async fn update_by_name(State(core): State<Core>, request: Request) -> Batch {
-    let (caller, _) = enter(&core, &request, "container_update").await?;
+    let (caller, _) = authenticate(&core, &request, "container_update").await?;
     let all = items(request).await?;
     let hosts = hosts(&core, &all).await?;
     let mut answers = Vec::with_capacity(all.len());

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use berth_core::FaultKind;
 use serde::Serialize;
 
-use crate::kit::{AuditMessage, Breakdown, ParameterError};
+use crate::kit::{AuditMessage, InternalFallback, ParameterError};
 
 /// What is said when nothing more can be.
 pub(super) const UNKNOWN: &str = "未知异常,请联系管理员";
@@ -219,11 +219,11 @@ pub(super) async fn wrong_method() -> Error {
     Error::coded("TY0005", "请求方法错误!")
 }
 
-pub(crate) fn broken(what: Breakdown) -> Response {
+pub(crate) fn broken(what: InternalFallback) -> Response {
     match what {
-        Breakdown::Panic => Error::failed(UNKNOWN),
-        Breakdown::Overload => Error::failed("请求过多,请稍后再试!"),
-        Breakdown::LongHead(limit) => Error::longer_than(limit),
+        InternalFallback::Panic => Error::failed(UNKNOWN),
+        InternalFallback::Overload => Error::failed("请求过多,请稍后再试!"),
+        InternalFallback::LongHead(limit) => Error::longer_than(limit),
     }
     .into_response()
 }

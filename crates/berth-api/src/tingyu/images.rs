@@ -8,7 +8,7 @@ use berth_core::{Caller, Core, FaultKind};
 
 use futures_util::StreamExt as _;
 
-use super::auth::{enter, enter_with};
+use super::auth::{authenticate, enter_with};
 use super::error::Error;
 use super::wire::{Answer, Done};
 use crate::kit::Parameters;
@@ -57,7 +57,7 @@ pub(super) async fn upload(State(core): State<Core>, request: Request) -> Result
         let empty = header(header::CONTENT_LENGTH) == "0" || axum::body::HttpBody::is_end_stream(request.body());
         (header(header::CONTENT_TYPE).to_ascii_lowercase(), empty)
     };
-    let (caller, query) = enter(&core, &request, "image_upload").await?;
+    let (caller, query) = authenticate(&core, &request, "image_upload").await?;
     let done = if kind.starts_with("multipart/form-data") {
         of_form(&core, &caller, query, request).await
     } else {

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::{Request, State};
 use berth_core::Core;
 
-use super::auth::{enter, enter_with};
+use super::auth::{authenticate, enter_with};
 use super::error::Error;
 use super::wire::{Answer, ListedNode, Node};
 
@@ -19,7 +19,7 @@ pub(super) async fn get(State(core): State<Core>, request: Request) -> Result<Js
 
 /// `GET /node/list`.
 pub(super) async fn list(State(core): State<Core>, request: Request) -> Result<Json<Answer<Vec<ListedNode>>>, Error> {
-    enter(&core, &request, "node_list").await?;
+    authenticate(&core, &request, "node_list").await?;
     let all = core.machines().await?;
     Ok(Json(Answer::of(all.into_iter().map(|host| ListedNode::of(&core, host)).collect())))
 }
