@@ -159,7 +159,7 @@ pub enum Method {
 /// Everything that a command does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]
-pub(crate) enum Body {
+pub(crate) enum Operation {
     ContainerStart,
     ContainerStop,
     ContainerDelete,
@@ -231,7 +231,7 @@ pub(crate) enum Body {
     },
 }
 
-impl Body {
+impl Operation {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::ContainerStart => "container_start",
@@ -317,13 +317,13 @@ const ROLLOUT_LIMIT_S: u64 = 7 * 86_400;
 
 /// A command's body, and who gave it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Order {
-    pub(crate) body: Body,
+pub(crate) struct QueuedOperation {
+    pub(crate) body: Operation,
     pub(crate) role: Role,
 }
 
 /// A command that was just written down, the event that tells of it, and the commands that it overtakes.
-pub(crate) struct Ordered {
+pub(crate) struct Enqueued {
     row: berth_store::Command,
     event: berth_store::Event,
     overtaken: Vec<i64>,
@@ -414,7 +414,7 @@ fn command(row: berth_store::Command, steps: Vec<berth_store::Activity>) -> Comm
         created_at: row.created_at,
         ended_at: row.ended_at,
         host: match row.kind.as_str() {
-            "deployment" => serde_json::from_str::<Order>(&row.body).ok().and_then(|order| order.body.host()),
+            "deployment" => serde_json::from_str::<QueuedOperation>(&row.body).ok().and_then(|order| order.body.host()),
             _ => None,
         },
         activities: steps.into_iter().map(activity).collect(),
@@ -452,20 +452,20 @@ pub struct CommandQuery {
 
 impl Core {
     /// Takes on a command: when this returns it is on disk.
-    pub(crate) async fn order(
+    pub(crate) async fn submit(
         &self,
         caller: &Caller,
         target: Target,
         target_name: String,
-        body: Body,
+        body: Operation,
     ) -> Result<Command, Error> {
-        let row = self.order_row(caller, target, &target_name, body)?;
+        let row = self.operation_row(caller, target, &target_name, body)?;
         let core = self.clone();
         let request = match caller.credential {
             Credential::Signature { request, .. } => Some(request_name(request)),
             Credential::Token(_) | Credential::Key(_) | Credential::Command => None,
         };
-        let ordered = self
+        let enqueued = self
             .write(move |tx| {
                 // The same signed request twice, at the same time perhaps, gives one command.
                 if let Some(request) = &request
@@ -474,15 +474,15 @@ impl Core {
                 {
                     return Ok(Err(known));
                 }
-                let ordered = core.order_in(tx, row)?;
+                let enqueued = core.enqueue_in(tx, row)?;
                 if let Some(request) = &request {
-                    tx.signed_request_done(request, &ordered.row.uid)?;
+                    tx.signed_request_done(request, &enqueued.row.uid)?;
                 }
-                Ok(Ok(ordered))
+                Ok(Ok(enqueued))
             })
             .await?;
-        Ok(match ordered {
-            Ok(ordered) => self.ordered(ordered),
+        Ok(match enqueued {
+            Ok(enqueued) => self.enqueue(enqueued),
             Err(known) => as_accepted(known),
         })
     }
@@ -504,16 +504,17 @@ impl Core {
     }
 
     /// A command, ready to be written down.
-    pub(crate) fn order_row(
+    pub(crate) fn operation_row(
         &self,
         caller: &Caller,
         target: Target,
         target_name: &str,
-        body: Body,
+        body: Operation,
     ) -> Result<berth_store::Command, Error> {
         let name = body.name();
         let limit = i64::try_from(body.limit(&self.inner.settings)).unwrap_or(i64::MAX / 2_000_000_000);
-        let order = serde_json::to_string(&Order { body, role: caller.role }).map_err(|e| Error::Bug(e.to_string()))?;
+        let order = serde_json::to_string(&QueuedOperation { body, role: caller.role })
+            .map_err(|e| Error::Bug(e.to_string()))?;
         let at = now();
         Ok(berth_store::Command {
             id: 0,
@@ -534,10 +535,14 @@ impl Core {
         })
     }
 
-    /// Writes a command down; [`ordered`](Self::ordered) goes on when that is on disk.
-    pub(crate) fn order_in(&self, tx: &berth_store::Tx<'_>, mut row: berth_store::Command) -> Result<Ordered, Error> {
+    /// Writes a command down; [`enqueue`](Self::enqueue) goes on when that is on disk.
+    pub(crate) fn enqueue_in(
+        &self,
+        tx: &berth_store::Tx<'_>,
+        mut row: berth_store::Command,
+    ) -> Result<Enqueued, Error> {
         let mut overtaken = Vec::new();
-        let order: Order = serde_json::from_str(&row.body).map_err(|e| Error::Bug(e.to_string()))?;
+        let order: QueuedOperation = serde_json::from_str(&row.body).map_err(|e| Error::Bug(e.to_string()))?;
         if order.body.is_removal() {
             for open in tx.commands_open(&row.kind, row.target)? {
                 if open.name == row.name {
@@ -551,7 +556,7 @@ impl Core {
                 let change = berth_store::GroupChange { wanted: Some("removed"), ..Default::default() };
                 tx.group_change(row.target, &change)?;
             }
-        } else if !matches!(order.body, Body::RolloutUndo { .. } | Body::GroupUndo { .. }) {
+        } else if !matches!(order.body, Operation::RolloutUndo { .. } | Operation::GroupUndo { .. }) {
             let (open, bound) = (tx.commands_open_of(row.account_id)?, self.inner.settings.commands_waiting);
             if open >= i64::from(bound) {
                 return Err(Error::NoRoom(format!(
@@ -562,12 +567,12 @@ impl Core {
         row.id = tx.command_add(&row)?;
         let detail = serde_json::json!({ "name": row.name, "target": row.target_name }).to_string();
         let event = tx.event_add(row.created_at, row.account_id, "command.created", &row.uid, &detail)?;
-        Ok(Ordered { row, event, overtaken })
+        Ok(Enqueued { row, event, overtaken })
     }
 
     /// What follows when a command is on disk.
-    pub(crate) fn ordered(&self, ordered: Ordered) -> Command {
-        let Ordered { row, event, overtaken } = ordered;
+    pub(crate) fn enqueue(&self, enqueued: Enqueued) -> Command {
+        let Enqueued { row, event, overtaken } = enqueued;
         self.tell(vec![event]);
         for id in overtaken {
             self.inner.cancels.tell(id);

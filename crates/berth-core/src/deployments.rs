@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::rollouts::Move;
 pub use self::rollouts::Rollout;
 pub(crate) use self::steps::{Replaced, To};
-use crate::commands::{Body, Command, Target};
+use crate::commands::{Command, Operation, Target};
 use crate::containers::{Container, NewContainer};
 use crate::core::Core;
 use crate::error::Error;
@@ -329,8 +329,8 @@ impl Core {
         if self.deployment(caller, &new.name).await.is_ok() {
             return Err(Error::Duplicate(format!("deployments.apps \"{}\" already exists", new.name)));
         }
-        let body = Body::DeploymentCreate { host: host.facts.id.clone(), spec: Box::new(new.spec) };
-        self.order(caller, deployment_target(caller.account, &new.name), new.name, body).await
+        let body = Operation::DeploymentCreate { host: host.facts.id.clone(), spec: Box::new(new.spec) };
+        self.submit(caller, deployment_target(caller.account, &new.name), new.name, body).await
     }
 
     /// Changes a deployment, by a command; its host stays. With `inherit` only its image and version, everything else is as it is
@@ -353,8 +353,8 @@ impl Core {
             return Err(Error::invalid("uuid", format!("deployment {} is on another host", new.name)));
         }
         self.check_deployment(caller, host, &new, Vec::new(), Some(found.container.id)).await?;
-        let body = Body::DeploymentUpdate { host: host.facts.id.clone(), spec: Box::new(new.spec), inherit };
-        self.order(caller, deployment_target(caller.account, &new.name), new.name, body).await
+        let body = Operation::DeploymentUpdate { host: host.facts.id.clone(), spec: Box::new(new.spec), inherit };
+        self.submit(caller, deployment_target(caller.account, &new.name), new.name, body).await
     }
 
     /// Removes a deployment, by a command.
@@ -373,8 +373,8 @@ impl Core {
                 }
             }
         };
-        let body = Body::DeploymentDelete { host };
-        self.order(caller, target, name.to_owned(), body).await
+        let body = Operation::DeploymentDelete { host };
+        self.submit(caller, target, name.to_owned(), body).await
     }
 
     /// Whether a deployment of that name has been asked for, and its container is not written down yet.
@@ -387,7 +387,7 @@ impl Core {
         let target = deployment_target(caller.account, name);
         let open = self.read(move |tx| Ok(tx.commands_open(target.kind(), target.id())?)).await?;
         let host_of = |row: berth_store::Command| match serde_json::from_str(&row.body) {
-            Ok(crate::commands::Order { body: Body::DeploymentCreate { host, .. }, .. }) => Some(host),
+            Ok(crate::commands::QueuedOperation { body: Operation::DeploymentCreate { host, .. }, .. }) => Some(host),
             _ => None,
         };
         Ok(open.into_iter().find_map(host_of))

@@ -9,7 +9,7 @@ use std::sync::PoisonError;
 
 use berth_image::Digest;
 
-use crate::commands::{Body, Command, Target};
+use crate::commands::{Command, Operation, Target};
 use crate::core::Core;
 use crate::error::Error;
 use crate::tokens::Caller;
@@ -93,7 +93,7 @@ struct Made {
 }
 
 /// What is to be made ready, and what there is already.
-struct Order {
+struct DownloadJob {
     container: i64,
     path: String,
     /// The name of the new file, if there has to be one.
@@ -111,7 +111,7 @@ fn touch(path: &Path) -> io::Result<()> {
     File::options().write(true).open(path)?.set_modified(std::time::SystemTime::now())
 }
 
-fn make(files: &dyn berth_engine::Files, order: Order) -> io::Result<Made> {
+fn make(files: &dyn berth_engine::Files, order: DownloadJob) -> io::Result<Made> {
     std::fs::create_dir_all(&order.folder)?;
     let wanted = Path::new(&order.path);
     let base = wanted.file_name().map_or_else(|| "root".into(), |name| name.to_string_lossy().into_owned());
@@ -235,8 +235,8 @@ impl Core {
         if !path.starts_with('/') || path.contains('\0') {
             return Err(Error::invalid("filepath", format!("{path:?} is no absolute path")));
         }
-        let body = Body::FileReady { path: path.to_owned() };
-        self.order(caller, Target::Container(found.id), found.name, body).await
+        let body = Operation::FileReady { path: path.to_owned() };
+        self.submit(caller, Target::Container(found.id), found.name, body).await
     }
 
     /// The file that a command made ready, if it did and it is still here.
@@ -280,7 +280,7 @@ impl Core {
         // The sweep spares all of these: some have no row yet, some are about to get another one.
         let _held = self.hold_files(known.iter().map(|row| row.file.clone()).chain([file.clone()]));
         let quota_mib = self.inner.settings.download_quota_mib;
-        let order = Order {
+        let order = DownloadJob {
             container,
             path: path.to_owned(),
             file: file.clone(),

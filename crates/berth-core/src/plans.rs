@@ -12,7 +12,7 @@ use berth_engine::{PortAsked, PortProtocol};
 use berth_image::{Digest, LayerFile, Pin, layer_of_files};
 use serde::{Deserialize, Serialize};
 
-use crate::commands::{Body, CommandStatus, Outcome, Target};
+use crate::commands::{CommandStatus, Operation, Outcome, Target};
 use crate::containers::{Container, ContainerUpdate, NewContainer, container};
 use crate::core::Core;
 use crate::error::Error;
@@ -440,16 +440,20 @@ impl Core {
                     return Err(Error::Quota(format!("the account may have {quota} containers, and has {has}")));
                 }
                 let (made, event) = core.container_add(tx, &caller_copy, prepared, layers, false, None)?;
-                let row =
-                    core.order_row(&caller_copy, Target::Container(made.id), &made.name, Body::ContainerCreate)?;
-                let ordered = core.order_in(tx, row)?;
+                let row = core.operation_row(
+                    &caller_copy,
+                    Target::Container(made.id),
+                    &made.name,
+                    Operation::ContainerCreate,
+                )?;
+                let enqueued = core.enqueue_in(tx, row)?;
                 let text = serde_json::to_string(&plan).map_err(|e| Error::Bug(e.to_string()))?;
                 tx.plan_set(&berth_store::Plan { container_id: made.id, plan: text, updated_at: made.created_at })?;
-                Ok((made, event, ordered))
+                Ok((made, event, enqueued))
             })
             .await;
         drop((gate, pin));
-        let (made, event, ordered) = match made {
+        let (made, event, enqueued) = match made {
             Ok(made) => made,
             Err(error) => {
                 self.collect_layers_soon();
@@ -457,7 +461,7 @@ impl Core {
             }
         };
         self.tell(vec![event]);
-        self.ordered(ordered);
+        self.enqueue(enqueued);
         Ok(made)
     }
 
@@ -474,8 +478,8 @@ impl Core {
         let image = plan.image;
         plan.fits(settings, &self.read(move |tx| Ok(tx.names_of_image(image)?)).await?)?;
         let resize = change.resizes(&found.plan);
-        let body = Body::ContainerPlan { change: Box::new(change), resize };
-        self.order(caller, Target::Container(id), found.container.name, body).await.map(drop)
+        let body = Operation::ContainerPlan { change: Box::new(change), resize };
+        self.submit(caller, Target::Container(id), found.container.name, body).await.map(drop)
     }
 
     /// Restarts it, by a command.
@@ -485,7 +489,7 @@ impl Core {
     pub async fn planned_restart(&self, caller: &Caller, id: i64) -> Result<(), Error> {
         let found = self.planned(caller, id).await?;
         found.is_free()?;
-        self.order(caller, Target::Container(id), found.container.name, Body::ContainerRestart).await.map(drop)
+        self.submit(caller, Target::Container(id), found.container.name, Operation::ContainerRestart).await.map(drop)
     }
 
     /// Removes it, by a command.
@@ -494,7 +498,7 @@ impl Core {
     /// [`Error::NotFound`].
     pub async fn planned_delete(&self, caller: &Caller, id: i64) -> Result<(), Error> {
         let found = self.container_by_number(caller, id).await?;
-        self.order(caller, Target::Container(id), found.name, Body::ContainerDelete).await.map(drop)
+        self.submit(caller, Target::Container(id), found.name, Operation::ContainerDelete).await.map(drop)
     }
 
     /// One container with its plan.

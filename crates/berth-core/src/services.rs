@@ -6,7 +6,7 @@ use berth_engine::{NetworkMode, PortAsked, PortGiven, PortProtocol};
 use berth_image::Digest;
 use serde::{Deserialize, Serialize};
 
-use crate::commands::{Body, Command, Method, Target};
+use crate::commands::{Command, Method, Operation, Target};
 use crate::containers::{Container, ContainerUpdate, NewContainer, container};
 use crate::core::Core;
 use crate::error::Error;
@@ -520,8 +520,8 @@ impl Core {
         let taken = async {
             // A port that is taken is told now, not by a command that fails.
             self.refresh_front(made.id).await?;
-            let body = Body::GroupApply { spec: Box::new(spec), method: Method::Parallel };
-            self.order(caller, Target::Group(made.id), made.full_name(), body).await
+            let body = Operation::GroupApply { spec: Box::new(spec), method: Method::Parallel };
+            self.submit(caller, Target::Group(made.id), made.full_name(), body).await
         };
         match taken.await {
             Ok(command) => Ok((self.group_by_number(made.id).await?, command)),
@@ -544,14 +544,14 @@ impl Core {
         method: Method,
     ) -> Result<Command, Error> {
         spec.check(&self.inner.settings)?;
-        self.group_order(caller, found, Body::GroupApply { spec: Box::new(spec), method }).await
+        self.submit_of_group(caller, found, Operation::GroupApply { spec: Box::new(spec), method }).await
     }
 
-    async fn group_order(&self, caller: &Caller, found: &Group, body: Body) -> Result<Command, Error> {
-        if found.state == GroupState::Deleting && body != Body::GroupDelete {
+    async fn submit_of_group(&self, caller: &Caller, found: &Group, body: Operation) -> Result<Command, Error> {
+        if found.state == GroupState::Deleting && body != Operation::GroupDelete {
             return Err(Error::WrongState(format!("group {} is being removed", found.full_name())));
         }
-        self.order(caller, Target::Group(found.id), found.full_name(), body).await
+        self.submit(caller, Target::Group(found.id), found.full_name(), body).await
     }
 
     /// Starts a group's containers, with `update` anew, with `image` from another image.
@@ -566,7 +566,7 @@ impl Core {
         image: Option<String>,
         method: Method,
     ) -> Result<Command, Error> {
-        self.group_order(caller, found, Body::GroupStart { update, image, method }).await
+        self.submit_of_group(caller, found, Operation::GroupStart { update, image, method }).await
     }
 
     /// Stops a group's containers.
@@ -574,7 +574,7 @@ impl Core {
     /// # Errors
     /// [`Error::WrongState`] if it is being removed.
     pub async fn group_stop(&self, caller: &Caller, found: &Group, method: Method) -> Result<Command, Error> {
-        self.group_order(caller, found, Body::GroupStop { method }).await
+        self.submit_of_group(caller, found, Operation::GroupStop { method }).await
     }
 
     /// Removes a group with its containers; what waits is overtaken.
@@ -582,7 +582,7 @@ impl Core {
     /// # Errors
     /// The database's own.
     pub async fn group_remove(&self, caller: &Caller, found: &Group) -> Result<Command, Error> {
-        self.group_order(caller, found, Body::GroupDelete).await
+        self.submit_of_group(caller, found, Operation::GroupDelete).await
     }
 
     /// Deploys code from an address as the group's next version.
@@ -600,7 +600,8 @@ impl Core {
         if !address.starts_with("http://") && !address.starts_with("https://") {
             return Err(Error::invalid("url", "that is no http or https address"));
         }
-        self.group_order(caller, found, Body::GroupUpload { address: address.to_owned(), update, method }).await
+        self.submit_of_group(caller, found, Operation::GroupUpload { address: address.to_owned(), update, method })
+            .await
     }
 
     /// Deploys a version that the group had before.
@@ -618,7 +619,7 @@ impl Core {
         if !self.packages_of(found.id).await?.iter().any(|p| p.version == version) {
             return Err(Error::NotFound { what: "version", name: format!("{version} of group {}", found.full_name()) });
         }
-        self.group_order(caller, found, Body::GroupHistory { version, update, method }).await
+        self.submit_of_group(caller, found, Operation::GroupHistory { version, update, method }).await
     }
 
     /// Gives a group another name. Containers keep theirs.
@@ -709,11 +710,11 @@ impl Core {
     pub async fn container_order(&self, caller: &Caller, id: i64, what: ContainerOrder) -> Result<Command, Error> {
         let found = self.container_by_number(caller, id).await?;
         let body = match what {
-            ContainerOrder::Start => Body::ContainerStart,
-            ContainerOrder::Stop => Body::ContainerStop,
-            ContainerOrder::Delete => Body::ContainerDelete,
+            ContainerOrder::Start => Operation::ContainerStart,
+            ContainerOrder::Stop => Operation::ContainerStop,
+            ContainerOrder::Delete => Operation::ContainerDelete,
         };
-        self.order(caller, Target::Container(found.id), found.name, body).await
+        self.submit(caller, Target::Container(found.id), found.name, body).await
     }
 }
 

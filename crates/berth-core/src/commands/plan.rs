@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::steps::Step;
-use super::{Body, Outcome};
+use super::{Operation, Outcome};
 use crate::containers::container;
 use crate::core::Core;
 use crate::error::Error;
@@ -23,22 +23,26 @@ const WATCH: i64 = 3;
 const SETTLE: i64 = 4;
 
 impl Core {
-    pub(super) async fn plan(&self, command: &berth_store::Command, body: &Body) -> Result<Vec<PlannedStep>, Error> {
+    pub(super) async fn plan(
+        &self,
+        command: &berth_store::Command,
+        body: &Operation,
+    ) -> Result<Vec<PlannedStep>, Error> {
         let target = command.target;
         let single = |step| vec![PlannedStep { stage: MEMBERS, step }];
         match body {
-            Body::ContainerStart => return Ok(single(Step::Start { container: target })),
-            Body::ContainerStop => return Ok(single(Step::Stop { container: target })),
-            Body::ContainerDelete => return Ok(single(Step::Delete { container: target })),
-            Body::ContainerCreate => return Ok(single(Step::Launch { container: target })),
-            Body::ContainerRestart => return Ok(single(Step::Restart { container: target })),
-            Body::ContainerPlan { .. } => return Ok(single(Step::Plan { container: target })),
-            Body::FileReady { .. } => return Ok(single(Step::Ready { container: target })),
-            Body::DeploymentDelete { .. } => return Ok(single(Step::Undeploy)),
-            Body::DeploymentCreate { spec, .. } | Body::DeploymentUpdate { spec, .. } => {
+            Operation::ContainerStart => return Ok(single(Step::Start { container: target })),
+            Operation::ContainerStop => return Ok(single(Step::Stop { container: target })),
+            Operation::ContainerDelete => return Ok(single(Step::Delete { container: target })),
+            Operation::ContainerCreate => return Ok(single(Step::Launch { container: target })),
+            Operation::ContainerRestart => return Ok(single(Step::Restart { container: target })),
+            Operation::ContainerPlan { .. } => return Ok(single(Step::Plan { container: target })),
+            Operation::FileReady { .. } => return Ok(single(Step::Ready { container: target })),
+            Operation::DeploymentDelete { .. } => return Ok(single(Step::Undeploy)),
+            Operation::DeploymentCreate { spec, .. } | Operation::DeploymentUpdate { spec, .. } => {
                 let pull = Step::Pull { image: spec.full_image() };
                 let make = match body {
-                    Body::DeploymentUpdate { inherit, .. } => {
+                    Operation::DeploymentUpdate { inherit, .. } => {
                         Step::Succeed { name: command.target_name.clone(), to: spec.clone(), inherit: *inherit }
                     }
                     _ => Step::DeployNew,
@@ -48,7 +52,7 @@ impl Core {
                     PlannedStep { stage: MEMBERS, step: make },
                 ]);
             }
-            Body::Rollout { asked } => {
+            Operation::Rollout { asked } => {
                 let moves = self.rollout_moves(command.account_id, asked).await?;
                 let mut steps = Vec::new();
                 if !moves.is_empty() {
@@ -72,7 +76,7 @@ impl Core {
                 }
                 return Ok(steps);
             }
-            Body::RolloutUndo { of } => return self.plan_undo(command.account_id, of).await,
+            Operation::RolloutUndo { of } => return self.plan_undo(command.account_id, of).await,
             _ => {}
         }
         let found = self
@@ -100,9 +104,9 @@ impl Core {
         }
         let pull = |spec: &GroupSpec| Step::Pull { image: spec.image.clone() };
         match body {
-            Body::GroupApply { .. } | Body::GroupUndo { .. } => {
+            Operation::GroupApply { .. } | Operation::GroupUndo { .. } => {
                 let spec = match body {
-                    Body::GroupApply { spec, .. } => spec,
+                    Operation::GroupApply { spec, .. } => spec,
                     // What the group is written down to be: a command that failed has not changed that.
                     _ => &group.spec,
                 };
@@ -129,7 +133,7 @@ impl Core {
                 }
                 add(SETTLE, Step::Settle);
             }
-            Body::GroupStart { update, image, .. } => {
+            Operation::GroupStart { update, image, .. } => {
                 let mut spec = group.spec.clone();
                 if let Some(image) = image {
                     spec.image.clone_from(image);
@@ -150,21 +154,21 @@ impl Core {
                 }
                 add(SETTLE, Step::Settle);
             }
-            Body::GroupStop { .. } => {
+            Operation::GroupStop { .. } => {
                 for member in &members {
                     add(MEMBERS, Step::Stop { container: member.id });
                 }
                 add(SETTLE, Step::Settle);
             }
-            Body::GroupDelete => {
+            Operation::GroupDelete => {
                 for member in &members {
                     add(MEMBERS, Step::Delete { container: member.id });
                 }
                 add(SETTLE, Step::RemoveGroup);
             }
-            Body::GroupUpload { update, .. } | Body::GroupHistory { update, .. } => {
+            Operation::GroupUpload { update, .. } | Operation::GroupHistory { update, .. } => {
                 match body {
-                    Body::GroupHistory { version, .. } => {
+                    Operation::GroupHistory { version, .. } => {
                         let known = self.packages_of(group.id).await?;
                         if !known.iter().any(|p| p.version == *version) {
                             let name = format!("{version} of group {}", group.full_name());
@@ -187,21 +191,21 @@ impl Core {
                 }
                 add(SETTLE, Step::Settle);
             }
-            Body::ContainerStart
-            | Body::ContainerStop
-            | Body::ContainerDelete
-            | Body::ContainerCreate
-            | Body::ContainerRestart
-            | Body::ContainerPlan { .. }
-            | Body::DeploymentCreate { .. }
-            | Body::DeploymentUpdate { .. }
-            | Body::DeploymentDelete { .. }
-            | Body::Rollout { .. }
-            | Body::RolloutUndo { .. }
-            | Body::FileReady { .. } => {}
+            Operation::ContainerStart
+            | Operation::ContainerStop
+            | Operation::ContainerDelete
+            | Operation::ContainerCreate
+            | Operation::ContainerRestart
+            | Operation::ContainerPlan { .. }
+            | Operation::DeploymentCreate { .. }
+            | Operation::DeploymentUpdate { .. }
+            | Operation::DeploymentDelete { .. }
+            | Operation::Rollout { .. }
+            | Operation::RolloutUndo { .. }
+            | Operation::FileReady { .. } => {}
         }
         // What an undo puts back is as good as it was before.
-        if !matches!(body, Body::GroupUndo { .. }) && steps.iter().any(|planned| planned.step.replaces()) {
+        if !matches!(body, Operation::GroupUndo { .. }) && steps.iter().any(|planned| planned.step.replaces()) {
             steps.push(PlannedStep { stage: WATCH, step: self.soak() });
         }
         Ok(steps)

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use super::plan::PlannedStep;
 use super::progress::{Effect, Event, Progress, StepProgress, StepState, after};
 use super::steps::{Done, Step, UNCHANGED};
-use super::{Body, CommandStatus, Method, Order, Outcome, Target};
+use super::{CommandStatus, Method, Operation, Outcome, QueuedOperation, Target};
 use crate::core::Core;
 use crate::error::Error;
 use crate::now;
@@ -144,7 +144,7 @@ impl Failpoints {
 /// A command under way.
 struct Run {
     row: berth_store::Command,
-    order: Order,
+    order: QueuedOperation,
     progress: Progress,
     steps: Vec<(berth_store::Activity, Step)>,
 }
@@ -250,7 +250,7 @@ impl Core {
             .await?;
         let Some((row, steps)) = found else { return Ok(false) };
         let read = |row: berth_store::Activity| serde_json::from_str(&row.step).map(|step| (row, step));
-        let readable = serde_json::from_str::<Order>(&row.body).and_then(|order| {
+        let readable = serde_json::from_str::<QueuedOperation>(&row.body).and_then(|order| {
             let steps: Result<Vec<(_, Step)>, _> = steps.into_iter().map(read).collect();
             Ok((order, steps?))
         });
@@ -469,7 +469,7 @@ impl Core {
                 }
                 tx.command_progress(saved.id, &saved.status, &saved.result, &saved.message, saved.ended_at)?;
                 if let Some(undo) = undo {
-                    core.order_in(tx, undo)?;
+                    core.enqueue_in(tx, undo)?;
                 }
                 let told = if published || !changed.is_empty() {
                     let kind = if saved.ended_at.is_some() { "command.done" } else { "command.running" };
@@ -504,14 +504,14 @@ impl Core {
         };
         let of = run.row.uid.clone();
         let body = match &run.order.body {
-            Body::Rollout { .. } => Body::RolloutUndo { of },
-            Body::GroupApply { .. }
-            | Body::GroupStart { .. }
-            | Body::GroupUpload { .. }
-            | Body::GroupHistory { .. }
+            Operation::Rollout { .. } => Operation::RolloutUndo { of },
+            Operation::GroupApply { .. }
+            | Operation::GroupStart { .. }
+            | Operation::GroupUpload { .. }
+            | Operation::GroupHistory { .. }
                 if outcome != Outcome::Overtaken =>
             {
-                Body::GroupUndo { of }
+                Operation::GroupUndo { of }
             }
             _ => return Ok(None),
         };
@@ -520,7 +520,7 @@ impl Core {
         }
         let caller = Caller::of_command(run.row.account_id, run.order.role);
         let target = Target::of(&run.row.kind, run.row.target);
-        self.order_row(&caller, target, &run.row.target_name, body).map(Some)
+        self.operation_row(&caller, target, &run.row.target_name, body).map(Some)
     }
 
     /// A place among the steps that are under way at a time; the outcome of the step if its command stops meanwhile.
@@ -546,7 +546,7 @@ impl Core {
         &self,
         caller: Caller,
         command: berth_store::Command,
-        order: Order,
+        order: QueuedOperation,
         activity: berth_store::Activity,
         step: Step,
     ) -> Done {

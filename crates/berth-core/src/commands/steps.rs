@@ -5,7 +5,7 @@ use std::time::Duration;
 use berth_engine::LogOptions;
 use serde::{Deserialize, Serialize};
 
-use super::{Body, Outcome};
+use super::{Operation, Outcome};
 use crate::containers::{Container, ContainerState, LogQuery, Member, NotReady};
 use crate::core::Core;
 use crate::deployments::{DeploymentSpec, Move, Replaced, To};
@@ -222,7 +222,7 @@ impl Core {
         &self,
         caller: &Caller,
         command: &berth_store::Command,
-        body: &Body,
+        body: &Operation,
         activity: &berth_store::Activity,
         step: &Step,
     ) -> Done {
@@ -234,18 +234,18 @@ impl Core {
         &self,
         caller: &'a Caller,
         command: &berth_store::Command,
-        body: &Body,
+        body: &Operation,
     ) -> Result<GroupContext<'a>, Error> {
         let group = self.group_by_number(command.target).await?;
         let mut spec = group.spec.clone();
         match body {
-            Body::GroupApply { spec: to, .. } => spec = GroupSpec::clone(to),
-            Body::GroupStart { image: Some(image), .. } => spec.image.clone_from(image),
+            Operation::GroupApply { spec: to, .. } => spec = GroupSpec::clone(to),
+            Operation::GroupStart { image: Some(image), .. } => spec.image.clone_from(image),
             _ => {}
         }
         let version = match body {
-            Body::GroupHistory { version, .. } => *version,
-            Body::GroupUpload { .. } => {
+            Operation::GroupHistory { version, .. } => *version,
+            Operation::GroupUpload { .. } => {
                 let all = self.packages_of(group.id).await?;
                 all.iter().find(|p| p.command_id == command.id).map_or(group.version, |p| p.version)
             }
@@ -258,7 +258,7 @@ impl Core {
         &self,
         caller: &Caller,
         command: &berth_store::Command,
-        body: &Body,
+        body: &Operation,
         activity: &berth_store::Activity,
         step: &Step,
     ) -> Result<Done, Error> {
@@ -304,14 +304,14 @@ impl Core {
                 Ok(Done::success())
             }
             Step::Plan { container } => {
-                let Body::ContainerPlan { change, .. } = body else {
+                let Operation::ContainerPlan { change, .. } = body else {
                     return Err(Error::Bug("a changed plan without the change".into()));
                 };
                 self.plan_apply(caller, *container, change).await?;
                 Ok(Done::success())
             }
             Step::DeployNew => {
-                let Body::DeploymentCreate { host, spec } = body else {
+                let Operation::DeploymentCreate { host, spec } = body else {
                     return Err(Error::Bug("a deployment without what is asked for".into()));
                 };
                 Ok(Done::with(self.deployment_make(caller, &command.target_name, host, spec, activity.id).await?))
@@ -341,7 +341,7 @@ impl Core {
                 Ok(Done::success())
             }
             Step::Ready { container } => {
-                let Body::FileReady { path } = body else {
+                let Operation::FileReady { path } = body else {
                     return Err(Error::Bug("a file without a path".into()));
                 };
                 self.download_make(caller, *container, &command.uid, path).await?;
@@ -368,7 +368,7 @@ impl Core {
                 Ok(Done::success())
             }
             Step::Fetch => {
-                let Body::GroupUpload { address, .. } = body else {
+                let Operation::GroupUpload { address, .. } = body else {
                     return Err(Error::Bug("a fetch without an address".into()));
                 };
                 let group = self.group_by_number(command.target).await?;
@@ -560,11 +560,13 @@ impl Core {
         self.write(move |tx| Ok(tx.container_settle(id, version, &shape)?)).await
     }
 
-    async fn settle_group(&self, context: &GroupContext<'_>, body: &Body) -> Result<(), Error> {
+    async fn settle_group(&self, context: &GroupContext<'_>, body: &Operation) -> Result<(), Error> {
         let wanted = match body {
-            Body::GroupStop { .. } => Some("stopped"),
-            Body::GroupStart { .. } | Body::GroupUpload { .. } | Body::GroupHistory { .. } => Some("running"),
-            Body::GroupApply { .. } if context.group.members_never_made => Some("running"),
+            Operation::GroupStop { .. } => Some("stopped"),
+            Operation::GroupStart { .. } | Operation::GroupUpload { .. } | Operation::GroupHistory { .. } => {
+                Some("running")
+            }
+            Operation::GroupApply { .. } if context.group.members_never_made => Some("running"),
             _ => None,
         };
         let change = berth_store::GroupChange {
@@ -574,7 +576,7 @@ impl Core {
             ..Default::default()
         };
         let (id, version) = (context.group.id, context.version);
-        let deployed = matches!(body, Body::GroupUpload { .. } | Body::GroupHistory { .. });
+        let deployed = matches!(body, Operation::GroupUpload { .. } | Operation::GroupHistory { .. });
         self.write(move |tx| {
             if tx.group(id)?.is_some_and(|row| row.wanted != "removed") {
                 tx.group_change(id, &change)?;

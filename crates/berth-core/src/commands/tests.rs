@@ -14,7 +14,7 @@ use berth_engine::{Engine, FakeEngine, PortProtocol, State};
 use berth_image::{Digest, Store as Images};
 use berth_store::Store;
 
-use super::{Body, Command, Method, Outcome, Target};
+use super::{Command, Method, Operation, Outcome, Target};
 use crate::apps::{Fetch, FetchError};
 use crate::containers::ContainerState;
 use crate::core::{Core, Paths};
@@ -158,7 +158,7 @@ impl World {
             let made = world.core.group_create(&world.caller, "shop", "prod", spec(3)).await.expect("group");
             world.core.command_wait(&world.caller, &made.1.uid).await.expect("made");
         });
-        let first = world.order(Body::GroupUpload {
+        let first = world.order(Operation::GroupUpload {
             address: "http://x/v1.tar".into(),
             update: true,
             method: Method::Parallel,
@@ -168,9 +168,9 @@ impl World {
         world
     }
 
-    fn order(&self, body: Body) -> Command {
+    fn order(&self, body: Operation) -> Command {
         let group = self.group();
-        let order = self.core.order(&self.caller, Target::Group(group.id), group.full_name(), body);
+        let order = self.core.submit(&self.caller, Target::Group(group.id), group.full_name(), body);
         self.block_on(order).expect("order")
     }
 
@@ -278,16 +278,16 @@ fn spec(replicas: u32) -> GroupSpec {
 }
 
 /// The commands, each with what the group's containers do in the end.
-fn bodies() -> Vec<(Body, bool)> {
+fn bodies() -> Vec<(Operation, bool)> {
     let method = Method::Sequential;
     let bigger = GroupSpec { env: [("A".into(), "b".into())].into(), ..spec(4) };
     vec![
-        (Body::GroupApply { spec: Box::new(bigger), method: Method::Parallel }, true),
-        (Body::GroupApply { spec: Box::new(spec(1)), method }, true),
-        (Body::GroupStart { update: true, image: None, method }, true),
-        (Body::GroupStop { method: Method::Parallel }, false),
-        (Body::GroupUpload { address: "http://x/v2.tar".into(), update: true, method }, true),
-        (Body::GroupHistory { version: 1, update: true, method: Method::Parallel }, true),
+        (Operation::GroupApply { spec: Box::new(bigger), method: Method::Parallel }, true),
+        (Operation::GroupApply { spec: Box::new(spec(1)), method }, true),
+        (Operation::GroupStart { update: true, image: None, method }, true),
+        (Operation::GroupStop { method: Method::Parallel }, false),
+        (Operation::GroupUpload { address: "http://x/v2.tar".into(), update: true, method }, true),
+        (Operation::GroupHistory { version: 1, update: true, method: Method::Parallel }, true),
     ]
 }
 
@@ -328,7 +328,7 @@ enum Fault {
 }
 
 /// Points that an undisturbed run passes.
-fn points(number: usize, body: &Body) -> usize {
+fn points(number: usize, body: &Operation) -> usize {
     let world = World::with_group(&format!("points{number}"));
     let before = world.core.inner.failpoints.hits();
     let done = world.wait(&world.order(body.clone()));
@@ -336,7 +336,7 @@ fn points(number: usize, body: &Body) -> usize {
     world.core.inner.failpoints.hits() - before
 }
 
-fn disturbed(number: usize, body: Body, running: bool, fault: Fault, at: usize) {
+fn disturbed(number: usize, body: Operation, running: bool, fault: Fault, at: usize) {
     let story = format!("{} {number} with {fault:?} at {at}", body.name());
     let mut world = World::with_group(&format!("{number}-{fault:?}-{at}"));
     let point = world.core.inner.failpoints.hits() + at;
@@ -366,10 +366,10 @@ fn disturbed(number: usize, body: Body, running: bool, fault: Fault, at: usize) 
     world.check(&story, running);
 }
 
-fn command_body(world: &World, command: &Command) -> Body {
+fn command_body(world: &World, command: &Command) -> Operation {
     let id = command.id;
     let row = world.block_on(world.core.read(move |tx| Ok(tx.command(id)?))).expect("read").expect("row");
-    serde_json::from_str::<super::Order>(&row.body).expect("order").body
+    serde_json::from_str::<super::QueuedOperation>(&row.body).expect("order").body
 }
 
 fn disturb_all(fault: Fault) {
@@ -418,9 +418,9 @@ fn a_removal_overtakes_what_waits_and_survives_a_kill_at_any_point() {
             let mut world = World::with_group(&format!("removal{at}"));
             let point = world.core.inner.failpoints.hits() + at;
             world.core.inner.failpoints.set(point, 0, 0);
-            let slow = world.order(Body::GroupStart { update: true, image: None, method: Method::Sequential });
-            let waits = world.order(Body::GroupStop { method: Method::Parallel });
-            let removal = world.order(Body::GroupDelete);
+            let slow = world.order(Operation::GroupStart { update: true, image: None, method: Method::Sequential });
+            let waits = world.order(Operation::GroupStop { method: Method::Parallel });
+            let removal = world.order(Operation::GroupDelete);
             std::thread::sleep(Duration::from_millis(100 + 20 * at as u64));
             world.restart();
             assert_eq!(world.wait(&removal).result, Some(Outcome::Success), "at {at}");
@@ -443,7 +443,7 @@ fn what_does_not_prove_itself_is_undone_and_told() {
     let world = World::with_group("broken");
     let before = world.block_on(world.core.group_containers(&world.group())).expect("members");
     let broken = GroupSpec { command: Some(vec!["exit".into(), "7".into()]), ..spec(3) };
-    let done = world.wait(&world.order(Body::GroupApply { spec: Box::new(broken), method: Method::Sequential }));
+    let done = world.wait(&world.order(Operation::GroupApply { spec: Box::new(broken), method: Method::Sequential }));
     assert_eq!(done.result, Some(Outcome::Failed));
     assert!(
         done.message.contains("exit code 7") && done.message.contains("4 steps were not begun"),
@@ -457,7 +457,7 @@ fn what_does_not_prove_itself_is_undone_and_told() {
     let after = world.block_on(world.core.group_containers(&world.group())).expect("members");
     let ids = |all: &[crate::Container]| all.iter().map(|c| (c.id, c.runs)).collect::<Vec<_>>();
     assert_eq!(ids(&before), ids(&after), "the old ones ran on");
-    let lost = world.wait(&world.order(Body::GroupUpload {
+    let lost = world.wait(&world.order(Operation::GroupUpload {
         address: "http://x/nothing".into(),
         update: true,
         method: Method::Parallel,
@@ -475,7 +475,7 @@ fn members_that_end_after_they_were_ready_are_replaced_by_what_was_there() {
         let world = World::with_group(&format!("late-{method:?}"));
         let late = vec!["exit-after".into(), "8".into(), "130".into()];
         let late = GroupSpec { command: Some(late), ..spec(3) };
-        let done = world.wait(&world.order(Body::GroupApply { spec: Box::new(late), method }));
+        let done = world.wait(&world.order(Operation::GroupApply { spec: Box::new(late), method }));
         assert_eq!(done.result, Some(Outcome::Failed), "{}", done.message);
         let replaced = |a: &&super::Activity| a.name == "replace" && a.result == Some(Outcome::Success);
         assert!(done.activities.iter().any(|a| replaced(&a)), "one was judged ready first: {:?}", done.activities);
@@ -499,7 +499,7 @@ fn commands_are_cancelled() {
     // Its first step waits there: else all of it may be over before the cancellation comes.
     let point = world.core.inner.failpoints.hits() + FIRST_STEP;
     world.core.inner.failpoints.hold(point);
-    let slow = world.order(Body::GroupStart { update: true, image: None, method: Method::Sequential });
+    let slow = world.order(Operation::GroupStart { update: true, image: None, method: Method::Sequential });
     world.held(point);
     world.block_on(world.core.command_cancel(&world.caller, &slow.uid)).expect("cancel");
     world.core.inner.failpoints.let_go();
@@ -521,7 +521,7 @@ fn only_so_many_versions_are_kept_and_one_that_is_gone_is_told() {
     let world = World::with_group("versions");
     for version in 2..=13 {
         let address = format!("http://x/v{version}.tar");
-        let done = world.wait(&world.order(Body::GroupUpload { address, update: true, method: Method::Parallel }));
+        let done = world.wait(&world.order(Operation::GroupUpload { address, update: true, method: Method::Parallel }));
         assert_eq!(done.result, Some(Outcome::Success), "{}", done.message);
     }
     let group = world.group();

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 
 use super::{Deployment, number_of};
-use crate::commands::{Body, Command, Target};
+use crate::commands::{Command, Operation, Target};
 use crate::core::Core;
 use crate::error::Error;
 use crate::tokens::Caller;
@@ -93,7 +93,7 @@ impl Core {
         }
         let target = Target::Rollout(number_of(&["rollout", &caller.account.to_string(), &asked.image]));
         let name = format!("{} {}%", asked.image, asked.percent);
-        self.order(caller, target, name, Body::Rollout { asked }).await
+        self.submit(caller, target, name, Operation::Rollout { asked }).await
     }
 
     /// What a roll-out comes to, now that it is its turn.

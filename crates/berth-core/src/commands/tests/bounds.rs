@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::{Body, Method, World, is_root};
+use super::{Method, Operation, World, is_root};
 use crate::commands::Outcome;
 
-fn start() -> Body {
-    Body::GroupStart { update: true, image: None, method: Method::Parallel }
+fn start() -> Operation {
+    Operation::GroupStart { update: true, image: None, method: Method::Parallel }
 }
 
 #[test]
@@ -38,15 +38,15 @@ fn steps_of_an_account_wait_for_each_other() {
     let mut places: Vec<_> = std::iter::from_fn(|| all.try_take(account)).collect();
     assert_eq!(places.len(), world.core.settings().steps_at_once / 4);
     assert!(all.try_take(account + 1).is_some(), "others have places");
-    let ordered = world.order(start());
+    let enqueued = world.order(start());
     std::thread::sleep(Duration::from_millis(200));
-    let steps = world.block_on(world.core.command(&world.caller, &ordered.uid)).expect("command").activities;
+    let steps = world.block_on(world.core.command(&world.caller, &enqueued.uid)).expect("command").activities;
     assert!(
         steps.iter().all(|step| step.name == "pull" || step.result.is_none()),
         "nothing is done meanwhile: {steps:?}"
     );
     places.pop();
-    assert_eq!(world.wait(&ordered).result, Some(Outcome::Success), "one place is enough");
+    assert_eq!(world.wait(&enqueued).result, Some(Outcome::Success), "one place is enough");
     // What is cancelled while it waits begins nothing.
     places.extend(all.try_take(account));
     let cancelled = world.order(start());
@@ -69,20 +69,20 @@ fn commands_that_wait_are_bounded_and_removals_are_not() {
     let group = world.group();
     let point = world.core.inner.failpoints.hits() + super::FIRST_STEP;
     world.core.inner.failpoints.hold(point);
-    let mut ordered = vec![world.order(start())];
+    let mut enqueued = vec![world.order(start())];
     world.held(point);
     let bound = world.core.settings().commands_waiting as usize;
     let order = |body| {
         let target = crate::commands::Target::Group(group.id);
-        world.block_on(world.core.order(&world.caller, target, group.full_name(), body))
+        world.block_on(world.core.submit(&world.caller, target, group.full_name(), body))
     };
-    while ordered.len() < bound {
-        ordered.push(order(start()).expect("within the bound"));
+    while enqueued.len() < bound {
+        enqueued.push(order(start()).expect("within the bound"));
     }
     let refused = order(start()).expect_err("one more");
     assert_eq!(refused.kind(), crate::error::FaultKind::NoRoom, "{refused}");
     assert!(refused.to_string().contains(&bound.to_string()), "{refused}");
-    let removal = order(Body::GroupDelete).expect("a removal is taken");
+    let removal = order(Operation::GroupDelete).expect("a removal is taken");
     world.core.inner.failpoints.let_go();
     assert_eq!(world.wait(&removal).result, Some(Outcome::Success));
 }
