@@ -23,8 +23,8 @@ use serde::{Deserialize, Serialize};
 pub use change::ContainerUpdate;
 pub(crate) use change::check_port_count;
 pub(crate) use ready::NotReady;
-pub use state::Activity;
-pub(crate) use state::{Busy, Doing, Trouble};
+pub use state::ContainerPhase;
+pub(crate) use state::{FailureReason, InFlight, Transition};
 pub use watch::{LogFollower, LogQuery};
 
 use crate::core::Core;
@@ -137,7 +137,7 @@ pub(crate) struct Detail {
     pub(crate) next_start: Option<i64>,
     /// It is paused only while it is read.
     pub(crate) reading: bool,
-    pub(crate) trouble: Option<Trouble>,
+    pub(crate) trouble: Option<FailureReason>,
     pub(crate) oom_kills: u64,
 }
 
@@ -251,7 +251,7 @@ pub struct Container {
     pub(crate) shape: String,
     pub(crate) replaces: Option<i64>,
     pub(crate) wanted_running: bool,
-    pub(crate) trouble: Option<Trouble>,
+    pub(crate) trouble: Option<FailureReason>,
     /// Processes of the newest run that the OOM killer has killed.
     pub oom_kills: u64,
     pub(crate) pause: Duration,

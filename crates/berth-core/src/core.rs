@@ -82,7 +82,7 @@ pub(crate) struct Inner {
     pub(crate) failures: crate::audit::Failures,
     pub(crate) ssh: crate::ssh::Listening,
     /// What is being done to containers now, and interactive sessions in them.
-    pub(crate) busy: Mutex<HashMap<i64, crate::containers::Busy>>,
+    pub(crate) busy: Mutex<HashMap<i64, crate::containers::InFlight>>,
     /// When a write for the sake of readiness was last on disk.
     last_ready: tokio::sync::Mutex<Option<Instant>>,
     locks: Mutex<HashMap<i64, Weak<tokio::sync::Mutex<()>>>>,

@@ -43,8 +43,7 @@ pub use audit::{AuditEntry, AuditQuery, Change};
 pub use bandwidth::{Grouped, Series, SeriesPoint};
 pub use commands::{Activity, Command, CommandQuery, CommandStatus, Method, Outcome, Target};
 pub use containers::{
-    Activity as ContainerActivity, Container, ContainerState, ContainerUpdate, LogFollower, LogQuery, NewContainer,
-    Page, Usage,
+    Container, ContainerPhase, ContainerState, ContainerUpdate, LogFollower, LogQuery, NewContainer, Page, Usage,
 };
 pub use core::{Core, Paths};
 pub use deployments::{Asking, Deployment, DeploymentSpec, NewDeployment, Rollout};

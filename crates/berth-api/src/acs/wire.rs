@@ -1,6 +1,6 @@
 //! The shapes of the answers, as documented; misspelt names included.
 
-use berth_core::{Command as CoreCommand, CommandStatus, ContainerActivity, Core, GroupState, Outcome};
+use berth_core::{Command as CoreCommand, CommandStatus, ContainerPhase, Core, GroupState, Outcome};
 use serde::Serialize;
 
 use crate::kit::local_time;
@@ -54,17 +54,17 @@ impl Container {
         Self {
             id: c.id,
             node_id: c.group.unwrap_or(0),
-            status: match core.container_activity(c) {
-                ContainerActivity::Allocated => "ALLOCATED",
-                ContainerActivity::Starting => "STARTING",
-                ContainerActivity::Running => "RUNNING",
-                ContainerActivity::Login => "LOGIN",
-                ContainerActivity::Failed => "FAIL",
-                ContainerActivity::RunFailed => "RUNFAILED",
-                ContainerActivity::StartFailed => "STARTFAILED",
-                ContainerActivity::Stopping => "STOPPING",
-                ContainerActivity::Stopped => "STOPPED",
-                ContainerActivity::StopFailed => "STOPFAILED",
+            status: match core.container_phase(c) {
+                ContainerPhase::Allocated => "ALLOCATED",
+                ContainerPhase::Starting => "STARTING",
+                ContainerPhase::Running => "RUNNING",
+                ContainerPhase::Login => "LOGIN",
+                ContainerPhase::Failed => "FAIL",
+                ContainerPhase::RunFailed => "RUNFAILED",
+                ContainerPhase::StartFailed => "STARTFAILED",
+                ContainerPhase::Stopping => "STOPPING",
+                ContainerPhase::Stopped => "STOPPED",
+                ContainerPhase::StopFailed => "STOPFAILED",
             },
             create_time: time(Some(c.created_at)),
             start_time: time(c.started_at),
@@ -74,9 +74,9 @@ impl Container {
             mem: c.spec.memory.unwrap_or(0) / MIB,
             disk: disk.unwrap_or(0) / MIB,
             // Of this run: what an earlier one was says nothing.
-            health: match (&c.health_check, core.container_activity(c)) {
+            health: match (&c.health_check, core.container_phase(c)) {
                 (None, _) => "",
-                (Some(_), ContainerActivity::Starting) => "starting",
+                (Some(_), ContainerPhase::Starting) => "starting",
                 (Some(_), _) if !c.state.is_live() => "",
                 (Some(_), _) => match c.health.as_ref().map(|h| h.status) {
                     Some(berth_core::HealthStatus::Healthy) => "healthy",

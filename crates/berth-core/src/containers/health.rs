@@ -99,7 +99,7 @@ impl Core {
             return Ok(false);
         }
         current.health = Some(state);
-        if status == HealthStatus::Healthy && current.trouble == Some(super::Trouble::RunFailed) {
+        if status == HealthStatus::Healthy && current.trouble == Some(super::FailureReason::RunFailed) {
             current.trouble = None;
         }
         let event = match status {

@@ -9,7 +9,7 @@ use berth_engine::{NetworkMode, State};
 use berth_store::ContainerChange;
 
 use super::create::signal_number;
-use super::{Container, ContainerState, Detail, Doing, Trouble, json};
+use super::{Container, ContainerState, Detail, FailureReason, Transition, json};
 use crate::core::Core;
 use crate::error::Error;
 use crate::now;
@@ -227,7 +227,7 @@ impl Core {
     }
 
     async fn start_locked(&self, caller: &Caller, mut target: Container) -> Result<Container, Error> {
-        let _doing = self.begin(target.id, Doing::Starting);
+        let _doing = self.begin(target.id, Transition::Starting);
         let observed = self.inner.engine.observe(&target.uid).await?;
         if let State::Running { paused, .. } = observed.state {
             // It may have been asked to end by a signal, and not have heeded it: it is wanted again.
@@ -290,7 +290,7 @@ impl Core {
     }
 
     async fn stop_locked(&self, mut target: Container, grace: Option<Duration>) -> Result<Container, Error> {
-        let _doing = self.begin(target.id, Doing::Stopping);
+        let _doing = self.begin(target.id, Transition::Stopping);
         // Connections end before it does, unless it is to end at once.
         let _draining = match grace {
             Some(Duration::ZERO) => None,
@@ -306,7 +306,7 @@ impl Core {
             // Never started, or lost with the host: there is nothing to stop.
             Err(berth_engine::EngineError::NoSuchUnit(_)) => {}
             Err(error) => {
-                target.trouble = Some(Trouble::StopFailed);
+                target.trouble = Some(FailureReason::StopFailed);
                 self.record(target, None).await?;
                 return Err(error.into());
             }

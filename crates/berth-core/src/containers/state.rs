@@ -12,7 +12,7 @@ use crate::error::Error;
 /// What went wrong last and still shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Trouble {
+pub(crate) enum FailureReason {
     /// It runs, but did not prove itself.
     RunFailed,
     /// It could not be stopped.
@@ -21,22 +21,22 @@ pub(crate) enum Trouble {
 
 /// What is being done to a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Doing {
+pub(crate) enum Transition {
     Starting,
     Stopping,
 }
 
 /// What is going on with a container at this moment; a cache, gone with the server.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Busy {
-    doing: Option<Doing>,
+pub(crate) struct InFlight {
+    doing: Option<Transition>,
     sessions: u32,
     followers: u32,
 }
 
 /// A container in one word, as fine as any dialect tells it apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activity {
+pub enum ContainerPhase {
     /// Made, never started.
     Allocated,
     /// It is being started.
@@ -89,7 +89,7 @@ impl Drop for TransitionGuard<'_> {
 }
 
 impl Core {
-    fn change_busy(&self, container: i64, change: impl FnOnce(&mut Busy)) {
+    fn change_busy(&self, container: i64, change: impl FnOnce(&mut InFlight)) {
         let mut all = self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner);
         let busy = all.entry(container).or_default();
         change(busy);
@@ -98,7 +98,7 @@ impl Core {
         }
     }
 
-    pub(crate) fn begin(&self, container: i64, doing: Doing) -> TransitionGuard<'_> {
+    pub(crate) fn begin(&self, container: i64, doing: Transition) -> TransitionGuard<'_> {
         self.change_busy(container, |busy| busy.doing = Some(doing));
         TransitionGuard { core: self, container }
     }
@@ -148,7 +148,7 @@ impl Core {
         let _busy = lock.lock().await;
         let mut noted = self.noted(id).await?;
         if noted.state.is_live() {
-            noted.trouble = Some(Trouble::RunFailed);
+            noted.trouble = Some(FailureReason::RunFailed);
             self.record(noted, None).await?;
         }
         Ok(())
@@ -159,7 +159,7 @@ impl Core {
         let lock = self.lock(id);
         let _busy = lock.lock().await;
         let mut noted = self.noted(id).await?;
-        if noted.trouble == Some(Trouble::RunFailed) {
+        if noted.trouble == Some(FailureReason::RunFailed) {
             noted.trouble = None;
             self.record(noted, None).await?;
         }
@@ -172,26 +172,28 @@ impl Core {
     }
 
     /// What a container is doing.
-    pub fn container_activity(&self, of: &Container) -> Activity {
+    pub fn container_phase(&self, of: &Container) -> ContainerPhase {
         let busy = self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner).get(&of.id).copied();
         let busy = busy.unwrap_or_default();
         match (busy.doing, of.state) {
-            (Some(Doing::Starting), _) => Activity::Starting,
-            (Some(Doing::Stopping), _) => Activity::Stopping,
-            (None, ContainerState::Created) if of.error.is_some() => Activity::StartFailed,
-            (None, ContainerState::Created) => Activity::Allocated,
+            (Some(Transition::Starting), _) => ContainerPhase::Starting,
+            (Some(Transition::Stopping), _) => ContainerPhase::Stopping,
+            (None, ContainerState::Created) if of.error.is_some() => ContainerPhase::StartFailed,
+            (None, ContainerState::Created) => ContainerPhase::Allocated,
             (None, ContainerState::Running | ContainerState::Paused) => match of.trouble {
                 // Without a check nobody tells when it is well: it is when it has been up as long as a new one has to be.
-                Some(Trouble::RunFailed) if of.health_check.is_none() && self.has_been_up(of) => Activity::Running,
-                Some(Trouble::RunFailed) => Activity::RunFailed,
-                Some(Trouble::StopFailed) => Activity::StopFailed,
-                None if busy.sessions > 0 => Activity::Login,
-                None => Activity::Running,
+                Some(FailureReason::RunFailed) if of.health_check.is_none() && self.has_been_up(of) => {
+                    ContainerPhase::Running
+                }
+                Some(FailureReason::RunFailed) => ContainerPhase::RunFailed,
+                Some(FailureReason::StopFailed) => ContainerPhase::StopFailed,
+                None if busy.sessions > 0 => ContainerPhase::Login,
+                None => ContainerPhase::Running,
             },
-            (None, ContainerState::Exited) if of.error.is_some() => Activity::StartFailed,
+            (None, ContainerState::Exited) if of.error.is_some() => ContainerPhase::StartFailed,
             (None, ContainerState::Exited) => {
                 let code = of.exit.as_ref().map_or(0, |exit| exit.code);
-                if of.wanted_running && code != 0 { Activity::Failed } else { Activity::Stopped }
+                if of.wanted_running && code != 0 { ContainerPhase::Failed } else { ContainerPhase::Stopped }
             }
         }
     }
