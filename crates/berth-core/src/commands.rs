@@ -361,12 +361,12 @@ pub struct Command {
     /// Textual id of the host that it is about, if it is about a deployment.
     pub host: Option<String>,
     /// What it does, container by container.
-    pub activities: Vec<Activity>,
+    pub activities: Vec<OperationStep>,
 }
 
 /// A step of a command.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Activity {
+pub struct OperationStep {
     /// Number.
     pub id: i64,
     /// What it does: `start`, `replace` …
@@ -385,8 +385,8 @@ pub struct Activity {
     pub ended_at: Option<i64>,
 }
 
-fn activity(row: berth_store::Activity) -> Activity {
-    Activity {
+fn activity(row: berth_store::OperationStep) -> OperationStep {
+    OperationStep {
         id: row.id,
         name: row.name,
         container: Some(row.container_id).filter(|id| *id > 0),
@@ -398,7 +398,7 @@ fn activity(row: berth_store::Activity) -> Activity {
     }
 }
 
-fn command(row: berth_store::Command, steps: Vec<berth_store::Activity>) -> Command {
+fn command(row: berth_store::Command, steps: Vec<berth_store::OperationStep>) -> Command {
     Command {
         id: row.id,
         uid: row.uid,

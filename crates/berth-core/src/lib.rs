@@ -41,7 +41,7 @@ pub use berth_store::{Account, AccountChange};
 pub use apps::{App, Fetch, FetchError, NewApp};
 pub use audit::{AuditEntry, AuditQuery, Change};
 pub use bandwidth::{Grouped, Series, SeriesPoint};
-pub use commands::{Activity, Command, CommandQuery, CommandStatus, Method, Outcome, Target};
+pub use commands::{Command, CommandQuery, CommandStatus, Method, OperationStep, Outcome, Target};
 pub use containers::{
     Container, ContainerPhase, ContainerState, ContainerUpdate, LogFollower, LogQuery, NewContainer, Page, Usage,
 };

@@ -13,7 +13,7 @@ mod tables;
 pub use database::{Error, Store, Tx};
 pub use tables::access_keys::AccessKey;
 pub use tables::audit::{AuditEntry, AuditFilter};
-pub use tables::commands::{Activity, Command, CommandFilter};
+pub use tables::commands::{Command, CommandFilter, OperationStep};
 pub use tables::containers::{Container, ContainerChange, ContainerFilter};
 pub use tables::deployments::{Deployment, Download};
 pub use tables::events::Event;

@@ -181,7 +181,7 @@ impl Command {
     pub(super) fn of(core: &Core, c: CoreCommand) -> Self {
         let zone = &core.settings().time_zone;
         let time = |at: Option<i64>| at.map(|at| local_time(at, zone)).unwrap_or_default();
-        let activity = |a: berth_core::Activity| Activity {
+        let activity = |a: berth_core::OperationStep| Activity {
             activity_id: a.id,
             name: a.name,
             container_id: a.container.unwrap_or(0),

@@ -228,8 +228,9 @@ impl Core {
         let mut steps = Vec::new();
         let mut images = BTreeSet::new();
         // One that had nothing to do has no container.
-        let moved =
-            |row: &&berth_store::Activity| Outcome::of(&row.result) == Some(Outcome::Success) && row.container_id > 0;
+        let moved = |row: &&berth_store::OperationStep| {
+            Outcome::of(&row.result) == Some(Outcome::Success) && row.container_id > 0
+        };
         for activity in done.iter().filter(moved) {
             let step = serde_json::from_str(&activity.step);
             if let Step::Move(one) = step.map_err(|e| Error::Bug(format!("activity {}: {e}", activity.id)))? {

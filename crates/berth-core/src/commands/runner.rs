@@ -146,7 +146,7 @@ struct Run {
     row: berth_store::Command,
     order: QueuedOperation,
     progress: Progress,
-    steps: Vec<(berth_store::Activity, Step)>,
+    steps: Vec<(berth_store::OperationStep, Step)>,
 }
 
 impl Core {
@@ -249,7 +249,7 @@ impl Core {
             })
             .await?;
         let Some((row, steps)) = found else { return Ok(false) };
-        let read = |row: berth_store::Activity| serde_json::from_str(&row.step).map(|step| (row, step));
+        let read = |row: berth_store::OperationStep| serde_json::from_str(&row.step).map(|step| (row, step));
         let readable = serde_json::from_str::<QueuedOperation>(&row.body).and_then(|order| {
             let steps: Result<Vec<(_, Step)>, _> = steps.into_iter().map(read).collect();
             Ok((order, steps?))
@@ -431,7 +431,7 @@ impl Core {
             .map(|(index, planned)| {
                 let status = if begun.contains(&index) { CommandStatus::Running } else { CommandStatus::Created };
                 let text = serde_json::to_string(&planned.step).map_err(|e| Error::Bug(e.to_string()))?;
-                let row = berth_store::Activity {
+                let row = berth_store::OperationStep {
                     id: 0,
                     command_id: row.id,
                     stage: planned.stage,
@@ -499,7 +499,7 @@ impl Core {
     /// The command that takes back what a failed command has replaced: written down with its end. A roll-out that was cancelled
     /// goes back, too; a group's command that was cancelled, or gave way to a removal, leaves the group as it is.
     fn undo_order(&self, run: &Run, outcome: Outcome) -> Result<Option<berth_store::Command>, Error> {
-        let replaced = |(row, step): &(berth_store::Activity, Step)| {
+        let replaced = |(row, step): &(berth_store::OperationStep, Step)| {
             step.replaces() && Outcome::of(&row.result) == Some(Outcome::Success) && row.container_id > 0
         };
         let of = run.row.uid.clone();
@@ -547,7 +547,7 @@ impl Core {
         caller: Caller,
         command: berth_store::Command,
         order: QueuedOperation,
-        activity: berth_store::Activity,
+        activity: berth_store::OperationStep,
         step: Step,
     ) -> Done {
         let left = || Duration::from_nanos((command.deadline - now()).max(0) as u64);
@@ -592,7 +592,7 @@ fn stop_of(row: Option<&berth_store::Command>) -> Option<Outcome> {
     }
 }
 
-fn state_of(row: &berth_store::Activity) -> StepState {
+fn state_of(row: &berth_store::OperationStep) -> StepState {
     match CommandStatus::of(&row.status) {
         CommandStatus::Running => StepState::Running,
         CommandStatus::Done | CommandStatus::PublishFailed => {
@@ -602,7 +602,7 @@ fn state_of(row: &berth_store::Activity) -> StepState {
     }
 }
 
-fn failed(step: &berth_store::Activity) -> bool {
+fn failed(step: &berth_store::OperationStep) -> bool {
     matches!(Outcome::of(&step.result), Some(outcome) if outcome != Outcome::Success) && step.message != "not begun"
 }
 

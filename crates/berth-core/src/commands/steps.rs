@@ -223,7 +223,7 @@ impl Core {
         caller: &Caller,
         command: &berth_store::Command,
         body: &Operation,
-        activity: &berth_store::Activity,
+        activity: &berth_store::OperationStep,
         step: &Step,
     ) -> Done {
         let done = self.try_step(caller, command, body, activity, step).await;
@@ -259,7 +259,7 @@ impl Core {
         caller: &Caller,
         command: &berth_store::Command,
         body: &Operation,
-        activity: &berth_store::Activity,
+        activity: &berth_store::OperationStep,
         step: &Step,
     ) -> Result<Done, Error> {
         match step {

@@ -477,7 +477,7 @@ fn members_that_end_after_they_were_ready_are_replaced_by_what_was_there() {
         let late = GroupSpec { command: Some(late), ..spec(3) };
         let done = world.wait(&world.order(Operation::GroupApply { spec: Box::new(late), method }));
         assert_eq!(done.result, Some(Outcome::Failed), "{}", done.message);
-        let replaced = |a: &&super::Activity| a.name == "replace" && a.result == Some(Outcome::Success);
+        let replaced = |a: &&super::OperationStep| a.name == "replace" && a.result == Some(Outcome::Success);
         assert!(done.activities.iter().any(|a| replaced(&a)), "one was judged ready first: {:?}", done.activities);
         let query = super::CommandQuery { limit: 100, ..Default::default() };
         let all = world.block_on(world.core.commands(&world.caller, &query)).expect("commands").items;

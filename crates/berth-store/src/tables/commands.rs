@@ -41,7 +41,7 @@ pub struct Command {
 
 /// A step of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Activity {
+pub struct OperationStep {
     /// Number.
     pub id: i64,
     /// Its command.
@@ -109,8 +109,8 @@ fn command(row: &Row<'_>) -> rusqlite::Result<Command> {
 
 const ACTIVITY: &str = "SELECT id, command_id, stage, step, name, container_id, status, result, message, created_at, ended_at FROM activities";
 
-fn activity(row: &Row<'_>) -> rusqlite::Result<Activity> {
-    Ok(Activity {
+fn activity(row: &Row<'_>) -> rusqlite::Result<OperationStep> {
+    Ok(OperationStep {
         id: row.get(0)?,
         command_id: row.get(1)?,
         stage: row.get(2)?,
@@ -274,7 +274,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database's own.
-    pub fn activity_add(&self, new: &Activity) -> Result<i64, Error> {
+    pub fn activity_add(&self, new: &OperationStep) -> Result<i64, Error> {
         let sql =
             "INSERT INTO activities (command_id, stage, step, name, container_id, status, result, message, created_at,
                    ended_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) RETURNING id";
@@ -299,7 +299,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database's own.
-    pub fn activities(&self, command: i64) -> Result<Vec<Activity>, Error> {
+    pub fn activities(&self, command: i64) -> Result<Vec<OperationStep>, Error> {
         let sql = format!("{ACTIVITY} WHERE command_id = $1 ORDER BY id");
         let mut statement = self.connection.prepare_cached(&sql)?;
         Ok(statement.query_map([command], activity)?.collect::<Result<_, _>>()?)
@@ -309,7 +309,7 @@ impl Tx<'_> {
     ///
     /// # Errors
     /// The database's own.
-    pub fn activity_progress(&self, step: &Activity) -> Result<(), Error> {
+    pub fn activity_progress(&self, step: &OperationStep) -> Result<(), Error> {
         let sql = "UPDATE activities SET status = $1, result = $2, message = $3, ended_at = $4, container_id = $5
                    WHERE id = $6";
         self.connection.prepare_cached(sql)?.execute(params![

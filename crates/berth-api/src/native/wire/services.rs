@@ -461,7 +461,7 @@ pub struct Command {
 
 impl From<berth_core::Command> for Command {
     fn from(c: berth_core::Command) -> Self {
-        let activity = |a: berth_core::Activity| Activity {
+        let activity = |a: berth_core::OperationStep| Activity {
             number: a.id,
             name: a.name,
             container: a.container,
