@@ -30,7 +30,7 @@ use crate::names::Names;
 use crate::output::Output;
 use crate::places::Places;
 use crate::rules::{Keeper, Rules};
-use crate::unit::{Fixed, RUN, Run, UNIT, Unit, read_json};
+use crate::unit::{RUN, Run, UNIT, Unit, UnitRecord, read_json};
 
 /// How the engine is set up.
 #[derive(Debug, Clone)]
@@ -368,9 +368,9 @@ impl OciEngine {
         }
         self.await_starts(&units);
         for unit in units {
-            let placement = unit.fixed().placement.clone();
-            let (observed, live) = unit.look();
-            let tenant = unit.fixed().spec.tenant;
+            let placement = unit.record().placement.clone();
+            let (observed, live) = unit.probe();
+            let tenant = unit.record().spec.tenant;
             inner.places().remember(unit.id(), tenant, placement.address, &placement.ports, live.is_some());
             unit.known().observed = observed;
             inner.units().insert(unit.id().clone(), unit.clone());
@@ -457,11 +457,11 @@ impl OciEngine {
 }
 
 fn load(path: &Path) -> std::io::Result<Option<Unit>> {
-    let Some(fixed) = read_json::<Fixed>(&path.join(UNIT))? else { return Ok(None) };
-    if path.file_name().is_none_or(|name| name != fixed.spec.id.as_str()) {
+    let Some(record) = read_json::<UnitRecord>(&path.join(UNIT))? else { return Ok(None) };
+    if path.file_name().is_none_or(|name| name != record.spec.id.as_str()) {
         return Ok(None);
     }
-    Ok(Some(Unit::new(path.to_owned(), fixed, Observed::new(State::Created, 0))))
+    Ok(Some(Unit::new(path.to_owned(), record, Observed::new(State::Created, 0))))
 }
 
 #[async_trait]
@@ -477,7 +477,7 @@ impl Engine for OciEngine {
 
     async fn create(&self, spec: &UnitSpec) -> Result<Placement, EngineError> {
         if let Ok(unit) = self.inner.unit(&spec.id) {
-            return Ok(unit.fixed().placement.clone());
+            return Ok(unit.record().placement.clone());
         }
         let spec = spec.clone();
         // Blocking work is not broken off, so a create is whole by itself; one id is made once (`Inner::create`).
@@ -585,7 +585,7 @@ impl Engine for OciEngine {
                     at: berth_runtime::log::now_ns(),
                     cpu_ns: usage.cpu_ns,
                     memory: usage.memory,
-                    memory_limit: unit.fixed().spec.memory.unwrap_or(inner.host_memory),
+                    memory_limit: unit.record().spec.memory.unwrap_or(inner.host_memory),
                     pids: usage.pids,
                     block_read: usage.read_bytes,
                     block_write: usage.write_bytes,
@@ -677,7 +677,7 @@ impl Engine for OciEngine {
             State::Running { .. } => {}
             _ => return Err(EngineError::NotRunning(id.clone())),
         }
-        let spec = exec_spec(&unit.fixed().spec, asked);
+        let spec = exec_spec(&unit.record().spec, asked);
         let what = format!("running a process in {id}");
         let asked = {
             let Ok(_turn) = self.inner.asking.acquire().await else {
@@ -697,7 +697,7 @@ impl Engine for OciEngine {
     async fn attach(&self, id: &UnitId, from_start: bool) -> Result<Session, EngineError> {
         let unit = self.inner.unit(id)?;
         descriptors(4)?;
-        let fixed = unit.fixed();
+        let record = unit.record();
         let live = unit.known().live.clone();
         let folder = unit.folder.clone();
         let run = tokio::task::spawn_blocking(move || read_json::<Run>(&folder.join(RUN)));
@@ -711,7 +711,7 @@ impl Engine for OciEngine {
         let Some(live) = live else {
             return Ok(conversations::of_ended(run, true, tokio::sync::watch::channel(true).1));
         };
-        if fixed.spec.stdin || fixed.spec.terminal {
+        if record.spec.stdin || record.spec.terminal {
             // The first who attaches hears what was said while nobody did.
             let first = !live.heard.swap(true, Ordering::Relaxed);
             return conversations::of_container(run, from_start || first, live.ended);

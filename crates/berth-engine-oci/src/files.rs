@@ -87,7 +87,7 @@ impl Files for Open {
 
     fn difference(&self, out: &mut dyn Write) -> io::Result<()> {
         // What was made to mount on, or mounted over, is not the container's.
-        let fixed = self.unit.fixed();
+        let fixed = self.unit.record();
         let usual = ["dev", "proc", "sys", "etc/hosts", "etc/hostname", "etc/resolv.conf"];
         let mut without: HashSet<PathBuf> = usual.iter().map(PathBuf::from).collect();
         let mounts = fixed.spec.mounts.iter().filter_map(|m| m.target.strip_prefix("/").ok());

@@ -54,7 +54,7 @@ impl Fronts {
 
 impl Inner {
     fn spreads_of(&self, ports: &[PortGiven], to: &[UnitId]) -> Vec<Spread> {
-        let addresses: Vec<_> = to.iter().filter_map(|id| self.unit(id).ok()?.fixed().placement.address).collect();
+        let addresses: Vec<_> = to.iter().filter_map(|id| self.unit(id).ok()?.record().placement.address).collect();
         let spread = |port: &PortGiven| Spread {
             protocol: match port.protocol {
                 PortProtocol::Tcp => Protocol::Tcp,
@@ -153,7 +153,7 @@ impl Inner {
         let Some(init) = unit.init() else { return Ok(0) };
         let table = |name: &str| fs::read_to_string(format!("/proc/{}/net/{name}", init.pid)).unwrap_or_default();
         let known = under_way(&table("tcp"), ports) + under_way(&table("tcp6"), ports);
-        let Some(address) = unit.fixed().placement.address.filter(|_| known == 0) else { return Ok(known) };
+        let Some(address) = unit.record().placement.address.filter(|_| known == 0) else { return Ok(known) };
         match Network::opening(address, ports) {
             Ok(opening) => Ok(opening),
             Err(error) => {

@@ -214,7 +214,7 @@ impl Inner {
             known.oom_before = known.observed.oom_kills;
         }
         self.groups.end(unit.id());
-        let spec = &unit.fixed().spec;
+        let spec = &unit.record().spec;
         let limits = Limits { cpu_milli: spec.cpu_milli, memory: spec.memory, swap: spec.swap, pids: spec.pids };
         group.create(&limits).map_err(|e| e.to_string())?;
         if spec.network == NetworkMode::Host {

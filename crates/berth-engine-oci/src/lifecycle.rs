@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use crate::counted::of_run;
 use crate::engine::{Inner, OciEngine, host_memory};
 use crate::instance::{descriptors, failed};
-use crate::unit::{Fixed, Live, RUN, Run, UNIT, Unit, exit_of, read_json};
+use crate::unit::{Live, RUN, Run, UNIT, Unit, UnitRecord, exit_of, read_json};
 
 /// How long a container may take to reach its program.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -51,7 +51,7 @@ impl Inner {
         // Held until the container is in the books: the same id is never made twice at a time. A few file operations.
         let mut places = self.places();
         if let Ok(unit) = self.unit(&spec.id) {
-            return Ok(unit.fixed().placement.clone());
+            return Ok(unit.record().placement.clone());
         }
         let ports = places.ports(&spec.id, spec.tenant, &spec.ports)?;
         let address = if spec.network == NetworkMode::Bridge {
@@ -66,10 +66,10 @@ impl Inner {
             None
         };
         let placement = Placement { address, ports };
-        let fixed = Fixed { spec: spec.clone(), placement: placement.clone() };
-        match self.make_folder(&fixed) {
+        let record = UnitRecord { spec: spec.clone(), placement: placement.clone() };
+        match self.make_folder(&record) {
             Ok(folder) => {
-                let unit = Unit::new(folder, fixed, Observed::new(State::Created, 0));
+                let unit = Unit::new(folder, record, Observed::new(State::Created, 0));
                 self.units().insert(spec.id.clone(), Arc::new(unit));
                 self.nudge(&spec.id);
                 Ok(placement)
@@ -81,8 +81,8 @@ impl Inner {
         }
     }
 
-    fn make_folder(&self, fixed: &Fixed) -> Result<PathBuf, EngineError> {
-        let id = &fixed.spec.id;
+    fn make_folder(&self, record: &UnitRecord) -> Result<PathBuf, EngineError> {
+        let id = &record.spec.id;
         let making = self.trash().join(format!("making-{id}"));
         let folder = self.units_folder().join(id.as_str());
         let result = (|| {
@@ -92,7 +92,7 @@ impl Inner {
             for name in ["rootfs", "upper", "work"] {
                 fs::create_dir(making.join(name))?;
             }
-            write_json(&making.join(UNIT), fixed)?;
+            write_json(&making.join(UNIT), record)?;
             fs::rename(&making, &folder)
         })();
         if result.is_err() {
@@ -112,8 +112,8 @@ impl Inner {
     }
 
     fn start_serving(&self, unit: &Unit, number: u64) -> Result<StartedRun, EngineError> {
-        let fixed = unit.fixed();
-        let spec = &fixed.spec;
+        let record = unit.record();
+        let spec = &record.spec;
         if let Some((_, available)) = host_memory()
             && available < self.memory_reserve
         {
@@ -138,7 +138,7 @@ impl Inner {
             }
             NetworkMode::Bridge => {
                 let netns = self.take_netns()?;
-                let address = fixed
+                let address = record
                     .placement
                     .address
                     .ok_or_else(|| EngineError::Failed("the container has no address".into()))?;
@@ -205,16 +205,16 @@ impl Inner {
     }
 
     fn know_names(&self, unit: &Unit) {
-        let fixed = unit.fixed();
-        if let Some(address) = fixed.placement.address {
-            self.names.add(fixed.spec.tenant, &fixed.spec.names, address);
+        let record = unit.record();
+        if let Some(address) = record.placement.address {
+            self.names.add(record.spec.tenant, &record.spec.names, address);
         }
     }
 
     fn forget_names(&self, unit: &Unit) {
-        let fixed = unit.fixed();
-        if let Some(address) = fixed.placement.address {
-            self.names.remove(fixed.spec.tenant, &fixed.spec.names, address);
+        let record = unit.record();
+        if let Some(address) = record.placement.address {
+            self.names.remove(record.spec.tenant, &record.spec.names, address);
         }
     }
 
@@ -252,7 +252,7 @@ impl Inner {
     /// The volumes of a container that are empty, or half filled: (name, place in the container, folder).
     fn empty_volumes(&self, unit: &Unit) -> Result<Vec<(String, PathBuf, PathBuf)>, EngineError> {
         let mut all = Vec::new();
-        for mount in &unit.fixed().spec.mounts {
+        for mount in &unit.record().spec.mounts {
             let MountSource::Volume { name, source } = &mount.source else { continue };
             if is_to_fill(name, source)? {
                 all.push((name.clone(), mount.target.clone(), source.clone()));
@@ -280,8 +280,8 @@ impl Inner {
     }
 
     pub(crate) fn bundle(&self, unit: &Unit) -> Result<Bundle, EngineError> {
-        let fixed = unit.fixed();
-        let spec = &fixed.spec;
+        let record = unit.record();
+        let spec = &record.spec;
         let folder = &unit.folder;
         let mut layers = Vec::with_capacity(spec.layers.len());
         for layer in spec.layers.iter().rev() {
@@ -355,9 +355,9 @@ impl Inner {
     /// `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf`, made anew for every run but for what the container itself
     /// wrote into them since.
     pub(crate) fn network_files(&self, unit: &Unit) -> Result<(), EngineError> {
-        let fixed = unit.fixed();
-        let spec = &fixed.spec;
-        let own = unit.fixed().placement.address.map(|a| format!("{a}\t{}\n", spec.hostname)).unwrap_or_default();
+        let record = unit.record();
+        let spec = &record.spec;
+        let own = unit.record().placement.address.map(|a| format!("{a}\t{}\n", spec.hostname)).unwrap_or_default();
         let hosts = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{own}");
         let host_resolv = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         let resolv = if spec.network == NetworkMode::Host {
@@ -393,7 +393,7 @@ impl Inner {
         fs::rename(&unit.folder, &aside).map_err(failed(format!("set the folder of {id} aside")))?;
         self.units().remove(id);
         self.leave_fronts(id)?;
-        self.places().give_back(id, unit.fixed().placement.address);
+        self.places().give_back(id, unit.record().placement.address);
         Ok(())
     }
 
@@ -459,7 +459,7 @@ impl OciEngine {
     /// others from starting. One at a time fills a volume, and two fill at a time.
     pub(crate) async fn fill_volumes(&self, unit: &Arc<Unit>) -> Result<(), EngineError> {
         let has = |mount: &berth_engine::Mount| matches!(mount.source, MountSource::Volume { .. });
-        if !unit.fixed().spec.mounts.iter().any(has) {
+        if !unit.record().spec.mounts.iter().any(has) {
             return Ok(());
         }
         let looked = unit.clone();
@@ -615,7 +615,7 @@ impl Inner {
                     None
                 }
             },
-            None if unit.fixed().spec.network == NetworkMode::Host => self.cgroup(unit.id()).traffic(),
+            None if unit.record().spec.network == NetworkMode::Host => self.cgroup(unit.id()).traffic(),
             None => None,
         }
     }

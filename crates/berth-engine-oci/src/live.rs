@@ -10,7 +10,7 @@ use crate::counted::of_run;
 use crate::engine::{Inner, OciEngine};
 use crate::instance::failed;
 use crate::lifecycle::{of_link, rates_of};
-use crate::unit::{Fixed, Unit};
+use crate::unit::{Unit, UnitRecord};
 
 /// A process as it is asked for, in the container as it is.
 pub(crate) fn exec_spec(unit: &UnitSpec, asked: &ExecAsked) -> ExecSpec {
@@ -106,9 +106,9 @@ impl Inner {
     }
 
     pub(crate) fn update(&self, unit: &Unit, to: Resources) -> Result<(), EngineError> {
-        let before = unit.fixed();
-        let mut fixed = Fixed::clone(&before);
-        fixed.spec.set_resources(to);
+        let before = unit.record();
+        let mut record = UnitRecord::clone(&before);
+        record.spec.set_resources(to);
         let live = unit.known().live.clone();
         if let Some(live) = &live {
             let limits_of =
@@ -139,19 +139,19 @@ impl Inner {
                 return Err(EngineError::Failed(error.to_string()));
             }
         }
-        unit.refix(fixed).map_err(failed(format!("note the bounds of {}", unit.id())))
+        unit.update_record(record).map_err(failed(format!("note the bounds of {}", unit.id())))
     }
 
     pub(crate) fn set_ports(&self, unit: &Unit, asked: Vec<PortAsked>) -> Result<Placement, EngineError> {
-        let before = unit.fixed();
+        let before = unit.record();
         let change = self.places().change(unit.id(), before.spec.tenant, &asked)?;
         let undo = |error: String| {
             self.places().undo(unit.id(), &change);
             EngineError::Failed(error)
         };
-        let mut fixed = Fixed::clone(&before);
-        fixed.spec.ports = asked;
-        fixed.placement.ports = change.ports.clone();
+        let mut record = UnitRecord::clone(&before);
+        record.spec.ports = asked;
+        record.placement.ports = change.ports.clone();
         let runs = unit.known().live.is_some();
         let (added, removed) = (unit.published_as(&change.added), unit.published_as(&change.removed));
         if runs {
@@ -162,8 +162,8 @@ impl Inner {
                 return Err(undo(error.to_string()));
             }
         }
-        let placement = fixed.placement.clone();
-        if let Err(error) = unit.refix(fixed) {
+        let placement = record.placement.clone();
+        if let Err(error) = unit.update_record(record) {
             let _ = self.rules.unpublish(&added);
             let _ = self.rules.publish(&removed);
             return Err(undo(format!("note the ports of {}: {error}", unit.id())));

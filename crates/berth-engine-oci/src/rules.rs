@@ -237,7 +237,7 @@ impl Inner {
         let failed = |what: &str, error: &dyn std::fmt::Display| EngineError::Failed(format!("{what}: {error}"));
         let run = read_json::<Run>(&unit.folder.join(RUN)).map_err(|e| failed("read the run", &e))?;
         let (Some(mut run), Some(netns)) = (run, &live.netns) else { return Ok(()) };
-        let fixed = unit.fixed();
+        let fixed = unit.record();
         let (Some(before), Some(address)) = (unit.member(&run), fixed.placement.address) else { return Ok(()) };
         if names.contains(&run.link_name) {
             return Ok(());

@@ -20,9 +20,9 @@ const OOM_EXIT_WINDOW_NS: i64 = 2_000_000_000;
 
 pub(crate) const RUN: &str = "run.json";
 
-/// What `create` fixed, but for what is changed later.
+/// What `create` record, but for what is changed later.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Fixed {
+pub(crate) struct UnitRecord {
     pub(crate) spec: UnitSpec,
     pub(crate) placement: Placement,
 }
@@ -44,7 +44,7 @@ pub(crate) struct Run {
 pub(crate) struct Unit {
     id: UnitId,
     pub(crate) folder: PathBuf,
-    fixed: RwLock<Arc<Fixed>>,
+    record: RwLock<Arc<UnitRecord>>,
     /// One operation on a container at a time; others' containers don't wait for it.
     pub(crate) busy: Arc<tokio::sync::Mutex<()>>,
     pub(crate) counted: Counted,
@@ -86,7 +86,7 @@ pub(crate) struct Live {
 }
 
 /// A run that goes on, as found: its shim, its first process, its number.
-pub(crate) type Going = (PidFd, Process, Run);
+pub(crate) type LiveRun = (PidFd, Process, Run);
 
 impl Live {
     pub(crate) fn signal(&self, signal: i32) -> io::Result<()> {
@@ -106,27 +106,27 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T
 }
 
 impl Unit {
-    pub(crate) fn new(folder: PathBuf, fixed: Fixed, observed: Observed) -> Self {
+    pub(crate) fn new(folder: PathBuf, record: UnitRecord, observed: Observed) -> Self {
         Self {
-            id: fixed.spec.id.clone(),
+            id: record.spec.id.clone(),
             counted: Counted::load(&folder),
             reading: Mutex::default(),
             placed: false.into(),
             folder,
-            fixed: RwLock::new(Arc::new(fixed)),
+            record: RwLock::new(Arc::new(record)),
             busy: Arc::default(),
             known: Mutex::new(Known { observed, live: None, last_oom: None, oom_before: 0, oom_reported: None }),
         }
     }
 
-    pub(crate) fn fixed(&self) -> Arc<Fixed> {
-        self.fixed.read().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(crate) fn record(&self) -> Arc<UnitRecord> {
+        self.record.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Changes what is fixed, on disk first.
-    pub(crate) fn refix(&self, fixed: Fixed) -> io::Result<()> {
-        write_json(&self.folder.join(UNIT), &fixed)?;
-        *self.fixed.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fixed);
+    /// Changes what is record, on disk first.
+    pub(crate) fn update_record(&self, record: UnitRecord) -> io::Result<()> {
+        write_json(&self.folder.join(UNIT), &record)?;
+        *self.record.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(record);
         Ok(())
     }
 
@@ -145,19 +145,19 @@ impl Unit {
 
     /// Its ports, as the rules have them.
     pub(crate) fn published(&self) -> Vec<Published> {
-        self.published_as(&self.fixed().placement.ports)
+        self.published_as(&self.record().placement.ports)
     }
 
     pub(crate) fn published_as(&self, ports: &[PortGiven]) -> Vec<Published> {
-        let Some(to) = self.fixed().placement.address else { return Vec::new() };
+        let Some(to) = self.record().placement.address else { return Vec::new() };
         ports.iter().map(|port| published(*port, to)).collect()
     }
 
     /// Its place on the bridge, while it has one.
     pub(crate) fn member(&self, run: &Run) -> Option<Member> {
-        let fixed = self.fixed();
-        let address = fixed.placement.address.filter(|_| !run.link_name.is_empty())?;
-        Some(Member { link: run.link_name.clone(), address, tenant: fixed.spec.tenant })
+        let record = self.record();
+        let address = record.placement.address.filter(|_| !run.link_name.is_empty())?;
+        Some(Member { link: run.link_name.clone(), address, tenant: record.spec.tenant })
     }
 
     /// A shim that has not noted its child yet: it is in the middle of a start, and what is on disk can't be believed before its end.
@@ -167,7 +167,7 @@ impl Unit {
     }
 
     /// Reads from disk and kernel what the case is; with the shim, if it lives.
-    pub(crate) fn look(&self) -> (Observed, Option<Going>) {
+    pub(crate) fn probe(&self) -> (Observed, Option<LiveRun>) {
         // A file that was cut by a power failure is as good as none: no run outlived that.
         let Ok(Some(run)) = read_json::<Run>(&self.folder.join(RUN)) else {
             return (Observed::new(State::Created, 0), None);
