@@ -32,11 +32,11 @@ pub(crate) struct Api {
     pub(crate) core: Core,
     pub(crate) meters: Arc<Meters>,
     pub(crate) draining: Draining,
-    pub(crate) places: native::Places,
+    pub(crate) places: native::StreamLimits,
     pub(crate) comb: CombSettings,
 }
 
-impl axum::extract::FromRef<Api> for native::Places {
+impl axum::extract::FromRef<Api> for native::StreamLimits {
     fn from_ref(api: &Api) -> Self {
         api.places.clone()
     }
@@ -100,7 +100,8 @@ pub struct Settings {
 pub fn router(core: Core, draining: Draining, settings: Settings) -> Router {
     let dialects = settings.dialects;
     let meters = Arc::new(Meters::default());
-    let api = Api { core, meters: meters.clone(), draining, places: native::Places::default(), comb: settings.comb };
+    let api =
+        Api { core, meters: meters.clone(), draining, places: native::StreamLimits::default(), comb: settings.comb };
     let layer = |dialect: &'static str, broken: fn(kit::InternalFallback) -> Response| RequestLayer {
         dialect,
         broken,

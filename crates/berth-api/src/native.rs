@@ -30,7 +30,7 @@ use axum::routing::{delete, get, patch, post, put};
 use crate::Api;
 
 pub use docs::openapi;
-pub(crate) use streams::{Places, reader, stream_reader};
+pub(crate) use streams::{StreamLimits, reader, stream_reader};
 
 pub(crate) fn ends_with_client(method: &Method, path: &str) -> bool {
     method == Method::GET || path.ends_with("/exec")

@@ -15,10 +15,10 @@ use crate::commands::{Cancels, Driving, Failpoints};
 use crate::error::Error;
 use crate::events::Event;
 use crate::fronts::Fronts;
+use crate::limiter::AccountLimiter;
 use crate::registries::{Pulls, Registry};
 use crate::secrets::Secrets;
 use crate::settings::Settings;
-use crate::shares::Shares;
 
 pub(crate) struct Inner {
     pub(crate) store: Store,
@@ -27,23 +27,23 @@ pub(crate) struct Inner {
     pub(crate) fetch: Arc<dyn Fetch>,
     pub(crate) registry: Arc<dyn Registry>,
     pub(crate) pulls: Pulls,
-    pub(crate) pulls_at_once: Shares,
-    pub(crate) pushes_at_once: Shares,
+    pub(crate) pulls_at_once: AccountLimiter,
+    pub(crate) pushes_at_once: AccountLimiter,
     pub(crate) settings: Settings,
     pub(crate) events: broadcast::Sender<Event>,
     /// When this server began, nanoseconds since 1970.
     pub(crate) begun_at: i64,
-    pub(crate) builds: Shares,
-    pub(crate) builds_waiting: Shares,
-    pub(crate) imports: Shares,
+    pub(crate) builds: AccountLimiter,
+    pub(crate) builds_waiting: AccountLimiter,
+    pub(crate) imports: AccountLimiter,
     /// Processes in containers that have not come up yet.
-    pub(crate) execs: Shares,
+    pub(crate) execs: AccountLimiter,
     /// Files for downloads that are being made or shared.
     pub(crate) held_files: Mutex<HashMap<String, usize>>,
     /// Files that are made ready at the same time.
-    pub(crate) downloading: Shares,
+    pub(crate) downloading: AccountLimiter,
     /// Pairs of keys that are made at the same time.
-    pub(crate) key_pairs: Shares,
+    pub(crate) key_pairs: AccountLimiter,
     /// Idempotency keys of requests that this very server has under way: account, key.
     pub(crate) keys: Mutex<std::collections::HashSet<(i64, String)>>,
     /// Grows with every revocation.
@@ -71,7 +71,7 @@ pub(crate) struct Inner {
     /// Containers that are being started, by account.
     pub(crate) starting: Mutex<HashMap<i64, std::collections::HashSet<i64>>>,
     /// Steps of commands that are under way.
-    pub(crate) steps_at_once: Shares,
+    pub(crate) steps_at_once: AccountLimiter,
     /// The step in which containers' disks were looked at last.
     pub(crate) disks_looked_at: std::sync::atomic::AtomicI64,
     /// Places that accounts' requests have left, and when that was so.
@@ -139,20 +139,20 @@ impl Core {
             fetch,
             registry,
             pulls: Pulls::default(),
-            pulls_at_once: Shares::new(32, 8),
-            pushes_at_once: Shares::new(16, 4),
-            imports: Shares::new(32, 8),
-            execs: Shares::new(512, 32),
-            key_pairs: Shares::new(2, 1),
-            downloading: Shares::new(8, 1),
+            pulls_at_once: AccountLimiter::new(32, 8),
+            pushes_at_once: AccountLimiter::new(16, 4),
+            imports: AccountLimiter::new(32, 8),
+            execs: AccountLimiter::new(512, 32),
+            key_pairs: AccountLimiter::new(2, 1),
+            downloading: AccountLimiter::new(8, 1),
             held_files: Mutex::default(),
             keys: Mutex::default(),
             revocations: 0.into(),
             begun_at: crate::now(),
             // Others than the one with many get a turn soon.
-            builds: Shares::new(settings.builds_at_once.max(1), (settings.builds_at_once * 3 / 4).max(1)),
-            builds_waiting: Shares::new(settings.builds_waiting.max(1), (settings.builds_waiting / 2).max(1)),
-            steps_at_once: Shares::new(settings.steps_at_once.max(1), (settings.steps_at_once / 4).max(1)),
+            builds: AccountLimiter::new(settings.builds_at_once.max(1), (settings.builds_at_once * 3 / 4).max(1)),
+            builds_waiting: AccountLimiter::new(settings.builds_waiting.max(1), (settings.builds_waiting / 2).max(1)),
+            steps_at_once: AccountLimiter::new(settings.steps_at_once.max(1), (settings.steps_at_once / 4).max(1)),
             settings,
             events: broadcast::channel(4096).0,
             gate: tokio::sync::RwLock::default(),

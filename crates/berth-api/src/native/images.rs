@@ -12,7 +12,7 @@ use utoipa::IntoParams;
 use super::auth::{Auth, Params, Segment};
 use super::containers::{page, read_json};
 use super::error::Error;
-use super::streams::{Kind, Places, reader, tar_of};
+use super::streams::{Kind, StreamLimits, reader, tar_of};
 use super::wire::{CommitCreate, DiskUse, Image, ImageRemoved, List, PruneAsked, Pruned, Quota};
 use crate::kit::small_body;
 
@@ -216,7 +216,7 @@ pub(super) struct SaveParams {
     responses((status = 200, content_type = "application/x-tar", body = Vec<u8>), (status = 404, body = super::wire::Problem)))]
 pub(super) async fn save(
     State(core): State<Core>,
-    State(places): State<Places>,
+    State(places): State<StreamLimits>,
     Auth(caller): Auth,
     Params(params): Params<SaveParams>,
 ) -> Result<Response, Error> {

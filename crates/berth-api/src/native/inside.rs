@@ -10,7 +10,7 @@ use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use berth_core::{Caller, Core, Share};
+use berth_core::{Caller, Core, Permit};
 use berth_engine::{ExecInput, ExecOutput, Files, LogStream, Session};
 use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use serde::Deserialize;
@@ -19,7 +19,7 @@ use utoipa::IntoParams;
 use super::auth::{Auth, Params, Segment};
 use super::containers::read_json;
 use super::error::Error;
-use super::streams::{Kind, Places, reader, tar, tar_of, written_by};
+use super::streams::{Kind, StreamLimits, reader, tar, tar_of, written_by};
 use super::wire::{ExecCreate, ExecResult, FileStat, channel};
 use crate::kit::{AuditDetail, Client, small_body};
 use crate::ranges;
@@ -43,7 +43,7 @@ const PING: Duration = Duration::from_secs(30);
     params(("id" = String, Path)), responses((status = 200, body = ExecResult), (status = 409, body = super::wire::Problem)))]
 pub(super) async fn exec(
     State(core): State<Core>,
-    State(places): State<Places>,
+    State(places): State<StreamLimits>,
     Auth(caller): Auth,
     Segment(id): Segment<String>,
     request: Request,
@@ -61,7 +61,7 @@ pub(super) async fn exec(
         return Ok((detail, Json(result)).into_response());
     }
     // However many run at a time, what their answers hold is bounded.
-    let mut held: Vec<Share> = Vec::new();
+    let mut held: Vec<Permit> = Vec::new();
     let (mut out, mut err) = (Vec::new(), Vec::new());
     while let Some(said) = session.output.recv().await {
         match said {
@@ -237,7 +237,7 @@ type Ending = std::pin::Pin<Box<dyn Future<Output = i32> + Send>>;
 
 /// Passes on both ways until the process has ended or the client has gone. `ending` gives the exit code of one that ends
 /// without saying so.
-async fn converse(socket: WebSocket, session: Session, draining: &Draining, ending: Option<Ending>, _place: Share) {
+async fn converse(socket: WebSocket, session: Session, draining: &Draining, ending: Option<Ending>, _place: Permit) {
     let (mut to_client, mut from_client) = socket.split();
     let Session { mut output, input } = session;
     let inward = async {
@@ -408,7 +408,7 @@ pub(super) async fn download(
     responses((status = 200, content_type = "application/x-tar", body = Vec<u8>), (status = 404, body = super::wire::Problem)))]
 pub(super) async fn archive(
     State(core): State<Core>,
-    State(places): State<Places>,
+    State(places): State<StreamLimits>,
     Auth(caller): Auth,
     Segment(id): Segment<String>,
     Params(params): Params<ArchiveParams>,
@@ -435,7 +435,7 @@ pub(super) async fn archive(
     responses((status = 204), (status = 404, body = super::wire::Problem)))]
 pub(super) async fn extract(
     State(core): State<Core>,
-    State(places): State<Places>,
+    State(places): State<StreamLimits>,
     Auth(caller): Auth,
     Segment(id): Segment<String>,
     Params(params): Params<ExtractParams>,
@@ -455,7 +455,7 @@ pub(super) async fn extract(
     responses((status = 200, content_type = "application/x-tar", body = Vec<u8>)))]
 pub(super) async fn export(
     State(core): State<Core>,
-    State(places): State<Places>,
+    State(places): State<StreamLimits>,
     Auth(caller): Auth,
     Segment(id): Segment<String>,
 ) -> Result<Response, Error> {

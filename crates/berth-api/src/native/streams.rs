@@ -8,7 +8,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use berth_core::{Caller, Share, Shares};
+use berth_core::{AccountLimiter, Caller, Permit};
 use futures_util::StreamExt;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -43,27 +43,27 @@ impl Kind {
 
 /// The places for what lasts long.
 #[derive(Clone)]
-pub(crate) struct Places(Arc<[Shares; 2]>, Arc<Shares>);
+pub(crate) struct StreamLimits(Arc<[AccountLimiter; 2]>, Arc<AccountLimiter>);
 
-impl Default for Places {
+impl Default for StreamLimits {
     fn default() -> Self {
         let kinds = [Kind::Archive, Kind::Stream].map(|kind| {
             let (most_own, most) = kind.most();
-            Shares::new(most, most_own)
+            AccountLimiter::new(most, most_own)
         });
         // 64 MiB of output in all, 16 MiB of one account.
-        Self(Arc::new(kinds), Arc::new(Shares::new(1024, 256)))
+        Self(Arc::new(kinds), Arc::new(AccountLimiter::new(1024, 256)))
     }
 }
 
-impl Places {
+impl StreamLimits {
     /// Room for 64 KiB of a process's output, if there is any.
-    pub(super) fn output(&self, caller: &Caller) -> Option<Share> {
+    pub(super) fn output(&self, caller: &Caller) -> Option<Permit> {
         self.1.try_take(caller.account)
     }
 
     /// A place that is taken until it is dropped.
-    pub(super) fn take(&self, caller: &Caller, kind: Kind) -> Result<Share, Error> {
+    pub(super) fn take(&self, caller: &Caller, kind: Kind) -> Result<Permit, Error> {
         self.0[kind as usize].try_take(caller.account).ok_or_else(overload)
     }
 }
@@ -100,7 +100,7 @@ impl Write for Outgoing {
 
 /// A body of what `work` writes. If that fails, the body breaks off, which a client can tell from its end.
 pub(super) async fn written_by(
-    place: Share,
+    place: Permit,
     work: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static,
 ) -> io::Result<Body> {
     let (chunks, mut read) = mpsc::channel::<io::Result<Bytes>>(4);
@@ -125,7 +125,7 @@ pub(super) async fn written_by(
 
 /// The same as an answer; what fails before it begins is the server's own fault.
 pub(super) async fn tar_of(
-    place: Share,
+    place: Permit,
     work: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static,
 ) -> Result<Response, Error> {
     let body = written_by(place, work).await.map_err(|error| {
@@ -165,11 +165,11 @@ pub(crate) fn stream_reader<E: std::error::Error + Send + Sync + 'static>(
 mod tests {
     use berth_core::{Caller, Role};
 
-    use super::{Kind, Places};
+    use super::{Kind, StreamLimits};
 
     #[test]
     fn an_account_takes_only_its_share_and_gives_it_back() {
-        let places = Places::default();
+        let places = StreamLimits::default();
         let caller = |account| Caller { account, role: Role::User, credential: berth_core::Credential::Token(1) };
         let (most_own, most) = Kind::Archive.most();
         let mut held: Vec<_> = (0..most_own).map(|_| places.take(&caller(1), Kind::Archive).expect("place")).collect();

@@ -9,7 +9,7 @@ use berth_core::{Core, NewVolume};
 use super::auth::{Auth, Segment};
 use super::containers::read_json;
 use super::error::Error;
-use super::streams::{Kind, Places, reader, tar_of};
+use super::streams::{Kind, StreamLimits, reader, tar_of};
 use super::wire::{List, Pruned, Volume, VolumeCreate};
 use crate::kit::small_body;
 
@@ -67,7 +67,7 @@ pub(super) async fn prune(State(core): State<Core>, Auth(caller): Auth) -> Resul
     responses((status = 200, content_type = "application/x-tar", body = Vec<u8>)))]
 pub(super) async fn backup(
     State(core): State<Core>,
-    State(places): State<Places>,
+    State(places): State<StreamLimits>,
     Auth(caller): Auth,
     Segment(name): Segment<String>,
 ) -> Result<Response, Error> {
@@ -82,7 +82,7 @@ pub(super) async fn backup(
     responses((status = 204), (status = 400, body = super::wire::Problem)))]
 pub(super) async fn restore(
     State(core): State<Core>,
-    State(places): State<Places>,
+    State(places): State<StreamLimits>,
     Auth(caller): Auth,
     Segment(name): Segment<String>,
     request: Request,

@@ -528,7 +528,7 @@ impl Core {
         &self,
         command: &berth_store::Command,
         left: Duration,
-    ) -> Result<Option<crate::shares::Share>, Outcome> {
+    ) -> Result<Option<crate::limiter::Permit>, Outcome> {
         let all = &self.inner.steps_at_once;
         if let Some(place) = all.try_take(command.account_id) {
             return Ok(Some(place));

@@ -6,16 +6,16 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Places that are taken for a while.
-pub struct Shares {
+pub struct AccountLimiter {
     all: Arc<Semaphore>,
     of_one: usize,
     own: Mutex<HashMap<i64, Weak<Semaphore>>>,
 }
 
 /// A place that is taken until this is dropped.
-pub struct Share(#[expect(dead_code, reason = "held")] [OwnedSemaphorePermit; 2]);
+pub struct Permit(#[expect(dead_code, reason = "held")] [OwnedSemaphorePermit; 2]);
 
-impl Shares {
+impl AccountLimiter {
     /// `all` places, of which one account has `of_one` at most.
     pub fn new(all: usize, of_one: usize) -> Self {
         Self { all: Arc::new(Semaphore::new(all)), of_one, own: Mutex::default() }
@@ -33,27 +33,27 @@ impl Shares {
     }
 
     /// Waits for a place, first among the account's own: whoever has many under way waits for himself.
-    pub(crate) async fn take(&self, account: i64) -> Option<Share> {
+    pub(crate) async fn take(&self, account: i64) -> Option<Permit> {
         let own = self.of(account).acquire_owned().await.ok()?;
         let all = self.all.clone().acquire_owned().await.ok()?;
-        Some(Share([own, all]))
+        Some(Permit([own, all]))
     }
 
     /// A place, if there is one now.
-    pub fn try_take(&self, account: i64) -> Option<Share> {
+    pub fn try_take(&self, account: i64) -> Option<Permit> {
         let own = self.of(account).try_acquire_owned().ok()?;
         let all = self.all.clone().try_acquire_owned().ok()?;
-        Some(Share([own, all]))
+        Some(Permit([own, all]))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Shares;
+    use super::AccountLimiter;
 
     #[tokio::test]
     async fn one_account_leaves_the_others_theirs() {
-        let shares = Shares::new(3, 2);
+        let shares = AccountLimiter::new(3, 2);
         let (first, second) = (shares.try_take(1), shares.try_take(1));
         assert!(first.is_some() && second.is_some() && shares.try_take(1).is_none());
         let other = shares.take(2).await;
