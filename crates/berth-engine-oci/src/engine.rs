@@ -19,6 +19,7 @@ use berth_runtime::cgroup::{Cgroup, Hierarchies};
 use berth_runtime::{LogLimits, Zygote};
 use tokio::sync::{Semaphore, broadcast};
 
+use crate::allocator::NetworkAllocator;
 use crate::conversations::{self, RunLog};
 use crate::counted::of_run;
 use crate::fronts::Fronts;
@@ -28,7 +29,6 @@ use crate::lifecycle::{StartedRun, of_link};
 use crate::live::exec_spec;
 use crate::names::Names;
 use crate::output::Output;
-use crate::places::Places;
 use crate::rules::{Keeper, Rules};
 use crate::unit::{RUN, Run, UNIT, Unit, UnitRecord, read_json};
 
@@ -98,7 +98,7 @@ pub(crate) struct Inner {
     pub(crate) hierarchies: Hierarchies,
     pub(crate) images: Images,
     pub(crate) zygote: Zygote,
-    pub(crate) places: Mutex<Places>,
+    pub(crate) allocator: Mutex<NetworkAllocator>,
     pub(crate) rules: Rules,
     /// The copy of the program that containers see.
     pub(crate) program: PathBuf,
@@ -144,8 +144,8 @@ impl Inner {
         self.units.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn places(&self) -> MutexGuard<'_, Places> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn allocator(&self) -> MutexGuard<'_, NetworkAllocator> {
+        self.allocator.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn unit(&self, id: &UnitId) -> Result<Arc<Unit>, EngineError> {
@@ -272,7 +272,7 @@ impl OciEngine {
             program,
             network: instance.network(),
             rules: Rules::new(instance.network()),
-            places: Mutex::new(Places::new(instance.network(), options.ports_of_tenant)),
+            allocator: Mutex::new(NetworkAllocator::new(instance.network(), options.ports_of_tenant)),
             instance,
             hierarchies,
             images,
@@ -371,7 +371,7 @@ impl OciEngine {
             let placement = unit.record().placement.clone();
             let (observed, live) = unit.probe();
             let tenant = unit.record().spec.tenant;
-            inner.places().remember(unit.id(), tenant, placement.address, &placement.ports, live.is_some());
+            inner.allocator().remember(unit.id(), tenant, placement.address, &placement.ports, live.is_some());
             unit.known().observed = observed;
             inner.units().insert(unit.id().clone(), unit.clone());
             match live {

@@ -70,7 +70,7 @@ impl Inner {
     pub(crate) fn take_over_fronts(&self) -> Vec<Spread> {
         let mut all = self.fronts.all();
         for (id, front) in all.iter_mut() {
-            self.places().remember(id, front.tenant, None, &front.ports, !front.to.is_empty());
+            self.allocator().remember(id, front.tenant, None, &front.ports, !front.to.is_empty());
             front.spreads = self.spreads_of(&front.ports, &front.to);
         }
         all.values().flat_map(|front| front.spreads.clone()).collect()
@@ -85,11 +85,11 @@ impl Inner {
     ) -> Result<Vec<PortGiven>, EngineError> {
         let mut all = self.fronts.all();
         let before = all.get(id).cloned().unwrap_or_default();
-        let change = self.places().change(id, tenant, asked)?;
+        let change = self.allocator().change(id, tenant, asked)?;
         if to.is_empty() {
-            self.places().rest(id);
-        } else if let Err(error) = self.places().serve(id) {
-            self.places().undo(id, &change);
+            self.allocator().rest(id);
+        } else if let Err(error) = self.allocator().serve(id) {
+            self.allocator().undo(id, &change);
             return Err(error);
         }
         let after =
@@ -113,13 +113,13 @@ impl Inner {
                     let nowhere = Spread { to: Vec::new(), ..new.clone() };
                     let _ = self.rules.spread(Some(new), old.as_ref().unwrap_or(&nowhere));
                 }
-                self.places().undo(id, &change);
+                self.allocator().undo(id, &change);
                 return Err(EngineError::Failed(error.to_string()));
             }
         }
-        self.places().settle(id, &change);
+        self.allocator().settle(id, &change);
         if asked.is_empty() {
-            self.places().give_back(id, None);
+            self.allocator().give_back(id, None);
             all.remove(id);
         } else {
             all.insert(id.clone(), after);
@@ -140,7 +140,7 @@ impl Inner {
             }
             front.spreads = spreads;
             if front.to.is_empty() {
-                self.places().rest(front_id);
+                self.allocator().rest(front_id);
             }
         }
         Ok(())

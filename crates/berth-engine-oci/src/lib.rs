@@ -12,6 +12,7 @@
 //! Memory is a cache of that and of the kernel: after a crash the engine reads the folders, asks which shims live, puts
 //! its rules in place again, and goes on. No lock is held across a call to the kernel for another container.
 
+mod allocator;
 mod conversations;
 mod counted;
 mod engine;
@@ -25,7 +26,6 @@ mod listening;
 mod live;
 mod names;
 mod output;
-mod places;
 mod rules;
 mod unit;
 

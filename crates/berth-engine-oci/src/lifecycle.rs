@@ -49,16 +49,16 @@ impl Inner {
     pub(crate) fn create(&self, spec: &UnitSpec) -> Result<Placement, EngineError> {
         self.images.room().map_err(|e| EngineError::NoRoom(e.to_string()))?;
         // Held until the container is in the books: the same id is never made twice at a time. A few file operations.
-        let mut places = self.places();
+        let mut allocator = self.allocator();
         if let Ok(unit) = self.unit(&spec.id) {
             return Ok(unit.record().placement.clone());
         }
-        let ports = places.ports(&spec.id, spec.tenant, &spec.ports)?;
+        let ports = allocator.ports(&spec.id, spec.tenant, &spec.ports)?;
         let address = if spec.network == NetworkMode::Bridge {
-            match places.address(self.network.subnet) {
+            match allocator.address(self.network.subnet) {
                 Ok(address) => Some(address),
                 Err(error) => {
-                    places.give_back(&spec.id, None);
+                    allocator.give_back(&spec.id, None);
                     return Err(error);
                 }
             }
@@ -75,7 +75,7 @@ impl Inner {
                 Ok(placement)
             }
             Err(error) => {
-                places.give_back(&spec.id, address);
+                allocator.give_back(&spec.id, address);
                 Err(error)
             }
         }
@@ -106,7 +106,7 @@ impl Inner {
     pub(crate) fn start(&self, unit: &Unit, number: u64) -> Result<StartedRun, EngineError> {
         let begun = self.start_serving(unit, number);
         if begun.is_err() {
-            self.places().rest(unit.id());
+            self.allocator().rest(unit.id());
         }
         begun
     }
@@ -123,7 +123,7 @@ impl Inner {
             )));
         }
         descriptors(8)?;
-        self.places().serve(unit.id())?;
+        self.allocator().serve(unit.id())?;
         self.network_files(unit)?;
         let bundle = self.bundle(unit)?;
         bundle.save(&unit.folder).map_err(failed("write the bundle"))?;
@@ -393,7 +393,7 @@ impl Inner {
         fs::rename(&unit.folder, &aside).map_err(failed(format!("set the folder of {id} aside")))?;
         self.units().remove(id);
         self.leave_fronts(id)?;
-        self.places().give_back(id, unit.record().placement.address);
+        self.allocator().give_back(id, unit.record().placement.address);
         Ok(())
     }
 
@@ -560,7 +560,7 @@ impl Inner {
             tracing::warn!(container = %id, %error, "a place on the bridge could not be taken back");
         }
         unit.placed.store(placed, Ordering::Relaxed);
-        self.places().rest(id);
+        self.allocator().rest(id);
         self.forget_names(unit);
         self.groups.end(id);
         // The shim writes its status within moments of its child's end; one that was opened too late may still be at it.

@@ -89,7 +89,7 @@ impl Inner {
         let said = |e: &dyn std::fmt::Display| e.to_string();
         let netns = self.take_netns().map_err(|e| said(&e))?;
         let subnet = self.network.subnet;
-        let address = self.places().address(subnet).map_err(|e| said(&e))?;
+        let address = self.allocator().address(subnet).map_err(|e| said(&e))?;
         let link = self.link_name();
         let member = berth_net::Member { link: link.clone(), address, tenant: 0 };
         let asked = (|| {
@@ -101,7 +101,7 @@ impl Inner {
         })();
         self.names.remove(0, &["berth".into()], address);
         let _ = self.rules.expel(&member);
-        self.places().give_back_address(address);
+        self.allocator().give_back_address(address);
         asked
     }
 
@@ -144,9 +144,9 @@ impl Inner {
 
     pub(crate) fn set_ports(&self, unit: &Unit, asked: Vec<PortAsked>) -> Result<Placement, EngineError> {
         let before = unit.record();
-        let change = self.places().change(unit.id(), before.spec.tenant, &asked)?;
+        let change = self.allocator().change(unit.id(), before.spec.tenant, &asked)?;
         let undo = |error: String| {
-            self.places().undo(unit.id(), &change);
+            self.allocator().undo(unit.id(), &change);
             EngineError::Failed(error)
         };
         let mut record = UnitRecord::clone(&before);
@@ -172,7 +172,7 @@ impl Inner {
             // It has ended meanwhile, perhaps before these were published.
             let _ = self.rules.unpublish(&added);
         }
-        self.places().settle(unit.id(), &change);
+        self.allocator().settle(unit.id(), &change);
         Ok(placement)
     }
 

@@ -316,7 +316,7 @@ pub(crate) async fn serve(names: &Arc<Names>, subnet: Subnet, fallback: &[String
         IpAddr::V4(ip) if subnet.contains(ip) => Some(ip),
         _ => None,
     };
-    let (weak, others, places) = (Arc::downgrade(names), fallback.to_vec(), turns);
+    let (weak, others, allocator) = (Arc::downgrade(names), fallback.to_vec(), turns);
     tokio::spawn(async move {
         let mut buffer = vec![0; 4096];
         loop {
@@ -337,7 +337,7 @@ pub(crate) async fn serve(names: &Arc<Names>, subnet: Subnet, fallback: &[String
                     continue;
                 }
             };
-            let Some(place) = places.take(asker, AT_ONCE) else { continue };
+            let Some(place) = allocator.take(asker, AT_ONCE) else { continue };
             let (udp, others) = (udp.clone(), others.clone());
             tokio::spawn(async move {
                 let answer = ask_others(&asked, &servers(&others)).await;

@@ -13,7 +13,7 @@ use berth_engine::{EngineError, PortAsked, PortGiven, PortProtocol, UnitId};
 use berth_net::{Network, Subnet};
 
 #[derive(Debug, Default)]
-pub(crate) struct Places {
+pub(crate) struct NetworkAllocator {
     /// Where ports are published; there may be others beside it.
     network: Option<Network>,
     addresses: HashSet<Ipv4Addr>,
@@ -77,7 +77,7 @@ fn bind_tcp(address: SocketAddrV4, over_lingering: bool) -> io::Result<OwnedFd> 
     }
 }
 
-impl Places {
+impl NetworkAllocator {
     pub(crate) fn new(network: Network, most_of_tenant: usize) -> Self {
         Self { network: Some(network), most_of_tenant, ..Self::default() }
     }
@@ -355,13 +355,13 @@ mod tests {
     use berth_engine::{EngineError, PortAsked, PortProtocol};
     use berth_net::Subnet;
 
-    use super::Places;
+    use super::NetworkAllocator;
 
     #[test]
     fn ports_in_use_are_never_given_out() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
         let used = listener.local_addr().expect("address").port();
-        let mut places = Places::default();
+        let mut allocator = NetworkAllocator::default();
         let ask = |first, last| PortAsked {
             protocol: PortProtocol::Tcp,
             host_ip: None,
@@ -369,27 +369,27 @@ mod tests {
             container_port: None,
         };
         let id = "a".parse().expect("id");
-        assert!(matches!(places.ports(&id, 1, &[ask(used, used)]), Err(EngineError::PortInUse(_, p)) if p == used));
+        assert!(matches!(allocator.ports(&id, 1, &[ask(used, used)]), Err(EngineError::PortInUse(_, p)) if p == used));
         let Some(next) = used.checked_add(40) else { return };
-        let given = places.ports(&id, 1, &[ask(used, next)]).expect("another of the range");
+        let given = allocator.ports(&id, 1, &[ask(used, next)]).expect("another of the range");
         assert!(given[0].host_port > used && given[0].container_port == given[0].host_port);
         let mine = (Ipv4Addr::LOCALHOST, given[0].host_port);
         let other = TcpListener::bind(mine).expect("nobody serves it yet");
-        assert!(matches!(places.serve(&id), Err(EngineError::PortInUse(_, p)) if p == given[0].host_port));
+        assert!(matches!(allocator.serve(&id), Err(EngineError::PortInUse(_, p)) if p == given[0].host_port));
         drop(other);
-        places.serve(&id).expect("serve");
+        allocator.serve(&id).expect("serve");
         assert!(TcpListener::bind((Ipv4Addr::LOCALHOST, given[0].host_port)).is_err(), "held against others");
-        places.rest(&id);
+        allocator.rest(&id);
         assert!(TcpListener::bind(mine).is_ok(), "nobody serves it any more");
         let other = "b".parse().expect("id");
-        assert!(places.ports(&other, 1, &[ask(mine.1, mine.1)]).is_err(), "it is given out all the same");
-        places.give_back(&id, None);
-        assert!(places.ports(&other, 1, &[ask(mine.1, mine.1)]).is_ok());
+        assert!(allocator.ports(&other, 1, &[ask(mine.1, mine.1)]).is_err(), "it is given out all the same");
+        allocator.give_back(&id, None);
+        assert!(allocator.ports(&other, 1, &[ask(mine.1, mine.1)]).is_ok());
     }
 
     #[test]
     fn an_account_has_so_many_ports_and_no_more() {
-        let mut places = Places { most_of_tenant: 3, ..Places::default() };
+        let mut allocator = NetworkAllocator { most_of_tenant: 3, ..NetworkAllocator::default() };
         let ask = |count: usize| {
             vec![
                 PortAsked {
@@ -402,14 +402,14 @@ mod tests {
             ]
         };
         let id = |name: &str| name.parse().expect("id");
-        places.ports(&id("a"), 1, &ask(2)).expect("two");
-        let refused = places.ports(&id("b"), 1, &ask(2));
+        allocator.ports(&id("a"), 1, &ask(2)).expect("two");
+        let refused = allocator.ports(&id("b"), 1, &ask(2));
         assert!(matches!(&refused, Err(EngineError::NoRoom(text)) if text.contains("2 of 3")), "{refused:?}");
-        places.ports(&id("b"), 2, &ask(3)).expect("another account");
-        assert!(places.change(&id("a"), 1, &ask(4)).is_err());
-        assert_eq!(places.change(&id("a"), 1, &ask(3)).expect("one more").ports.len(), 3);
-        places.give_back(&id("a"), None);
-        places.ports(&id("a"), 1, &ask(3)).expect("given back");
+        allocator.ports(&id("b"), 2, &ask(3)).expect("another account");
+        assert!(allocator.change(&id("a"), 1, &ask(4)).is_err());
+        assert_eq!(allocator.change(&id("a"), 1, &ask(3)).expect("one more").ports.len(), 3);
+        allocator.give_back(&id("a"), None);
+        allocator.ports(&id("a"), 1, &ask(3)).expect("given back");
     }
 
     #[test]
@@ -426,25 +426,25 @@ mod tests {
             host_ports: (at.port(), at.port()),
             container_port: None,
         };
-        let mut places = Places::default();
+        let mut allocator = NetworkAllocator::default();
         let id = "a".parse().expect("id");
         assert!(super::bind_tcp(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, at.port()), false).is_err(), "it lingers");
-        places.ports(&id, 1, std::slice::from_ref(&raw)).expect("given all the same");
-        places.serve(&id).expect("serve");
+        allocator.ports(&id, 1, std::slice::from_ref(&raw)).expect("given all the same");
+        allocator.serve(&id).expect("serve");
         // The standard library binds with SO_REUSEADDR.
         assert!(TcpListener::bind(at).is_err(), "held against others");
         assert!(TcpStream::connect(at).is_err(), "nobody listens");
         let other = "b".parse().expect("id");
-        assert!(Places::default().ports(&other, 1, &[raw]).is_err(), "another server sees that");
-        places.give_back(&id, None);
+        assert!(NetworkAllocator::default().ports(&other, 1, &[raw]).is_err(), "another server sees that");
+        allocator.give_back(&id, None);
         assert!(TcpListener::bind(at).is_ok());
     }
 
     #[test]
     fn addresses_run_out_with_an_error() {
         let subnet = Subnet { gateway: Ipv4Addr::new(10, 0, 0, 1), prefix: 30 };
-        let mut places = Places::default();
-        assert_eq!(places.address(subnet).ok(), Some(Ipv4Addr::new(10, 0, 0, 2)));
-        assert!(matches!(places.address(subnet), Err(EngineError::NoRoom(_))));
+        let mut allocator = NetworkAllocator::default();
+        assert_eq!(allocator.address(subnet).ok(), Some(Ipv4Addr::new(10, 0, 0, 2)));
+        assert!(matches!(allocator.address(subnet), Err(EngineError::NoRoom(_))));
     }
 }
