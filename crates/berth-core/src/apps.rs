@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use berth_engine::{Mount, MountSource, NetworkMode, PortAsked, PortProtocol, State};
+use berth_engine::{Mount, MountSource, NetworkMode, PortProtocol, PortRequest, State};
 use berth_image::{Budget, Pin, unpack_zip};
 
 use crate::containers::{Container, NewContainer};
@@ -221,7 +221,7 @@ fn container_for(runtime: &Runtime, new: &NewApp, command: Vec<String>, ports: (
         memory: Some(new.memory),
         mounts,
         network: NetworkMode::Bridge,
-        ports: vec![PortAsked {
+        ports: vec![PortRequest {
             protocol: PortProtocol::Tcp,
             host_ip: None,
             host_ports: ports,

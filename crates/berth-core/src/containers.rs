@@ -15,7 +15,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use berth_engine::{
-    Exit, Mount, NetworkMode, Observed, Placement, PortAsked, PortGiven, State, Stats, UnitId, UnitSpec,
+    Exit, Mount, NetworkMode, Observed, Placement, PortBinding, PortRequest, State, Stats, UnitId, UnitSpec,
 };
 use berth_store::ContainerFilter;
 use serde::{Deserialize, Serialize};
@@ -72,7 +72,7 @@ pub struct NewContainer {
     /// Connection.
     pub network: NetworkMode,
     /// Ports; a range of (0, 0) is the settings' range.
-    pub ports: Vec<PortAsked>,
+    pub ports: Vec<PortRequest>,
     /// Free labels.
     pub labels: BTreeMap<String, String>,
     /// Signal that asks it to stop, number.
@@ -217,7 +217,7 @@ pub struct Container {
     /// Own address.
     pub address: Option<Ipv4Addr>,
     /// Published ports.
-    pub ports: Vec<PortGiven>,
+    pub ports: Vec<PortBinding>,
     /// First process in the host's pid namespace.
     pub pid: Option<i32>,
     /// Nanoseconds since 1970.

@@ -76,7 +76,7 @@ pub(crate) fn deployment_target(account: i64, name: &str) -> Target {
 }
 
 /// A deployment that is made with others: its name, the CPUs and the MiB that are to be kept for it.
-pub type Asking = (String, f64, u64);
+pub type Reservation = (String, f64, u64);
 
 /// Whether a host has left what a deployment asks to be kept for it. `also` is what others of the account ask for that are made
 /// with it, as far as they are not there yet; `but` a container whose place it takes.
@@ -85,7 +85,7 @@ fn check_room(
     account: i64,
     host: &Machine,
     spec: &DeploymentSpec,
-    also: &[Asking],
+    also: &[Reservation],
     but: Option<i64>,
 ) -> Result<(), Error> {
     if spec.requests_cpu == 0.0 && spec.requests_memory == 0 {
@@ -297,7 +297,7 @@ impl Core {
         caller: &Caller,
         host: &Machine,
         new: &NewDeployment,
-        also: Vec<Asking>,
+        also: Vec<Reservation>,
         but: Option<i64>,
     ) -> Result<(), Error> {
         check_deployment_name(&new.name)?;
@@ -323,7 +323,7 @@ impl Core {
         caller: &Caller,
         host: &Machine,
         new: NewDeployment,
-        also: Vec<Asking>,
+        also: Vec<Reservation>,
     ) -> Result<Command, Error> {
         self.check_deployment(caller, host, &new, also, None).await?;
         if self.deployment(caller, &new.name).await.is_ok() {

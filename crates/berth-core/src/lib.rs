@@ -46,7 +46,7 @@ pub use containers::{
     Container, ContainerPhase, ContainerState, ContainerUpdate, LogFollower, LogQuery, NewContainer, Page, Usage,
 };
 pub use core::{Core, Paths};
-pub use deployments::{Asking, Deployment, DeploymentSpec, NewDeployment, Rollout};
+pub use deployments::{Deployment, DeploymentSpec, NewDeployment, Reservation, Rollout};
 pub use downloads::Download;
 pub use error::{Error, FaultKind};
 pub use events::Event;

@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use berth_engine::{PortAsked, PortProtocol};
+use berth_engine::{PortProtocol, PortRequest};
 use berth_image::{Digest, LayerFile, Pin, layer_of_files};
 use serde::{Deserialize, Serialize};
 
@@ -613,8 +613,8 @@ impl Planned {
 
 impl Plan {
     /// What of the image's ports is published, and SSH for those who have keys: without a public network for the host only.
-    fn ports(&self, image: &berth_image::Config) -> Vec<PortAsked> {
-        let port = |number: u16, protocol, host_ip| PortAsked {
+    fn ports(&self, image: &berth_image::Config) -> Vec<PortRequest> {
+        let port = |number: u16, protocol, host_ip| PortRequest {
             protocol,
             host_ip,
             host_ports: (0, 0),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use berth_engine::{NetworkMode, PortAsked, PortGiven, PortProtocol};
+use berth_engine::{NetworkMode, PortBinding, PortProtocol, PortRequest};
 use berth_image::Digest;
 use serde::{Deserialize, Serialize};
 
@@ -147,7 +147,7 @@ pub struct Group {
     /// Version of its code; 0 is none.
     pub version: i64,
     /// Ports of the host that it has.
-    pub ports: Vec<PortGiven>,
+    pub ports: Vec<PortBinding>,
     /// Nanoseconds since 1970.
     pub created_at: i64,
     pub(crate) members_never_made: bool,
@@ -223,11 +223,11 @@ impl Group {
     }
 
     /// The ports of the host that it is to have now.
-    pub(crate) fn front_ports(&self, range: (u16, u16)) -> Vec<PortAsked> {
+    pub(crate) fn front_ports(&self, range: (u16, u16)) -> Vec<PortRequest> {
         if self.state == GroupState::Deleting {
             return Vec::new();
         }
-        let asked = |port: &GroupPort| PortAsked {
+        let asked = |port: &GroupPort| PortRequest {
             protocol: port.protocol,
             host_ip: None,
             host_ports: port.host_port.map_or(range, |p| (p, p)),

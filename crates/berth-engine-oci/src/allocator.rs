@@ -9,7 +9,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use berth_engine::{EngineError, PortAsked, PortGiven, PortProtocol, UnitId};
+use berth_engine::{EngineError, PortBinding, PortProtocol, PortRequest, UnitId};
 use berth_net::{Network, Subnet};
 
 #[derive(Debug, Default)]
@@ -18,7 +18,7 @@ pub(crate) struct NetworkAllocator {
     network: Option<Network>,
     addresses: HashSet<Ipv4Addr>,
     next_address: u32,
-    ports: HashMap<UnitId, Vec<(PortGiven, Option<OwnedFd>)>>,
+    ports: HashMap<UnitId, Vec<(PortBinding, Option<OwnedFd>)>>,
     /// Whose the ports are, by their owner.
     tenants: HashMap<UnitId, u32>,
     serving: HashSet<UnitId>,
@@ -31,9 +31,9 @@ pub(crate) struct NetworkAllocator {
 #[derive(Debug, Clone)]
 pub(crate) struct Change {
     /// All that it has now, in the order asked for.
-    pub(crate) ports: Vec<PortGiven>,
-    pub(crate) added: Vec<PortGiven>,
-    pub(crate) removed: Vec<PortGiven>,
+    pub(crate) ports: Vec<PortBinding>,
+    pub(crate) added: Vec<PortBinding>,
+    pub(crate) removed: Vec<PortBinding>,
 }
 
 /// Binds without listening, so that both sides see a conflict.
@@ -135,7 +135,7 @@ impl NetworkAllocator {
     }
 
     /// Whether a server that is down at the moment, whose containers go on, has the port: its sockets are gone, not its rules.
-    fn taken_elsewhere(&self, port: &PortGiven) -> bool {
+    fn taken_elsewhere(&self, port: &PortBinding) -> bool {
         // What it leads to does not matter.
         let published = crate::unit::published(*port, Ipv4Addr::UNSPECIFIED);
         self.network.as_ref().is_some_and(|n| n.taken_elsewhere(&published).unwrap_or(false))
@@ -154,8 +154,8 @@ impl NetworkAllocator {
         Err(EngineError::NoRoom(format!("all {} addresses of {} are given out", subnet.capacity(), subnet.network())))
     }
 
-    fn clashes(&self, port: &PortGiven, others: &[(PortGiven, Option<OwnedFd>)]) -> bool {
-        let same = |other: &PortGiven| {
+    fn clashes(&self, port: &PortBinding, others: &[(PortBinding, Option<OwnedFd>)]) -> bool {
+        let same = |other: &PortBinding| {
             other.protocol == port.protocol
                 && other.host_port == port.host_port
                 && (other.host_ip == port.host_ip || other.host_ip.is_none() || port.host_ip.is_none())
@@ -168,8 +168,8 @@ impl NetworkAllocator {
         &mut self,
         id: &UnitId,
         tenant: u32,
-        asked: &[PortAsked],
-    ) -> Result<Vec<PortGiven>, EngineError> {
+        asked: &[PortRequest],
+    ) -> Result<Vec<PortBinding>, EngineError> {
         self.check_tenant(tenant, asked.len())?;
         let given = self.give(asked)?;
         let ports = given.iter().map(|(p, _)| *p).collect();
@@ -178,8 +178,8 @@ impl NetworkAllocator {
         Ok(ports)
     }
 
-    fn give(&mut self, asked: &[PortAsked]) -> Result<Vec<(PortGiven, Option<OwnedFd>)>, EngineError> {
-        let mut given: Vec<(PortGiven, Option<OwnedFd>)> = Vec::new();
+    fn give(&mut self, asked: &[PortRequest]) -> Result<Vec<(PortBinding, Option<OwnedFd>)>, EngineError> {
+        let mut given: Vec<(PortBinding, Option<OwnedFd>)> = Vec::new();
         for ask in asked {
             let (first, last) = ask.host_ports;
             let count = u32::from(last.saturating_sub(first)) + 1;
@@ -187,7 +187,7 @@ impl NetworkAllocator {
             let mut found = None;
             for step in 0..count {
                 let host_port = first + ((begin + step) % count) as u16;
-                let port = PortGiven {
+                let port = PortBinding {
                     protocol: ask.protocol,
                     host_ip: ask.host_ip,
                     host_port,
@@ -227,21 +227,21 @@ impl NetworkAllocator {
 
     /// Has the container have what is asked for: what fits is kept, the rest is given, and what is no longer asked for is given
     /// up, its host ports first of all to the same container.
-    pub(crate) fn change(&mut self, id: &UnitId, tenant: u32, asked: &[PortAsked]) -> Result<Change, EngineError> {
-        let has: Vec<PortGiven> = self.ports.get(id).into_iter().flatten().map(|(p, _)| *p).collect();
+    pub(crate) fn change(&mut self, id: &UnitId, tenant: u32, asked: &[PortRequest]) -> Result<Change, EngineError> {
+        let has: Vec<PortBinding> = self.ports.get(id).into_iter().flatten().map(|(p, _)| *p).collect();
         let mut free = has.clone();
-        let mut ports: Vec<Option<PortGiven>> =
+        let mut ports: Vec<Option<PortBinding>> =
             asked.iter().map(|ask| free.iter().position(|p| p.answers(ask)).map(|index| free.remove(index))).collect();
         // What is given up makes room for what is asked for; it is put back if that fails.
         let mut own = self.ports.remove(id).unwrap_or_default();
         let (given_up, kept): (Vec<_>, Vec<_>) = own.drain(..).partition(|(p, _)| free.contains(p));
         self.ports.insert(id.clone(), kept);
-        let sockets_of: Vec<PortGiven> = given_up.iter().map(|(p, _)| *p).collect();
+        let sockets_of: Vec<PortBinding> = given_up.iter().map(|(p, _)| *p).collect();
         drop(given_up);
         // UnitRecord ports first: a range must not take what another asks for by number.
         let mut order: Vec<usize> = (0..asked.len()).filter(|n| ports[*n].is_none()).collect();
         order.sort_by_key(|n| asked[*n].host_ports.1 - asked[*n].host_ports.0);
-        let missing: Vec<PortAsked> = order.iter().map(|n| asked[*n].clone()).collect();
+        let missing: Vec<PortRequest> = order.iter().map(|n| asked[*n].clone()).collect();
         let added = match self.check_tenant(tenant, missing.len()).and_then(|()| self.give(&missing)) {
             Ok(added) => added,
             Err(error) => {
@@ -269,7 +269,7 @@ impl NetworkAllocator {
     }
 
     /// Takes ports again that were given up, with their sockets if they are served.
-    fn hold(&mut self, id: &UnitId, ports: &[PortGiven]) {
+    fn hold(&mut self, id: &UnitId, ports: &[PortBinding]) {
         let serving = self.serving.contains(id);
         for port in ports {
             let at = SocketAddrV4::new(port.host_ip.unwrap_or(Ipv4Addr::UNSPECIFIED), port.host_port);
@@ -284,7 +284,7 @@ impl NetworkAllocator {
 
     /// Gives up what a change took away.
     pub(crate) fn settle(&mut self, id: &UnitId, change: &Change) {
-        let gone = |p: &PortGiven| change.removed.contains(p) && !change.ports.contains(p);
+        let gone = |p: &PortBinding| change.removed.contains(p) && !change.ports.contains(p);
         self.ports.entry(id.clone()).or_default().retain(|(p, _)| !gone(p));
     }
 
@@ -301,7 +301,7 @@ impl NetworkAllocator {
         id: &UnitId,
         tenant: u32,
         address: Option<Ipv4Addr>,
-        ports: &[PortGiven],
+        ports: &[PortBinding],
         serves: bool,
     ) {
         self.addresses.extend(address);
@@ -333,7 +333,7 @@ fn refused(error: &io::Error, at: SocketAddrV4) -> EngineError {
 }
 
 /// Whether a program of the host has that port to be spoken to: a TCP socket that listens, any UDP socket.
-fn is_served(port: PortGiven) -> bool {
+fn is_served(port: PortBinding) -> bool {
     let (names, udp) = match port.protocol {
         PortProtocol::Tcp => (["tcp", "tcp6"], false),
         PortProtocol::Udp => (["udp", "udp6"], true),
@@ -352,7 +352,7 @@ fn is_served(port: PortGiven) -> bool {
 mod tests {
     use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 
-    use berth_engine::{EngineError, PortAsked, PortProtocol};
+    use berth_engine::{EngineError, PortProtocol, PortRequest};
     use berth_net::Subnet;
 
     use super::NetworkAllocator;
@@ -362,7 +362,7 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind");
         let used = listener.local_addr().expect("address").port();
         let mut allocator = NetworkAllocator::default();
-        let ask = |first, last| PortAsked {
+        let ask = |first, last| PortRequest {
             protocol: PortProtocol::Tcp,
             host_ip: None,
             host_ports: (first, last),
@@ -392,7 +392,7 @@ mod tests {
         let mut allocator = NetworkAllocator { most_of_tenant: 3, ..NetworkAllocator::default() };
         let ask = |count: usize| {
             vec![
-                PortAsked {
+                PortRequest {
                     protocol: PortProtocol::Udp,
                     host_ip: None,
                     host_ports: (20_000, 29_999),
@@ -420,7 +420,7 @@ mod tests {
         // Who closes first lingers.
         drop(listener.accept().expect("accept"));
         drop((client, listener));
-        let raw = PortAsked {
+        let raw = PortRequest {
             protocol: PortProtocol::Tcp,
             host_ip: None,
             host_ports: (at.port(), at.port()),

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use berth_engine::{
-    Abilities, Changes, Engine, EngineError, ExecAsked, Files, HostFacts, Listening, LogOptions, LogReader, Observed,
-    Placement, PortAsked, PortGiven, PortProtocol, Resources, Session, State, Stats, Traffic, UnitId, UnitSpec,
+    Abilities, Changes, Engine, EngineError, ExecRequest, Files, HostFacts, Listening, LogOptions, LogReader, Observed,
+    Placement, PortBinding, PortProtocol, PortRequest, Resources, Session, State, Stats, Traffic, UnitId, UnitSpec,
 };
 use berth_image::Store as Images;
 use berth_net::{Netns, Network, link_stats};
@@ -619,9 +619,9 @@ impl Engine for OciEngine {
         &self,
         id: &UnitId,
         tenant: u32,
-        asked: &[PortAsked],
+        asked: &[PortRequest],
         to: &[UnitId],
-    ) -> Result<Vec<PortGiven>, EngineError> {
+    ) -> Result<Vec<PortBinding>, EngineError> {
         let (id, asked, to) = (id.clone(), asked.to_vec(), to.to_vec());
         // Blocking work is not broken off, so this is whole by itself.
         self.blocking(move |inner| inner.set_front(&id, tenant, &asked, &to)).await
@@ -641,7 +641,7 @@ impl Engine for OciEngine {
         self.blocking(move |inner| inner.listen(&id, port)).await
     }
 
-    async fn set_ports(&self, id: &UnitId, asked: &[PortAsked]) -> Result<Placement, EngineError> {
+    async fn set_ports(&self, id: &UnitId, asked: &[PortRequest]) -> Result<Placement, EngineError> {
         let (engine, unit, asked) = (self.clone(), self.inner.unit(id)?, asked.to_vec());
         Self::whole(async move {
             let _busy = unit.busy.lock().await;
@@ -669,7 +669,7 @@ impl Engine for OciEngine {
         .await
     }
 
-    async fn exec(&self, id: &UnitId, asked: &ExecAsked) -> Result<Session, EngineError> {
+    async fn exec(&self, id: &UnitId, asked: &ExecRequest) -> Result<Session, EngineError> {
         let unit = self.inner.unit(id)?;
         descriptors(8)?;
         match unit.known().observed.state {

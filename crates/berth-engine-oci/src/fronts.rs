@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use berth_engine::{EngineError, PortAsked, PortGiven, PortProtocol, UnitId};
+use berth_engine::{EngineError, PortBinding, PortProtocol, PortRequest, UnitId};
 use berth_net::{Network, Protocol, Spread};
 use berth_runtime::write_json;
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,7 @@ struct Front {
     /// Whose it is.
     #[serde(default)]
     tenant: u32,
-    ports: Vec<PortGiven>,
+    ports: Vec<PortBinding>,
     to: Vec<UnitId>,
     #[serde(skip)]
     spreads: Vec<Spread>,
@@ -53,9 +53,9 @@ impl Fronts {
 }
 
 impl Inner {
-    fn spreads_of(&self, ports: &[PortGiven], to: &[UnitId]) -> Vec<Spread> {
+    fn spreads_of(&self, ports: &[PortBinding], to: &[UnitId]) -> Vec<Spread> {
         let addresses: Vec<_> = to.iter().filter_map(|id| self.unit(id).ok()?.record().placement.address).collect();
-        let spread = |port: &PortGiven| Spread {
+        let spread = |port: &PortBinding| Spread {
             protocol: match port.protocol {
                 PortProtocol::Tcp => Protocol::Tcp,
                 PortProtocol::Udp => Protocol::Udp,
@@ -80,9 +80,9 @@ impl Inner {
         &self,
         id: &UnitId,
         tenant: u32,
-        asked: &[PortAsked],
+        asked: &[PortRequest],
         to: &[UnitId],
-    ) -> Result<Vec<PortGiven>, EngineError> {
+    ) -> Result<Vec<PortBinding>, EngineError> {
         let mut all = self.fronts.all();
         let before = all.get(id).cloned().unwrap_or_default();
         let change = self.allocator().change(id, tenant, asked)?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use berth_engine::{EngineError, ExecAsked, Listening, Placement, PortAsked, Resources, State, UnitId, UnitSpec};
+use berth_engine::{EngineError, ExecRequest, Listening, Placement, PortRequest, Resources, State, UnitId, UnitSpec};
 use berth_net::{Network, in_netns, link_stats};
 use berth_runtime::{ExecSpec, Limits};
 
@@ -13,7 +13,7 @@ use crate::lifecycle::{of_link, rates_of};
 use crate::unit::{Unit, UnitRecord};
 
 /// A process as it is asked for, in the container as it is.
-pub(crate) fn exec_spec(unit: &UnitSpec, asked: &ExecAsked) -> ExecSpec {
+pub(crate) fn exec_spec(unit: &UnitSpec, asked: &ExecRequest) -> ExecSpec {
     let mut env = unit.env.clone();
     for variable in &asked.env {
         let key = variable.split('=').next();
@@ -142,7 +142,7 @@ impl Inner {
         unit.update_record(record).map_err(failed(format!("note the bounds of {}", unit.id())))
     }
 
-    pub(crate) fn set_ports(&self, unit: &Unit, asked: Vec<PortAsked>) -> Result<Placement, EngineError> {
+    pub(crate) fn set_ports(&self, unit: &Unit, asked: Vec<PortRequest>) -> Result<Placement, EngineError> {
         let before = unit.record();
         let change = self.allocator().change(unit.id(), before.spec.tenant, &asked)?;
         let undo = |error: String| {

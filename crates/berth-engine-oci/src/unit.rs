@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::{fs, io};
 
-use berth_engine::{Exit, Observed, Placement, PortGiven, PortProtocol, State, UnitId, UnitSpec};
+use berth_engine::{Exit, Observed, Placement, PortBinding, PortProtocol, State, UnitId, UnitSpec};
 use berth_net::{Member, Netns, Protocol, Published};
 use berth_runtime::{ExitStatus, PidFd, Process, files, write_json};
 use serde::de::DeserializeOwned;
@@ -148,7 +148,7 @@ impl Unit {
         self.published_as(&self.record().placement.ports)
     }
 
-    pub(crate) fn published_as(&self, ports: &[PortGiven]) -> Vec<Published> {
+    pub(crate) fn published_as(&self, ports: &[PortBinding]) -> Vec<Published> {
         let Some(to) = self.record().placement.address else { return Vec::new() };
         ports.iter().map(|port| published(*port, to)).collect()
     }
@@ -214,7 +214,7 @@ pub(crate) fn exit_of(status: &ExitStatus, before: u64, last: Option<i64>) -> Ex
 }
 
 /// A port as the rules have it.
-pub(crate) fn published(port: PortGiven, to: Ipv4Addr) -> Published {
+pub(crate) fn published(port: PortBinding, to: Ipv4Addr) -> Published {
     Published {
         protocol: match port.protocol {
             PortProtocol::Tcp => Protocol::Tcp,

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::engine::{Engine, EngineError};
-use crate::session::{ExecAsked, ExecOutput, Session};
-use crate::words::{LogOptions, NetworkMode, PortAsked, PortProtocol, Rates, State, UnitId, UnitSpec};
+use crate::session::{ExecOutput, ExecRequest, Session};
+use crate::words::{LogOptions, NetworkMode, PortProtocol, PortRequest, Rates, State, UnitId, UnitSpec};
 
 /// What an engine's test brings along.
 #[derive(Debug, Clone)]
@@ -89,7 +89,7 @@ fn code(state: &State) -> Option<i32> {
 /// Checks the whole contract; panics at what does not hold. Leaves nothing behind in the engine.
 pub async fn check(engine: &dyn Engine, material: &Material) {
     let mut changes = engine.changes();
-    let port = |first, last| PortAsked {
+    let port = |first, last| PortRequest {
         protocol: PortProtocol::Tcp,
         host_ip: None,
         host_ports: (first, last),
@@ -140,7 +140,7 @@ pub async fn check(engine: &dyn Engine, material: &Material) {
         engine.update(&id, bounds).await.expect("update");
     }
     let mut ports = spec.ports.clone();
-    ports.push(PortAsked { container_port: Some(81), ..port(material.ports.0, material.ports.1) });
+    ports.push(PortRequest { container_port: Some(81), ..port(material.ports.0, material.ports.1) });
     let more = engine.set_ports(&id, &ports).await.expect("one more port");
     assert_eq!(engine.set_ports(&id, &ports).await.expect("again"), more);
     assert!(more.ports.len() == 2 && more.ports[0] == placement.ports[0], "{more:?}");
@@ -150,7 +150,7 @@ pub async fn check(engine: &dyn Engine, material: &Material) {
         let state = engine.observe(&id).await.expect("observe").state;
         assert!(matches!(state, State::Running { paused: p, .. } if p == paused), "{state:?}");
     }
-    let asked = |args: &[String]| ExecAsked { args: args.to_vec(), ..ExecAsked::default() };
+    let asked = |args: &[String]| ExecRequest { args: args.to_vec(), ..ExecRequest::default() };
     let greeted = heard(engine.exec(&id, &asked(&material.greeter)).await.expect("exec")).await;
     assert_eq!(greeted, ("hello\n".to_owned(), Some(0)));
     let failed = heard(engine.exec(&id, &asked(&material.failer)).await.expect("exec")).await;
@@ -179,7 +179,7 @@ pub async fn check(engine: &dyn Engine, material: &Material) {
     // A front over both, changed, taken over by another port, and taken away.
     engine.start(&second.id, 1).await.expect("start");
     let front: UnitId = "front1".parse().unwrap_or_else(|e| panic!("{e}"));
-    let range = [PortAsked { host_ports: (material.ports.0 + 2, material.ports.1 + 3), ..port(1, 1) }];
+    let range = [PortRequest { host_ports: (material.ports.0 + 2, material.ports.1 + 3), ..port(1, 1) }];
     let both = [id.clone(), second.id.clone()];
     let given = engine.set_front(&front, 1, &range, &both).await.expect("a front");
     assert_eq!(engine.set_front(&front, 1, &range, &both[..1]).await.expect("over one"), given, "its port is kept");

@@ -5,9 +5,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 
-use crate::session::{ExecAsked, Files, Session};
+use crate::session::{ExecRequest, Files, Session};
 use crate::words::{
-    Abilities, HostFacts, LogLine, LogOptions, Observed, Placement, PortAsked, PortGiven, PortProtocol, Resources,
+    Abilities, HostFacts, LogLine, LogOptions, Observed, Placement, PortBinding, PortProtocol, PortRequest, Resources,
     Stats, Traffic, UnitId, UnitSpec,
 };
 
@@ -112,7 +112,7 @@ pub trait Engine: Send + Sync {
 
     /// Has exactly these ports published: those that fit what was asked are kept, others are given or taken back, at once
     /// if it runs.
-    async fn set_ports(&self, id: &UnitId, asked: &[PortAsked]) -> Result<Placement, EngineError>;
+    async fn set_ports(&self, id: &UnitId, asked: &[PortRequest]) -> Result<Placement, EngineError>;
 
     /// Has exactly these ports of the host lead to the containers `to`, new connections spread evenly over them; those under
     /// way stay where they are. Ports that fit what was asked are kept, others are given or taken back; nothing asked takes
@@ -122,9 +122,9 @@ pub trait Engine: Send + Sync {
         &self,
         id: &UnitId,
         tenant: u32,
-        asked: &[PortAsked],
+        asked: &[PortRequest],
         to: &[UnitId],
-    ) -> Result<Vec<PortGiven>, EngineError>;
+    ) -> Result<Vec<PortBinding>, EngineError>;
 
     /// The ids of all fronts.
     async fn fronts(&self) -> Result<Vec<UnitId>, EngineError>;
@@ -148,7 +148,7 @@ pub trait Engine: Send + Sync {
     async fn resume(&self, id: &UnitId) -> Result<(), EngineError>;
 
     /// Runs a further process in it; returns when that runs.
-    async fn exec(&self, id: &UnitId, asked: &ExecAsked) -> Result<Session, EngineError>;
+    async fn exec(&self, id: &UnitId, asked: &ExecRequest) -> Result<Session, EngineError>;
 
     /// Takes part in the conversation with its own process. Several may. Without a standard input or a terminal of its own
     /// there is only its output, from now on. With `from_start` the session begins with all that the run has written so far,

@@ -11,10 +11,10 @@ use async_trait::async_trait;
 use tokio::sync::{Notify, broadcast};
 
 use crate::engine::{Changes, Engine, EngineError, LogReader};
-use crate::session::{ExecAsked, ExecOutput, FileStat, Files, Session};
+use crate::session::{ExecOutput, ExecRequest, FileStat, Files, Session};
 use crate::words::{
-    Abilities, Exit, HostFacts, LogLine, LogOptions, LogStream, NetworkMode, Observed, Placement, PortAsked, PortGiven,
-    PortProtocol, Resources, State, Stats, Traffic, UnitId, UnitSpec,
+    Abilities, Exit, HostFacts, LogLine, LogOptions, LogStream, NetworkMode, Observed, Placement, PortBinding,
+    PortProtocol, PortRequest, Resources, State, Stats, Traffic, UnitId, UnitSpec,
 };
 
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl Held {
 }
 
 /// Ports, and where they lead.
-type Front = (Vec<PortGiven>, Vec<UnitId>);
+type Front = (Vec<PortBinding>, Vec<UnitId>);
 
 impl Default for FakeEngine {
     fn default() -> Self {
@@ -184,7 +184,7 @@ impl FakeEngine {
     }
 
     /// Ports of all fronts but this one.
-    fn held(&self, id: &UnitId) -> Vec<PortGiven> {
+    fn held(&self, id: &UnitId) -> Vec<PortBinding> {
         let fronts = self.fronts.lock().unwrap_or_else(PoisonError::into_inner);
         fronts.iter().filter(|(other, _)| *other != id).flat_map(|(_, (ports, _))| ports.clone()).collect()
     }
@@ -243,11 +243,11 @@ impl FakeEngine {
 fn give(
     units: &BTreeMap<UnitId, Unit>,
     id: &UnitId,
-    has: &[PortGiven],
-    asked: &[PortAsked],
-    held: &[PortGiven],
-) -> Result<Vec<PortGiven>, EngineError> {
-    let mut ports: Vec<PortGiven> = Vec::new();
+    has: &[PortBinding],
+    asked: &[PortRequest],
+    held: &[PortBinding],
+) -> Result<Vec<PortBinding>, EngineError> {
+    let mut ports: Vec<PortBinding> = Vec::new();
     for asked in asked {
         if let Some(kept) = has.iter().find(|p| p.answers(asked) && !ports.contains(p)) {
             ports.push(*kept);
@@ -255,7 +255,7 @@ fn give(
         }
         let (first, last) = asked.host_ports;
         let taken = |port| {
-            let given = |p: &PortGiven| p.host_port == port && p.protocol == asked.protocol;
+            let given = |p: &PortBinding| p.host_port == port && p.protocol == asked.protocol;
             let others = units.iter().filter(|(other, _)| *other != id);
             ports.iter().chain(held).any(given)
                 || others.into_iter().any(|(_, unit)| unit.placement.ports.iter().any(given))
@@ -265,7 +265,7 @@ fn give(
         } else {
             EngineError::NoFreePort(first, last)
         })?;
-        ports.push(PortGiven {
+        ports.push(PortBinding {
             protocol: asked.protocol,
             host_ip: asked.host_ip,
             host_port,
@@ -431,7 +431,7 @@ impl Engine for FakeEngine {
         self.with(id, |unit| unit.spec.set_resources(to))
     }
 
-    async fn set_ports(&self, id: &UnitId, asked: &[PortAsked]) -> Result<Placement, EngineError> {
+    async fn set_ports(&self, id: &UnitId, asked: &[PortRequest]) -> Result<Placement, EngineError> {
         let mut units = self.units();
         let has = units.get(id).ok_or_else(|| EngineError::NoSuchUnit(id.clone()))?.placement.ports.clone();
         let ports = give(&units, id, &has, asked, &self.held(id))?;
@@ -444,9 +444,9 @@ impl Engine for FakeEngine {
         &self,
         id: &UnitId,
         _tenant: u32,
-        asked: &[PortAsked],
+        asked: &[PortRequest],
         to: &[UnitId],
-    ) -> Result<Vec<PortGiven>, EngineError> {
+    ) -> Result<Vec<PortBinding>, EngineError> {
         let held = self.held(id);
         let mut fronts = self.fronts.lock().unwrap_or_else(PoisonError::into_inner);
         let has = fronts.get(id).map(|(ports, _)| ports.clone()).unwrap_or_default();
@@ -478,7 +478,7 @@ impl Engine for FakeEngine {
     }
 
     /// `echo …` and `exit N` are known; everything else ends with 0.
-    async fn exec(&self, id: &UnitId, asked: &ExecAsked) -> Result<Session, EngineError> {
+    async fn exec(&self, id: &UnitId, asked: &ExecRequest) -> Result<Session, EngineError> {
         let running = self.with(id, |unit| matches!(unit.state, State::Running { .. }))?;
         if !running {
             return Err(EngineError::NotRunning(id.clone()));

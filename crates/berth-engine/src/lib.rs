@@ -11,9 +11,9 @@ mod words;
 
 pub use engine::{Changes, Engine, EngineError, Listening, LogReader};
 pub use fake::{FakeEngine, Held};
-pub use session::{ExecAsked, ExecInput, ExecOutput, FileStat, Files, Session};
+pub use session::{ExecInput, ExecOutput, ExecRequest, FileStat, Files, Session};
 pub use words::{
     Abilities, DiskFacts, Exit, HostFacts, InterfaceFacts, LogLine, LogOptions, LogStream, Mount, MountSource,
-    NetworkMode, Observed, Placement, PortAsked, PortGiven, PortProtocol, Rates, Resources, State, Stats, Traffic,
+    NetworkMode, Observed, Placement, PortBinding, PortProtocol, PortRequest, Rates, Resources, State, Stats, Traffic,
     UnitId, UnitSpec,
 };

@@ -9,7 +9,7 @@ use crate::words::LogStream;
 
 /// A process to be run in a container that runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ExecAsked {
+pub struct ExecRequest {
     /// Command and arguments, not empty.
     pub args: Vec<String>,
     /// `KEY=value`, over the container's own.

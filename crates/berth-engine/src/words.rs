@@ -87,7 +87,7 @@ pub struct UnitSpec {
     /// How it is connected.
     pub network: NetworkMode,
     /// Ports to publish; empty unless `network` is the bridge.
-    pub ports: Vec<PortAsked>,
+    pub ports: Vec<PortRequest>,
     /// Whose it is: containers of one tenant reach each other on the bridge, and by name.
     #[serde(default)]
     pub tenant: u32,
@@ -285,7 +285,7 @@ impl fmt::Display for PortProtocol {
 
 /// A port to be published.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PortAsked {
+pub struct PortRequest {
     /// Transport.
     pub protocol: PortProtocol,
     /// The one address of the host; `None` is all.
@@ -298,7 +298,7 @@ pub struct PortAsked {
 
 /// A port that is kept for a container until it is removed, and published while it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PortGiven {
+pub struct PortBinding {
     /// Transport.
     pub protocol: PortProtocol,
     /// The one address of the host; `None` is all.
@@ -309,9 +309,9 @@ pub struct PortGiven {
     pub container_port: u16,
 }
 
-impl PortGiven {
+impl PortBinding {
     /// Whether this is what was asked for.
-    pub fn answers(&self, asked: &PortAsked) -> bool {
+    pub fn answers(&self, asked: &PortRequest) -> bool {
         self.protocol == asked.protocol
             && self.host_ip == asked.host_ip
             && (asked.host_ports.0..=asked.host_ports.1).contains(&self.host_port)
@@ -325,7 +325,7 @@ pub struct Placement {
     /// Its own address, on a bridge.
     pub address: Option<Ipv4Addr>,
     /// Its ports.
-    pub ports: Vec<PortGiven>,
+    pub ports: Vec<PortBinding>,
 }
 
 /// How a run ended.

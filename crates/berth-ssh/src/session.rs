@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use berth_core::{Core, FaultKind, SshHost};
-use berth_engine::{ExecAsked, ExecInput, ExecOutput, LogStream};
+use berth_engine::{ExecInput, ExecOutput, ExecRequest, LogStream};
 use russh::server::{Handle, Msg};
 use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Sig};
 use tokio::io::AsyncWriteExt;
@@ -138,7 +138,7 @@ pub(crate) async fn serve(
     let _ = writer.close().await;
 }
 
-fn exec_of(asked: &Asked, program: Program) -> ExecAsked {
+fn exec_of(asked: &Asked, program: Program) -> ExecRequest {
     // The shell that the image has for root; then the one that every image with a shell has.
     const SHELL: &str = "s=$(sed -n 's/^root:.*://p' /etc/passwd 2>/dev/null | head -n 1); [ -x \"$s\" ] || s=/bin/sh; \
                          export SHELL=\"$s\"; cd \"$HOME\" 2>/dev/null; ";
@@ -156,7 +156,7 @@ fn exec_of(asked: &Asked, program: Program) -> ExecAsked {
     if let Some(term) = &asked.term {
         env.push(format!("TERM={}", if term.is_empty() || term.contains('\0') { "xterm" } else { term }));
     }
-    ExecAsked {
+    ExecRequest {
         args,
         env,
         working_dir: Some("/".to_owned()),

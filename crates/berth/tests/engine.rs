@@ -5,7 +5,7 @@ use std::io::Cursor;
 use std::path::PathBuf;
 
 use berth_engine::contract::{Material, check, plain};
-use berth_engine::{Engine, ExecAsked, ExecOutput, PortAsked, PortProtocol, State, UnitId};
+use berth_engine::{Engine, ExecOutput, ExecRequest, PortProtocol, PortRequest, State, UnitId};
 use berth_engine_oci::{OciEngine, Options, uninstall};
 use berth_image::{Budget, Config, Store, import_rootfs};
 use berth_testkit::{image, is_root, leftovers};
@@ -103,7 +103,7 @@ fn inotify_watches() -> usize {
 }
 
 async fn code_of(engine: &OciEngine, id: &UnitId, script: &str) -> i32 {
-    let asked = ExecAsked { args: words(script), ..ExecAsked::default() };
+    let asked = ExecRequest { args: words(script), ..ExecRequest::default() };
     let mut session = engine.exec(id, &asked).await.expect("exec");
     while let Some(said) = session.output.recv().await {
         if let ExecOutput::Ended(code) = said {
@@ -254,7 +254,7 @@ async fn heal_story(data: &std::path::Path, rootfs: PathBuf) {
     let engine = OciEngine::open(options, store).expect("engine");
     const PORT: u16 = 31_990;
     let mut web = plain("web", &layers, &words("httpd -f -p 80 -h /"));
-    web.ports = vec![PortAsked {
+    web.ports = vec![PortRequest {
         protocol: PortProtocol::Tcp,
         host_ip: None,
         host_ports: (PORT, PORT),

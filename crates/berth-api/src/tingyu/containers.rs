@@ -81,7 +81,7 @@ pub(super) async fn create(State(core): State<Core>, request: Request) -> Batch 
     let all = items(request).await?;
     let hosts = hosts(&core, &all).await?;
     let mut answers: Vec<Item> = Vec::with_capacity(all.len());
-    let mut accepted: Vec<(i64, berth_core::Asking)> = Vec::new();
+    let mut accepted: Vec<(i64, berth_core::Reservation)> = Vec::new();
     for (asked, host) in all.iter().zip(&hosts) {
         let name = asked.name();
         let spec = match asked.spec() {

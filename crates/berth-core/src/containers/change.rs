@@ -1,6 +1,6 @@
 //! Changes of a container that exists, most of them while it runs.
 
-use berth_engine::{NetworkMode, PortAsked, Resources};
+use berth_engine::{NetworkMode, PortRequest, Resources};
 use berth_store::ContainerChange;
 
 use super::{Container, Spec, json};
@@ -67,7 +67,7 @@ pub(crate) fn check_port_count(count: usize, settings: &Settings) -> Result<(), 
 }
 
 /// Completes ports and checks them.
-pub(crate) fn check_ports(ports: &mut [PortAsked], network: NetworkMode, settings: &Settings) -> Result<(), Error> {
+pub(crate) fn check_ports(ports: &mut [PortRequest], network: NetworkMode, settings: &Settings) -> Result<(), Error> {
     check_port_count(ports.len(), settings)?;
     if !ports.is_empty() && network != NetworkMode::Bridge {
         return Err(Error::invalid("ports", "only a container on the bridge has ports of its own to publish"));
@@ -141,7 +141,7 @@ impl Core {
         &self,
         caller: &Caller,
         reference: &str,
-        ports: Vec<PortAsked>,
+        ports: Vec<PortRequest>,
     ) -> Result<Container, Error> {
         let found = self.container(caller, reference).await?;
         let lock = self.lock(found.id);

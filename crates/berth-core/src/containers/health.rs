@@ -1,10 +1,10 @@
-//! Asking containers whether they are well.
+//! Reservation containers whether they are well.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use berth_engine::{EngineError, ExecAsked, ExecInput, ExecOutput, NetworkMode, State};
+use berth_engine::{EngineError, ExecInput, ExecOutput, ExecRequest, NetworkMode, State};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -146,7 +146,7 @@ impl Core {
     }
 
     async fn probe_by_command(&self, target: &Container, args: &[String], limit: Duration) -> Result<(), String> {
-        let asked = ExecAsked { args: args.to_vec(), ..ExecAsked::default() };
+        let asked = ExecRequest { args: args.to_vec(), ..ExecRequest::default() };
         let begun = Instant::now();
         let started = tokio::time::timeout(limit, self.inner.engine.exec(&target.uid, &asked)).await;
         let mut session = match started {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use berth_engine::{ExecAsked, Files, Session};
+use berth_engine::{ExecRequest, Files, Session};
 
 use crate::core::Core;
 use crate::error::Error;
@@ -34,7 +34,7 @@ impl Core {
     ///
     /// # Errors
     /// [`Error::WrongState`] if it does not run, [`Error::Invalid`] if it has no such program.
-    pub async fn container_exec(&self, caller: &Caller, reference: &str, asked: ExecAsked) -> Result<Session, Error> {
+    pub async fn container_exec(&self, caller: &Caller, reference: &str, asked: ExecRequest) -> Result<Session, Error> {
         if asked.args.first().is_none_or(String::is_empty) {
             return Err(Error::invalid("command", "what is to be run?"));
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use berth_core::{ContainerState, Error as CoreError, HealthTest, NewContainer, RestartPolicy};
-use berth_engine::{Mount, MountSource, NetworkMode, PortAsked, PortProtocol};
+use berth_engine::{Mount, MountSource, NetworkMode, PortProtocol, PortRequest};
 use berth_runtime::log::format_time;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -294,7 +294,7 @@ pub struct PortList {
     pub ports: Vec<Port>,
 }
 
-impl TryFrom<PortList> for Vec<PortAsked> {
+impl TryFrom<PortList> for Vec<PortRequest> {
     type Error = CoreError;
 
     fn try_from(list: PortList) -> Result<Self, CoreError> {
@@ -582,7 +582,7 @@ impl TryFrom<ContainerCreate> for NewContainer {
     }
 }
 
-pub(super) fn port(p: Port) -> Result<PortAsked, CoreError> {
+pub(super) fn port(p: Port) -> Result<PortRequest, CoreError> {
     let protocol = match p.protocol.as_str() {
         "tcp" => PortProtocol::Tcp,
         "udp" => PortProtocol::Udp,
@@ -600,7 +600,7 @@ pub(super) fn port(p: Port) -> Result<PortAsked, CoreError> {
         (Some(first), last) => (first, last.unwrap_or(first)),
         (None, Some(_)) => return Err(invalid("ports", "host_port_last needs host_port")),
     };
-    Ok(PortAsked { protocol, host_ip, host_ports, container_port: p.container_port })
+    Ok(PortRequest { protocol, host_ip, host_ports, container_port: p.container_port })
 }
 
 /// How a container ended.

@@ -1,6 +1,6 @@
 //! Processes and files inside a container.
 
-use berth_engine::ExecAsked;
+use berth_engine::ExecRequest;
 use berth_runtime::USUAL_SIZE;
 use berth_runtime::log::format_time;
 use serde::{Deserialize, Serialize};
@@ -48,7 +48,7 @@ pub struct ExecCreate {
     pub detach: bool,
 }
 
-impl From<ExecCreate> for ExecAsked {
+impl From<ExecCreate> for ExecRequest {
     fn from(e: ExecCreate) -> Self {
         Self {
             args: e.command,
