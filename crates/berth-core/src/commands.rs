@@ -78,7 +78,7 @@ pub enum Outcome {
     /// Its time was up.
     TimedOut,
     /// A later command, or somebody, put an end to it.
-    Overtaken,
+    Superseded,
 }
 
 impl Outcome {
@@ -89,7 +89,7 @@ impl Outcome {
             Self::Failed => "failed",
             Self::NotFound => "not_found",
             Self::TimedOut => "timed_out",
-            Self::Overtaken => "overtaken",
+            Self::Superseded => "overtaken",
         }
     }
 
@@ -99,7 +99,7 @@ impl Outcome {
             "failed" => Self::Failed,
             "not_found" => Self::NotFound,
             "timed_out" => Self::TimedOut,
-            "overtaken" => Self::Overtaken,
+            "overtaken" => Self::Superseded,
             _ => return None,
         })
     }

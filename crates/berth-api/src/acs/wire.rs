@@ -164,7 +164,7 @@ fn result(of: Option<Outcome>) -> &'static str {
         Some(Outcome::Failed) => "500",
         Some(Outcome::NotFound) => "404",
         Some(Outcome::TimedOut) => "408",
-        Some(Outcome::Overtaken) => "409",
+        Some(Outcome::Superseded) => "409",
     }
 }
 

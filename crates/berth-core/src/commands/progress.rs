@@ -118,7 +118,7 @@ fn go_on(mut progress: Progress) -> (Progress, Vec<Effect>) {
     });
     let running = progress.steps.iter().filter(|step| step.state == StepState::Running).count();
     // What overtook it may have taken away what it was about.
-    let taken_away = failure == Some(Outcome::NotFound) && progress.stopped == Some(Outcome::Overtaken);
+    let taken_away = failure == Some(Outcome::NotFound) && progress.stopped == Some(Outcome::Superseded);
     let halted = failure.filter(|_| !taken_away && !progress.keeps_going);
     if let Some(outcome) = halted.or(progress.stopped) {
         if running > 0 {
@@ -215,10 +215,10 @@ mod tests {
         let (progress, _) = planned(true, &[0, 0]);
         let (again, effects) = after(progress.clone(), Event::Resume).expect("resume");
         assert_eq!((effects, &again), (vec![Effect::Do(0)], &progress));
-        let (progress, effects) = after(progress, Event::Stop(Outcome::Overtaken)).expect("stop");
+        let (progress, effects) = after(progress, Event::Stop(Outcome::Superseded)).expect("stop");
         assert_eq!(effects, []);
         let (_, effects) = after(progress, Event::Ended(0, Outcome::Success)).expect("ended");
-        assert_eq!(effects, [Effect::Finish(Outcome::Overtaken)]);
+        assert_eq!(effects, [Effect::Finish(Outcome::Superseded)]);
         let (single, _) = planned(false, &[0]);
         let (single, _) = after(single, Event::Stop(Outcome::TimedOut)).expect("stop");
         let (_, effects) = after(single, Event::Ended(0, Outcome::Success)).expect("ended");

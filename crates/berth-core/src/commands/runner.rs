@@ -217,7 +217,7 @@ impl Core {
             for mut step in tx.activities(row.id)?.into_iter().filter(|step| step.ended_at.is_none()) {
                 let begun = step.status == CommandStatus::Running.word();
                 step.message = if begun { message } else { "not begun" }.into();
-                step.result = if begun { Outcome::Failed } else { Outcome::Overtaken }.word().into();
+                step.result = if begun { Outcome::Failed } else { Outcome::Superseded }.word().into();
                 (step.status, step.ended_at) = (status.into(), Some(at));
                 tx.activity_progress(&step)?;
             }
@@ -416,7 +416,7 @@ impl Core {
             for (step, _) in &mut run.steps {
                 if step.ended_at.is_none() {
                     step.status = CommandStatus::Done.word().into();
-                    step.result = Outcome::Overtaken.word().into();
+                    step.result = Outcome::Superseded.word().into();
                     step.message = "not begun".into();
                     step.ended_at = Some(at);
                     changed.push(step.clone());
@@ -509,7 +509,7 @@ impl Core {
             | Operation::GroupStart { .. }
             | Operation::GroupUpload { .. }
             | Operation::GroupHistory { .. }
-                if outcome != Outcome::Overtaken =>
+                if outcome != Outcome::Superseded =>
             {
                 Operation::GroupUndo { of }
             }
@@ -586,7 +586,7 @@ impl Core {
 fn stop_of(row: Option<&berth_store::Command>) -> Option<Outcome> {
     match row {
         None => Some(Outcome::NotFound),
-        Some(row) if !row.cancelled.is_empty() => Some(Outcome::Overtaken),
+        Some(row) if !row.cancelled.is_empty() => Some(Outcome::Superseded),
         Some(row) if row.deadline <= now() => Some(Outcome::TimedOut),
         Some(_) => None,
     }
@@ -621,8 +621,8 @@ fn summary(run: &Run, outcome: Outcome, row: &berth_store::Command) -> String {
         Outcome::Success if run.steps.iter().any(|(step, _)| step.message == UNCHANGED) => UNCHANGED.into(),
         Outcome::Success => "success".into(),
         Outcome::TimedOut => format!("its time was up{rest}"),
-        Outcome::Overtaken if !row.cancelled.is_empty() => format!("{}{rest}", row.cancelled),
-        Outcome::Overtaken => format!("cancelled, or overtaken by a later command{rest}"),
+        Outcome::Superseded if !row.cancelled.is_empty() => format!("{}{rest}", row.cancelled),
+        Outcome::Superseded => format!("cancelled, or overtaken by a later command{rest}"),
         Outcome::Failed => format!("it failed{rest}"),
         Outcome::NotFound => format!("{} is gone", row.target_name),
     }

@@ -424,8 +424,8 @@ fn a_removal_overtakes_what_waits_and_survives_a_kill_at_any_point() {
             std::thread::sleep(Duration::from_millis(100 + 20 * at as u64));
             world.restart();
             assert_eq!(world.wait(&removal).result, Some(Outcome::Success), "at {at}");
-            assert_eq!(world.wait(&waits).result, Some(Outcome::Overtaken), "at {at}");
-            assert!(matches!(world.wait(&slow).result, Some(Outcome::Overtaken | Outcome::Success)), "at {at}");
+            assert_eq!(world.wait(&waits).result, Some(Outcome::Superseded), "at {at}");
+            assert!(matches!(world.wait(&slow).result, Some(Outcome::Superseded | Outcome::Success)), "at {at}");
             let gone = world.block_on(world.core.group(&world.caller, "shop/prod"));
             assert!(gone.is_err(), "the group is gone");
             assert!(world.block_on(world.engine.list()).expect("list").is_empty(), "at {at}");
@@ -452,7 +452,7 @@ fn what_does_not_prove_itself_is_undone_and_told() {
     );
     let states: Vec<_> = done.activities.iter().map(|a| (a.name.as_str(), a.result)).collect();
     assert_eq!(states[2], ("replace", Some(Outcome::Failed)), "{states:?}");
-    assert_eq!(states[3], ("replace", Some(Outcome::Overtaken)), "{states:?}");
+    assert_eq!(states[3], ("replace", Some(Outcome::Superseded)), "{states:?}");
     world.check("after a broken version", true);
     let after = world.block_on(world.core.group_containers(&world.group())).expect("members");
     let ids = |all: &[crate::Container]| all.iter().map(|c| (c.id, c.runs)).collect::<Vec<_>>();
@@ -504,11 +504,11 @@ fn commands_are_cancelled() {
     world.block_on(world.core.command_cancel(&world.caller, &slow.uid)).expect("cancel");
     world.core.inner.failpoints.let_go();
     let done = world.wait(&slow);
-    assert_eq!(done.result, Some(Outcome::Overtaken), "{}", done.message);
+    assert_eq!(done.result, Some(Outcome::Superseded), "{}", done.message);
     assert!(done.message.contains("cancelled"), "{}", done.message);
     let results: Vec<_> = done.activities.iter().map(|a| a.result).collect();
     assert_eq!(results[0], Some(Outcome::Success), "what had begun is done to its end: {results:?}");
-    assert_eq!(results.last(), Some(&Some(Outcome::Overtaken)), "{results:?}");
+    assert_eq!(results.last(), Some(&Some(Outcome::Superseded)), "{results:?}");
     world.check("after a cancel", true);
     assert!(world.block_on(world.core.command_cancel(&world.caller, &slow.uid)).is_err(), "it is over");
 }

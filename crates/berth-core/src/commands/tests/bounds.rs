@@ -54,9 +54,9 @@ fn steps_of_an_account_wait_for_each_other() {
     world.block_on(world.core.command_cancel(&world.caller, &cancelled.uid)).expect("cancel");
     places.clear();
     let done = world.wait(&cancelled);
-    assert_eq!(done.result, Some(Outcome::Overtaken), "{}", done.message);
+    assert_eq!(done.result, Some(Outcome::Superseded), "{}", done.message);
     let begun: Vec<_> = done.activities.iter().filter(|step| step.name == "replace").map(|step| step.result).collect();
-    assert!(!begun.is_empty() && begun.iter().all(|result| *result == Some(Outcome::Overtaken)), "{begun:?}");
+    assert!(!begun.is_empty() && begun.iter().all(|result| *result == Some(Outcome::Superseded)), "{begun:?}");
     world.check("after a cancel", true);
 }
 

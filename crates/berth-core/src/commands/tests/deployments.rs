@@ -329,7 +329,7 @@ fn a_cancelled_roll_out_goes_back() {
     settle(&world);
     assert_eq!(versions(&world, "after a cancel"), expected(None));
     let told = world.block_on(world.core.command(&world.caller, &uid)).expect("command");
-    assert_eq!(told.result, Some(Outcome::Overtaken), "{}", told.message);
+    assert_eq!(told.result, Some(Outcome::Superseded), "{}", told.message);
     let query = CommandQuery { limit: 100, ..CommandQuery::default() };
     let all = world.block_on(world.core.commands(&world.caller, &query)).expect("commands");
     let undone = all.items.iter().find(|c| c.name == "rollout_undo").expect("what was moved is taken back");
