@@ -226,7 +226,7 @@ async fn main() {
         "100",
     ));
 
-    let machines: Vec<i64> = fleet.core.machines().await.expect("hosts").iter().map(|m| m.id).collect();
+    let machines: Vec<i64> = fleet.core.hosts().await.expect("hosts").iter().map(|m| m.id).collect();
     let file = fleet.folder.join("berth.db");
     let account = fleet.caller.account;
     tokio::task::spawn_blocking(move || a_month(&file, account, &machines)).await.expect("a month");
@@ -236,7 +236,7 @@ async fn main() {
             format!("{}", jiff::Timestamp::from_millisecond(ms).expect("time").to_zoned(jiff::tz::TimeZone::UTC));
         format!("{}%20{}", &text[..10], &text[11..19])
     };
-    let uuid = fleet.core.machines().await.expect("hosts")[HOSTS / 2].facts.id.clone();
+    let uuid = fleet.core.hosts().await.expect("hosts")[HOSTS / 2].facts.id.clone();
     let month = format!("startDate={}&endDate={}", zone(from), zone(to - STEPS[1] * 9));
     let asked = [
         ("`/container/list` of a host", "POST", format!("/tingyu/container/list?uuid=tingyu-{uuid}"), 200, "50 ms"),

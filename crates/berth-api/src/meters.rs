@@ -62,7 +62,7 @@ pub(crate) async fn render(State(api): State<Api>, headers: HeaderMap) -> Respon
         let _ = writeln!(text, "berth_http_request_seconds_sum{{{labels}}} {}", entry.seconds);
         let _ = writeln!(text, "berth_http_request_seconds_count{{{labels}}} {}", entry.count);
     }
-    let host = match api.core.host().await {
+    let host = match api.core.host_info().await {
         Ok(host) => host,
         Err(error) => return crate::native::error::Error::from(error).into_response(),
     };

@@ -1,4 +1,4 @@
-//! The dialect `tingyu`: containers at the edge, on many machines, billed by bandwidth.
+//! The dialect `tingyu`: containers at the edge, on many hosts, billed by bandwidth.
 //!
 //! The HTTP status is 200 but for credentials; `code` is 200, 500, or the text of a failure of the whole request. What fails in a
 //! batch is told item by item.

@@ -116,7 +116,7 @@ async fn versions(fleet: &Fleet, of: &str) -> BTreeMap<String, BTreeSet<String>>
 async fn a_roll_out_goes_where_it_should(fleet: &Fleet) {
     let (area, operator, of) = (AREAS[3], OPERATORS[1], image(10));
     // Whose host is there, and whose image that is.
-    let machines = fleet.core.machines().await.expect("hosts");
+    let machines = fleet.core.hosts().await.expect("hosts");
     let there = |number: usize| {
         let host = &machines[number / ON_EACH];
         host.area == area && host.operator == operator && image(number) == of
@@ -149,7 +149,7 @@ async fn a_roll_out_goes_where_it_should(fleet: &Fleet) {
 }
 
 async fn a_host_that_is_away_is_told(fleet: &Fleet) {
-    let away = fleet.core.machines().await.expect("hosts").remove(7);
+    let away = fleet.core.hosts().await.expect("hosts").remove(7);
     fleet.engine.set_reached(&away.facts.id, false);
     let begun = std::time::Instant::now();
     loop {
@@ -165,7 +165,7 @@ async fn a_host_that_is_away_is_told(fleet: &Fleet) {
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     let item = |host: &str, name: &str| json!({"uuid": format!("tingyu-{host}"), "image": image(0), "imageversion": "1", "deploymentname": name});
-    let other = fleet.core.machines().await.expect("hosts").remove(8).facts.id;
+    let other = fleet.core.hosts().await.expect("hosts").remove(8).facts.id;
     let both = json!([item(&away.facts.id, "late1"), item(&other, "late2")]);
     let answer = fleet.call("POST", "/container/create", both).await;
     let codes: Vec<_> = answer["data"].as_array().expect("items").iter().map(|i| (&i["code"], &i["message"])).collect();

@@ -181,12 +181,12 @@ impl Core {
         };
         let core = Self { inner: Arc::new(inner) };
         core.forget_unanswered().await?;
-        core.meet_hosts().await?;
+        core.register_hosts().await?;
         core.sweep_volumes().await?;
         crate::reconcile::begin(&core).await?;
         core.packages_sweep(0).await?;
         core.follow_members().await?;
-        core.begin_meeting_hosts();
+        core.begin_registering_hosts();
         core.begin_measuring();
         core.resume_commands().await?;
         Ok(core)

@@ -17,7 +17,7 @@ use crate::commands::{Command, Operation, Target};
 use crate::containers::{Container, NewContainer};
 use crate::core::Core;
 use crate::error::Error;
-use crate::hosts::Machine;
+use crate::hosts::Host;
 use crate::policies::RestartPolicy;
 use crate::tokens::{Caller, check_name};
 
@@ -83,7 +83,7 @@ pub type Reservation = (String, f64, u64);
 fn check_room(
     tx: &berth_store::Tx<'_>,
     account: i64,
-    host: &Machine,
+    host: &Host,
     spec: &DeploymentSpec,
     also: &[Reservation],
     but: Option<i64>,
@@ -295,7 +295,7 @@ impl Core {
     async fn check_deployment(
         &self,
         caller: &Caller,
-        host: &Machine,
+        host: &Host,
         new: &NewDeployment,
         also: Vec<Reservation>,
         but: Option<i64>,
@@ -321,7 +321,7 @@ impl Core {
     pub async fn deployment_create(
         &self,
         caller: &Caller,
-        host: &Machine,
+        host: &Host,
         new: NewDeployment,
         also: Vec<Reservation>,
     ) -> Result<Command, Error> {
@@ -341,7 +341,7 @@ impl Core {
     pub async fn deployment_update(
         &self,
         caller: &Caller,
-        host: &Machine,
+        host: &Host,
         new: NewDeployment,
         inherit: bool,
     ) -> Result<Command, Error> {
@@ -364,7 +364,7 @@ impl Core {
     pub async fn deployment_delete(&self, caller: &Caller, name: &str) -> Result<Command, Error> {
         let target = deployment_target(caller.account, name);
         let host = match self.deployment(caller, name).await {
-            Ok(found) => self.machine_of(&found.container).await?.map(|m| m.facts.id).unwrap_or_default(),
+            Ok(found) => self.host_of(&found.container).await?.map(|m| m.facts.id).unwrap_or_default(),
             Err(error) => {
                 // One that is still being made can be removed, too.
                 match self.deployment_making(caller, name).await? {
@@ -397,9 +397,9 @@ impl Core {
     ///
     /// # Errors
     /// The database's own.
-    pub async fn machine_of(&self, container: &Container) -> Result<Option<Machine>, Error> {
+    pub async fn host_of(&self, container: &Container) -> Result<Option<Host>, Error> {
         let id = container.host;
-        self.read(move |tx| Ok(tx.host(id)?)).await?.map(|row| self.machine(row)).transpose()
+        self.read(move |tx| Ok(tx.host(id)?)).await?.map(|row| self.known_host(row)).transpose()
     }
 
     fn deployment_lock(&self, account: i64, name: &str) -> std::sync::Arc<tokio::sync::Mutex<()>> {

@@ -7,7 +7,7 @@ use crate::error::Error;
 
 /// Facts about this machine, read when asked.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Host {
+pub struct HostInfo {
     /// Its name.
     pub name: String,
     /// The distribution's own name.
@@ -33,13 +33,13 @@ impl Core {
     ///
     /// # Errors
     /// That they could not be asked for.
-    pub async fn host(&self) -> Result<Host, Error> {
+    pub async fn host_info(&self) -> Result<HostInfo, Error> {
         let images = self.inner.images.clone();
         Self::aside(move || read_host(&images)).await
     }
 }
 
-fn read_host(images: &berth_image::Store) -> Host {
+fn read_host(images: &berth_image::Store) -> HostInfo {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let os = read("/etc/os-release");
     let os = os.lines().find_map(|l| l.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux").trim_matches('"').to_owned();
@@ -48,7 +48,7 @@ fn read_host(images: &berth_image::Store) -> Host {
         let value = memory.lines().find_map(|l| l.strip_prefix(key)?.trim().strip_suffix(" kB")?.trim().parse().ok());
         value.unwrap_or(0u64) * 1024
     };
-    Host {
+    HostInfo {
         name: read("/proc/sys/kernel/hostname").trim().to_owned(),
         os,
         kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),

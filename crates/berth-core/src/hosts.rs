@@ -14,9 +14,9 @@ const PERIOD: std::time::Duration = std::time::Duration::from_secs(10);
 /// Operators of networks, as the dialect `tingyu` knows them: one called otherwise would be out of every roll-out's reach.
 const OPERATORS: [&str; 3] = ["移动", "联通", "电信"];
 
-/// A machine.
+/// A host.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Machine {
+pub struct Host {
     /// Number, never used again.
     pub id: i64,
     /// Its name; people may give it another than its own.
@@ -37,10 +37,10 @@ pub struct Machine {
     pub created_at: i64,
 }
 
-/// What people say about a machine; `None` leaves a value as it is.
-pub type MachineLabels = berth_store::HostLabels;
+/// What people say about a host; `None` leaves a value as it is.
+pub type HostLabels = berth_store::HostLabels;
 
-/// What the settings say about this server's own machine; empty is nothing.
+/// What the settings say about this server's own host; empty is nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HostSettings {
@@ -69,7 +69,7 @@ impl Default for HostSettings {
     }
 }
 
-fn check(labels: &MachineLabels) -> Result<(), Error> {
+fn check(labels: &HostLabels) -> Result<(), Error> {
     for (field, text) in [("name", &labels.name), ("area", &labels.area), ("operator", &labels.operator)] {
         let wrong = |text: &str| text.chars().count() > 64 || text.chars().any(char::is_control);
         if text.as_deref().is_some_and(wrong) {
@@ -90,11 +90,11 @@ fn check(labels: &MachineLabels) -> Result<(), Error> {
 }
 
 impl Core {
-    pub(crate) fn machine(&self, row: berth_store::Host) -> Result<Machine, Error> {
+    pub(crate) fn known_host(&self, row: berth_store::Host) -> Result<Host, Error> {
         let lease = i64::try_from(self.inner.settings.host.lease_s.max(1)).unwrap_or(i64::MAX / 2_000_000_000);
         let facts = serde_json::from_str(&row.facts)
             .map_err(|e| Error::Bug(format!("host {} in the database: {e}", row.id)))?;
-        Ok(Machine {
+        Ok(Host {
             id: row.id,
             name: row.name,
             area: row.area,
@@ -107,48 +107,43 @@ impl Core {
         })
     }
 
-    /// All machines.
+    /// All hosts.
     ///
     /// # Errors
     /// The database's own.
-    pub async fn machines(&self) -> Result<Vec<Machine>, Error> {
-        self.read(|tx| Ok(tx.hosts()?)).await?.into_iter().map(|row| self.machine(row)).collect()
+    pub async fn hosts(&self) -> Result<Vec<Host>, Error> {
+        self.read(|tx| Ok(tx.hosts()?)).await?.into_iter().map(|row| self.known_host(row)).collect()
     }
 
-    /// The machine with this textual id.
+    /// The host with this textual id.
     ///
     /// # Errors
     /// [`Error::NotFound`].
-    pub async fn machine_by_uid(&self, uid: &str) -> Result<Machine, Error> {
+    pub async fn host_by_uid(&self, uid: &str) -> Result<Host, Error> {
         let wanted = uid.to_owned();
         let row = self.read(move |tx| Ok(tx.host_by_uid(&wanted)?)).await?;
-        self.machine(row.ok_or_else(|| Error::NotFound { what: "host", name: uid.to_owned() })?)
+        self.known_host(row.ok_or_else(|| Error::NotFound { what: "host", name: uid.to_owned() })?)
     }
 
-    /// Says something about a machine, found by its number, textual id or name; for administrators.
+    /// Says something about a host, found by its number, textual id or name; for administrators.
     ///
     /// # Errors
     /// [`Error::Forbidden`], [`Error::NotFound`], [`Error::Invalid`].
-    pub async fn machine_label(
-        &self,
-        caller: &Caller,
-        reference: &str,
-        labels: MachineLabels,
-    ) -> Result<Machine, Error> {
+    pub async fn host_label(&self, caller: &Caller, reference: &str, labels: HostLabels) -> Result<Host, Error> {
         if caller.role != Role::Admin {
             return Err(Error::Forbidden("hosts are labelled by administrators".into()));
         }
         check(&labels)?;
-        let found = self.machine_by(reference).await?;
+        let found = self.host_by(reference).await?;
         self.write(move |tx| Ok(tx.host_label(found.id, &labels)?)).await?;
-        self.machine_by_uid(&found.facts.id).await
+        self.host_by_uid(&found.facts.id).await
     }
 
-    /// A machine by its number, textual id or name.
+    /// A host by its number, textual id or name.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Invalid`] if several are called so.
-    pub async fn machine_by(&self, reference: &str) -> Result<Machine, Error> {
+    pub async fn host_by(&self, reference: &str) -> Result<Host, Error> {
         let wanted = reference.to_owned();
         let mut found = self
             .read(move |tx| {
@@ -165,11 +160,11 @@ impl Core {
         if found.len() > 1 {
             return Err(Error::invalid("host", format!("several hosts are called {reference:?}")));
         }
-        self.machine(found.pop().ok_or_else(|| Error::NotFound { what: "host", name: reference.to_owned() })?)
+        self.known_host(found.pop().ok_or_else(|| Error::NotFound { what: "host", name: reference.to_owned() })?)
     }
 
     /// Looks who is there, once.
-    pub(crate) async fn meet_hosts(&self) -> Result<(), Error> {
+    pub(crate) async fn register_hosts(&self) -> Result<(), Error> {
         let all = self.inner.engine.hosts().await?;
         let own = self.inner.settings.host.clone();
         let mut heard = Vec::with_capacity(all.len());
@@ -177,7 +172,7 @@ impl Core {
             let text = serde_json::to_string(&facts).map_err(|e| Error::Bug(e.to_string()))?;
             heard.push((facts.id, facts.name, text));
         }
-        check(&MachineLabels {
+        check(&HostLabels {
             name: Some(own.name.clone()).filter(|name| !name.is_empty()),
             area: Some(own.area.clone()),
             operator: Some(own.operator.clone()),
@@ -192,13 +187,13 @@ impl Core {
                 }
                 // What the settings say goes before what was said by hand.
                 let said = |text: &String| (!text.is_empty()).then(|| text.clone());
-                let labels = MachineLabels {
+                let labels = HostLabels {
                     name: said(&own.name),
                     area: said(&own.area),
                     operator: said(&own.operator),
                     bandwidth_mbit: (own.bandwidth_mbit > 0).then_some(own.bandwidth_mbit),
                 };
-                if labels != MachineLabels::default()
+                if labels != HostLabels::default()
                     && let Some(row) = tx.host_by_uid(id)?
                 {
                     tx.host_label(row.id, &labels)?;
@@ -210,14 +205,14 @@ impl Core {
     }
 
     /// Looks again and again.
-    pub(crate) fn begin_meeting_hosts(&self) {
+    pub(crate) fn begin_registering_hosts(&self) {
         let weak = std::sync::Arc::downgrade(&self.inner);
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(PERIOD).await;
                 let Some(inner) = weak.upgrade() else { return };
                 let core = Self { inner };
-                if let Err(error) = core.meet_hosts().await {
+                if let Err(error) = core.register_hosts().await {
                     tracing::warn!(error = error.chain(), "hosts could not be looked for");
                 }
             }

@@ -30,7 +30,7 @@ struct Served {
 
 /// A container that is to be listened in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SshHost {
+pub struct SshEndpoint {
     /// Its number.
     pub container: i64,
     /// Its textual id.
@@ -43,7 +43,7 @@ pub struct SshHost {
     pub name: String,
 }
 
-impl SshHost {
+impl SshEndpoint {
     /// Whoever was let in by the container's own keys acts for its account.
     pub fn caller(&self) -> Caller {
         Caller::of_command(self.account, Role::User)
@@ -59,7 +59,7 @@ impl Core {
     ///
     /// # Errors
     /// The database's own.
-    pub async fn ssh_hosts(&self) -> Result<Vec<SshHost>, Error> {
+    pub async fn ssh_hosts(&self) -> Result<Vec<SshEndpoint>, Error> {
         self.ssh_served().any = true;
         self.read(|tx| {
             let filter = berth_store::ContainerFilter { limit: u32::MAX, ..Default::default() };
@@ -80,7 +80,7 @@ impl Core {
     ///
     /// # Errors
     /// The database's own.
-    pub async fn ssh_host(&self, uid: &str) -> Result<Option<SshHost>, Error> {
+    pub async fn ssh_host(&self, uid: &str) -> Result<Option<SshEndpoint>, Error> {
         let wanted = uid.to_owned();
         self.read(move |tx| {
             let Some(row) = tx.container_by_uid(&wanted)? else { return Ok(None) };
@@ -95,7 +95,7 @@ impl Core {
     ///
     /// # Errors
     /// That it does not run, or that the port is taken in it.
-    pub async fn ssh_listen(&self, host: &SshHost) -> Result<berth_engine::Listening, Error> {
+    pub async fn ssh_listen(&self, host: &SshEndpoint) -> Result<berth_engine::Listening, Error> {
         let found = self.noted(host.container).await?;
         let listener = self.inner.engine.listen(&found.uid, SSH).await?;
         self.ssh_served().runs.insert(host.container, host.run);
@@ -103,7 +103,7 @@ impl Core {
     }
 
     /// Nobody listens in it any more.
-    pub fn ssh_ended(&self, host: &SshHost) {
+    pub fn ssh_ended(&self, host: &SshEndpoint) {
         let mut served = self.ssh_served();
         if served.runs.get(&host.container) == Some(&host.run) {
             served.runs.remove(&host.container);
@@ -114,7 +114,7 @@ impl Core {
     ///
     /// # Errors
     /// That it does not run.
-    pub async fn ssh_authorized(&self, host: &SshHost) -> Result<Vec<String>, Error> {
+    pub async fn ssh_authorized(&self, host: &SshEndpoint) -> Result<Vec<String>, Error> {
         let found = self.noted(host.container).await?;
         let files = self.inner.engine.files(&found.uid, false).await?;
         let read = move || {
@@ -166,9 +166,9 @@ impl Core {
     }
 }
 
-fn host_of(found: &Container) -> Option<SshHost> {
+fn host_of(found: &Container) -> Option<SshEndpoint> {
     // One that is paused is served when it goes on.
-    found.state.is_live().then(|| SshHost {
+    found.state.is_live().then(|| SshEndpoint {
         container: found.id,
         container_uid: found.uid.to_string(),
         account: found.account,

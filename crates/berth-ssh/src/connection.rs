@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use berth_core::{Core, SshHost};
+use berth_core::{Core, SshEndpoint};
 use russh::keys::PublicKey;
 use russh::keys::ssh_key::authorized_keys::Entry;
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
@@ -17,7 +17,7 @@ const SESSIONS: usize = 16;
 
 pub(crate) struct Connection {
     core: Core,
-    host: SshHost,
+    host: SshEndpoint,
     known: Arc<AtomicBool>,
     place: Place,
     /// The key that it has shown.
@@ -37,7 +37,13 @@ fn lets_in(line: &str, key: &PublicKey) -> bool {
 }
 
 impl Connection {
-    pub(crate) fn new(core: Core, host: SshHost, known: Arc<AtomicBool>, place: Place, kept: Arc<AtomicUsize>) -> Self {
+    pub(crate) fn new(
+        core: Core,
+        host: SshEndpoint,
+        known: Arc<AtomicBool>,
+        place: Place,
+        kept: Arc<AtomicUsize>,
+    ) -> Self {
         let (open, sessions) = (Arc::default(), JoinSet::new());
         Self { core, host, known, place, who: String::new(), open, kept, sessions }
     }
@@ -64,7 +70,7 @@ impl Connection {
 
 pub(crate) async fn note(
     core: &Core,
-    host: &SshHost,
+    host: &SshEndpoint,
     place: &Place,
     who: &str,
     what: &str,

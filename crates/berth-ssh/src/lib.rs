@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use berth_core::{Core, Error, SshHost};
+use berth_core::{Core, Error, SshEndpoint};
 use russh::keys::PrivateKey;
 use russh::server::Config;
 use tokio::net::{TcpListener, TcpStream};
@@ -106,7 +106,7 @@ struct Served {
 }
 
 impl Served {
-    async fn begin(&mut self, core: &Core, host: SshHost) {
+    async fn begin(&mut self, core: &Core, host: SshEndpoint) {
         self.runs.retain(|_, (_, task)| !task.is_finished());
         match self.runs.get(&host.container) {
             Some((run, _)) if *run == host.run => return,
@@ -231,7 +231,7 @@ impl Place {
     }
 }
 
-async fn serve(core: &Core, host: &SshHost, config: &Arc<Config>, socket: TcpListener, open: &Open) {
+async fn serve(core: &Core, host: &SshEndpoint, config: &Arc<Config>, socket: TcpListener, open: &Open) {
     let kept = Arc::new(AtomicUsize::new(0));
     // Ends with this: a connection must not hold the network of a container that has ended.
     let mut connections = JoinSet::new();
@@ -262,7 +262,7 @@ async fn serve(core: &Core, host: &SshHost, config: &Arc<Config>, socket: TcpLis
 
 async fn attend(
     core: Core,
-    host: &SshHost,
+    host: &SshEndpoint,
     config: Arc<Config>,
     stream: TcpStream,
     (entered, from): (Entered, IpAddr),

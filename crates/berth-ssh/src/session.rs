@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use berth_core::{Core, FaultKind, SshHost};
+use berth_core::{Core, FaultKind, SshEndpoint};
 use berth_engine::{ExecInput, ExecOutput, ExecRequest, LogStream};
 use russh::server::{Handle, Msg};
 use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Sig};
@@ -47,7 +47,7 @@ fn size(rows: u32, columns: u32) -> (u16, u16) {
 /// `budget` counts what is on its way to the container, over all its sessions.
 pub(crate) async fn serve(
     core: Core,
-    host: SshHost,
+    host: SshEndpoint,
     (place, who): (crate::Place, String),
     budget: Arc<AtomicUsize>,
     mut channel: Channel<Msg>,

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use berth_core::{Core, Grouped, Machine, MachineLabels};
+use berth_core::{Core, Grouped, Host, HostLabels};
 use berth_runtime::log::format_time;
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -16,7 +16,7 @@ use super::usage::time;
 use super::wire::{Bandwidth, BandwidthPoint, HostDisk, HostEntry, HostInterface, HostLabel, List};
 use crate::kit::small_body;
 
-fn render(host: Machine) -> HostEntry {
+fn render(host: Host) -> HostEntry {
     HostEntry {
         number: host.id,
         id: host.facts.id,
@@ -42,10 +42,10 @@ fn render(host: Machine) -> HostEntry {
     }
 }
 
-/// All machines that run containers.
+/// All hosts that run containers.
 #[utoipa::path(get, path = "/v1/hosts", tag = "host", responses((status = 200, body = List<HostEntry>)))]
 pub(super) async fn list(State(core): State<Core>, Auth(_caller): Auth) -> Result<Json<List<HostEntry>>, Error> {
-    let items = core.machines().await?.into_iter().map(render).collect();
+    let items = core.hosts().await?.into_iter().map(render).collect();
     Ok(Json(List { items, next_cursor: None }))
 }
 
@@ -57,7 +57,7 @@ pub(super) async fn inspect(
     Auth(_caller): Auth,
     Segment(host): Segment<String>,
 ) -> Result<Json<HostEntry>, Error> {
-    Ok(Json(render(core.machine_by(&host).await?)))
+    Ok(Json(render(core.host_by(&host).await?)))
 }
 
 /// Says where a machine stands, and in whose network; for administrators.
@@ -71,8 +71,8 @@ pub(super) async fn label(
 ) -> Result<Json<HostEntry>, Error> {
     let asked: HostLabel = read_json(&small_body(request.into_body()).await?)?;
     let HostLabel { name, area, operator, bandwidth_mbit } = asked;
-    let labels = MachineLabels { name, area, operator, bandwidth_mbit };
-    Ok(Json(render(core.machine_label(&caller, &host, labels).await?)))
+    let labels = HostLabels { name, area, operator, bandwidth_mbit };
+    Ok(Json(render(core.host_label(&caller, &host, labels).await?)))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]

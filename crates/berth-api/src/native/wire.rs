@@ -83,8 +83,8 @@ pub struct Host {
     pub load: f64,
 }
 
-impl From<berth_core::Host> for Host {
-    fn from(h: berth_core::Host) -> Self {
+impl From<berth_core::HostInfo> for Host {
+    fn from(h: berth_core::HostInfo) -> Self {
         Self {
             name: h.name,
             berth: env!("CARGO_PKG_VERSION").into(),

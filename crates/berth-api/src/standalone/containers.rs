@@ -34,7 +34,7 @@ pub(super) async fn build(State(core): State<Core>, request: Request) -> Reply<B
     let Some(bytes) = (memory as u64).checked_mul(1 << 20).filter(|b| *b < 1 << 60) else {
         return Err(wrong(format!("parameter memory is too large: {memory}")));
     };
-    if bytes > core.host().await?.memory {
+    if bytes > core.host_info().await?.memory {
         return Err(Error { code: LATER, message: format!("this host has less memory than {memory} MiB") });
     }
     let app = core.app_build(&caller, NewApp { runtime, code_address, memory: bytes }).await?;

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Request, State};
-use berth_core::{Caller, Core, Deployment, FaultKind, Machine, NewDeployment, Rollout};
+use berth_core::{Caller, Core, Deployment, FaultKind, Host, NewDeployment, Rollout};
 use futures_util::StreamExt as _;
 use serde_json::Value;
 
@@ -50,11 +50,11 @@ async fn items(request: Request) -> Result<Vec<Asked>, Error> {
 }
 
 /// The host of every item; the whole request fails if one is nobody's.
-async fn hosts(core: &Core, all: &[Asked]) -> Result<Vec<Machine>, Error> {
-    let machines = core.machines().await?;
+async fn hosts(core: &Core, all: &[Asked]) -> Result<Vec<Host>, Error> {
+    let hosts = core.hosts().await?;
     let host = |asked: &Asked| {
         let uuid = text(&asked.uuid).ok_or_else(|| Error::missing("uuid"))?;
-        let found = machines.iter().find(|m| m.facts.id == host_id(&uuid));
+        let found = hosts.iter().find(|m| m.facts.id == host_id(&uuid));
         found.cloned().ok_or_else(Error::no_uuid)
     };
     all.iter().map(host).collect()
@@ -150,7 +150,7 @@ pub(super) async fn inherit_update(State(core): State<Core>, request: Request) -
     let told = image.contains('@') || image.rsplit_once(':').is_some_and(|(_, tag)| !tag.contains('/'));
     let version = if told { parameters.optional("imageversion")? } else { Some(parameters.text("imageversion")?) };
     let version = version.unwrap_or_default();
-    let machines = core.machines().await?;
+    let hosts = core.hosts().await?;
     let mut answers = Vec::new();
     for name in names {
         let found = match core.deployment(&caller, &name).await {
@@ -163,7 +163,7 @@ pub(super) async fn inherit_update(State(core): State<Core>, request: Request) -
             }
             Err(error) => return Err(error.into()),
         };
-        let Some(host) = machines.iter().find(|m| m.id == found.container.host && m.ready) else {
+        let Some(host) = hosts.iter().find(|m| m.id == found.container.host && m.ready) else {
             answers.push(Item::failed(name, "Node is not ready"));
             continue;
         };
@@ -250,7 +250,7 @@ pub(super) async fn list(
 ) -> Result<Json<Answer<Vec<Configuration>>>, Error> {
     let (caller, parameters) = enter_with(&core, request, "container_list").await?;
     let uuid = parameters.text("uuid")?;
-    let host = core.machine_by_uid(host_id(&uuid)).await?;
+    let host = core.host_by_uid(host_id(&uuid)).await?;
     let all = core.deployments_on(&caller, host.id).await?;
     Ok(Json(Answer::of(all.into_iter().map(Configuration::of).collect())))
 }

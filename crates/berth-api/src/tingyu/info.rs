@@ -61,8 +61,7 @@ pub(super) async fn bandwidth_of_nodes(
     request: Request,
 ) -> Result<Json<Info<Vec<Bandwidth>>>, Error> {
     let series = series(&core, request, "bandwidth_nodes", Grouped::Host, &[]).await?;
-    let names: HashMap<String, String> =
-        core.machines().await?.into_iter().map(|m| (m.id.to_string(), m.name)).collect();
+    let names: HashMap<String, String> = core.hosts().await?.into_iter().map(|m| (m.id.to_string(), m.name)).collect();
     Ok(bandwidth(&core, series, |key| Of::Nodename(names.get(&key).cloned().unwrap_or(key))))
 }
 

@@ -13,13 +13,13 @@ pub(super) async fn get(State(core): State<Core>, request: Request) -> Result<Js
     let (_, parameters) = enter_with(&core, request, "node_get").await?;
     let names = parameters.text("name")?;
     let names: Vec<&str> = names.split(',').map(str::trim).collect();
-    let all = core.machines().await?;
+    let all = core.hosts().await?;
     Ok(Json(Answer::of(all.into_iter().filter(|host| names.contains(&host.name.as_str())).map(Node::of).collect())))
 }
 
 /// `GET /node/list`.
 pub(super) async fn list(State(core): State<Core>, request: Request) -> Result<Json<Answer<Vec<ListedNode>>>, Error> {
     authenticate(&core, &request, "node_list").await?;
-    let all = core.machines().await?;
+    let all = core.hosts().await?;
     Ok(Json(Answer::of(all.into_iter().map(|host| ListedNode::of(&core, host)).collect())))
 }

@@ -15,7 +15,7 @@ const MOST: usize = 1000;
 pub(super) async fn status(State(core): State<Core>, request: Request) -> Result<Json<Info<Vec<Task>>>, Error> {
     let (caller, parameters) = enter_with(&core, request, "task_status").await?;
     let ids = parameters.text("jobid")?;
-    let hosts = core.machines().await?;
+    let hosts = core.hosts().await?;
     let mut all = Vec::new();
     let ids: Vec<&str> = ids.split(',').map(str::trim).filter(|id| !id.is_empty()).collect();
     if ids.is_empty() {

@@ -1,8 +1,6 @@
 //! The shapes of requests and answers, as documented.
 
-use berth_core::{
-    Command, CommandStatus, Container, ContainerState, Core, Deployment, DeploymentSpec, Machine, Outcome,
-};
+use berth_core::{Command, CommandStatus, Container, ContainerState, Core, Deployment, DeploymentSpec, Host, Outcome};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -308,8 +306,8 @@ impl Task {
         Self { deploymentname: String::new(), state: 4, uuid: String::new(), deviceid: String::new(), message }
     }
 
-    /// `hosts` are all machines.
-    pub(super) fn of(command: Command, hosts: &[Machine]) -> Self {
+    /// `hosts` are all hosts.
+    pub(super) fn of(command: Command, hosts: &[Host]) -> Self {
         let state = job_state(&command);
         let host = command.host.as_deref().and_then(|id| hosts.iter().find(|host| host.facts.id == id));
         Self {
@@ -380,7 +378,7 @@ struct Disk<'a> {
     r#use: u64,
 }
 
-fn interfaces(host: &Machine) -> String {
+fn interfaces(host: &Host) -> String {
     let eth = |i| {
         let i: &berth_engine::InterfaceFacts = i;
         Eth { name: &i.name, address: &i.address, kind: if i.real { "real" } else { "virt" } }
@@ -388,7 +386,7 @@ fn interfaces(host: &Machine) -> String {
     serde_json::to_string(&host.facts.interfaces.iter().map(eth).collect::<Vec<_>>()).unwrap_or_default()
 }
 
-fn disks(host: &Machine) -> String {
+fn disks(host: &Host) -> String {
     let disk = |d| {
         let d: &berth_engine::DiskFacts = d;
         Disk { name: &d.path, size: d.size >> 30, r#use: d.used >> 30 }
@@ -397,7 +395,7 @@ fn disks(host: &Machine) -> String {
 }
 
 impl Node {
-    pub(super) fn of(host: Machine) -> Self {
+    pub(super) fn of(host: Host) -> Self {
         Self {
             eth: interfaces(&host),
             diskinfo: disks(&host),
@@ -415,7 +413,7 @@ impl Node {
 }
 
 impl ListedNode {
-    pub(super) fn of(core: &Core, host: Machine) -> Self {
+    pub(super) fn of(core: &Core, host: Host) -> Self {
         let zone = &core.settings().time_zone;
         Self {
             eth: interfaces(&host),

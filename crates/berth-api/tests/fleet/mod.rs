@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use axum::extract::connect_info::MockConnectInfo;
 use berth_core::{
-    Access, Administrator, Blob, Caller, CommandQuery, Core, Fetch, FetchError, ImageReference, Login, MachineLabels,
+    Access, Administrator, Blob, Caller, CommandQuery, Core, Fetch, FetchError, HostLabels, ImageReference, Login,
     Paths, Registry, RegistryError, Sent, Settings,
 };
 use berth_engine::FakeEngine;
@@ -132,13 +132,13 @@ impl Fleet {
                 core.image_import_rootfs(&caller, Cursor::new(empty_tar()), &name, config).await.expect("image");
             }
         }
-        for (number, machine) in core.machines().await.expect("hosts").into_iter().enumerate() {
-            let labels = MachineLabels {
+        for (number, machine) in core.hosts().await.expect("hosts").into_iter().enumerate() {
+            let labels = HostLabels {
                 area: Some(AREAS[number % AREAS.len()].into()),
                 operator: Some(OPERATORS[number % OPERATORS.len()].into()),
-                ..MachineLabels::default()
+                ..HostLabels::default()
             };
-            core.machine_label(&caller, &machine.facts.id, labels).await.expect("label");
+            core.host_label(&caller, &machine.facts.id, labels).await.expect("label");
         }
         let draining = berth_api::Draining::default();
         let router = berth_api::router(core.clone(), draining, berth_api::Settings::default())
@@ -169,7 +169,7 @@ impl Fleet {
 
     /// So many containers on each host, by requests of a hundred; the ids of the jobs.
     pub async fn deploy(self: &Arc<Self>, on_each: usize) -> Vec<String> {
-        let machines = self.core.machines().await.expect("hosts");
+        let machines = self.core.hosts().await.expect("hosts");
         let items: Vec<Value> = (0..machines.len() * on_each)
             .map(|number| {
                 json!({

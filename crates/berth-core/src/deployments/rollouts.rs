@@ -51,7 +51,7 @@ impl Core {
     /// share.
     async fn rollout_choice(&self, account: i64, asked: &Rollout) -> Result<Vec<(Deployment, bool)>, Error> {
         let hosts: HashSet<i64> = self
-            .machines()
+            .hosts()
             .await?
             .into_iter()
             .filter(|m| {

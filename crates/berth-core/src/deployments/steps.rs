@@ -7,7 +7,7 @@ use super::{DeploymentSpec, check_room, passing_name};
 use crate::containers::{Container, NewContainer, NotReady};
 use crate::core::Core;
 use crate::error::Error;
-use crate::hosts::Machine;
+use crate::hosts::Host;
 use crate::tokens::Caller;
 
 /// What a deployment is to become.
@@ -73,7 +73,7 @@ impl Core {
             Ok(found) if found.made && found.spec == *spec => found.container,
             Ok(_) => return Err(Error::Duplicate(format!("deployments.apps \"{name}\" already exists"))),
             Err(Error::NotFound { .. }) => {
-                let machine = self.machine_by_uid(host).await?;
+                let machine = self.host_by_uid(host).await?;
                 let new = spec.container(name.to_owned(), Some((machine.id, host.to_owned())), None);
                 self.deployment_add(caller, new, spec, Some(machine), true, activity).await?
             }
@@ -93,7 +93,7 @@ impl Core {
         caller: &Caller,
         new: NewContainer,
         spec: &DeploymentSpec,
-        host: Option<Machine>,
+        host: Option<Host>,
         runs: bool,
         activity_id: i64,
     ) -> Result<Container, Error> {
@@ -161,7 +161,7 @@ impl Core {
                 if same && (old.container.state.is_live() || !runs) {
                     return Ok(Replaced::Unchanged(id));
                 }
-                let machine = self.machine_of(&old.container).await?;
+                let machine = self.host_of(&old.container).await?;
                 let host = machine.as_ref().map(|m| (m.id, m.facts.id.clone()));
                 let new = to.container(temporary, host, Some(id));
                 // Decided here, once: the old one rests soon, and a crash then must not be taken for its owner's wish.

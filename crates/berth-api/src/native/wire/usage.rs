@@ -1,4 +1,4 @@
-//! What containers used and carried, machines, keys for SSH.
+//! What containers used and carried, hosts, keys for SSH.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

@@ -39,7 +39,7 @@ fn spec(version: &str) -> DeploymentSpec {
 
 fn create(world: &World, name: &str, spec: DeploymentSpec) -> Result<String, crate::Error> {
     world.block_on(async {
-        let host = world.core.machines().await?.remove(0);
+        let host = world.core.hosts().await?.remove(0);
         let new = NewDeployment { name: name.into(), spec };
         Ok(world.core.deployment_create(&world.caller, &host, new, Vec::new()).await?.uid)
     })
@@ -53,7 +53,7 @@ fn roll_out(world: &World, percent: u32, version: &str) -> String {
 
 fn update(world: &World, name: &str, spec: DeploymentSpec) -> String {
     world.block_on(async {
-        let host = world.core.machines().await.expect("hosts").remove(0);
+        let host = world.core.hosts().await.expect("hosts").remove(0);
         let new = NewDeployment { name: name.into(), spec };
         world.core.deployment_update(&world.caller, &host, new, false).await.expect("accepted").uid
     })
@@ -449,7 +449,7 @@ fn what_its_owner_stopped_stays_so_and_what_waits_meets_what_is() {
     world.held(point);
     roll_out(&world, 100, "2");
     let inherited = world.block_on(async {
-        let host = world.core.machines().await.expect("hosts").remove(0);
+        let host = world.core.hosts().await.expect("hosts").remove(0);
         let new = NewDeployment { name: "one".into(), spec: spec("3") };
         world.core.deployment_update(&world.caller, &host, new, true).await.expect("accepted").uid
     });
