@@ -649,7 +649,7 @@ impl Unit {
                 State::Running { pid, .. } => pid,
                 _ => None,
             };
-            let heard = pid.is_none_or(|pid| berth_runtime::hears(pid, signal));
+            let heard = pid.is_none_or(|pid| berth_runtime::delivers_signal(pid, signal));
             if heard && !grace.is_zero() && tokio::time::timeout(grace, ended.wait_for(|e| *e)).await.is_ok() {
                 return Ok(());
             }

@@ -40,7 +40,7 @@ pub use bundle::{
 pub use exec::{ExecReport, ExecSpec};
 pub use hub::{AttachMessage, Attached, MOST_INPUT};
 pub use limits::{open_files, raise_open_files};
-pub use process::{PidFd, Process, hears};
+pub use process::{PidFd, Process, delivers_signal};
 pub use remove::remove_tree;
 pub use seccomp::supported as seccomp_supported;
 pub use shim::files;

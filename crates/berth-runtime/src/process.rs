@@ -101,12 +101,12 @@ impl AsRawFd for PidFd {
 
 /// Whether a signal reaches the first process of a pid namespace: the kernel discards what it does not handle, ignore or
 /// block (pid_namespaces(7)). One that ignores it means to go on for a while, and is given the time.
-pub fn hears(pid: i32, signal: i32) -> bool {
+pub fn delivers_signal(pid: i32, signal: i32) -> bool {
     let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return true };
-    minds(&status, signal)
+    handles_signal(&status, signal)
 }
 
-fn minds(status: &str, signal: i32) -> bool {
+fn handles_signal(status: &str, signal: i32) -> bool {
     let mut masks = status.lines().filter_map(|line| {
         let (key, mask) = line.split_once(':')?;
         ["SigBlk", "SigIgn", "SigCgt"].contains(&key).then(|| u64::from_str_radix(mask.trim(), 16).unwrap_or(u64::MAX))
@@ -117,7 +117,7 @@ fn minds(status: &str, signal: i32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::Process;
-    use super::minds;
+    use super::handles_signal;
 
     #[test]
     fn a_process_is_the_same_only_while_it_lives() {
@@ -138,10 +138,12 @@ mod tests {
         let status = |blocked: u64, ignored: u64, caught: u64| {
             format!("Name:\tsh\nSigBlk:\t{blocked:016x}\nSigIgn:\t{ignored:016x}\nSigCgt:\t{caught:016x}\n")
         };
-        assert!(!minds(&status(0, 1 << 2, 1 << 1), 15));
+        assert!(!handles_signal(&status(0, 1 << 2, 1 << 1), 15));
         assert!(
-            minds(&status(1 << 14, 0, 0), 15) && minds(&status(0, 1 << 14, 0), 15) && minds(&status(0, 0, 1 << 14), 15)
+            handles_signal(&status(1 << 14, 0, 0), 15)
+                && handles_signal(&status(0, 1 << 14, 0), 15)
+                && handles_signal(&status(0, 0, 1 << 14), 15)
         );
-        assert!(minds(&status(0, 0, 1 << 63), 64));
+        assert!(handles_signal(&status(0, 0, 1 << 63), 64));
     }
 }

@@ -375,7 +375,7 @@ impl Running {
             let by_first = polled[3].revents != 0 && told.as_ref().and_then(sys::sender).is_some_and(|pid| pid <= 1);
             if by_first && ended.is_none() && deadline.is_none() {
                 let _ = self.cgroup.freeze(false);
-                let heard = crate::hears(pid, libc::SIGTERM);
+                let heard = crate::delivers_signal(pid, libc::SIGTERM);
                 kill(if heard { libc::SIGTERM } else { libc::SIGKILL });
                 deadline = Some(Instant::now() + GRACE);
             }
