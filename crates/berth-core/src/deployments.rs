@@ -122,7 +122,7 @@ fn check_room(
 }
 
 /// Names that a deployment's successor and its forerunner have while one takes the other's place: `NAME.new.7`, `NAME.old.7`.
-fn passing_name(name: &str) -> Option<&str> {
+fn transient_name(name: &str) -> Option<&str> {
     let (rest, number) = name.rsplit_once('.')?;
     let number = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
     rest.strip_suffix(".new").or_else(|| rest.strip_suffix(".old")).filter(|_| number)
@@ -136,7 +136,7 @@ fn check_deployment_name(name: &str) -> Result<(), Error> {
     if name.chars().count() > LONGEST_NAME {
         return Err(Error::invalid("deploymentname", format!("more than {LONGEST_NAME} characters")));
     }
-    if passing_name(name).is_some() {
+    if transient_name(name).is_some() {
         return Err(Error::invalid("deploymentname", format!("{name:?} is kept for what berth makes by itself")));
     }
     Ok(())
@@ -150,7 +150,7 @@ impl DeploymentSpec {
 
     /// The same with the version where it belongs, and told: `app:1` is version 1 of `app`, and `app` its `latest`.
     #[must_use]
-    pub fn settled(mut self) -> Self {
+    pub fn normalized(mut self) -> Self {
         if self.version.is_empty() && !self.image.contains('@') {
             let full = self.image.clone();
             self.image = crate::meters::image_name(&full).to_owned();
@@ -178,7 +178,7 @@ impl DeploymentSpec {
             limits_cpu: c.spec.cpu_milli.map_or(0.0, |milli| milli as f64 / 1000.0),
             limits_memory: c.spec.memory.unwrap_or(0) >> 20,
         }
-        .settled()
+        .normalized()
     }
 
     /// What can be told to be wrong before anything is done.

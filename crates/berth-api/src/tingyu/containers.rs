@@ -168,7 +168,7 @@ pub(super) async fn inherit_update(State(core): State<Core>, request: Request) -
             continue;
         };
         let spec =
-            berth_core::DeploymentSpec { image: image.clone(), version: version.clone(), ..found.spec }.settled();
+            berth_core::DeploymentSpec { image: image.clone(), version: version.clone(), ..found.spec }.normalized();
         answers.push(
             match core.deployment_update(&caller, host, NewDeployment { name: name.clone(), spec }, true).await {
                 Ok(command) => Item::accepted(name, command.uid),

@@ -150,7 +150,7 @@ impl Asked {
             limits_cpu: number(&self.limitscpu, "limitscpu")?,
             limits_memory: whole(&self.limitsmemory, "limitsmemory")?,
         }
-        .settled())
+        .normalized())
     }
 }
 

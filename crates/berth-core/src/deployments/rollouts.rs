@@ -100,7 +100,7 @@ impl Core {
     pub(crate) async fn rollout_moves(&self, account: i64, asked: &Rollout) -> Result<Vec<Move>, Error> {
         let mut moves = Vec::new();
         for (found, chosen) in self.rollout_choice(account, asked).await? {
-            let spec = found.spec.settled();
+            let spec = found.spec.normalized();
             if chosen && spec.version != asked.version {
                 let (from, to) = (spec.version, asked.version.clone());
                 moves.push(Move { name: found.container.name, image: spec.image, from, to });

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::rollouts::Move;
-use super::{DeploymentSpec, check_room, passing_name};
+use super::{DeploymentSpec, check_room, transient_name};
 use crate::containers::{Container, NewContainer, NotReady};
 use crate::core::Core;
 use crate::error::Error;
@@ -30,7 +30,7 @@ impl To<'_> {
                 Some(DeploymentSpec { image: image.clone(), version: version.clone(), ..now.clone() })
             }
             To::Moved(asked) => {
-                let now = now.clone().settled();
+                let now = now.clone().normalized();
                 let found = now.image == asked.image && now.version == asked.from;
                 found.then(|| DeploymentSpec { version: asked.to.clone(), ..now })
             }
@@ -236,7 +236,7 @@ impl Core {
         let (account, name) = (caller.account, name.to_owned());
         self.read(move |tx| {
             for row in tx.containers_named_from(account, &format!("{name}.new."))? {
-                let its = passing_name(&row.name) == Some(name.as_str()) && row.replaces == Some(id);
+                let its = transient_name(&row.name) == Some(name.as_str()) && row.replaces == Some(id);
                 if its && tx.deployment(row.id)?.is_some_and(|kept| kept.runs) {
                     return Ok(true);
                 }
@@ -300,7 +300,7 @@ impl Core {
                 .read(move |tx| {
                     let mut rows = tx.containers_named_from(account, &beginning)?;
                     // Others' names may begin so, and those of their successors.
-                    rows.retain(|row| passing_name(&row.name) == Some(name.as_str()));
+                    rows.retain(|row| transient_name(&row.name) == Some(name.as_str()));
                     let made = rows.into_iter().map(|row| Ok(tx.deployment(row.id)?.map(|_| row)));
                     made.filter_map(Result::transpose).collect::<Result<Vec<_>, Error>>()
                 })
