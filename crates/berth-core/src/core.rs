@@ -11,10 +11,10 @@ use berth_store::{Store, Tx};
 use tokio::sync::broadcast;
 
 use crate::apps::Fetch;
+use crate::balancing::Balancing;
 use crate::commands::{Cancels, Driving, Failpoints};
 use crate::error::Error;
 use crate::events::Event;
-use crate::fronts::Fronts;
 use crate::limiter::AccountLimiter;
 use crate::registries::{Pulls, Registry};
 use crate::secrets::Secrets;
@@ -63,7 +63,7 @@ pub(crate) struct Inner {
     pub(crate) failpoints: Failpoints,
     /// Set when the server goes: no command takes a further step.
     pub(crate) closing: std::sync::atomic::AtomicBool,
-    pub(crate) fronts: Fronts,
+    pub(crate) balancing: Balancing,
     /// How many have asked for unused layers to be removed since that began; 0 while nobody does it.
     pub(crate) collecting: std::sync::atomic::AtomicUsize,
     /// Held while a place among an account's running containers is looked for.
@@ -165,7 +165,7 @@ impl Core {
             cancels: Cancels::default(),
             failpoints: Failpoints::default(),
             closing: false.into(),
-            fronts: Fronts::default(),
+            balancing: Balancing::default(),
             collecting: 0.into(),
             placing: tokio::sync::Mutex::default(),
             starting: Mutex::default(),

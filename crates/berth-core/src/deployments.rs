@@ -403,7 +403,7 @@ impl Core {
     }
 
     fn deployment_lock(&self, account: i64, name: &str) -> std::sync::Arc<tokio::sync::Mutex<()>> {
-        // Containers' numbers are positive, groups' fronts negative and small.
+        // Containers' numbers are positive, groups' balancing negative and small.
         self.lock(i64::MIN + deployment_target(account, name).id() / 2)
     }
 

@@ -6,6 +6,7 @@
 
 mod apps;
 mod audit;
+mod balancing;
 mod bandwidth;
 mod commands;
 mod containers;
@@ -14,7 +15,6 @@ mod deployments;
 mod downloads;
 mod error;
 mod events;
-mod fronts;
 mod host;
 mod hosts;
 mod images;

@@ -223,7 +223,7 @@ impl Group {
     }
 
     /// The ports of the host that it is to have now.
-    pub(crate) fn front_ports(&self, range: (u16, u16)) -> Vec<PortRequest> {
+    pub(crate) fn load_balancer_ports(&self, range: (u16, u16)) -> Vec<PortRequest> {
         if self.state == GroupState::Deleting {
             return Vec::new();
         }
@@ -519,7 +519,7 @@ impl Core {
         let made = group(row)?;
         let taken = async {
             // A port that is taken is told now, not by a command that fails.
-            self.refresh_front(made.id).await?;
+            self.refresh_load_balancer(made.id).await?;
             let body = Operation::GroupApply { spec: Box::new(spec), method: Method::Parallel };
             self.submit(caller, Target::Group(made.id), made.full_name(), body).await
         };
@@ -635,9 +635,9 @@ impl Core {
 
     /// The last of a group: its ports, its code, its row.
     pub(crate) async fn group_erase(&self, id: i64) -> Result<(), Error> {
-        let lock = self.front_lock(id);
+        let lock = self.load_balancer_lock(id);
         let busy = lock.lock().await;
-        self.inner.engine.set_front(&crate::fronts::front_id(id)?, 0, &[], &[]).await?;
+        self.inner.engine.set_load_balancer(&crate::balancing::load_balancer_id(id)?, 0, &[], &[]).await?;
         self.write(move |tx| Ok(tx.group_remove(id)?)).await?;
         drop(busy);
         self.packages_sweep(crate::packages::SETTLED_S).await?;

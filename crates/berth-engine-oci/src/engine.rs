@@ -22,11 +22,11 @@ use tokio::sync::{Semaphore, broadcast};
 use crate::allocator::NetworkAllocator;
 use crate::conversations::{self, RunLog};
 use crate::counted::of_run;
-use crate::fronts::Fronts;
 use crate::groups::GroupWatch;
 use crate::instance::{Instance, descriptors, failed};
 use crate::lifecycle::{StartedRun, of_link};
 use crate::live::exec_spec;
+use crate::load_balancers::LoadBalancers;
 use crate::names::Names;
 use crate::output::Output;
 use crate::rules::{Keeper, Rules};
@@ -120,7 +120,7 @@ pub(crate) struct Inner {
     pub(crate) filling: Mutex<HashMap<PathBuf, std::sync::Weak<tokio::sync::Mutex<()>>>>,
     /// Turns to fill one.
     pub(crate) fills: Semaphore,
-    pub(crate) fronts: Fronts,
+    pub(crate) load_balancers: LoadBalancers,
     pub(crate) groups: Arc<GroupWatch>,
     /// How many have asked for the trash to be emptied since that began; 0 while nobody does it.
     pub(crate) trash_asked: std::sync::atomic::AtomicUsize,
@@ -291,7 +291,7 @@ impl OciEngine {
             serves_names: false.into(),
             filling: Mutex::default(),
             fills: Semaphore::new(2),
-            fronts: Fronts::load(&options.folder),
+            load_balancers: LoadBalancers::load(&options.folder),
             groups: Arc::new(GroupWatch::open()),
             trash_asked: 0.into(),
             options,
@@ -406,8 +406,8 @@ impl OciEngine {
                 }
             }
         }
-        let spreads = inner.take_over_fronts();
-        inner.rules.begin(&published, &spreads, &members).map_err(|e| EngineError::Failed(e.to_string()))?;
+        let backends = inner.take_over_load_balancers();
+        inner.rules.begin(&published, &backends, &members).map_err(|e| EngineError::Failed(e.to_string()))?;
         // After the rules: the end of one takes its ports out of them.
         running.into_iter().try_for_each(|(unit, begun)| self.attend(&unit, begun))
     }
@@ -615,7 +615,7 @@ impl Engine for OciEngine {
         .await
     }
 
-    async fn set_front(
+    async fn set_load_balancer(
         &self,
         id: &UnitId,
         tenant: u32,
@@ -624,11 +624,11 @@ impl Engine for OciEngine {
     ) -> Result<Vec<PortBinding>, EngineError> {
         let (id, asked, to) = (id.clone(), asked.to_vec(), to.to_vec());
         // Blocking work is not broken off, so this is whole by itself.
-        self.blocking(move |inner| inner.set_front(&id, tenant, &asked, &to)).await
+        self.blocking(move |inner| inner.set_load_balancer(&id, tenant, &asked, &to)).await
     }
 
-    async fn fronts(&self) -> Result<Vec<UnitId>, EngineError> {
-        Ok(self.inner.fronts.ids())
+    async fn load_balancers(&self) -> Result<Vec<UnitId>, EngineError> {
+        Ok(self.inner.load_balancers.ids())
     }
 
     async fn connections(&self, id: &UnitId, ports: &[u16]) -> Result<usize, EngineError> {

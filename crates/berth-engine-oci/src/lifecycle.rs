@@ -392,7 +392,7 @@ impl Inner {
         }
         fs::rename(&unit.folder, &aside).map_err(failed(format!("set the folder of {id} aside")))?;
         self.units().remove(id);
-        self.leave_fronts(id)?;
+        self.leave_load_balancers(id)?;
         self.allocator().give_back(id, unit.record().placement.address);
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use berth_engine::EngineError;
-use berth_net::{Error, Link, Member, Network, Protocol, Published, Spread, Watch};
+use berth_net::{Backends, Error, Link, Member, Network, Protocol, Published, Watch};
 use berth_runtime::write_json;
 
 use crate::engine::Inner;
@@ -26,7 +26,7 @@ const THOROUGH: Duration = Duration::from_secs(5);
 struct Wanted {
     members: BTreeMap<Ipv4Addr, Member>,
     ports: HashSet<Published>,
-    spreads: BTreeMap<(Protocol, u16), Spread>,
+    backends: BTreeMap<(Protocol, u16), Backends>,
 }
 
 #[derive(Debug)]
@@ -82,14 +82,14 @@ impl Rules {
     }
 
     /// All at once, in place of whatever is there.
-    pub(crate) fn begin(&self, ports: &[Published], spreads: &[Spread], members: &[Member]) -> Result<(), Error> {
+    pub(crate) fn begin(&self, ports: &[Published], backends: &[Backends], members: &[Member]) -> Result<(), Error> {
         {
             let mut wanted = self.wanted();
             wanted.ports = ports.iter().copied().collect();
-            wanted.spreads = spreads.iter().map(|s| ((s.protocol, s.host_port), s.clone())).collect();
+            wanted.backends = backends.iter().map(|s| ((s.protocol, s.host_port), s.clone())).collect();
             wanted.members = members.iter().map(|m| (m.address, m.clone())).collect();
         }
-        self.network.ensure(ports, spreads, members)
+        self.network.ensure(ports, backends, members)
     }
 
     /// Does it; where the table is gone it is put back, which does it as well.
@@ -146,21 +146,21 @@ impl Rules {
         self.network.unpublish(ports)
     }
 
-    pub(crate) fn spread(&self, before: Option<&Spread>, after: &Spread) -> Result<(), Error> {
+    pub(crate) fn backends(&self, before: Option<&Backends>, after: &Backends) -> Result<(), Error> {
         let key = (after.protocol, after.host_port);
         let was = {
             let mut wanted = self.wanted();
             match after.to.is_empty() {
-                true => wanted.spreads.remove(&key),
-                false => wanted.spreads.insert(key, after.clone()),
+                true => wanted.backends.remove(&key),
+                false => wanted.backends.insert(key, after.clone()),
             }
         };
-        let done = self.change(|network| network.spread(before, after));
+        let done = self.change(|network| network.backends(before, after));
         if done.is_err() {
             let mut wanted = self.wanted();
             match was {
-                Some(was) => wanted.spreads.insert(key, was),
-                None => wanted.spreads.remove(&key),
+                Some(was) => wanted.backends.insert(key, was),
+                None => wanted.backends.remove(&key),
             };
         }
         done
@@ -193,13 +193,13 @@ impl Rules {
     /// Puts everything back in one transaction, then what is around it.
     pub(crate) fn restore(&self) -> Result<(), Error> {
         let _turn = self.turn.write().unwrap_or_else(PoisonError::into_inner);
-        let (ports, spreads, members) = {
+        let (ports, backends, members) = {
             let wanted = self.wanted();
             let ports: Vec<_> = wanted.ports.iter().copied().collect();
-            let spreads: Vec<_> = wanted.spreads.values().cloned().collect();
-            (ports, spreads, wanted.members.values().cloned().collect::<Vec<_>>())
+            let backends: Vec<_> = wanted.backends.values().cloned().collect();
+            (ports, backends, wanted.members.values().cloned().collect::<Vec<_>>())
         };
-        self.network.restore(&ports, &spreads, &members)
+        self.network.restore(&ports, &backends, &members)
     }
 }
 

@@ -176,23 +176,27 @@ pub async fn check(engine: &dyn Engine, material: &Material) {
     assert_ne!(other.ports[0].host_port, placement.ports[0].host_port);
     assert_ne!(other.address, placement.address);
 
-    // A front over both, changed, taken over by another port, and taken away.
+    // A load balancer over both, changed, taken over by another port, and taken away.
     engine.start(&second.id, 1).await.expect("start");
-    let front: UnitId = "front1".parse().unwrap_or_else(|e| panic!("{e}"));
+    let load_balancer: UnitId = "front1".parse().unwrap_or_else(|e| panic!("{e}"));
     let range = [PortRequest { host_ports: (material.ports.0 + 2, material.ports.1 + 3), ..port(1, 1) }];
     let both = [id.clone(), second.id.clone()];
-    let given = engine.set_front(&front, 1, &range, &both).await.expect("a front");
-    assert_eq!(engine.set_front(&front, 1, &range, &both[..1]).await.expect("over one"), given, "its port is kept");
-    assert_eq!(engine.set_front(&front, 1, &range, &both[..1]).await.expect("again"), given);
-    assert_eq!(engine.fronts().await.expect("fronts"), std::slice::from_ref(&front));
+    let given = engine.set_load_balancer(&load_balancer, 1, &range, &both).await.expect("a load_balancer");
+    assert_eq!(
+        engine.set_load_balancer(&load_balancer, 1, &range, &both[..1]).await.expect("over one"),
+        given,
+        "its port is kept"
+    );
+    assert_eq!(engine.set_load_balancer(&load_balancer, 1, &range, &both[..1]).await.expect("again"), given);
+    assert_eq!(engine.load_balancers().await.expect("load_balancers"), std::slice::from_ref(&load_balancer));
     let mut third = plain("contract6", &material.layers, &material.service);
     third.ports = vec![port(given[0].host_port, given[0].host_port)];
-    assert!(matches!(engine.create(&third).await, Err(EngineError::PortInUse(..))), "a front's port is taken");
+    assert!(matches!(engine.create(&third).await, Err(EngineError::PortInUse(..))), "a load_balancer's port is taken");
     assert_eq!(engine.connections(&id, &[80]).await.expect("connections"), 0);
     for _ in 0..2 {
-        assert!(engine.set_front(&front, 1, &[], &[]).await.expect("taken away").is_empty());
+        assert!(engine.set_load_balancer(&load_balancer, 1, &[], &[]).await.expect("taken away").is_empty());
     }
-    assert!(engine.fronts().await.expect("fronts").is_empty());
+    assert!(engine.load_balancers().await.expect("load_balancers").is_empty());
 
     // Removal, of a running one too, and twice.
     engine.remove(&id).await.expect("remove a running one");

@@ -116,9 +116,9 @@ pub trait Engine: Send + Sync {
 
     /// Has exactly these ports of the host lead to the containers `to`, new connections spread evenly over them; those under
     /// way stay where they are. Ports that fit what was asked are kept, others are given or taken back; nothing asked takes
-    /// the front away. A container of `to` that the engine does not have is left out. `id` is the front's own, `tenant` is
+    /// the load balancer away. A container of `to` that the engine does not have is left out. `id` is the load balancer's own, `tenant` is
     /// whose ports they are.
-    async fn set_front(
+    async fn set_load_balancer(
         &self,
         id: &UnitId,
         tenant: u32,
@@ -126,8 +126,8 @@ pub trait Engine: Send + Sync {
         to: &[UnitId],
     ) -> Result<Vec<PortBinding>, EngineError>;
 
-    /// The ids of all fronts.
-    async fn fronts(&self) -> Result<Vec<UnitId>, EngineError>;
+    /// The ids of all load balancers.
+    async fn load_balancers(&self) -> Result<Vec<UnitId>, EngineError>;
 
     /// TCP connections to these ports of the container that are not over.
     async fn connections(&self, id: &UnitId, ports: &[u16]) -> Result<usize, EngineError>;

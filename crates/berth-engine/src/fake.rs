@@ -36,7 +36,7 @@ struct Unit {
 #[derive(Debug, Clone)]
 pub struct FakeEngine {
     units: Arc<Mutex<BTreeMap<UnitId, Unit>>>,
-    fronts: Arc<Mutex<BTreeMap<UnitId, Front>>>,
+    load_balancers: Arc<Mutex<BTreeMap<UnitId, LoadBalancer>>>,
     changes: broadcast::Sender<UnitId>,
     hosts: Arc<Mutex<Vec<HostFacts>>>,
     held_stats: Arc<Mutex<Option<(UnitId, Held)>>>,
@@ -61,7 +61,7 @@ impl Held {
 }
 
 /// Ports, and where they lead.
-type Front = (Vec<PortBinding>, Vec<UnitId>);
+type LoadBalancer = (Vec<PortBinding>, Vec<UnitId>);
 
 impl Default for FakeEngine {
     fn default() -> Self {
@@ -107,7 +107,7 @@ impl FakeEngine {
         let hosts = Arc::new(Mutex::new((0..count).map(host).collect()));
         Self {
             units: Arc::default(),
-            fronts: Arc::default(),
+            load_balancers: Arc::default(),
             changes: broadcast::channel(1024).0,
             hosts,
             held_stats: Arc::default(),
@@ -177,16 +177,16 @@ impl FakeEngine {
         held
     }
 
-    /// The containers that a front leads to.
-    pub fn front(&self, id: &UnitId) -> Vec<UnitId> {
-        let fronts = self.fronts.lock().unwrap_or_else(PoisonError::into_inner);
-        fronts.get(id).map(|(_, to)| to.clone()).unwrap_or_default()
+    /// The containers that a load balancer leads to.
+    pub fn load_balancer(&self, id: &UnitId) -> Vec<UnitId> {
+        let load_balancers = self.load_balancers.lock().unwrap_or_else(PoisonError::into_inner);
+        load_balancers.get(id).map(|(_, to)| to.clone()).unwrap_or_default()
     }
 
-    /// Ports of all fronts but this one.
+    /// Ports of all load balancers but this one.
     fn held(&self, id: &UnitId) -> Vec<PortBinding> {
-        let fronts = self.fronts.lock().unwrap_or_else(PoisonError::into_inner);
-        fronts.iter().filter(|(other, _)| *other != id).flat_map(|(_, (ports, _))| ports.clone()).collect()
+        let load_balancers = self.load_balancers.lock().unwrap_or_else(PoisonError::into_inner);
+        load_balancers.iter().filter(|(other, _)| *other != id).flat_map(|(_, (ports, _))| ports.clone()).collect()
     }
 
     /// The port that a unit listens on, if its program is `listen PORT` and it runs.
@@ -440,7 +440,7 @@ impl Engine for FakeEngine {
         Ok(unit.placement.clone())
     }
 
-    async fn set_front(
+    async fn set_load_balancer(
         &self,
         id: &UnitId,
         _tenant: u32,
@@ -448,21 +448,21 @@ impl Engine for FakeEngine {
         to: &[UnitId],
     ) -> Result<Vec<PortBinding>, EngineError> {
         let held = self.held(id);
-        let mut fronts = self.fronts.lock().unwrap_or_else(PoisonError::into_inner);
-        let has = fronts.get(id).map(|(ports, _)| ports.clone()).unwrap_or_default();
+        let mut load_balancers = self.load_balancers.lock().unwrap_or_else(PoisonError::into_inner);
+        let has = load_balancers.get(id).map(|(ports, _)| ports.clone()).unwrap_or_default();
         let units = self.units();
         let ports = give(&units, id, &has, asked, &held)?;
         if asked.is_empty() {
-            fronts.remove(id);
+            load_balancers.remove(id);
         } else {
             let to = to.iter().filter(|id| units.contains_key(*id)).cloned().collect();
-            fronts.insert(id.clone(), (ports.clone(), to));
+            load_balancers.insert(id.clone(), (ports.clone(), to));
         }
         Ok(ports)
     }
 
-    async fn fronts(&self) -> Result<Vec<UnitId>, EngineError> {
-        Ok(self.fronts.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect())
+    async fn load_balancers(&self) -> Result<Vec<UnitId>, EngineError> {
+        Ok(self.load_balancers.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect())
     }
 
     async fn connections(&self, id: &UnitId, _ports: &[u16]) -> Result<usize, EngineError> {

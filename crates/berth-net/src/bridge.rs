@@ -5,7 +5,7 @@ use std::{fs, io};
 
 use crate::netlink::{Error, Socket};
 use crate::netns::{Netns, in_netns};
-use crate::nft::{self, Member, Protocol, Published, Spread};
+use crate::nft::{self, Backends, Member, Protocol, Published};
 use crate::tc;
 use crate::{conntrack, link};
 
@@ -90,15 +90,15 @@ impl Network {
         Ok(candidates.into_iter().find(|subnet| !overlaps(subnet)))
     }
 
-    /// Brings up the bridge and puts the rules in place with exactly `ports` published, `spreads` spread and `members`
+    /// Brings up the bridge and puts the rules in place with exactly `ports` published, `backends` backends and `members`
     /// admitted. Safe to repeat: connections and attached workloads are not disturbed.
     ///
     /// # Errors
     /// The step that the kernel refused.
-    pub fn ensure(&self, ports: &[Published], spreads: &[Spread], members: &[Member]) -> Result<(), Error> {
+    pub fn ensure(&self, ports: &[Published], backends: &[Backends], members: &[Member]) -> Result<(), Error> {
         let through_ip = self.ensure_links()?;
         nft::bridge_table_replace(&self.table, &self.links, !through_ip, members)?;
-        nft::table_replace(&self.table, &self.bridge, self.subnet, ports, spreads, members)?;
+        nft::table_replace(&self.table, &self.bridge, self.subnet, ports, backends, members)?;
         self.forward_accept().map(|_| ())
     }
 
@@ -124,10 +124,10 @@ impl Network {
     ///
     /// # Errors
     /// The step that the kernel refused.
-    pub fn restore(&self, ports: &[Published], spreads: &[Spread], members: &[Member]) -> Result<(), Error> {
+    pub fn restore(&self, ports: &[Published], backends: &[Backends], members: &[Member]) -> Result<(), Error> {
         let through_ip = std::path::Path::new("/proc/sys/net/bridge").exists();
         nft::bridge_table_replace(&self.table, &self.links, !through_ip, members)?;
-        nft::table_replace(&self.table, &self.bridge, self.subnet, ports, spreads, members)?;
+        nft::table_replace(&self.table, &self.bridge, self.subnet, ports, backends, members)?;
         self.ensure_links()?;
         self.forward_accept()?;
         let mut socket = Socket::route()?;
@@ -380,8 +380,8 @@ impl Network {
     ///
     /// # Errors
     /// What the kernel refused; the port leads where it led then.
-    pub fn spread(&self, before: Option<&Spread>, after: &Spread) -> Result<(), Error> {
-        nft::spread(&self.table, before, after)?;
+    pub fn backends(&self, before: Option<&Backends>, after: &Backends) -> Result<(), Error> {
+        nft::backends(&self.table, before, after)?;
         let port = Some(after.host_port).filter(|_| after.protocol == Protocol::Udp);
         self.forget_flows(port.into_iter(), |flow| after.to.contains(&flow.answers));
         Ok(())
@@ -539,7 +539,7 @@ mod tests {
         let listeners =
             in_netns(&netns, || [81, 82].map(|p| std::net::TcpListener::bind(("0.0.0.0", p)).expect("bind")));
         let listeners = listeners.expect("enter");
-        let spread = |to: &[u16]| crate::Spread {
+        let backends = |to: &[u16]| crate::Backends {
             protocol: Protocol::Tcp,
             host_port: 31005,
             to: to.iter().map(|p| (address, *p)).collect(),
@@ -553,27 +553,27 @@ mod tests {
             let counts = [0, 1].map(|n: usize| std::iter::from_fn(|| listeners[n].accept().ok()).count());
             (connected.into_iter().filter(|c| *c).count(), counts)
         };
-        network.spread(None, &spread(&[81, 82])).expect("spread");
+        network.backends(None, &backends(&[81, 82])).expect("backends");
         let (connected, counts) = called();
         assert!(connected == 60 && counts.iter().all(|c| *c >= 10), "{connected} {counts:?}");
-        network.spread(Some(&spread(&[81, 82])), &spread(&[82])).expect("without the first");
+        network.backends(Some(&backends(&[81, 82])), &backends(&[82])).expect("without the first");
         assert_eq!(called(), (60, [0, 60]));
-        network.spread(Some(&spread(&[82])), &spread(&[])).expect("nowhere");
+        network.backends(Some(&backends(&[82])), &backends(&[])).expect("nowhere");
         assert_eq!(called().0, 0);
-        network.spread(Some(&spread(&[81])), &spread(&[81])).expect("although it was not there");
+        network.backends(Some(&backends(&[81])), &backends(&[81])).expect("although it was not there");
         assert_eq!(called(), (60, [60, 0]));
         // The queue of a listener that nobody serves is full after two: the kernel drops what begins then.
         let full = in_netns(&netns, || std::net::TcpListener::bind(("0.0.0.0", 83)).expect("bind")).expect("enter");
         // SAFETY: plain system call on a socket that is open.
         unsafe { libc::listen(std::os::fd::AsRawFd::as_raw_fd(&full), 0) };
-        network.spread(Some(&spread(&[81])), &spread(&[83])).expect("to the busy one");
+        network.backends(Some(&backends(&[81])), &backends(&[83])).expect("to the busy one");
         let patience = std::time::Duration::from_millis(200);
         let at = "198.19.254.1:31005".parse().expect("address");
         let tried: Vec<_> = (0..4).map(|_| std::net::TcpStream::connect_timeout(&at, patience)).collect();
         assert!(tried.iter().any(Result::is_err) && tried[0].is_ok());
         assert!(Network::opening(address, &[83]).expect("dump") > 0, "they are on their way still");
         assert_eq!(Network::opening(address, &[81]).expect("dump"), 0);
-        network.spread(Some(&spread(&[83])), &spread(&[])).expect("taken back");
+        network.backends(Some(&backends(&[83])), &backends(&[])).expect("taken back");
     }
 
     /// As on a host with Docker, whose policy for forwarded packets is DROP. In a namespace of its own: the host's rules are

@@ -19,5 +19,5 @@ pub use bridge::{Network, Rates, Subnet};
 pub use link::{Link, LinkStats, link_index, link_names, link_stats, link_stats_of};
 pub use netlink::Error;
 pub use netns::{Netns, in_netns};
-pub use nft::{Member, Protocol, Published, Spread};
+pub use nft::{Backends, Member, Protocol, Published};
 pub use watch::Watch;

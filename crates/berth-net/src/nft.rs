@@ -6,7 +6,7 @@
 //!   map tcp_at, udp_at { type ipv4_addr . inet_service : ipv4_addr . inet_service }
 //!   map tcp_spread, udp_spread { type inet_service . mark : ipv4_addr . inet_service }: port and bucket
 //!   chain raw     { filter, prerouting -300: packets to 127/8 that did not come from here: drop (CVE-2020-8558) }
-//!   chain pre     { nat, prerouting: to a local address: dnat by the maps; a spread port's bucket is drawn by lot }
+//!   chain pre     { nat, prerouting: to a local address: dnat by the maps; a backends port's bucket is drawn by lot }
 //!   chain out     { nat, output: the same, for the host's own connections }
 //!   chain post    { nat, postrouting: masquerade what leaves the network, and what the host sends in by 127.0.0.1 }
 //!   chain forward { filter, forward: into the bridge only answers, members of the sender's tenant, published ports }
@@ -150,12 +150,12 @@ impl Member {
     }
 }
 
-/// Buckets of a port that is spread over several workloads: what most numbers of workloads divide without a rest.
+/// Buckets of a port that is backends over several workloads: what most numbers of workloads divide without a rest.
 pub(crate) const BUCKETS: u32 = 840;
 
-/// A host port whose new connections are spread evenly over several places; those under way stay where they are.
+/// A host port whose new connections are backends evenly over several places; those under way stay where they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Spread {
+pub struct Backends {
     /// Transport.
     pub protocol: Protocol,
     /// Port on the host.
@@ -164,7 +164,7 @@ pub struct Spread {
     pub to: Vec<(Ipv4Addr, u16)>,
 }
 
-impl Spread {
+impl Backends {
     fn map(&self) -> &'static str {
         match self.protocol {
             Protocol::Tcp => "tcp_spread",
@@ -182,7 +182,7 @@ impl Spread {
         if self.to.is_empty() {
             return None;
         }
-        let verb = if kind == NEWSETELEM { "spread" } else { "gather" };
+        let verb = if kind == NEWSETELEM { "backends" } else { "gather" };
         let flags = if kind == NEWSETELEM { NLM_F_ACK | NLM_F_CREATE } else { NLM_F_ACK };
         let what = format!("{verb} port {}/{}", self.host_port, self.map());
         let all = message(what, kind, flags).text(1, table).text(2, self.map()).nest(3, |m| {
@@ -572,7 +572,7 @@ pub(crate) fn table_replace(
     bridge: &str,
     subnet: Subnet,
     ports: &[Published],
-    spreads: &[Spread],
+    backends: &[Backends],
     members: &[Member],
 ) -> Result<(), Error> {
     const PREROUTING: u32 = 0;
@@ -640,7 +640,7 @@ pub(crate) fn table_replace(
     }
     rule("forward", chain(vec![interface(META_OIFNAME, CMP_EQ, bridge).into(), vec![verdict(NF_DROP)]]));
     all.extend(ports.iter().map(|port| element(table, NEWSETELEM, port).quiet()));
-    all.extend(spreads.iter().filter_map(|s| s.elements(table, NEWSETELEM)).map(Message::quiet));
+    all.extend(backends.iter().filter_map(|s| s.elements(table, NEWSETELEM)).map(Message::quiet));
     all.extend(filling(IP, table, members));
     send(batch(all))
 }
@@ -721,12 +721,12 @@ pub(crate) fn taken_elsewhere(own: &str, port: &Published) -> Result<bool, Error
             .extend(name.map(String::from_utf8_lossy).filter(|n| n.starts_with(family) && n != own).map(String::from));
     })?;
     let anywhere = Published { host: None, ..*port };
-    let spread = Spread { protocol: port.protocol, host_port: port.host_port, to: Vec::new() };
+    let backends = Backends { protocol: port.protocol, host_port: port.host_port, to: Vec::new() };
     for table in others {
         let ask = message(format!("look for port {}", port.host_port), GETSETELEM, NLM_F_ACK)
             .text(1, &table)
-            .text(2, spread.map())
-            .nest(3, |m| m.nest(1, |m| m.nest(1, |m| m.bytes(1, &spread.key(0)))));
+            .text(2, backends.map())
+            .nest(3, |m| m.nest(1, |m| m.nest(1, |m| m.bytes(1, &backends.key(0)))));
         match send(vec![ask]) {
             Ok(()) => return Ok(true),
             Err(error) if error.errno() == Some(libc::ENOENT) => {}
@@ -777,7 +777,7 @@ pub(crate) fn unpublish(table: &str, ports: &[Published]) -> Result<(), Error> {
 }
 
 /// Has a port lead to the places of `after` instead of those of `before`, in one transaction.
-pub(crate) fn spread(table: &str, before: Option<&Spread>, after: &Spread) -> Result<(), Error> {
+pub(crate) fn backends(table: &str, before: Option<&Backends>, after: &Backends) -> Result<(), Error> {
     let change = |gone: bool| {
         let delete = before.filter(|_| !gone).and_then(|b| b.elements(table, DELSETELEM));
         batch(delete.into_iter().chain(after.elements(table, NEWSETELEM)).collect())

@@ -514,7 +514,7 @@ impl Core {
         // From here on the new one is the member: a crash ends in the old one's removal, not in the new one's.
         let (id, version, shape) = (new.id, context.version, context.spec.shape());
         self.write(move |tx| Ok(tx.container_settle(id, version, &shape)?)).await?;
-        self.refresh_front(context.group.id).await?;
+        self.refresh_load_balancer(context.group.id).await?;
         match self.member(context.caller, old).await {
             Ok(found) => self.retire(context.caller, &found).await?,
             Err(Error::NotFound { .. }) => {}
@@ -588,7 +588,7 @@ impl Core {
         })
         .await?;
         self.packages_prune(id).await?;
-        self.refresh_front(id).await
+        self.refresh_load_balancer(id).await
     }
 
     /// The end of a container's output, for the message about its failure.

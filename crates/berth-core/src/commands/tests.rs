@@ -223,7 +223,7 @@ impl World {
         if running != members.iter().all(|m| runs(&m)) || !running && members.iter().any(|m| runs(&m)) {
             return Some(format!("running {running}: {:?}", members.iter().map(|m| m.state).collect::<Vec<_>>()));
         }
-        let mut front = self.engine.front(&crate::fronts::front_id(group.id).expect("id"));
+        let mut front = self.engine.load_balancer(&crate::balancing::load_balancer_id(group.id).expect("id"));
         front.sort();
         let expected = if running { known } else { Vec::new() };
         (front != expected).then(|| format!("the front leads to {front:?}, not {expected:?}"))
@@ -429,7 +429,7 @@ fn a_removal_overtakes_what_waits_and_survives_a_kill_at_any_point() {
             let gone = world.block_on(world.core.group(&world.caller, "shop/prod"));
             assert!(gone.is_err(), "the group is gone");
             assert!(world.block_on(world.engine.list()).expect("list").is_empty(), "at {at}");
-            assert!(world.block_on(world.engine.fronts()).expect("fronts").is_empty(), "at {at}");
+            assert!(world.block_on(world.engine.load_balancers()).expect("balancing").is_empty(), "at {at}");
         }) as Box<dyn FnOnce() + Send>
     });
     all(stories.collect());

@@ -14,12 +14,12 @@ use crate::error::Error;
 use crate::policies::HealthStatus;
 use crate::services::{Group, GroupSpec, GroupState, group};
 
-/// After a container is taken out of a front: what was on its way to it by then has arrived.
+/// After a container is taken out of a load balancer: what was on its way to it by then has arrived.
 const ON_THE_WAY: Duration = Duration::from_millis(50);
 
 /// What is known of members beyond the records; a cache.
 #[derive(Default)]
-pub(crate) struct Fronts {
+pub(crate) struct Balancing {
     /// Containers that are about to be stopped.
     draining: Mutex<HashSet<i64>>,
     /// Runs of containers without a health check that take connections: container, run.
@@ -34,17 +34,17 @@ pub(crate) struct Draining {
 
 impl Drop for Draining {
     fn drop(&mut self) {
-        self.core.inner.fronts.draining.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.container);
+        self.core.inner.balancing.draining.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.container);
     }
 }
 
-/// The engine's name for a group's front.
-pub(crate) fn front_id(group: i64) -> Result<UnitId, Error> {
-    format!("front{group}").parse().map_err(Error::Bug)
+/// The engine's name for a group's load balancer.
+pub(crate) fn load_balancer_id(group: i64) -> Result<UnitId, Error> {
+    format!("load_balancer{group}").parse().map_err(Error::Bug)
 }
 
 impl Core {
-    pub(crate) fn front_lock(&self, group: i64) -> Arc<tokio::sync::Mutex<()>> {
+    pub(crate) fn load_balancer_lock(&self, group: i64) -> Arc<tokio::sync::Mutex<()>> {
         // Containers' numbers are positive.
         self.lock(-group)
     }
@@ -54,21 +54,21 @@ impl Core {
         if member.state != ContainerState::Running {
             return false;
         }
-        let fronts = &self.inner.fronts;
-        if fronts.draining.lock().unwrap_or_else(PoisonError::into_inner).contains(&member.id) {
+        let balancing = &self.inner.balancing;
+        if balancing.draining.lock().unwrap_or_else(PoisonError::into_inner).contains(&member.id) {
             return false;
         }
         match (&member.health_check, &member.health) {
             (Some(_), health) => health.as_ref().is_some_and(|h| h.status == HealthStatus::Healthy),
             (None, _) => {
-                fronts.ready.lock().unwrap_or_else(PoisonError::into_inner).contains(&(member.id, member.runs))
+                balancing.ready.lock().unwrap_or_else(PoisonError::into_inner).contains(&(member.id, member.runs))
             }
         }
     }
 
     /// Has the host's ports of a group lead to those of its containers that take connections now.
-    pub(crate) async fn refresh_front(&self, id: i64) -> Result<(), Error> {
-        let lock = self.front_lock(id);
+    pub(crate) async fn refresh_load_balancer(&self, id: i64) -> Result<(), Error> {
+        let lock = self.load_balancer_lock(id);
         let _busy = lock.lock().await;
         let found = self
             .read(move |tx| match tx.group(id)? {
@@ -91,11 +91,11 @@ impl Core {
                 to.push(member.uid);
             }
         }
-        let asked = group.front_ports(self.inner.settings.port_range);
+        let asked = group.load_balancer_ports(self.inner.settings.port_range);
         let ports = self
             .inner
             .engine
-            .set_front(&front_id(id)?, crate::containers::tenant_of(group.account), &asked, &to)
+            .set_load_balancer(&load_balancer_id(id)?, crate::containers::tenant_of(group.account), &asked, &to)
             .await?;
         if ports != group.ports {
             let ports = serde_json::to_string(&ports).map_err(|e| Error::Bug(e.to_string()))?;
@@ -106,7 +106,7 @@ impl Core {
     }
 
     fn note_ready(&self, member: &Container) {
-        let mut ready = self.inner.fronts.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ready = self.inner.balancing.ready.lock().unwrap_or_else(PoisonError::into_inner);
         ready.retain(|(id, _)| *id != member.id);
         ready.insert((member.id, member.runs));
     }
@@ -124,9 +124,9 @@ impl Core {
             self.write(move |tx| Ok(tx.group_change(id, &change).map(drop)?)).await
         };
         write(GroupSpec { ports, ..before.clone() }).await?;
-        if let Err(error) = self.refresh_front(id).await {
+        if let Err(error) = self.refresh_load_balancer(id).await {
             write(before).await?;
-            self.refresh_front(id).await?;
+            self.refresh_load_balancer(id).await?;
             return Err(error);
         }
         Ok(())
@@ -136,17 +136,17 @@ impl Core {
     pub(crate) async fn member_is_ready(&self, member: &Container) -> Result<(), Error> {
         let Some(group) = member.group else { return Ok(()) };
         self.note_ready(member);
-        self.refresh_front(group).await
+        self.refresh_load_balancer(group).await
     }
 
-    /// Takes a member out of its group's front and lets its connections end, as long as the group allows. It stays out until
+    /// Takes a member out of its group's load balancer and lets its connections end, as long as the group allows. It stays out until
     /// what is returned is dropped.
     pub(crate) async fn drain(&self, member: &Container) -> Result<Option<Draining>, Error> {
         let Some(id) = member.group else { return Ok(None) };
         let served = self.takes_connections(member);
-        self.inner.fronts.draining.lock().unwrap_or_else(PoisonError::into_inner).insert(member.id);
+        self.inner.balancing.draining.lock().unwrap_or_else(PoisonError::into_inner).insert(member.id);
         let draining = Draining { core: self.clone(), container: member.id };
-        if let Err(error) = self.refresh_front(id).await {
+        if let Err(error) = self.refresh_load_balancer(id).await {
             // No reason not to stop it.
             tracing::warn!(group = id, error = error.chain(), "a group's ports could not be set");
         }
@@ -164,7 +164,7 @@ impl Core {
         Ok(Some(draining))
     }
 
-    /// At the start of the server: what runs is taken to be ready, and fronts of groups that are gone go, too. Then follows
+    /// At the start of the server: what runs is taken to be ready, and balancing of groups that are gone go, too. Then follows
     /// what happens to members.
     pub(crate) async fn follow_members(&self) -> Result<(), Error> {
         let mut events = self.event_stream();
@@ -172,20 +172,20 @@ impl Core {
         let mut owned = HashSet::new();
         for row in groups {
             let id = row.id;
-            owned.insert(front_id(id)?);
+            owned.insert(load_balancer_id(id)?);
             let group = group(row)?;
             for member in self.group_containers(&group).await? {
                 if member.state == ContainerState::Running {
                     self.note_ready(&member);
                 }
             }
-            if let Err(error) = self.refresh_front(id).await {
+            if let Err(error) = self.refresh_load_balancer(id).await {
                 tracing::warn!(group = group.full_name(), error = error.chain(), "a group's ports could not be set");
             }
         }
-        for front in self.inner.engine.fronts().await? {
-            if !owned.contains(&front) {
-                self.inner.engine.set_front(&front, 0, &[], &[]).await?;
+        for load_balancer in self.inner.engine.load_balancers().await? {
+            if !owned.contains(&load_balancer) {
+                self.inner.engine.set_load_balancer(&load_balancer, 0, &[], &[]).await?;
             }
         }
         let weak = Arc::downgrade(&self.inner);
@@ -210,7 +210,7 @@ impl Core {
 
     async fn refresh_all(&self) -> Result<(), Error> {
         for row in self.read(|tx| Ok(tx.groups(None)?)).await? {
-            self.refresh_front(row.id).await?;
+            self.refresh_load_balancer(row.id).await?;
         }
         Ok(())
     }
@@ -230,7 +230,7 @@ impl Core {
                 tokio::spawn(async move { core.await_readiness(member, group).await });
             }
         }
-        self.refresh_front(group).await
+        self.refresh_load_balancer(group).await
     }
 
     /// A member that was started by itself, or by hand, serves when it takes connections.

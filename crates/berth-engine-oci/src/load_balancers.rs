@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use berth_engine::{EngineError, PortBinding, PortProtocol, PortRequest, UnitId};
-use berth_net::{Network, Protocol, Spread};
+use berth_net::{Backends, Network, Protocol};
 use berth_runtime::write_json;
 use serde::{Deserialize, Serialize};
 
@@ -17,27 +17,27 @@ use crate::unit::read_json;
 /// On disk, so that the next server's rules have them from the first moment.
 pub(crate) const FRONTS: &str = "fronts.json";
 
-/// One front: the ports it has, the containers they lead to, and what the kernel was told.
+/// One load balancer: the ports it has, the containers they lead to, and what the kernel was told.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct Front {
+struct LoadBalancer {
     /// Whose it is.
     #[serde(default)]
     tenant: u32,
     ports: Vec<PortBinding>,
     to: Vec<UnitId>,
     #[serde(skip)]
-    spreads: Vec<Spread>,
+    backends: Vec<Backends>,
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Fronts(Mutex<BTreeMap<UnitId, Front>>);
+pub(crate) struct LoadBalancers(Mutex<BTreeMap<UnitId, LoadBalancer>>);
 
-impl Fronts {
-    fn all(&self) -> MutexGuard<'_, BTreeMap<UnitId, Front>> {
+impl LoadBalancers {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<UnitId, LoadBalancer>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The fronts of an earlier life of the server.
+    /// The load balancers of an earlier life of the server.
     pub(crate) fn load(folder: &Path) -> Self {
         let read = read_json(&folder.join(FRONTS)).unwrap_or_else(|error| {
             // Cut by a power failure; the core sets them anew from its own records.
@@ -53,9 +53,9 @@ impl Fronts {
 }
 
 impl Inner {
-    fn spreads_of(&self, ports: &[PortBinding], to: &[UnitId]) -> Vec<Spread> {
+    fn backends_of(&self, ports: &[PortBinding], to: &[UnitId]) -> Vec<Backends> {
         let addresses: Vec<_> = to.iter().filter_map(|id| self.unit(id).ok()?.record().placement.address).collect();
-        let spread = |port: &PortBinding| Spread {
+        let backends = |port: &PortBinding| Backends {
             protocol: match port.protocol {
                 PortProtocol::Tcp => Protocol::Tcp,
                 PortProtocol::Udp => Protocol::Udp,
@@ -63,27 +63,33 @@ impl Inner {
             host_port: port.host_port,
             to: addresses.iter().map(|address| (*address, port.container_port)).collect(),
         };
-        ports.iter().map(spread).collect()
+        ports.iter().map(backends).collect()
     }
 
     /// What was noted, as the rules are to have it; its ports are held.
-    pub(crate) fn take_over_fronts(&self) -> Vec<Spread> {
-        let mut all = self.fronts.all();
-        for (id, front) in all.iter_mut() {
-            self.allocator().remember(id, front.tenant, None, &front.ports, !front.to.is_empty());
-            front.spreads = self.spreads_of(&front.ports, &front.to);
+    pub(crate) fn take_over_load_balancers(&self) -> Vec<Backends> {
+        let mut all = self.load_balancers.all();
+        for (id, load_balancer) in all.iter_mut() {
+            self.allocator().remember(
+                id,
+                load_balancer.tenant,
+                None,
+                &load_balancer.ports,
+                !load_balancer.to.is_empty(),
+            );
+            load_balancer.backends = self.backends_of(&load_balancer.ports, &load_balancer.to);
         }
-        all.values().flat_map(|front| front.spreads.clone()).collect()
+        all.values().flat_map(|load_balancer| load_balancer.backends.clone()).collect()
     }
 
-    pub(crate) fn set_front(
+    pub(crate) fn set_load_balancer(
         &self,
         id: &UnitId,
         tenant: u32,
         asked: &[PortRequest],
         to: &[UnitId],
     ) -> Result<Vec<PortBinding>, EngineError> {
-        let mut all = self.fronts.all();
+        let mut all = self.load_balancers.all();
         let before = all.get(id).cloned().unwrap_or_default();
         let change = self.allocator().change(id, tenant, asked)?;
         if to.is_empty() {
@@ -92,26 +98,30 @@ impl Inner {
             self.allocator().undo(id, &change);
             return Err(error);
         }
-        let after =
-            Front { tenant, ports: change.ports.clone(), to: to.to_vec(), spreads: self.spreads_of(&change.ports, to) };
-        let mut steps: Vec<(Option<Spread>, Spread)> = Vec::new();
-        let same = |a: &Spread, b: &Spread| a.protocol == b.protocol && a.host_port == b.host_port;
-        for old in &before.spreads {
-            if !after.spreads.iter().any(|new| same(old, new)) {
-                steps.push((Some(old.clone()), Spread { to: Vec::new(), ..old.clone() }));
+        let after = LoadBalancer {
+            tenant,
+            ports: change.ports.clone(),
+            to: to.to_vec(),
+            backends: self.backends_of(&change.ports, to),
+        };
+        let mut steps: Vec<(Option<Backends>, Backends)> = Vec::new();
+        let same = |a: &Backends, b: &Backends| a.protocol == b.protocol && a.host_port == b.host_port;
+        for old in &before.backends {
+            if !after.backends.iter().any(|new| same(old, new)) {
+                steps.push((Some(old.clone()), Backends { to: Vec::new(), ..old.clone() }));
             }
         }
-        for new in &after.spreads {
-            let old = before.spreads.iter().find(|old| same(old, new)).cloned();
+        for new in &after.backends {
+            let old = before.backends.iter().find(|old| same(old, new)).cloned();
             if old.as_ref() != Some(new) {
                 steps.push((old, new.clone()));
             }
         }
         for (done, (old, new)) in steps.iter().enumerate() {
-            if let Err(error) = self.rules.spread(old.as_ref(), new) {
+            if let Err(error) = self.rules.backends(old.as_ref(), new) {
                 for (old, new) in steps[..done].iter().rev() {
-                    let nowhere = Spread { to: Vec::new(), ..new.clone() };
-                    let _ = self.rules.spread(Some(new), old.as_ref().unwrap_or(&nowhere));
+                    let nowhere = Backends { to: Vec::new(), ..new.clone() };
+                    let _ = self.rules.backends(Some(new), old.as_ref().unwrap_or(&nowhere));
                 }
                 self.allocator().undo(id, &change);
                 return Err(EngineError::Failed(error.to_string()));
@@ -129,18 +139,20 @@ impl Inner {
         Ok(change.ports)
     }
 
-    /// A container that goes is in no front any more: its address may be another's soon.
-    pub(crate) fn leave_fronts(&self, id: &UnitId) -> Result<(), EngineError> {
-        let mut all = self.fronts.all();
-        for (front_id, front) in all.iter_mut().filter(|(_, front)| front.to.contains(id)) {
-            front.to.retain(|other| other != id);
-            let spreads = self.spreads_of(&front.ports, &front.to);
-            for (old, new) in front.spreads.iter().zip(&spreads) {
-                self.rules.spread(Some(old), new).map_err(|e| EngineError::Failed(e.to_string()))?;
+    /// A container that goes is in no load balancer any more: its address may be another's soon.
+    pub(crate) fn leave_load_balancers(&self, id: &UnitId) -> Result<(), EngineError> {
+        let mut all = self.load_balancers.all();
+        for (load_balancer_id, load_balancer) in
+            all.iter_mut().filter(|(_, load_balancer)| load_balancer.to.contains(id))
+        {
+            load_balancer.to.retain(|other| other != id);
+            let backends = self.backends_of(&load_balancer.ports, &load_balancer.to);
+            for (old, new) in load_balancer.backends.iter().zip(&backends) {
+                self.rules.backends(Some(old), new).map_err(|e| EngineError::Failed(e.to_string()))?;
             }
-            front.spreads = spreads;
-            if front.to.is_empty() {
-                self.allocator().rest(front_id);
+            load_balancer.backends = backends;
+            if load_balancer.to.is_empty() {
+                self.allocator().rest(load_balancer_id);
             }
         }
         Ok(())
