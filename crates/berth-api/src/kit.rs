@@ -14,7 +14,7 @@ use futures_util::StreamExt;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::Api;
-use crate::meters::Meters;
+use crate::prometheus::Meters;
 
 /// Requests of one dialect under way at a time; beyond it the answer is "overloaded" at once. Followers count too.
 const AT_ONCE: usize = 4096;

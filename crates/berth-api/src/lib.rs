@@ -4,8 +4,8 @@
 mod acs;
 mod comb;
 mod kit;
-mod meters;
 mod native;
+mod prometheus;
 mod ranges;
 mod sample;
 mod standalone;
@@ -24,7 +24,7 @@ pub use kit::{Draining, Peer};
 pub use native::{openapi, wire};
 
 use crate::kit::RequestLayer;
-use crate::meters::Meters;
+use crate::prometheus::Meters;
 
 /// What every handler can reach.
 #[derive(Clone)]
@@ -125,7 +125,7 @@ pub fn router(core: Core, draining: Draining, settings: Settings) -> Router {
         .route("/", get(native::docs::front_page))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
-        .route("/metrics", get(meters::render))
+        .route("/metrics", get(prometheus::render))
         .route("/openapi.json", get(native::docs::openapi_json))
         .route("/docs", get(native::docs::page))
         .route("/docs/", get(native::docs::file))

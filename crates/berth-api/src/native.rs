@@ -7,11 +7,11 @@ mod containers;
 pub(crate) mod docs;
 pub(crate) mod error;
 mod events;
+mod exec;
 mod host;
 mod hosts;
 mod idempotency;
 mod images;
-mod inside;
 mod keys;
 mod registries;
 mod services;
@@ -51,12 +51,12 @@ pub(crate) fn router() -> Router<Api> {
         .route("/containers/{id}/ports", put(containers::ports))
         .route("/containers/{id}/pause", post(containers::pause))
         .route("/containers/{id}/resume", post(containers::resume))
-        .route("/containers/{id}/exec", post(inside::exec).get(inside::exec_session))
-        .route("/containers/{id}/attach", get(inside::attach))
-        .route("/containers/{id}/files", get(inside::download))
-        .route("/containers/{id}/files/stat", get(inside::stat))
-        .route("/containers/{id}/archive", get(inside::archive).put(inside::extract))
-        .route("/containers/{id}/export", get(inside::export))
+        .route("/containers/{id}/exec", post(exec::exec).get(exec::exec_session))
+        .route("/containers/{id}/attach", get(exec::attach))
+        .route("/containers/{id}/files", get(exec::download))
+        .route("/containers/{id}/files/stat", get(exec::stat))
+        .route("/containers/{id}/archive", get(exec::archive).put(exec::extract))
+        .route("/containers/{id}/export", get(exec::export))
         .route("/containers/{id}/commit", post(images::commit))
         .route("/stats", get(containers::stats_of_all))
         .route("/images", get(images::list).post(images::load))

@@ -4,7 +4,7 @@ use berth_store::{Sum, SumKind};
 
 use crate::core::Core;
 use crate::error::Error;
-use crate::meters::STEPS;
+use crate::metering::STEPS;
 use crate::tokens::Caller;
 
 /// Longest time that is told at once, milliseconds.
@@ -184,7 +184,7 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use super::{SeriesPoint, billed_mbit};
-    use crate::meters::STEPS;
+    use crate::metering::STEPS;
 
     fn point(n: i64, mbit: f64, key: &str) -> SeriesPoint {
         SeriesPoint {

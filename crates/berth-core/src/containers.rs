@@ -2,13 +2,13 @@
 
 mod change;
 mod create;
+mod exec;
 mod health;
-mod inside;
 mod life;
+mod logs;
 mod ready;
 mod restart;
 mod state;
-mod watch;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -22,10 +22,10 @@ use serde::{Deserialize, Serialize};
 
 pub use change::ContainerUpdate;
 pub(crate) use change::check_port_count;
+pub use logs::{LogFollower, LogQuery};
 pub(crate) use ready::NotReady;
 pub use state::ContainerPhase;
 pub(crate) use state::{FailureReason, InFlight, Transition};
-pub use watch::{LogFollower, LogQuery};
 
 use crate::core::Core;
 use crate::error::Error;

@@ -153,7 +153,7 @@ impl DeploymentSpec {
     pub fn normalized(mut self) -> Self {
         if self.version.is_empty() && !self.image.contains('@') {
             let full = self.image.clone();
-            self.image = crate::meters::image_name(&full).to_owned();
+            self.image = crate::metering::image_name(&full).to_owned();
             let version = full.strip_prefix(&self.image).and_then(|rest| rest.strip_prefix(':'));
             self.version = version.filter(|v| !v.is_empty()).unwrap_or("latest").to_owned();
         }

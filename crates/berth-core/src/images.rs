@@ -1,7 +1,7 @@
 //! Images of an account.
 
 mod archives;
-mod care;
+mod gc;
 
 use std::collections::HashSet;
 use std::io::Read;
@@ -10,7 +10,7 @@ use berth_image::{Budget, Config, Digest, ImageConfig, Imported, Pin, import_arc
 use berth_store::Tx;
 
 pub use archives::NewCommit;
-pub use care::{DiskPart, DiskUse, Prune, Pruned};
+pub use gc::{DiskPart, DiskUse, Prune, Pruned};
 
 use crate::core::Core;
 use crate::error::Error;

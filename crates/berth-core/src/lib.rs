@@ -20,7 +20,7 @@ mod hosts;
 mod images;
 mod keys;
 mod limiter;
-mod meters;
+mod metering;
 mod packages;
 mod plans;
 mod policies;
@@ -55,7 +55,7 @@ pub use hosts::{Host, HostLabels, HostSettings};
 pub use images::{DiskPart, DiskUse, Image, NewCommit, Origin, Prune, Pruned, Removed};
 pub use keys::{AccessKey, KeyBounds, NewKey, Refusal, Signed, signature_of, signed_text};
 pub use limiter::{AccountLimiter, Permit};
-pub use meters::Usage as MeteredUsage;
+pub use metering::Usage as MeteredUsage;
 pub use packages::Package;
 pub use plans::{
     Charge, ImageNote, NetworkCharge, NewPlanned, Plan, PlanChange, PlanOperation, PlanProgress, PlanSettings,

@@ -20,17 +20,17 @@ use berth_runtime::{LogLimits, Zygote};
 use tokio::sync::{Semaphore, broadcast};
 
 use crate::allocator::NetworkAllocator;
-use crate::conversations::{self, RunLog};
-use crate::counted::of_run;
+use crate::dns::Names;
+use crate::exec_io::{self, RunLog};
 use crate::groups::GroupWatch;
 use crate::instance::{Instance, descriptors, failed};
 use crate::lifecycle::{StartedRun, of_link};
-use crate::live::exec_spec;
 use crate::load_balancers::LoadBalancers;
-use crate::names::Names;
 use crate::output::Output;
 use crate::rules::{Keeper, Rules};
+use crate::traffic_totals::of_run;
 use crate::unit::{RUN, Run, UNIT, Unit, UnitRecord, read_json};
+use crate::update::exec_spec;
 
 /// How the engine is set up.
 #[derive(Debug, Clone)]
@@ -307,7 +307,7 @@ impl OciEngine {
         let (inner, subnet, dns) =
             (engine.inner.clone(), engine.inner.network.subnet, engine.inner.options.dns.clone());
         tokio::spawn(async move {
-            match crate::names::serve(&inner.names, subnet, &dns).await {
+            match crate::dns::serve(&inner.names, subnet, &dns).await {
                 Ok(()) => {
                     // A firewall of the host may be in between; then every lookup would wait for nothing.
                     let probing = inner.clone();
@@ -686,7 +686,7 @@ impl Engine for OciEngine {
             let folder = unit.folder.clone();
             self.blocking(move |inner| inner.zygote.exec(&folder, &spec).map_err(failed("ask for a process"))).await?
         };
-        conversations::of_exec(asked, &what, EXEC_LIMIT).await
+        exec_io::of_exec(asked, &what, EXEC_LIMIT).await
     }
 
     async fn listening(&self, id: &UnitId) -> Result<Vec<(PortProtocol, u16)>, EngineError> {
@@ -709,18 +709,18 @@ impl Engine for OciEngine {
         };
         let run = RunLog { folder: unit.folder.clone(), started_at };
         let Some(live) = live else {
-            return Ok(conversations::of_ended(run, true, tokio::sync::watch::channel(true).1));
+            return Ok(exec_io::of_ended(run, true, tokio::sync::watch::channel(true).1));
         };
         if record.spec.stdin || record.spec.terminal {
             // The first who attaches hears what was said while nobody did.
             let first = !live.heard.swap(true, Ordering::Relaxed);
-            return conversations::of_container(run, from_start || first, live.ended);
+            return exec_io::of_container(run, from_start || first, live.ended);
         }
         let options = match from_start {
             true => LogOptions { since: Some(started_at), ..LogOptions::default() },
             false => LogOptions { tail: Some(0), ..LogOptions::default() },
         };
-        Ok(conversations::of_log(Output::open(&unit.folder, &options).await?, unit))
+        Ok(exec_io::of_log(Output::open(&unit.folder, &options).await?, unit))
     }
 
     async fn files(&self, id: &UnitId, write: bool) -> Result<Box<dyn Files>, EngineError> {

@@ -13,21 +13,21 @@
 //! its rules in place again, and goes on. No lock is held across a call to the kernel for another container.
 
 mod allocator;
-mod conversations;
-mod counted;
+mod dns;
 mod engine;
+mod exec_io;
 mod files;
 mod groups;
 mod host;
 mod instance;
 mod lifecycle;
 mod listening;
-mod live;
 mod load_balancers;
-mod names;
 mod output;
 mod rules;
+mod traffic_totals;
 mod unit;
+mod update;
 
 pub use engine::{OciEngine, Options};
 pub use instance::{running, uninstall};

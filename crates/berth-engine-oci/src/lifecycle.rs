@@ -21,9 +21,9 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
-use crate::counted::of_run;
 use crate::engine::{Inner, OciEngine, host_memory};
 use crate::instance::{descriptors, failed};
+use crate::traffic_totals::of_run;
 use crate::unit::{Live, RUN, Run, UNIT, Unit, UnitRecord, exit_of, read_json};
 
 /// How long a container may take to reach its program.

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::counted::Counted;
+use crate::traffic_totals::Counted;
 
 pub(crate) const UNIT: &str = "unit.json";
 /// So long after an OOM kill an end by SIGKILL is taken for its consequence.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::{Engine, EngineError};
 use crate::session::{ExecOutput, ExecRequest, Session};
-use crate::words::{LogOptions, NetworkMode, PortProtocol, PortRequest, Rates, State, UnitId, UnitSpec};
+use crate::types::{LogOptions, NetworkMode, PortProtocol, PortRequest, Rates, State, UnitId, UnitSpec};
 
 /// What an engine's test brings along.
 #[derive(Debug, Clone)]
@@ -245,13 +245,13 @@ mod tests {
 
     #[tokio::test]
     async fn the_fake_holds_to_the_contract() {
-        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        let types = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         let material = Material {
             layers: Vec::new(),
-            service: words("sleep"),
-            greeter: words("echo hello"),
-            failer: words("exit 7"),
-            missing: words("missing"),
+            service: types("sleep"),
+            greeter: types("echo hello"),
+            failer: types("exit 7"),
+            missing: types("missing"),
             ports: (20_000, 20_001),
         };
         check(&FakeEngine::default(), &material).await;

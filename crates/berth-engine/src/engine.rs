@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use tokio::sync::broadcast;
 
 use crate::session::{ExecRequest, Files, Session};
-use crate::words::{
+use crate::types::{
     Abilities, HostFacts, LogLine, LogOptions, Observed, Placement, PortBinding, PortProtocol, PortRequest, Resources,
     Stats, Traffic, UnitId, UnitSpec,
 };

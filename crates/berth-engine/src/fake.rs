@@ -12,7 +12,7 @@ use tokio::sync::{Notify, broadcast};
 
 use crate::engine::{Changes, Engine, EngineError, LogReader};
 use crate::session::{ExecOutput, ExecRequest, FileStat, Files, Session};
-use crate::words::{
+use crate::types::{
     Abilities, Exit, HostFacts, LogLine, LogOptions, LogStream, NetworkMode, Observed, Placement, PortBinding,
     PortProtocol, PortRequest, Resources, State, Stats, Traffic, UnitId, UnitSpec,
 };
@@ -93,8 +93,8 @@ impl FakeEngine {
             name: format!("host{number}"),
             cpus: 8,
             memory: 64 << 30,
-            disks: vec![crate::words::DiskFacts { path: "/".into(), size: 100 << 30, used: 10 << 30 }],
-            interfaces: vec![crate::words::InterfaceFacts {
+            disks: vec![crate::types::DiskFacts { path: "/".into(), size: 100 << 30, used: 10 << 30 }],
+            interfaces: vec![crate::types::InterfaceFacts {
                 name: "eth0".into(),
                 address: "192.0.2.1".into(),
                 real: true,

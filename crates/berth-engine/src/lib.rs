@@ -7,12 +7,12 @@ pub mod contract;
 mod engine;
 mod fake;
 mod session;
-mod words;
+mod types;
 
 pub use engine::{Changes, Engine, EngineError, Listening, LogReader};
 pub use fake::{FakeEngine, Held};
 pub use session::{ExecInput, ExecOutput, ExecRequest, FileStat, Files, Session};
-pub use words::{
+pub use types::{
     Abilities, DiskFacts, Exit, HostFacts, InterfaceFacts, LogLine, LogOptions, LogStream, Mount, MountSource,
     NetworkMode, Observed, Placement, PortBinding, PortProtocol, PortRequest, Rates, Resources, State, Stats, Traffic,
     UnitId, UnitSpec,

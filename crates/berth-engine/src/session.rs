@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use crate::words::LogStream;
+use crate::types::LogStream;
 
 /// A process to be run in a container that runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

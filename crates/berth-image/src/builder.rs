@@ -14,8 +14,8 @@ use berth_runtime::{openat2_in_root, remove_tree};
 
 use crate::digest::Digest;
 use crate::error::{Error, Named, bad};
-use crate::split::{self, Recorder};
 use crate::store::{Layer, Pin, Store};
+use crate::tar_split::{self, Recorder};
 
 /// PATH_MAX of Linux.
 const LONGEST_PATH: usize = 4096;
@@ -204,7 +204,7 @@ impl<'a> LayerBuilder<'a> {
 
     /// From now on takes note of the tar that it is made from.
     pub(crate) fn begin_record(&mut self) {
-        let at = self.store.as_ref().map(|(_, work)| work.join(split::FILE));
+        let at = self.store.as_ref().map(|(_, work)| work.join(tar_split::FILE));
         self.recorder = at.and_then(|at| Recorder::create(&at).ok());
     }
 
@@ -743,7 +743,7 @@ impl<'a> LayerBuilder<'a> {
         let Some((store, work)) = self.store.clone() else { return Err(bad("not a layer")) };
         let recorded = self.recorder.take().is_some_and(|r| r.finish().is_ok());
         if !recorded {
-            let _ = fs::remove_file(work.join(split::FILE));
+            let _ = fs::remove_file(work.join(tar_split::FILE));
         }
         let layer = Layer {
             digest,

@@ -16,8 +16,8 @@ mod error;
 mod export;
 mod pack;
 mod platform;
-mod split;
 mod store;
+mod tar_split;
 mod unpack;
 
 pub use archive::{Imported, import_archive, import_rootfs};

@@ -13,10 +13,10 @@
 //! Everything a restarted server needs is in the container's folder: [`Bundle`], [`Process`] of shim and init,
 //! [`ExitStatus`], logs. Words are those of the OCI runtime specification.
 
+mod attach;
 mod bundle;
 pub mod cgroup;
 mod exec;
-mod hub;
 mod init;
 mod limits;
 pub mod log;
@@ -33,12 +33,12 @@ mod users;
 mod view;
 mod zygote;
 
+pub use attach::{AttachMessage, Attached, MOST_INPUT};
 pub use bundle::{
     Bundle, DEFAULT_CAPABILITIES, ExitStatus, HOST_NETWORK_CAPABILITIES, Limits, LogLimits, Mount, MountKind,
     Namespace, Rootfs, Traffic, write_json,
 };
 pub use exec::{ExecReport, ExecSpec};
-pub use hub::{AttachMessage, Attached, MOST_INPUT};
 pub use limits::{open_files, raise_open_files};
 pub use process::{PidFd, Process, delivers_signal};
 pub use remove::remove_tree;

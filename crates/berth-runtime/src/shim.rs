@@ -8,9 +8,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::attach::Hub;
 use crate::bundle::{Bundle, ExitStatus, Namespace, Traffic, write_json};
 use crate::cgroup::{Cgroup, Hierarchies};
-use crate::hub::Hub;
 use crate::init::{self, Inherited};
 use crate::log::{self, Stream, Writer};
 use crate::oci::Other;

@@ -10,7 +10,7 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use super::{
-    accounts, commands, containers, events, host, hosts, images, inside, keys, registries, services, ssh_keys, tokens,
+    accounts, commands, containers, events, exec, host, hosts, images, keys, registries, services, ssh_keys, tokens,
     usage, volumes,
 };
 
@@ -21,8 +21,8 @@ use super::{
         containers::list, containers::create, containers::inspect, containers::remove, containers::start,
         containers::stop, containers::restart, containers::kill, containers::wait, containers::logs, containers::stats,
         containers::stats_of_all, containers::traffic, containers::update, containers::ports, containers::pause,
-        containers::resume, inside::exec, inside::exec_session, inside::attach, inside::stat, inside::download,
-        inside::archive, inside::extract, inside::export, images::commit, images::tag, images::share, images::history,
+        containers::resume, exec::exec, exec::exec_session, exec::attach, exec::stat, exec::download,
+        exec::archive, exec::extract, exec::export, images::commit, images::tag, images::share, images::history,
         images::save, images::prune, images::disk, images::quota, registries::pull, registries::push,
         registries::logins, registries::log_in, registries::log_out, volumes::list, volumes::create, volumes::inspect,
         volumes::remove, volumes::prune, volumes::backup, volumes::restore, images::list, images::load, images::import, images::inspect, images::remove,

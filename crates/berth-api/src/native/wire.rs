@@ -1,8 +1,8 @@
 //! The native API's types. Times are RFC 3339 in UTC with nanoseconds; sizes are bytes.
 
 mod containers;
+mod exec;
 mod images;
-mod inside;
 mod keys;
 mod services;
 mod usage;
@@ -16,11 +16,11 @@ pub use containers::{
     Container, ContainerCreate, ContainerMount, ContainerUpdate, Ended, Health, HealthCheck, LogEntry, Port, PortList,
     Stats, Traffic,
 };
+pub use exec::{ExecCreate, ExecResult, FileStat, channel};
 pub use images::{
     CommitCreate, DiskPart, DiskUse, Image, ImagePull, ImagePush, ImageRemoved, LoginCreate, PruneAsked, Pruned, Quota,
     RegistryLogin, Travel,
 };
-pub use inside::{ExecCreate, ExecResult, FileStat, channel};
 pub use keys::{AccessKey, AuditEntry, KeyCreate, KeyRotate};
 pub(crate) use services::method;
 pub use services::{

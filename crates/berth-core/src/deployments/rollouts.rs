@@ -65,7 +65,7 @@ impl Core {
             row.replaces.is_none()
                 && row.wanted != "removed"
                 && hosts.contains(&row.host_id)
-                && crate::meters::image_name(&row.image) == asked.image
+                && crate::metering::image_name(&row.image) == asked.image
                 // One that is pinned to a digest has no version to be moved to another.
                 && !row.image.contains('@')
         });

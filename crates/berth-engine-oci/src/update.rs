@@ -6,10 +6,10 @@ use berth_engine::{EngineError, ExecRequest, Listening, Placement, PortRequest, 
 use berth_net::{Network, in_netns, link_stats};
 use berth_runtime::{ExecSpec, Limits};
 
-use crate::counted::of_run;
 use crate::engine::{Inner, OciEngine};
 use crate::instance::failed;
 use crate::lifecycle::{of_link, rates_of};
+use crate::traffic_totals::of_run;
 use crate::unit::{Unit, UnitRecord};
 
 /// A process as it is asked for, in the container as it is.
@@ -96,7 +96,7 @@ impl Inner {
             self.network.attach(&netns, &link, address).map_err(|e| said(&e))?;
             self.rules.admit(&member).map_err(|e| said(&e))?;
             self.names.add(0, &["berth".into()], address);
-            let asked = berth_net::in_netns(&netns, || crate::names::ask(subnet.gateway, "berth"));
+            let asked = berth_net::in_netns(&netns, || crate::dns::ask(subnet.gateway, "berth"));
             asked.map_err(|e| said(&e))?.map_err(|e| said(&e))
         })();
         self.names.remove(0, &["berth".into()], address);

@@ -159,7 +159,7 @@ impl Core {
             self.read(move |tx| Ok(tx.image_names(account)?.into_iter().map(|n| n.name).collect())).await?;
         names.retain(|full| match &wanted {
             Some(wanted) => full == wanted,
-            None => crate::meters::image_name(full) == name,
+            None => crate::metering::image_name(full) == name,
         });
         if names.is_empty() {
             let name = wanted.unwrap_or(image.to_owned());

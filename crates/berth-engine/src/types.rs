@@ -1,4 +1,4 @@
-//! The words of the boundary. They are those of the OCI runtime specification where it has one.
+//! The types of the boundary. They are those of the OCI runtime specification where it has one.
 
 use std::fmt;
 use std::net::Ipv4Addr;
