@@ -2,6 +2,7 @@
 //! and what a reading takes on the disk. Needs root. Appends a Markdown table with `--out FILE`.
 
 #[path = "../tests/fleet/mod.rs"]
+#[allow(dead_code, reason = "each test uses a part of the harness")]
 mod harness;
 
 use std::io::Write as _;

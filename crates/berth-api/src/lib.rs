@@ -3,7 +3,7 @@
 
 mod acs;
 mod comb;
-mod kit;
+mod http;
 mod native;
 mod prometheus;
 mod ranges;
@@ -20,10 +20,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use berth_core::Core;
 
-pub use kit::{Draining, Peer};
+pub use http::{Draining, Peer};
 pub use native::{openapi, wire};
+pub use tingyu::OPERATORS;
 
-use crate::kit::RequestLayer;
+/// Dialects that an access key may be bounded to.
+pub const DIALECTS_OF_KEYS: [&str; 3] = ["acs", "comb", "tingyu"];
+
+use crate::http::RequestLayer;
 use crate::prometheus::Meters;
 
 /// What every handler can reach.
@@ -102,7 +106,7 @@ pub fn router(core: Core, draining: Draining, settings: Settings) -> Router {
     let meters = Arc::new(Meters::default());
     let api =
         Api { core, meters: meters.clone(), draining, places: native::StreamLimits::default(), comb: settings.comb };
-    let layer = |dialect: &'static str, broken: fn(kit::InternalFallback) -> Response| RequestLayer {
+    let layer = |dialect: &'static str, broken: fn(http::InternalFallback) -> Response| RequestLayer {
         dialect,
         broken,
         ends_with_client: |_, _| false,
@@ -112,15 +116,15 @@ pub fn router(core: Core, draining: Draining, settings: Settings) -> Router {
     };
     let native_layer =
         RequestLayer { ends_with_client: native::ends_with_client, ..layer("native", native::error::broken) };
-    let native = kit::with_layer(native::router(), native_layer);
+    let native = http::with_layer(native::router(), native_layer);
     let standalone_layer =
         RequestLayer { changes: standalone::changes, ..layer("standalone", standalone::error::broken) };
-    let standalone = kit::with_layer(standalone::router(), standalone_layer.clone());
-    let comb = |router| kit::with_layer(router, layer("comb", comb::error::broken));
+    let standalone = http::with_layer(standalone::router(), standalone_layer.clone());
+    let comb = |router| http::with_layer(router, layer("comb", comb::error::broken));
     let nothing: Router = comb(Router::new().fallback(comb::error::no_such_path)).with_state(api.clone());
     let tingyu_layer = RequestLayer { changes: tingyu::changes, ..layer("tingyu", tingyu::error::broken) };
-    let tingyu = kit::with_layer(tingyu::router(), tingyu_layer.clone());
-    let acs = |router| kit::with_layer(router, layer("acs", acs::error::broken));
+    let tingyu = http::with_layer(tingyu::router(), tingyu_layer.clone());
+    let acs = |router| http::with_layer(router, layer("acs", acs::error::broken));
     let other = Router::new()
         .route("/", get(native::docs::front_page))
         .route("/healthz", get(|| async { "ok\n" }))
@@ -132,11 +136,12 @@ pub fn router(core: Core, draining: Draining, settings: Settings) -> Router {
         .route("/docs/{*file}", get(native::docs::file))
         .route("/samples/hello.zip", get(sample::hello))
         .fallback(native::error::no_such_path);
-    let other = kit::with_layer(other, RequestLayer { changes: |_, _| false, ..layer("other", native::error::broken) });
+    let other =
+        http::with_layer(other, RequestLayer { changes: |_, _| false, ..layer("other", native::error::broken) });
     let mut all = Router::new().nest("/v1", native);
     // Only what is below is nested: a path that ends with the slash needs a route of its own.
     if dialects.standalone {
-        let unknown = kit::with_layer(Router::new().fallback(standalone::error::no_such_path), standalone_layer);
+        let unknown = http::with_layer(Router::new().fallback(standalone::error::no_such_path), standalone_layer);
         all = all.nest("/container", standalone).route_service("/container/", unknown.with_state(api.clone()));
     }
     if dialects.acs {
@@ -150,7 +155,7 @@ pub fn router(core: Core, draining: Draining, settings: Settings) -> Router {
             .nest("/api/v1/command", acs(acs::commands()));
     }
     if dialects.tingyu {
-        let unknown = kit::with_layer(Router::new().fallback(tingyu::error::no_such_path), tingyu_layer);
+        let unknown = http::with_layer(Router::new().fallback(tingyu::error::no_such_path), tingyu_layer);
         all = all.nest("/tingyu", tingyu).route_service("/tingyu/", unknown.with_state(api.clone()));
     }
     if dialects.comb {
@@ -185,7 +190,7 @@ pub fn head_too_long(path: &str, limit: usize) -> Vec<u8> {
     } else {
         native::error::broken
     };
-    let (head, body) = broken(kit::InternalFallback::LongHead(limit)).into_parts();
+    let (head, body) = broken(http::InternalFallback::LongHead(limit)).into_parts();
     // It is in memory as a whole.
     let body = axum::body::to_bytes(body, usize::MAX).now_or_never().and_then(Result::ok).unwrap_or_default();
     let status = head.status;

@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use berth_core::Role;
 
-use crate::{Api, kit};
+use crate::{Api, http};
 
 /// Upper bounds of the latency histogram, seconds.
 const BOUNDS: [f64; 9] = [0.001, 0.002, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0];
@@ -81,7 +81,7 @@ pub(crate) async fn render(State(api): State<Api>, headers: HeaderMap) -> Respon
             let _ = writeln!(text, "berth_containers{{state=\"{state}\"}} {count}");
         }
     }
-    let caller = match kit::token_of(&headers) {
+    let caller = match http::token_of(&headers) {
         Some(token) => api.core.authenticate(&token).await.ok().flatten(),
         None => None,
     };

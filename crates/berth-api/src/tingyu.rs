@@ -20,6 +20,9 @@ use axum::routing::{delete, get, post, put};
 
 use crate::Api;
 
+/// Operators of networks, as the document has them: a host of another one would be out of every roll-out's reach.
+pub const OPERATORS: [&str; 3] = ["移动", "联通", "电信"];
+
 /// Most of its questions may be asked by POST, too.
 pub(crate) fn changes(method: &Method, path: &str) -> bool {
     const QUESTIONS: [&str; 5] =

@@ -27,7 +27,7 @@ pub enum Error {
     #[error("{0}")]
     Connection(String),
     /// The answer is not what this client knows.
-    #[error("the server's answer is not understood: {0}")]
+    #[error("unexpected answer of the server: {0}")]
     Answer(String),
 }
 

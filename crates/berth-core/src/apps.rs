@@ -9,7 +9,7 @@ use berth_image::{Budget, Pin, unpack_zip};
 
 use crate::containers::{Container, NewContainer};
 use crate::core::Core;
-use crate::error::Error;
+use crate::error::{Error, Field};
 use crate::runtimes::{APP, PROGRAM, Runtime, RuntimeKind};
 use crate::tokens::Caller;
 use crate::{random_hex, takes_connections};
@@ -80,10 +80,13 @@ impl Core {
         let settings = &self.inner.settings;
         let runtime = settings.runtimes.get(&new.runtime).cloned().ok_or_else(|| {
             let known = settings.runtimes.keys().cloned().collect::<Vec<_>>().join(", ");
-            Error::invalid("image_name", format!("{:?} is not one of {known}", new.runtime))
+            Error::invalid(Field::Runtime, format!("{:?} is not one of {known}", new.runtime))
         })?;
         if !new.code_address.starts_with("http://") && !new.code_address.starts_with("https://") {
-            return Err(Error::invalid("code_address", format!("{:?} is no http or https address", new.code_address)));
+            return Err(Error::invalid(
+                Field::Code,
+                format!("invalid address {:?}: expected an http or https URL", new.code_address),
+            ));
         }
         let Some(_queued) = self.inner.builds_waiting.try_take(caller.account) else {
             return Err(Error::NoRoom("too many applications wait to be built; try again later".into()));
@@ -161,14 +164,14 @@ impl Core {
             .fetch
             .fetch(address, &file.0, bound, private)
             .await
-            .map_err(|error| Error::invalid("code_address", error.to_string()))?;
+            .map_err(|error| Error::invalid(Field::Code, error.to_string()))?;
         let images = self.inner.images.clone();
         let budget = Budget { bytes: settings.code_unpacked_max_mib << 20, entries: settings.code_max_entries };
         let unpacked =
             tokio::task::spawn_blocking(move || {
                 let (layer, pin) = unpack_zip(&images, &file.0, Path::new(APP.trim_start_matches('/')), budget)
                     .map_err(|error| match Error::from(error) {
-                        Error::Invalid { message, .. } => Error::invalid("code_address", message),
+                        Error::Invalid { message, .. } => Error::invalid(Field::Code, message),
                         other => other,
                     })?;
                 let folder = images
@@ -197,7 +200,7 @@ impl Core {
                 let said = self.last_lines(caller, made).await;
                 let why = if exit.oom_killed { ", out of memory (OOM-killed)" } else { "" };
                 let message = format!("the application ended at once with exit code {}{why}{said}", exit.code);
-                return Err(Error::invalid("code_address", message));
+                return Err(Error::invalid(Field::Code, message));
             }
             if takes_connections((address, runtime.port)).await {
                 break;

@@ -164,7 +164,7 @@ impl Core {
         Ok(Some(draining))
     }
 
-    /// At the start of the server: what runs is taken to be ready, and balancing of groups that are gone go, too. Then follows
+    /// At the start of the server: what runs is taken to be ready, and load balancers of groups that are gone go, too. Then follows
     /// what happens to members.
     pub(crate) async fn follow_members(&self) -> Result<(), Error> {
         let mut events = self.event_stream();

@@ -3,7 +3,7 @@
 use berth_store::{Sum, SumKind};
 
 use crate::core::Core;
-use crate::error::Error;
+use crate::error::{Error, Field};
 use crate::metering::STEPS;
 use crate::tokens::Caller;
 
@@ -146,10 +146,10 @@ impl Core {
         to: i64,
     ) -> Result<Series, Error> {
         if from > to {
-            return Err(Error::invalid("endDate", "before startDate"));
+            return Err(Error::invalid(Field::Range, "endDate is before startDate"));
         }
         if to - from > LONGEST {
-            return Err(Error::invalid("endDate", "more than 31 days after startDate"));
+            return Err(Error::invalid(Field::Range, "more than 31 days after startDate"));
         }
         let (account, key) = (caller.account, key.map(str::to_owned));
         let (sums, added_up) = self
@@ -166,7 +166,7 @@ impl Core {
                         sums.into_iter().map(|sum| Sum { key: name.clone(), ..sum }).collect()
                     }
                     Grouped::Container => {
-                        let wanted = key.ok_or_else(|| Error::invalid("key", "the container is not named"))?;
+                        let wanted = key.ok_or_else(|| Error::invalid(Field::Key, "the container is not named"))?;
                         container_sums(tx, account, &wanted, from, to)?
                     }
                 };
@@ -174,7 +174,10 @@ impl Core {
             })
             .await?;
         if sums.len() as i64 > MOST {
-            return Err(Error::invalid("endDate", format!("more than {MOST} points: ask for less time, or for one")));
+            return Err(Error::invalid(
+                Field::Range,
+                format!("more than {MOST} points: ask for less time, or for one"),
+            ));
         }
         let points = sums.into_iter().map(SeriesPoint::of).collect();
         Ok(Series { points, from, to: to.min(added_up).max(from) })

@@ -548,7 +548,7 @@ impl Core {
                 if open.name == row.name {
                     continue;
                 }
-                let why = format!("overtaken by {} {}", row.name, row.uid);
+                let why = format!("superseded by operation {} {}", row.name, row.uid);
                 tx.command_cancel(open.id, &why)?;
                 overtaken.push(open.id);
             }
@@ -635,7 +635,7 @@ impl Core {
     pub async fn command_cancel(&self, caller: &Caller, uid: &str) -> Result<Command, Error> {
         let found = self.command(caller, uid).await?;
         if found.ended_at.is_some() {
-            return Err(Error::WrongState(format!("command {uid} is over")));
+            return Err(Error::WrongState(format!("command {uid} has ended")));
         }
         let id = found.id;
         self.write(move |tx| Ok(tx.command_cancel(id, "cancelled")?)).await?;

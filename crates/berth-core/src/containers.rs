@@ -28,7 +28,7 @@ pub use state::ContainerPhase;
 pub(crate) use state::{FailureReason, InFlight, Transition};
 
 use crate::core::Core;
-use crate::error::Error;
+use crate::error::{Error, Field};
 use crate::policies::{HealthCheck, HealthState, RestartPolicy};
 use crate::tokens::Caller;
 
@@ -423,7 +423,7 @@ impl Core {
         found.retain(|row| row.wanted != "removed");
         if found.len() > 1 {
             return Err(Error::invalid(
-                "container",
+                Field::Container,
                 format!("{reference:?} is the beginning of several containers' ids"),
             ));
         }

@@ -16,7 +16,7 @@ pub(crate) use self::steps::{Replaced, To};
 use crate::commands::{Command, Operation, Target};
 use crate::containers::{Container, NewContainer};
 use crate::core::Core;
-use crate::error::Error;
+use crate::error::{Error, Field};
 use crate::hosts::Host;
 use crate::policies::RestartPolicy;
 use crate::tokens::{Caller, check_name};
@@ -112,11 +112,12 @@ fn check_room(
     let memory = kept.values().fold(host.facts.memory >> 20, |left, (_, memory)| left.saturating_sub(*memory));
     if spec.requests_cpu > cpus + 1e-9 {
         let (asked, left) = (spec.requests_cpu, cpus.max(0.0));
-        return Err(Error::NoRoom(format!("Insufficient cpu: {asked} requested, {left:.2} left")));
+        return Err(Error::Insufficient { resource: "cpu", requested: asked.to_string(), left: format!("{left:.2}") });
     }
     if spec.requests_memory > memory {
         let asked = spec.requests_memory;
-        return Err(Error::NoRoom(format!("Insufficient memory: {asked} MB requested, {memory} left")));
+        let (requested, left) = (format!("{asked} MB"), memory.to_string());
+        return Err(Error::Insufficient { resource: "memory", requested, left });
     }
     Ok(())
 }
@@ -132,12 +133,12 @@ fn transient_name(name: &str) -> Option<&str> {
 const LONGEST_NAME: usize = 100;
 
 fn check_deployment_name(name: &str) -> Result<(), Error> {
-    check_name("deploymentname", name)?;
+    check_name(Field::DeploymentName, name)?;
     if name.chars().count() > LONGEST_NAME {
-        return Err(Error::invalid("deploymentname", format!("more than {LONGEST_NAME} characters")));
+        return Err(Error::invalid(Field::DeploymentName, format!("longer than {LONGEST_NAME} characters")));
     }
     if transient_name(name).is_some() {
-        return Err(Error::invalid("deploymentname", format!("{name:?} is kept for what berth makes by itself")));
+        return Err(Error::invalid(Field::DeploymentName, format!("the name {name:?} is reserved for berth")));
     }
     Ok(())
 }
@@ -184,38 +185,38 @@ impl DeploymentSpec {
     /// What can be told to be wrong before anything is done.
     fn check(&self) -> Result<(), Error> {
         crate::images::full_name(&self.full_image())?;
-        for (field, value) in [("requestscpu", self.requests_cpu), ("limitscpu", self.limits_cpu)] {
+        for (field, value) in [(Field::CpuRequest, self.requests_cpu), (Field::CpuLimit, self.limits_cpu)] {
             if !value.is_finite() || !(0.0..=4096.0).contains(&value) {
                 return Err(Error::invalid(field, format!("0 to 4096 cores, not {value}")));
             }
         }
         if self.limits_cpu > 0.0 && self.requests_cpu > self.limits_cpu {
             let (requests, limits) = (self.requests_cpu, self.limits_cpu);
-            return Err(Error::invalid("requestscpu", format!("{requests} are more than limitscpu, {limits}")));
+            return Err(Error::invalid(Field::CpuRequest, format!("{requests} exceed the limit of {limits}")));
         }
         if self.limits_memory > 0 && self.requests_memory > self.limits_memory {
             let (requests, limits) = (self.requests_memory, self.limits_memory);
-            return Err(Error::invalid("requestsmemory", format!("{requests} are more than limitsmemory, {limits}")));
+            return Err(Error::invalid(Field::MemoryRequest, format!("{requests} exceed the limit of {limits}")));
         }
         if self.limits_memory > 0 && !(4..=MOST_MEMORY).contains(&self.limits_memory) {
             let given = self.limits_memory;
-            return Err(Error::invalid("limitsmemory", format!("4 to {MOST_MEMORY} MB, not {given}")));
+            return Err(Error::invalid(Field::MemoryLimit, format!("4 to {MOST_MEMORY} MB, not {given}")));
         }
         if self.requests_memory > MOST_MEMORY {
             let given = self.requests_memory;
-            return Err(Error::invalid("requestsmemory", format!("{MOST_MEMORY} MB at most, not {given}")));
+            return Err(Error::invalid(Field::MemoryRequest, format!("{MOST_MEMORY} MB at most, not {given}")));
         }
         if let Some((key, _)) =
             self.env.iter().find(|(k, v)| k.is_empty() || k.contains(['=', '\0']) || v.contains('\0'))
         {
-            return Err(Error::invalid("env", format!("{key:?} is not the name of a variable")));
+            return Err(Error::invalid(Field::Env, format!("invalid variable name {key:?}")));
         }
         let mut places = std::collections::HashSet::new();
         if let Some((_, twice)) = self.volumes.iter().find(|(_, place)| !places.insert(place)) {
-            return Err(Error::invalid("volumes", format!("{twice:?} twice")));
+            return Err(Error::invalid(Field::Volumes, format!("duplicate volume {twice:?}")));
         }
         if self.env.iter().map(|(k, v)| k.len() + v.len() + 2).sum::<usize>() > 128 << 10 {
-            return Err(Error::invalid("env", "more than 128 KiB"));
+            return Err(Error::invalid(Field::Env, "more than 128 KiB"));
         }
         Ok(())
     }
@@ -327,7 +328,7 @@ impl Core {
     ) -> Result<Command, Error> {
         self.check_deployment(caller, host, &new, also, None).await?;
         if self.deployment(caller, &new.name).await.is_ok() {
-            return Err(Error::Duplicate(format!("deployments.apps \"{}\" already exists", new.name)));
+            return Err(Error::Duplicate(format!("deployment {} exists already", new.name)));
         }
         let body = Operation::DeploymentCreate { host: host.facts.id.clone(), spec: Box::new(new.spec) };
         self.submit(caller, deployment_target(caller.account, &new.name), new.name, body).await
@@ -350,7 +351,7 @@ impl Core {
             return Err(Error::WrongState(format!("container {} is not managed by a deployment", new.name)));
         }
         if found.container.host != host.id {
-            return Err(Error::invalid("uuid", format!("deployment {} is on another host", new.name)));
+            return Err(Error::invalid(Field::DeploymentHost, format!("deployment {} is on another host", new.name)));
         }
         self.check_deployment(caller, host, &new, Vec::new(), Some(found.container.id)).await?;
         let body = Operation::DeploymentUpdate { host: host.facts.id.clone(), spec: Box::new(new.spec), inherit };
@@ -403,7 +404,7 @@ impl Core {
     }
 
     fn deployment_lock(&self, account: i64, name: &str) -> std::sync::Arc<tokio::sync::Mutex<()>> {
-        // Containers' numbers are positive, groups' balancing negative and small.
+        // Containers' numbers are positive, groups' load balancers negative and small.
         self.lock(i64::MIN + deployment_target(account, name).id() / 2)
     }
 

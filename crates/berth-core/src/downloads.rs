@@ -11,7 +11,7 @@ use berth_image::Digest;
 
 use crate::commands::{Command, Operation, Target};
 use crate::core::Core;
-use crate::error::Error;
+use crate::error::{Error, Field};
 use crate::tokens::Caller;
 use crate::{now, random_hex};
 
@@ -233,7 +233,7 @@ impl Core {
     pub async fn download_begin(&self, caller: &Caller, reference: &str, path: &str) -> Result<Command, Error> {
         let found = self.container(caller, reference).await?;
         if !path.starts_with('/') || path.contains('\0') {
-            return Err(Error::invalid("filepath", format!("{path:?} is no absolute path")));
+            return Err(Error::invalid(Field::Path, format!("{path:?} is not an absolute path")));
         }
         let body = Operation::FileReady { path: path.to_owned() };
         self.submit(caller, Target::Container(found.id), found.name, body).await

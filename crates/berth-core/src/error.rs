@@ -2,6 +2,8 @@
 
 use berth_engine::EngineError;
 
+pub use crate::field::Field;
+
 /// The kinds that dialects translate. A match over them has no `_`: each dialect decides anew when one is added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FaultKind {
@@ -40,7 +42,7 @@ pub enum Error {
     #[error("{field}: {message}")]
     Invalid {
         /// The value's name in the core's words.
-        field: &'static str,
+        field: Field,
         /// What is wrong with it.
         message: String,
     },
@@ -64,6 +66,16 @@ pub enum Error {
     /// See [`FaultKind::NoRoom`].
     #[error("{0}")]
     NoRoom(String),
+    /// A host has less left than is requested; see [`FaultKind::NoRoom`].
+    #[error("insufficient {resource} on the host: {requested} requested, {left} left")]
+    Insufficient {
+        /// `cpu` (in cores) or `memory`.
+        resource: &'static str,
+        /// How much is requested, with its unit.
+        requested: String,
+        /// How much there is, in the same unit.
+        left: String,
+    },
     /// See [`FaultKind::TooOften`].
     #[error("{0}")]
     TooOften(String),
@@ -74,7 +86,7 @@ pub enum Error {
     #[error("{0}")]
     Forbidden(String),
     /// See [`FaultKind::Timeout`].
-    #[error("{0} took too long")]
+    #[error("timed out: {0}")]
     Timeout(String),
     /// See [`FaultKind::Upstream`]; what a registry does not have is [`FaultKind::NotFound`].
     #[error("{0}")]
@@ -88,13 +100,13 @@ pub enum Error {
         code: i32,
     },
     /// The engine failed; see [`FaultKind::Unavailable`].
-    #[error("the host can't do this now; the server's log says why")]
+    #[error("the host failed; the server log has the reason")]
     Engine(#[source] EngineError),
     /// The database failed.
-    #[error("the database failed; the server's log says why")]
+    #[error("the database failed; the server log has the reason")]
     Store(#[source] berth_store::Error),
     /// The image store failed.
-    #[error("the image store failed; the server's log says why")]
+    #[error("the image store failed; the server log has the reason")]
     Image(#[source] berth_image::Error),
     /// Something that can't be.
     #[error("internal error")]
@@ -110,7 +122,7 @@ impl Error {
             Self::Duplicate(_) => FaultKind::Duplicate,
             Self::WrongState(_) => FaultKind::WrongState,
             Self::InUse(_) => FaultKind::InUse,
-            Self::NoRoom(_) => FaultKind::NoRoom,
+            Self::NoRoom(_) | Self::Insufficient { .. } => FaultKind::NoRoom,
             Self::TooOften(_) => FaultKind::TooOften,
             Self::Quota(_) => FaultKind::Quota,
             Self::Forbidden(_) => FaultKind::Forbidden,
@@ -143,7 +155,7 @@ impl Error {
         text
     }
 
-    pub(crate) fn invalid(field: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn invalid(field: Field, message: impl Into<String>) -> Self {
         Self::Invalid { field, message: message.into() }
     }
 }
@@ -180,6 +192,6 @@ impl From<berth_image::Error> for Error {
         if error.is_no_room() {
             return Self::NoRoom("not enough disk space on this server".into());
         }
-        if error.is_clients() { Self::invalid("archive", error.to_string()) } else { Self::Image(error) }
+        if error.is_clients() { Self::invalid(Field::Archive, error.to_string()) } else { Self::Image(error) }
     }
 }

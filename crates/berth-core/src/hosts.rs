@@ -4,15 +4,12 @@ use berth_engine::HostFacts;
 use serde::{Deserialize, Serialize};
 
 use crate::core::Core;
-use crate::error::Error;
+use crate::error::{Error, Field};
 use crate::now;
 use crate::tokens::{Caller, Role};
 
 /// Between two looks at who is there.
 const PERIOD: std::time::Duration = std::time::Duration::from_secs(10);
-
-/// Operators of networks, as the dialect `tingyu` knows them: one called otherwise would be out of every roll-out's reach.
-const OPERATORS: [&str; 3] = ["移动", "联通", "电信"];
 
 /// A host.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,22 +66,26 @@ impl Default for HostSettings {
     }
 }
 
-fn check(labels: &HostLabels) -> Result<(), Error> {
-    for (field, text) in [("name", &labels.name), ("area", &labels.area), ("operator", &labels.operator)] {
+fn check(labels: &HostLabels, operators: &[String]) -> Result<(), Error> {
+    for (field, text) in [(Field::Name, &labels.name), (Field::Area, &labels.area), (Field::Operator, &labels.operator)]
+    {
         let wrong = |text: &str| text.chars().count() > 64 || text.chars().any(char::is_control);
         if text.as_deref().is_some_and(wrong) {
             return Err(Error::invalid(field, "at most 64 characters, none of them a control character"));
         }
     }
     if labels.name.as_deref().is_some_and(|name| name.is_empty() || name.contains(',')) {
-        return Err(Error::invalid("name", "empty, or with a comma, which stands between names"));
+        return Err(Error::invalid(Field::Name, "must not be empty or contain a comma"));
     }
-    let known = |name: &str| name.is_empty() || OPERATORS.contains(&name);
+    let known = |name: &str| name.is_empty() || operators.is_empty() || operators.iter().any(|known| known == name);
     if let Some(operator) = labels.operator.as_deref().filter(|name| !known(name)) {
-        return Err(Error::invalid("operator", format!("{operator:?} is none of {}", OPERATORS.join(", "))));
+        return Err(Error::invalid(
+            Field::Operator,
+            format!("invalid operator {operator:?}: expected one of {}", operators.join(", ")),
+        ));
     }
     if labels.bandwidth_mbit.is_some_and(|mbit| !(0..=10_000_000).contains(&mbit)) {
-        return Err(Error::invalid("bandwidth_mbit", "0 to 10000000"));
+        return Err(Error::invalid(Field::BandwidthMbit, "0 to 10000000"));
     }
     Ok(())
 }
@@ -133,7 +134,7 @@ impl Core {
         if caller.role != Role::Admin {
             return Err(Error::Forbidden("hosts are labelled by administrators".into()));
         }
-        check(&labels)?;
+        check(&labels, &self.inner.settings.operators)?;
         let found = self.host_by(reference).await?;
         self.write(move |tx| Ok(tx.host_label(found.id, &labels)?)).await?;
         self.host_by_uid(&found.facts.id).await
@@ -158,7 +159,7 @@ impl Core {
             })
             .await?;
         if found.len() > 1 {
-            return Err(Error::invalid("host", format!("several hosts are called {reference:?}")));
+            return Err(Error::invalid(Field::Host, format!("several hosts are called {reference:?}")));
         }
         self.known_host(found.pop().ok_or_else(|| Error::NotFound { what: "host", name: reference.to_owned() })?)
     }
@@ -172,12 +173,15 @@ impl Core {
             let text = serde_json::to_string(&facts).map_err(|e| Error::Bug(e.to_string()))?;
             heard.push((facts.id, facts.name, text));
         }
-        check(&HostLabels {
-            name: Some(own.name.clone()).filter(|name| !name.is_empty()),
-            area: Some(own.area.clone()),
-            operator: Some(own.operator.clone()),
-            bandwidth_mbit: Some(own.bandwidth_mbit),
-        })?;
+        check(
+            &HostLabels {
+                name: Some(own.name.clone()).filter(|name| !name.is_empty()),
+                area: Some(own.area.clone()),
+                operator: Some(own.operator.clone()),
+                bandwidth_mbit: Some(own.bandwidth_mbit),
+            },
+            &self.inner.settings.operators,
+        )?;
         self.write(move |tx| {
             let at = now();
             for (number, (id, name, text)) in heard.iter().enumerate() {

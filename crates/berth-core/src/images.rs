@@ -13,7 +13,7 @@ pub use archives::NewCommit;
 pub use gc::{DiskPart, DiskUse, Prune, Pruned};
 
 use crate::core::Core;
-use crate::error::Error;
+use crate::error::{Error, Field};
 use crate::now;
 use crate::tokens::Caller;
 
@@ -105,7 +105,7 @@ fn image(row: berth_store::Image, names: Vec<String>) -> Result<Image, Error> {
 
 /// `nginx` is `nginx:latest`; a registry's port is no tag.
 pub(crate) fn full_name(name: &str) -> Result<String, Error> {
-    let wrong = |why: &str| Error::invalid("image", format!("{name:?} is not an image name: {why}"));
+    let wrong = |why: &str| Error::invalid(Field::Image, format!("{name:?} is not an image name: {why}"));
     if name.is_empty() || name.len() > 512 {
         return Err(wrong("1 to 512 characters"));
     }
@@ -168,7 +168,7 @@ pub(crate) fn find(tx: &Tx<'_>, account: i64, reference: &str) -> Result<berth_s
     if hex.len() >= 4 && hex.bytes().all(|b| b.is_ascii_hexdigit()) {
         let mut found = tx.images_by_digest(account, hex)?;
         if found.len() > 1 {
-            return Err(Error::invalid("image", format!("{reference:?} is the beginning of several images' digests")));
+            return Err(Error::invalid(Field::Image, format!("{reference:?} matches the digests of several images")));
         }
         return found.pop().ok_or_else(not_found);
     }
@@ -209,7 +209,7 @@ impl Core {
         if name.is_some() && imported.len() != 1 {
             self.collect_layers_soon();
             return Err(Error::invalid(
-                "name",
+                Field::Name,
                 format!("the archive has {} images, a name is for one", imported.len()),
             ));
         }

@@ -10,7 +10,7 @@ use ring::hmac;
 use serde::{Deserialize, Serialize};
 
 use crate::core::Core;
-use crate::error::Error;
+use crate::error::{Error, Field};
 use crate::secrets::unhex;
 use crate::tokens::{Caller, Credential, Role, check_name};
 use crate::{now, random_hex};
@@ -164,13 +164,15 @@ fn is_within(address: IpAddr, text: &str) -> bool {
 }
 
 impl KeyBounds {
-    fn check(&self) -> Result<(), Error> {
+    fn check(&self, dialects: &[String]) -> Result<(), Error> {
         if let Some(wrong) = self.addresses.iter().find(|text| block(text).is_none()) {
-            return Err(Error::invalid("addresses", format!("{wrong:?} is no address, nor one with a prefix length")));
+            return Err(Error::invalid(
+                Field::Addresses,
+                format!("invalid address {wrong:?}: expected an IP address or a network such as 10.0.0.0/8"),
+            ));
         }
-        const DIALECTS: [&str; 3] = ["acs", "comb", "tingyu"];
-        if let Some(wrong) = self.dialects.iter().find(|text| !DIALECTS.contains(&text.as_str())) {
-            return Err(Error::invalid("dialects", format!("{wrong:?} is not one of {}", DIALECTS.join(", "))));
+        if let Some(wrong) = self.dialects.iter().find(|name| !dialects.is_empty() && !dialects.contains(name)) {
+            return Err(Error::invalid(Field::Dialects, format!("{wrong:?} is not one of {}", dialects.join(", "))));
         }
         Ok(())
     }
@@ -279,11 +281,11 @@ impl Core {
         if caller.role != Role::Admin && (new.role == Role::Admin || new.account.is_some()) {
             return Err(Error::Forbidden("only an administrator makes keys for others".into()));
         }
-        check_name("name", &new.name)?;
+        check_name(Field::Name, &new.name)?;
         if let Some(account) = &new.account {
-            check_name("account", account)?;
+            check_name(Field::Account, account)?;
         }
-        new.bounds.check()?;
+        new.bounds.check(&self.inner.settings.dialects)?;
         let (public, secret) = (random_hex(10), random_hex(20));
         let sealed = self.sealed(&public, &secret)?;
         let bounds = serde_json::to_string(&new.bounds).map_err(|e| Error::Bug(e.to_string()))?;
@@ -325,7 +327,7 @@ impl Core {
             None => match all.iter().filter(|k| k.name == reference).collect::<Vec<_>>().as_slice() {
                 [one] => one,
                 [] => return Err(Error::NotFound { what: "access key", name: reference.into() }),
-                _ => return Err(Error::invalid("key", format!("several keys are named {reference:?}"))),
+                _ => return Err(Error::invalid(Field::Key, format!("several keys are named {reference:?}"))),
             },
         };
         if found.role == Role::Admin && caller.role != Role::Admin {
@@ -561,6 +563,6 @@ mod tests {
     }
 
     fn block_of_nonsense() -> bool {
-        KeyBounds { addresses: vec!["10.0.0.0/33".into()], ..KeyBounds::default() }.check().is_err()
+        KeyBounds { addresses: vec!["10.0.0.0/33".into()], ..KeyBounds::default() }.check(&[]).is_err()
     }
 }

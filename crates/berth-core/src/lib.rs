@@ -15,6 +15,7 @@ mod deployments;
 mod downloads;
 mod error;
 mod events;
+mod field;
 mod host;
 mod hosts;
 mod images;
@@ -48,7 +49,7 @@ pub use containers::{
 pub use core::{Core, Paths};
 pub use deployments::{Deployment, DeploymentSpec, NewDeployment, Reservation, Rollout};
 pub use downloads::Download;
-pub use error::{Error, FaultKind};
+pub use error::{Error, FaultKind, Field};
 pub use events::Event;
 pub use host::HostInfo;
 pub use hosts::{Host, HostLabels, HostSettings};

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::containers::{Container, ContainerState};
 use crate::core::Core;
-use crate::error::Error;
+use crate::error::{Error, Field};
 use crate::now;
 use crate::plans::Plan;
 use crate::tokens::{Caller, Role};
@@ -394,7 +394,7 @@ impl Core {
         self.measure(vec![(id, found.uid)], false).await?;
         let (created, at) = (found.created_at / MS, now() / MS);
         if from.zip(to).is_some_and(|(from, to)| from > to) {
-            return Err(Error::invalid("to_time", "before from_time"));
+            return Err(Error::invalid(Field::FlowEnd, "before from_time"));
         }
         let (from, to) = (from.unwrap_or(created).max(created), to.unwrap_or(at).min(at));
         let used = self
@@ -422,7 +422,7 @@ impl Core {
             return Err(Error::Forbidden("only an administrator sees what others use".into()));
         }
         if from > to {
-            return Err(Error::invalid("to", "before from"));
+            return Err(Error::invalid(Field::To, "before from"));
         }
         let account = (!all).then_some(caller.account);
         let filter = berth_store::ContainerFilter { account, limit: u32::MAX, ..Default::default() };

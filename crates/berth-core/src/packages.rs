@@ -10,7 +10,7 @@ use berth_image::{Budget, Digest, Pin, pack_path, unpack_code};
 use crate::apps::Temporary;
 use crate::containers::Container;
 use crate::core::Core;
-use crate::error::Error;
+use crate::error::{Error, Field};
 use crate::services::{Group, GroupSpec};
 use crate::tokens::Caller;
 use crate::{now, random_hex};
@@ -116,7 +116,7 @@ impl Core {
             .fetch
             .fetch(address, &file.0, settings.code_max_mib << 20, private)
             .await
-            .map_err(|error| Error::invalid("url", error.to_string()))?;
+            .map_err(|error| Error::invalid(Field::Url, error.to_string()))?;
         let (path, name) = (file.0.clone(), name_of(address));
         let digest = tokio::task::spawn_blocking(move || -> io::Result<(Digest, u64)> {
             let mut content = std::fs::File::open(&path)?;
@@ -154,7 +154,7 @@ impl Core {
         let work = tokio::task::spawn_blocking(move || unpack_code(&images, &file, &name, &under, budget));
         let unpacked = work.await.map_err(|e| Error::Bug(e.to_string()))?;
         let (layer, pin) = unpacked.map_err(|error| match Error::from(error) {
-            Error::Invalid { message, .. } => Error::invalid("url", message),
+            Error::Invalid { message, .. } => Error::invalid(Field::Url, message),
             other => other,
         })?;
         Ok((layer.digest.to_string(), pin))

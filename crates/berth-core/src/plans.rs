@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::commands::{CommandStatus, Operation, Outcome, Target};
 use crate::containers::{Container, ContainerUpdate, NewContainer, container};
 use crate::core::Core;
-use crate::error::Error;
+use crate::error::{Error, Field};
 use crate::now;
 use crate::policies::RestartPolicy;
 use crate::tokens::Caller;
@@ -238,10 +238,10 @@ impl Plan {
         let spec = spec.ok_or_else(|| Error::NotFound { what: "spec", name: self.spec.to_string() })?;
         if self.bandwidth.is_some_and(|mbit| !(1..=100).contains(&mbit)) {
             let given = self.bandwidth.unwrap_or_default();
-            return Err(Error::invalid("bandwidth", format!("1 to 100 (Mbit/s), not {given}")));
+            return Err(Error::invalid(Field::Bandwidth, format!("1 to 100 (Mbit/s), not {given}")));
         }
         if self.description.len() > 4096 {
-            return Err(Error::invalid("desc", "at most 4096 bytes"));
+            return Err(Error::invalid(Field::Description, "at most 4096 bytes"));
         }
         let good = |key: &str| {
             key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
@@ -249,12 +249,12 @@ impl Plan {
         };
         if let Some(key) = self.env.keys().find(|key| !good(key)) {
             let rule = "letters, digits and '_', not beginning with a digit";
-            return Err(Error::invalid("env_key", format!("{key:?} is not the name of a variable: {rule}")));
+            return Err(Error::invalid(Field::EnvKey, format!("invalid variable name {key:?}: {rule}")));
         }
         let size: usize = self.env.iter().map(|(key, value)| key.len() + value.len() + 2).sum();
         if size > settings.env_max_bytes {
             let most = settings.env_max_bytes;
-            return Err(Error::invalid("env_size", format!("all variables take {size} bytes, {most} are allowed")));
+            return Err(Error::invalid(Field::EnvSize, format!("all variables take {size} bytes, {most} are allowed")));
         }
         Ok(spec)
     }
@@ -271,7 +271,7 @@ impl Plan {
                 && !(least..=most).contains(&self.spec)
             {
                 let message = format!("image {name} is for specs {least} to {most}, not {}", self.spec);
-                return Err(Error::invalid("spec_id", message));
+                return Err(Error::invalid(Field::Plan, message));
             }
         }
         Ok(())
@@ -378,7 +378,7 @@ impl Core {
         plan.ssh_keys.retain(|id| named.insert(*id));
         if plan.ssh_keys.len() > MOST_KEYS {
             let given = plan.ssh_keys.len();
-            return Err(Error::invalid("ssh_key_ids", format!("{MOST_KEYS} at most, not {given}")));
+            return Err(Error::invalid(Field::SshKeys, format!("at most {MOST_KEYS}, not {given}")));
         }
         let spec = plan.check(settings)?;
         let (account, wanted, keys) = (caller.account, plan.image, plan.ssh_keys.clone());
@@ -605,7 +605,7 @@ impl Planned {
         }
         if self.progress == PlanProgress::UnderWay {
             let name = &self.container.name;
-            return Err(Error::WrongState(format!("something is being done to container {name} at the moment")));
+            return Err(Error::WrongState(format!("another operation on container {name} is in progress")));
         }
         Ok(())
     }

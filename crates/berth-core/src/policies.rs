@@ -7,7 +7,7 @@ use std::time::Duration;
 use berth_image::Health;
 use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
+use crate::error::{Error, Field};
 
 /// When a container that has ended is started again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -168,7 +168,7 @@ impl HealthCheck {
     }
 
     pub(crate) fn check(&self) -> Result<(), Error> {
-        let wrong = |why: &str| Err(Error::invalid("health", why));
+        let wrong = |why: &str| Err(Error::invalid(Field::Health, why));
         match &self.test {
             HealthTest::Exec(args) if args.first().is_none_or(String::is_empty) => return wrong("a command is needed"),
             HealthTest::Exec(args) if args.iter().any(|a| a.contains('\0')) => return wrong("a zero byte"),

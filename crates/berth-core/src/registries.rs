@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::core::Core;
-use crate::error::Error;
+use crate::error::{Error, Field};
 use crate::images::{Image, Origin, full_name};
 use crate::tokens::Caller;
 use crate::{now, random_hex};
@@ -118,7 +118,7 @@ pub trait Blob: Send {
     async fn next(&mut self) -> Result<Option<Vec<u8>>, RegistryError>;
 }
 
-/// ExecOutput of bytes that have gone out.
+/// Reports bytes that have gone out.
 pub type Sent<'a> = &'a (dyn Fn(u64) + Send + Sync);
 
 /// What speaks to registries.
@@ -291,7 +291,7 @@ impl Platform {
                 architecture: (*architecture).into(),
                 variant: rest.first().map(|v| (*v).to_owned()),
             }),
-            _ => Err(Error::invalid("platform", format!("{text:?} is not os/architecture, such as linux/amd64"))),
+            _ => Err(Error::invalid(Field::Platform, format!("{text:?} is not os/architecture, such as linux/amd64"))),
         }
     }
 
@@ -365,7 +365,7 @@ impl Core {
     pub async fn registry_login(&self, caller: &Caller, registry: &str, login: Login) -> Result<(), Error> {
         let registry = registry_name(registry)?;
         if login.username.is_empty() || login.username.contains(':') {
-            return Err(Error::invalid("username", "a name without ':' is needed"));
+            return Err(Error::invalid(Field::Username, "a name without ':' is required"));
         }
         let private = self.private_allowed(caller).await?;
         self.inner.registry.check(&registry, &login, private).await?;
@@ -760,7 +760,7 @@ impl Core {
     ) -> Result<Digest, Error> {
         let reference = ImageReference::read(name)?;
         if reference.reference.contains(':') {
-            return Err(Error::invalid("image", "an image is sent under a tag, not under a digest"));
+            return Err(Error::invalid(Field::Image, "an image is pushed under a tag, not under a digest"));
         }
         let access = self.access_for(caller, &reference.registry, login).await?;
         let _place = self.inner.pushes_at_once.take(caller.account).await;
@@ -853,7 +853,7 @@ fn registry_name(text: &str) -> Result<String, Error> {
     let name = text.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/');
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']');
     if name.is_empty() || name.len() > 255 || !name.chars().all(good) {
-        return Err(Error::invalid("registry", format!("{text:?} is not a host, with a port if need be")));
+        return Err(Error::invalid(Field::Registry, format!("invalid registry {text:?}: expected host or host:port")));
     }
     Ok(if name == "index.docker.io" { "docker.io".into() } else { name.to_ascii_lowercase() })
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
+use crate::error::{Error, Field};
 
 /// Where an application's code is inside its container.
 pub(crate) const APP: &str = "/app";
@@ -144,7 +144,7 @@ impl Runtime {
 
 fn nothing(kind: &str, wanted: &str) -> Error {
     Error::invalid(
-        "code_address",
+        Field::Code,
         format!("the archive holds no {kind} application: {wanted}, or a Procfile with a web: line"),
     )
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::commands::{Command, Method, Operation, Target};
 use crate::containers::{Container, ContainerUpdate, NewContainer, container};
 use crate::core::Core;
-use crate::error::Error;
+use crate::error::{Error, Field};
 use crate::now;
 use crate::policies::{HealthCheck, RestartPolicy};
 use crate::tokens::{Caller, check_name};
@@ -243,35 +243,38 @@ impl GroupSpec {
     pub(crate) fn check(&self, settings: &crate::settings::Settings) -> Result<(), Error> {
         crate::containers::check_port_count(self.ports.len(), settings)?;
         if self.replicas > MOST_REPLICAS {
-            return Err(Error::invalid("replicas", format!("{MOST_REPLICAS} at most, not {}", self.replicas)));
+            return Err(Error::invalid(Field::Replicas, format!("at most {MOST_REPLICAS}, not {}", self.replicas)));
         }
         if self.image.is_empty() {
-            return Err(Error::invalid("image", "which image?"));
+            return Err(Error::invalid(Field::Image, "image is required"));
         }
         let path = std::path::Path::new(&self.deploy_path);
         let plain = path.components().all(|c| !matches!(c, std::path::Component::ParentDir));
         if !path.is_absolute() || !plain || path == std::path::Path::new("/") || self.deploy_path.contains('\0') {
             return Err(Error::invalid(
-                "deploy_path",
+                Field::DeployPath,
                 format!("{:?} is no absolute path of a folder", self.deploy_path),
             ));
         }
         for (index, port) in self.ports.iter().enumerate() {
             if port.container_port == 0 || port.host_port == Some(0) {
-                return Err(Error::invalid("ports", "ports are 1 to 65535"));
+                return Err(Error::invalid(Field::Ports, "ports are 1 to 65535"));
             }
             let same = |other: &GroupPort| {
                 other.protocol == port.protocol && other.host_port.is_some() && other.host_port == port.host_port
             };
             if self.ports[..index].iter().any(same) {
-                return Err(Error::invalid("ports", format!("{} is there twice", port.host_port.unwrap_or_default())));
+                return Err(Error::invalid(
+                    Field::Ports,
+                    format!("host port {} is listed twice", port.host_port.unwrap_or_default()),
+                ));
             }
         }
         if let Some(key) = self.env.keys().find(|key| key.is_empty() || key.contains(['=', '\0'])) {
-            return Err(Error::invalid("env", format!("{key:?} is no variable's name")));
+            return Err(Error::invalid(Field::Env, format!("invalid variable name {key:?}")));
         }
         if self.drain_s > 3600 {
-            return Err(Error::invalid("drain_s", "an hour at most"));
+            return Err(Error::invalid(Field::Drain, "at most 3600 (one hour)"));
         }
         Ok(())
     }
@@ -293,7 +296,7 @@ impl GroupSpec {
             egress: None,
             restart: RestartPolicy::No,
             drain_s: 0,
-            // Host ports are the front's; what containers are asked by is theirs.
+            // Host ports belong to the load balancer; the ports of health checks belong to the containers.
             ports: self.ports.iter().map(|p| GroupPort { host_port: None, ..*p }).collect(),
             ..self.clone()
         };
@@ -351,7 +354,7 @@ impl GroupSpec {
     }
 }
 
-fn check_short(field: &'static str, name: &str) -> Result<(), Error> {
+fn check_short(field: Field, name: &str) -> Result<(), Error> {
     check_name(field, name)?;
     if name.chars().count() > LONGEST_NAME {
         return Err(Error::invalid(field, format!("{name:?} is longer than {LONGEST_NAME} characters")));
@@ -389,7 +392,7 @@ impl Core {
     /// # Errors
     /// [`Error::Duplicate`], [`Error::Invalid`] for the name.
     pub async fn service_create(&self, caller: &Caller, name: &str) -> Result<Service, Error> {
-        check_short("name", name)?;
+        check_short(Field::Name, name)?;
         let (account, name) = (caller.account, name.to_owned());
         let row = self.write(move |tx| Ok(tx.service_add(account, &name, now())?)).await?;
         Ok(Service { id: row.id, name: row.name, created_at: row.created_at })
@@ -421,7 +424,7 @@ impl Core {
     /// # Errors
     /// [`Error::Duplicate`], [`Error::NotFound`].
     pub async fn service_rename(&self, caller: &Caller, reference: &str, name: &str) -> Result<Service, Error> {
-        check_short("name", name)?;
+        check_short(Field::Name, name)?;
         let found = self.service(caller, reference).await?;
         let (id, to) = (found.id, name.to_owned());
         self.write(move |tx| Ok(tx.service_rename(id, &to)?)).await?;
@@ -495,7 +498,7 @@ impl Core {
         name: &str,
         spec: GroupSpec,
     ) -> Result<(Group, Command), Error> {
-        check_short("name", name)?;
+        check_short(Field::Name, name)?;
         spec.check(&self.inner.settings)?;
         let service = self.service(caller, service).await?;
         let mut row = berth_store::Group {
@@ -598,7 +601,7 @@ impl Core {
         method: Method,
     ) -> Result<Command, Error> {
         if !address.starts_with("http://") && !address.starts_with("https://") {
-            return Err(Error::invalid("url", "that is no http or https address"));
+            return Err(Error::invalid(Field::Url, "expected an http or https URL"));
         }
         self.submit_of_group(caller, found, Operation::GroupUpload { address: address.to_owned(), update, method })
             .await
@@ -627,7 +630,7 @@ impl Core {
     /// # Errors
     /// [`Error::Duplicate`].
     pub async fn group_rename(&self, found: &Group, name: &str) -> Result<Group, Error> {
-        check_short("name", name)?;
+        check_short(Field::Name, name)?;
         let (id, change) = (found.id, berth_store::GroupChange { name: Some(name.to_owned()), ..Default::default() });
         self.write(move |tx| Ok(tx.group_change(id, &change).map(drop)?)).await?;
         self.group_by_number(id).await
@@ -658,8 +661,8 @@ impl Core {
         dry: bool,
     ) -> Result<Vec<Applied>, Error> {
         for (service, name, spec) in &wanted {
-            check_short("service", service)?;
-            check_short("group", name)?;
+            check_short(Field::Service, service)?;
+            check_short(Field::Group, name)?;
             spec.check(&self.inner.settings)?;
         }
         let ports = wanted.iter().flat_map(|(service, name, spec)| {
@@ -668,7 +671,10 @@ impl Core {
         let mut taken: BTreeMap<(String, u16), String> = BTreeMap::new();
         for (protocol, port, group) in ports {
             if let Some(other) = taken.insert((protocol.to_string(), port), group.clone()) {
-                return Err(Error::invalid("ports", format!("{port}/{protocol} is {other}'s and {group}'s")));
+                return Err(Error::invalid(
+                    Field::Ports,
+                    format!("port {port}/{protocol} is used by both {other} and {group}"),
+                ));
             }
         }
         let known = self.groups(caller).await?;

@@ -112,6 +112,12 @@ pub struct Settings {
     pub code_max_entries: u64,
     /// Whether code may be fetched from loopback and private addresses. Link-local and metadata addresses never are.
     pub code_from_private_addresses: bool,
+    /// Operators of networks that a host may have; empty: any. Given by the program, which knows the dialects.
+    #[serde(skip)]
+    pub operators: Vec<String>,
+    /// Dialects that an access key may be bounded to; empty: any. Given by the program.
+    #[serde(skip)]
+    pub dialects: Vec<String>,
     /// Runtimes of the `standalone` dialect by name.
     pub runtimes: BTreeMap<String, Runtime>,
 }
@@ -167,6 +173,8 @@ impl Default for Settings {
             code_unpacked_max_mib: 2048,
             code_max_entries: 200_000,
             code_from_private_addresses: true,
+            operators: Vec::new(),
+            dialects: Vec::new(),
             runtimes: defaults(),
         }
     }

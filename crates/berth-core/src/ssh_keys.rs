@@ -5,7 +5,7 @@ use ssh_key::private::{Ed25519Keypair, KeypairData, RsaKeypair};
 use ssh_key::{LineEnding, PrivateKey, PublicKey};
 
 use crate::core::Core;
-use crate::error::Error;
+use crate::error::{Error, Field};
 use crate::tokens::{Caller, check_name};
 use crate::{now, random_hex};
 
@@ -95,7 +95,7 @@ pub(crate) fn own_key() -> Result<String, Error> {
 /// The name that is given, or one that is made up.
 fn named(given: Option<&str>) -> Result<String, Error> {
     match given.filter(|name| !name.is_empty()) {
-        Some(name) => check_name("key_name", name).map(|()| name.to_owned()),
+        Some(name) => check_name(Field::SshKeyName, name).map(|()| name.to_owned()),
         None => Ok(format!("key-{}", random_hex(4))),
     }
 }
@@ -129,11 +129,11 @@ impl Core {
         let name = &named(name)?;
         // What is written into a container is one line, whatever came.
         if public.trim().contains(char::is_control) {
-            return Err(Error::invalid("public_key", "one line without control characters"));
+            return Err(Error::invalid(Field::PublicKey, "one line without control characters"));
         }
-        let wrong = |e: ssh_key::Error| Error::invalid("public_key", format!("no public key of OpenSSH's form: {e}"));
+        let wrong = |e: ssh_key::Error| Error::invalid(Field::PublicKey, format!("not an OpenSSH public key: {e}"));
         if public.len() > MOST_PUBLIC {
-            return Err(Error::invalid("public_key", format!("{} bytes, {MOST_PUBLIC} are allowed", public.len())));
+            return Err(Error::invalid(Field::PublicKey, format!("{} bytes, {MOST_PUBLIC} are allowed", public.len())));
         }
         let read = PublicKey::from_openssh(public.trim()).map_err(wrong)?;
         let line = read.to_openssh().map_err(wrong)?;

@@ -9,7 +9,7 @@ use berth_store::{Account, AccountChange};
 use serde::{Deserialize, Serialize};
 
 use crate::core::Core;
-use crate::error::Error;
+use crate::error::{Error, Field};
 use crate::{now, random_hex};
 
 /// How long a token that was found good is not looked up again; a revocation clears it at once.
@@ -241,9 +241,9 @@ impl Core {
         if caller.role != Role::Admin && (wanted == Role::Admin || account.is_some()) {
             return Err(Error::Forbidden("only an administrator makes tokens for others".into()));
         }
-        check_name("name", name)?;
+        check_name(Field::Name, name)?;
         if let Some(account) = &account {
-            check_name("account", account)?;
+            check_name(Field::Account, account)?;
         }
         let secret = format!("berth_{}", random_hex(24));
         let hashed = hash(&secret);
@@ -451,7 +451,7 @@ fn only_administrators(caller: &Caller) -> Result<(), Error> {
 }
 
 /// Names that people give: 1 to 128 letters, digits, `_`, `.`, `-`, not beginning with a sign. Letters of any script.
-pub(crate) fn check_name(field: &'static str, name: &str) -> Result<(), Error> {
+pub(crate) fn check_name(field: Field, name: &str) -> Result<(), Error> {
     let length = name.chars().count();
     let good = (1..=128).contains(&length)
         && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '.' | '-'))
@@ -460,5 +460,5 @@ pub(crate) fn check_name(field: &'static str, name: &str) -> Result<(), Error> {
         return Ok(());
     }
     let rule = "1 to 128 letters, digits, '_', '.' or '-', beginning with a letter or digit";
-    Err(Error::invalid(field, format!("{name:?} is not a name: {rule}")))
+    Err(Error::invalid(field, format!("invalid name {name:?}: {rule}")))
 }

@@ -12,7 +12,7 @@ use berth_image::{Budget, Keep, disk_usage, pack_path, unpack_within};
 use berth_store::{ContainerFilter, Tx};
 
 use crate::core::Core;
-use crate::error::Error;
+use crate::error::{Error, Field};
 use crate::tokens::{Caller, check_name};
 use crate::{now, random_hex};
 
@@ -102,7 +102,7 @@ impl Core {
     /// [`Error::Invalid`] for the name, or the disk's word.
     pub async fn volume_create(&self, caller: &Caller, new: NewVolume) -> Result<Volume, Error> {
         let name = new.name.unwrap_or_else(|| random_hex(16));
-        check_name("name", &name)?;
+        check_name(Field::Name, &name)?;
         let account = caller.account;
         let labels = serde_json::to_string(&new.labels).map_err(|e| Error::Bug(e.to_string()))?;
         let folder = random_hex(8);

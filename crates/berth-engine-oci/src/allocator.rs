@@ -238,7 +238,7 @@ impl NetworkAllocator {
         self.ports.insert(id.clone(), kept);
         let sockets_of: Vec<PortBinding> = given_up.iter().map(|(p, _)| *p).collect();
         drop(given_up);
-        // UnitRecord ports first: a range must not take what another asks for by number.
+        // Fixed ports first: a range must not take what another asks for by number.
         let mut order: Vec<usize> = (0..asked.len()).filter(|n| ports[*n].is_none()).collect();
         order.sort_by_key(|n| asked[*n].host_ports.1 - asked[*n].host_ports.0);
         let missing: Vec<PortRequest> = order.iter().map(|n| asked[*n].clone()).collect();

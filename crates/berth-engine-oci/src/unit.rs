@@ -20,7 +20,7 @@ const OOM_EXIT_WINDOW_NS: i64 = 2_000_000_000;
 
 pub(crate) const RUN: &str = "run.json";
 
-/// What `create` record, but for what is changed later.
+/// What `create` fixed, but for what is changed later.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct UnitRecord {
     pub(crate) spec: UnitSpec,
@@ -123,7 +123,7 @@ impl Unit {
         self.record.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Changes what is record, on disk first.
+    /// Changes the record, on disk first.
     pub(crate) fn update_record(&self, record: UnitRecord) -> io::Result<()> {
         write_json(&self.folder.join(UNIT), &record)?;
         *self.record.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(record);

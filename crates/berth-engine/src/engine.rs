@@ -44,7 +44,7 @@ pub enum EngineError {
     #[error("{0} is not possible on this engine")]
     Unsupported(&'static str),
     /// It took longer than it may.
-    #[error("{0} took too long")]
+    #[error("timed out: {0}")]
     Timeout(String),
     /// It can't be as asked; the text says why.
     #[error("{0}")]

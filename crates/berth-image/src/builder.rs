@@ -75,6 +75,13 @@ const LONGEST_FILE: u64 = 16 << 40;
 /// What an entry counts for before the room on disk is asked for again, bytes.
 const COST_OF_ENTRY: u64 = 64 << 10;
 
+/// Whether this process can give files to other users. Without root's rights no container can be run from a layer; the store is
+/// used then by tests that need no kernel, and what it unpacks belongs to the process.
+fn may_set_owner() -> bool {
+    // SAFETY: plain system call.
+    unsafe { libc::geteuid() == 0 }
+}
+
 /// A layer under construction. Dropped before [`finish`](Self::finish), it leaves nothing.
 pub struct LayerBuilder<'a> {
     /// Where it goes, and where it is made; `None` in a tree that is there already.
@@ -175,6 +182,7 @@ impl<'a> LayerBuilder<'a> {
         let root = File::open(&tree).named(|| format!("open {}", tree.display()))?.into();
         let mut builder = Self::within(root);
         builder.store = Some((store, work));
+        builder.keep_owner = may_set_owner();
         Ok(builder)
     }
 
@@ -366,8 +374,10 @@ impl<'a> LayerBuilder<'a> {
         let what = || format!("set owner, mode and time of {}", path.display());
         // SAFETY: an open folder, a name and times that outlive the calls.
         unsafe {
-            check(libc::fchownat(parent.as_raw_fd(), name.as_ptr(), meta.uid, meta.gid, libc::AT_SYMLINK_NOFOLLOW))
-                .named(what)?;
+            if self.keep_owner {
+                let flags = libc::AT_SYMLINK_NOFOLLOW;
+                check(libc::fchownat(parent.as_raw_fd(), name.as_ptr(), meta.uid, meta.gid, flags)).named(what)?;
+            }
             // After the owner: chown clears the set-user-id bit.
             if !link {
                 check(libc::fchmodat(parent.as_raw_fd(), name.as_ptr(), meta.mode & 0o7777, 0)).named(what)?;
@@ -465,7 +475,10 @@ impl<'a> LayerBuilder<'a> {
         if path.as_os_str().is_empty() {
             let Some((_, work)) = &self.store else { return Ok(()) };
             let tree = work.join("fs");
-            std::os::unix::fs::chown(&tree, Some(meta.uid), Some(meta.gid)).named(|| "set the root's owner".into())?;
+            if self.keep_owner {
+                std::os::unix::fs::chown(&tree, Some(meta.uid), Some(meta.gid))
+                    .named(|| "set the root's owner".into())?;
+            }
             let mode = std::os::unix::fs::PermissionsExt::from_mode(meta.mode & 0o7777);
             return fs::set_permissions(&tree, mode).named(|| "set the root's mode".into());
         }
@@ -676,7 +689,7 @@ impl<'a> LayerBuilder<'a> {
             Some(libc::S_IFDIR) if self.only_hides(path)? => {
                 let full = PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd()))
                     .join(OsStr::from_bytes(name.to_bytes()));
-                remove_tree(&full).named(|| format!("hide {}", path.display()))?;
+                remove_tree(&full).named(|| format!("mask {}", path.display()))?;
                 self.parent = None;
                 self.implied.retain(|folder| !folder.starts_with(path));
                 self.whiteouts.retain(|hidden| !hidden.starts_with(path));

@@ -26,7 +26,7 @@ const RATIO_FROM: u64 = 16 << 20;
 /// the budget or inflates beyond reason.
 pub fn unpack_zip(store: &Store, path: &Path, under: &Path, mut budget: Budget) -> Result<(Layer, Pin), Error> {
     let file = File::open(path).named(|| "open the downloaded archive".into())?;
-    let compressed = file.metadata().named(|| "look at the downloaded archive".into())?.len();
+    let compressed = file.metadata().named(|| "stat the downloaded archive".into())?.len();
     let content = Hashing::new(file.try_clone().named(|| "open the archive".into())?);
     let content = content.finish().named(|| "read the downloaded archive".into())?;
     let digest = Digest::of(format!("{content} under {}", under.display()).as_bytes());
@@ -208,7 +208,7 @@ pub fn unpack_code(
     if file && !is_zip {
         return Err(bad(format!("{name} is no war or jar: those are zip archives")));
     }
-    let compressed = opened()?.metadata().named(|| "look at the downloaded archive".into())?.len();
+    let compressed = opened()?.metadata().named(|| "stat the downloaded archive".into())?.len();
     let content = Hashing::new(opened()?).finish().named(|| "read the downloaded archive".into())?;
     let target = if as_file { under.to_owned() } else { under.join(if file { name } else { "" }) };
     let digest = Digest::of(format!("{content} at {}", target.display()).as_bytes());

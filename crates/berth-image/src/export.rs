@@ -370,7 +370,7 @@ pub fn copy_folder(from: &OwnedFd, path: &Path, to: &Path) -> Result<(), Error> 
     let Ok(fd) = openat2_in_root(from.as_fd(), path, flags, 0, true) else { return Ok(()) };
     let meta = File::from(fd.try_clone().named(|| "copy a descriptor".into())?)
         .metadata()
-        .named(|| format!("look at {}", path.display()))?;
+        .named(|| format!("stat {}", path.display()))?;
     let (mut read, write) = io::pipe().named(|| "make a pipe".into())?;
     let packing = std::thread::spawn(move || -> io::Result<()> {
         let mut out = BufWriter::with_capacity(256 * 1024, write);

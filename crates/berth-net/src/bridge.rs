@@ -90,7 +90,7 @@ impl Network {
         Ok(candidates.into_iter().find(|subnet| !overlaps(subnet)))
     }
 
-    /// Brings up the bridge and puts the rules in place with exactly `ports` published, `backends` backends and `members`
+    /// Brings up the bridge and puts the rules in place with exactly `ports` published, `backends` balanced and `members`
     /// admitted. Safe to repeat: connections and attached workloads are not disturbed.
     ///
     /// # Errors

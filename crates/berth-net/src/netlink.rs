@@ -25,7 +25,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The kernel's answer could not be read.
-    #[error("netlink answer not understood: {0}")]
+    #[error("unexpected netlink answer: {0}")]
     Answer(&'static str),
 }
 

@@ -6,7 +6,7 @@
 //!   map tcp_at, udp_at { type ipv4_addr . inet_service : ipv4_addr . inet_service }
 //!   map tcp_spread, udp_spread { type inet_service . mark : ipv4_addr . inet_service }: port and bucket
 //!   chain raw     { filter, prerouting -300: packets to 127/8 that did not come from here: drop (CVE-2020-8558) }
-//!   chain pre     { nat, prerouting: to a local address: dnat by the maps; a backends port's bucket is drawn by lot }
+//!   chain pre     { nat, prerouting: to a local address: dnat by the maps; a balanced port's bucket is drawn by lot }
 //!   chain out     { nat, output: the same, for the host's own connections }
 //!   chain post    { nat, postrouting: masquerade what leaves the network, and what the host sends in by 127.0.0.1 }
 //!   chain forward { filter, forward: into the bridge only answers, members of the sender's tenant, published ports }
@@ -150,10 +150,10 @@ impl Member {
     }
 }
 
-/// Buckets of a port that is backends over several workloads: what most numbers of workloads divide without a rest.
+/// Buckets of a port that is balanced over several workloads: what most numbers of workloads divide without a rest.
 pub(crate) const BUCKETS: u32 = 840;
 
-/// A host port whose new connections are backends evenly over several places; those under way stay where they are.
+/// A host port whose new connections are spread evenly over several places; those under way stay where they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backends {
     /// Transport.

@@ -131,7 +131,7 @@ fn begin(folder: &Path, mut spec: File, stdio: Vec<OwnedFd>, report: &OwnedFd) -
     let spec: ExecSpec = spec
         .read_to_end(&mut text)
         .and_then(|_| Ok(serde_json::from_slice(&text)?))
-        .named(|| "read what is to be run".into())?;
+        .named(|| "read the command".into())?;
     let bundle = Bundle::load(folder).named(|| format!("read the bundle in {}", folder.display()))?;
     let gone = || Failure::host("enter the container", io::Error::from_raw_os_error(libc::ESRCH));
     let init = Process::load(&folder.join(files::INIT)).and_then(|p| p.open()).ok_or_else(gone)?;
@@ -192,7 +192,7 @@ fn begin(folder: &Path, mut spec: File, stdio: Vec<OwnedFd>, report: &OwnedFd) -
     wait(messenger);
     let Ok(pid) = born else {
         let mut said = String::new();
-        File::from(failed_read).read_to_string(&mut said).named(|| "hear from the process".into())?;
+        File::from(failed_read).read_to_string(&mut said).named(|| "read from the process".into())?;
         return Err(Failure::from_wire(&said));
     };
     let heard = hear_out(pid, cgroup.join(pid), joined_write, || {

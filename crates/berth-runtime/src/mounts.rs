@@ -198,7 +198,7 @@ pub(crate) fn protect(root: BorrowedFd<'_>, null: BorrowedFd<'_>, root_read_only
                 open_tree_clone(null, false)
             };
             let cover = cover.named(|| format!("cover for {path}"))?;
-            move_mount(&cover, target.as_fd()).named(|| format!("hide {path}"))?;
+            move_mount(&cover, target.as_fd()).named(|| format!("mask {path}"))?;
         }
     }
     if root_read_only {
@@ -264,8 +264,7 @@ fn refuse_kernel_files(target: BorrowedFd<'_>, at: &Path) -> Step {
     // SAFETY: an open descriptor; the buffer is written by the call.
     let kind = unsafe {
         let mut stats: libc::statfs = std::mem::zeroed();
-        check(libc::fstatfs(target.as_raw_fd(), &raw mut stats).into())
-            .named(|| format!("look at {}", at.display()))?;
+        check(libc::fstatfs(target.as_raw_fd(), &raw mut stats).into()).named(|| format!("stat {}", at.display()))?;
         stats.f_type
     };
     if [libc::PROC_SUPER_MAGIC, SYSFS_MAGIC, libc::CGROUP_SUPER_MAGIC, libc::CGROUP2_SUPER_MAGIC].contains(&kind) {

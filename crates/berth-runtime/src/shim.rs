@@ -102,7 +102,7 @@ fn note(folder: &Path) -> Result<(), Failure> {
     Process::of(std::process::id() as i32)
         .and_then(|own| write_json(&folder.join(files::SHIM), &own))
         .named(|| "note the shim".into())?;
-    fs::write(folder.join(files::STATUS_ROOM), [b' '; ROOM]).named(|| "keep room for the exit status".into())
+    fs::write(folder.join(files::STATUS_ROOM), [b' '; ROOM]).named(|| "reserve space for the exit status".into())
 }
 
 /// Bytes of room for the exit status.
@@ -303,7 +303,7 @@ pub(crate) fn hear_out(
     report: impl FnOnce() -> Result<OwnedFd, Failure>,
 ) -> Result<(), Failure> {
     let mut go_on = File::from(go_on);
-    let told = joined.and_then(|()| go_on.write_all(&[1]).named(|| "let the process go on".into()));
+    let told = joined.and_then(|()| go_on.write_all(&[1]).named(|| "release the process".into()));
     if told.is_err() {
         // It may wait for a word that does not come.
         // SAFETY: this process's own child, which was not waited for.
@@ -311,7 +311,7 @@ pub(crate) fn hear_out(
     }
     drop(go_on);
     let mut said = String::new();
-    File::from(report()?).read_to_string(&mut said).named(|| "hear from the process".into())?;
+    File::from(report()?).read_to_string(&mut said).named(|| "read from the process".into())?;
     if said.is_empty() { told } else { Err(Failure::from_wire(&said)) }
 }
 

@@ -38,7 +38,7 @@ pub enum Error {
     #[error("the database refused a statement")]
     Statement(#[from] rusqlite::Error),
     /// Something in it is not as it was written.
-    #[error("the database holds {0}, which can't be read")]
+    #[error("the database holds {0}, which cannot be read")]
     Broken(String),
     /// The commit failed, so nothing was written.
     #[error("the database could not commit")]

@@ -138,9 +138,11 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), String> {
     let guard = Guard::new([engine.subnet()]);
     let registry = Arc::new(Registries::new(settings.registries.clone(), guard.clone()));
     let fetch = Arc::new(HttpFetch::new(guard));
-    let core = Core::open(store, Arc::new(engine), images, fetch, registry, paths, settings.core.clone())
-        .await
-        .map_err(|e| e.chain())?;
+    let mut of_core = settings.core.clone();
+    of_core.operators = berth_api::OPERATORS.map(str::to_owned).to_vec();
+    of_core.dialects = berth_api::DIALECTS_OF_KEYS.map(str::to_owned).to_vec();
+    let core =
+        Core::open(store, Arc::new(engine), images, fetch, registry, paths, of_core).await.map_err(|e| e.chain())?;
     let first = administrator(&core, data, settings.dev).await?;
     berth_ssh::begin(core.clone()).await.map_err(|e| e.chain())?;
     let draining = Draining::default();

@@ -755,7 +755,7 @@ async fn traffic_is_told_for_any_time_and_survives_every_restart() {
             }
             _ => {}
         }
-        // Reservation makes a reading: what comes is after it.
+        // Asking makes a reading: what comes is after it.
         flow(&server, "").await;
         marks.push((millis(), sent));
         tokio::time::sleep(Duration::from_millis(30)).await;

@@ -10,7 +10,7 @@ use axum::extract::{OriginalUri, Request};
 use berth_core::{Caller, Command, Core, Refusal, Signed};
 
 use super::error::Error;
-use crate::kit::{Parameters, Who, client_address, token_of};
+use crate::http::{Parameters, Who, client_address, token_of};
 
 /// Who calls, and with what. Judged before anything else is said about the request.
 pub(super) async fn authenticate(core: &Core, request: Request, action: &str) -> Result<(Caller, Parameters), Error> {

@@ -8,7 +8,7 @@ use super::auth::authenticate;
 use super::containers::Reply;
 use super::error::Error;
 use super::wire::{Answer, Command};
-use crate::kit::PathText;
+use crate::http::PathText;
 
 /// Items of a page.
 const PAGE: i64 = 20;

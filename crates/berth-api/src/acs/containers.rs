@@ -9,7 +9,7 @@ use berth_core::{Caller, ContainerOrder, Core};
 use super::auth::{Change, authenticate, enter_change};
 use super::error::Error;
 use super::wire::{Answer, Command, Container};
-use crate::kit::PathText;
+use crate::http::PathText;
 
 pub(super) type Reply<T> = Result<Json<Answer<T>>, Error>;
 

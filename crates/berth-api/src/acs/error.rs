@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use berth_core::FaultKind;
 
 use super::wire::Failure;
-use crate::kit::{AuditMessage, InternalFallback, ParameterError};
+use crate::http::{AuditMessage, InternalFallback, ParameterError};
 
 /// An error as this dialect has it.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ impl From<ParameterError> for Error {
                 format!("parameter {name} must be {expected}, not {found:?}")
             }
             ParameterError::Body(message) => message,
-            ParameterError::TooLong => format!("the body is longer than {} bytes", crate::kit::LONGEST_BODY),
+            ParameterError::TooLong => format!("the body is longer than {} bytes", crate::http::LONGEST_BODY),
             ParameterError::Late => "the body did not arrive in time".into(),
         })
     }
@@ -95,7 +95,7 @@ pub(crate) fn broken(what: InternalFallback) -> Response {
         InternalFallback::Overload => {
             Error::new(StatusCode::TOO_MANY_REQUESTS, "too many requests are under way; try again later")
         }
-        InternalFallback::LongHead(limit) => Error::invalid(crate::kit::long_head(limit)),
+        InternalFallback::LongHead(limit) => Error::invalid(crate::http::long_head(limit)),
     }
     .into_response()
 }

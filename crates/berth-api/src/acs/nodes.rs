@@ -8,7 +8,7 @@ use super::auth::{Change, authenticate, enter_change};
 use super::containers::{Reply, number};
 use super::error::Error;
 use super::wire::{Answer, Command, Node};
-use crate::kit::{Parameters, PathText};
+use crate::http::{Parameters, PathText};
 
 async fn found(core: &Core, caller: &Caller, id: &str) -> Result<Group, Error> {
     let id = number("node_id", id)?;

@@ -3,7 +3,7 @@
 use berth_core::{Command as CoreCommand, CommandStatus, ContainerPhase, Core, GroupState, Outcome};
 use serde::Serialize;
 
-use crate::kit::local_time;
+use crate::http::local_time;
 
 /// The number of the only machine.
 const THIS_HOST: i64 = 1;

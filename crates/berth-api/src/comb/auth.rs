@@ -5,7 +5,7 @@ use axum::http::{Method, header};
 use berth_core::{Caller, Core, unsigned};
 
 use super::error::{Error, UNSUPPORTED};
-use crate::kit::{Parameters, Who, client_address, token_of};
+use crate::http::{Parameters, Who, client_address, token_of};
 
 /// The parameters of a request. A GET is answered by its query alone if its body can't be read: some clients send one.
 pub(super) async fn parameters(request: Request) -> Result<Parameters, Error> {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::auth::authenticate;
 use super::error::{CREATE, Code, DELETE, ENV_KEY, Error, INVALID, MISSING, NO_CONTAINER, SSH_KEY};
 use super::wire::{Container, Containers, Created, Flow, Tagged, charge, megabytes, network_charge};
-use crate::kit::{Parameters, PathText, kind_of};
+use crate::http::{Parameters, PathText, kind_of};
 
 /// A number of the path; what is none names nothing.
 pub(super) fn number(text: &str, none: Code) -> Result<i64, Error> {

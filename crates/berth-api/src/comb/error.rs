@@ -3,10 +3,10 @@
 use axum::Json;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use berth_core::FaultKind;
+use berth_core::{FaultKind, Field};
 use serde::Serialize;
 
-use crate::kit::{AuditMessage, InternalFallback, ParameterError};
+use crate::http::{AuditMessage, InternalFallback, ParameterError};
 
 /// A code of the document, and what it says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,9 +100,9 @@ impl From<berth_core::Error> for Error {
     fn from(error: berth_core::Error) -> Self {
         let code = match error.kind() {
             FaultKind::Invalid => match &error {
-                berth_core::Error::Invalid { field: "name", .. } => NAME,
-                berth_core::Error::Invalid { field: "env_size", .. } => ENV_SIZE,
-                berth_core::Error::Invalid { field: "env_key", .. } => ENV_KEY,
+                berth_core::Error::Invalid { field: Field::Name, .. } => NAME,
+                berth_core::Error::Invalid { field: Field::EnvSize, .. } => ENV_SIZE,
+                berth_core::Error::Invalid { field: Field::EnvKey, .. } => ENV_KEY,
                 _ => INVALID,
             },
             FaultKind::NotFound => match &error {
@@ -133,8 +133,22 @@ impl From<berth_core::Error> for Error {
             berth_core::Error::NotFound { .. } if [NO_CONTAINER, NO_KEY].contains(&code) => code.into(),
             berth_core::Error::NotFound { name, .. } => code.with(name),
             berth_core::Error::Duplicate(_) => code.into(),
+            berth_core::Error::Invalid { field, message } => code.with(format!("{}: {message}", name_of(field))),
             other => code.with(other.public()),
         }
+    }
+}
+
+/// What the document calls a value.
+fn name_of(field: Field) -> &'static str {
+    match field {
+        Field::Description => "desc",
+        Field::Plan => "spec_id",
+        Field::SshKeys => "ssh_key_ids",
+        Field::SshKeyName => "key_name",
+        Field::Env | Field::EnvKey | Field::EnvSize => "env_var",
+        Field::FlowEnd => "to_time",
+        other => other.as_str(),
     }
 }
 
@@ -147,7 +161,7 @@ impl From<ParameterError> for Error {
             }
             ParameterError::Body(message) => UNREADABLE.with(message),
             ParameterError::TooLong => {
-                INVALID.with(format!("the body is longer than {} bytes", crate::kit::LONGEST_BODY))
+                INVALID.with(format!("the body is longer than {} bytes", crate::http::LONGEST_BODY))
             }
             ParameterError::Late => TIMEOUT.with("the body did not arrive in time"),
         }
@@ -166,7 +180,7 @@ pub(crate) fn broken(what: InternalFallback) -> Response {
     match what {
         InternalFallback::Panic => Error::from(INTERNAL),
         InternalFallback::Overload => TOO_OFTEN.with("too many requests are under way"),
-        InternalFallback::LongHead(limit) => INVALID.with(crate::kit::long_head(limit)),
+        InternalFallback::LongHead(limit) => INVALID.with(crate::http::long_head(limit)),
     }
     .into_response()
 }

@@ -10,7 +10,7 @@ use super::auth::authenticate;
 use super::containers::number;
 use super::error::{self, Error, INVALID, NO_KEY};
 use super::wire::SecretKey;
-use crate::kit::PathText;
+use crate::http::PathText;
 use crate::{Api, PrivateKeys};
 
 /// Fetching the private half: no mere question, although it is a GET.

@@ -8,7 +8,7 @@ use berth_core::{Core, NoToken, unsigned};
 use super::auth::parameters;
 use super::error::{Error, TOO_OFTEN};
 use super::wire::Token;
-use crate::kit::{Who, client_address};
+use crate::http::{Who, client_address};
 
 /// `POST /api/v1/token`: an access key and its secret for a token that is good for a day.
 pub(super) async fn create(State(core): State<Core>, request: Request) -> Result<(StatusCode, Json<Token>), Error> {

@@ -8,7 +8,7 @@ use super::auth::{Auth, Segment};
 use super::containers::read_json;
 use super::error::Error;
 use super::wire::{Account, AccountChange, List};
-use crate::kit::small_body;
+use crate::http::small_body;
 
 fn render(account: CoreAccount) -> Account {
     Account {

@@ -7,7 +7,7 @@ use berth_core::{Caller, Core};
 use serde::de::DeserializeOwned;
 
 use super::error::Error;
-use crate::kit::{Who, token_of};
+use crate::http::{Who, token_of};
 
 /// A caller whose token was good.
 pub(super) struct Auth(pub(super) Caller);

@@ -19,7 +19,7 @@ use super::error::Error;
 use super::idempotency;
 use super::streams::Kind;
 use super::wire::{Container, ContainerCreate, ContainerUpdate, Ended, List, LogEntry, PortList, Stats, Traffic};
-use crate::kit::small_body;
+use crate::http::small_body;
 use crate::{Api, Draining};
 
 /// Most items of a page.

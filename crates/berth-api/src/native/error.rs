@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use berth_core::FaultKind;
 
 use super::wire::Problem;
-use crate::kit::{AuditMessage, BodyError, InternalFallback};
+use crate::http::{AuditMessage, BodyError, InternalFallback};
 
 /// An error as the native API has it.
 #[derive(Debug)]
@@ -125,7 +125,7 @@ pub(crate) fn broken(what: InternalFallback) -> Response {
         InternalFallback::Overload => overload(),
         InternalFallback::LongHead(limit) => {
             let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-            Error::new(status, "too_large", crate::kit::long_head(limit))
+            Error::new(status, "too_large", crate::http::long_head(limit))
         }
     }
     .into_response()

@@ -21,7 +21,7 @@ use super::containers::read_json;
 use super::error::Error;
 use super::streams::{Kind, StreamLimits, reader, tar, tar_of, written_by};
 use super::wire::{ExecCreate, ExecResult, FileStat, channel};
-use crate::kit::{AuditDetail, Client, small_body};
+use crate::http::{AuditDetail, Client, small_body};
 use crate::ranges;
 use crate::{Api, Draining};
 
@@ -51,7 +51,7 @@ pub(super) async fn exec(
     let _place = places.take(&caller, Kind::Stream)?;
     let asked: ExecCreate = read_json(&small_body(request.into_body()).await?)?;
     if asked.terminal || asked.stdin {
-        return Err(Error::invalid("a terminal or input need a session: GET with a WebSocket upgrade"));
+        return Err(Error::invalid("a terminal or standard input needs a session: GET with a WebSocket upgrade"));
     }
     let detach = asked.detach;
     let detail = axum::Extension(AuditDetail(said_of(&asked.command)));
@@ -129,7 +129,7 @@ type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
 fn upgrade(upgrade: Upgrade) -> Result<WebSocketUpgrade, Error> {
     upgrade
         .map(|u| u.max_message_size(MOST_MESSAGE))
-        .map_err(|e| Error::invalid(format!("a WebSocket is needed here: {}", e.body_text())))
+        .map_err(|e| Error::invalid(format!("a WebSocket upgrade is required: {}", e.body_text())))
 }
 
 /// A session with a process that is run in it (WebSocket). The client's first message is text: an `ExecCreate`. From then on
@@ -149,11 +149,12 @@ pub(super) async fn exec_session(
     let place = api.places.take(&caller, Kind::Stream)?;
     Ok(socket.on_upgrade(move |mut socket| async move {
         let Ok(first) = tokio::time::timeout(FIRST_MESSAGE, socket.recv()).await else {
-            return refuse(socket, Error::invalid("nothing said what is to be run")).await;
+            return refuse(socket, Error::invalid("the first message did not arrive: the command to run, as JSON"))
+                .await;
         };
         let asked = match first {
             Some(Ok(Message::Text(text))) => read_json::<ExecCreate>(text.as_bytes()),
-            Some(Ok(_)) => Err(Error::invalid("the first message is text: what is to be run, as JSON")),
+            Some(Ok(_)) => Err(Error::invalid("the first message must be text: the command to run, as JSON")),
             _ => return,
         };
         let mut action = format!("GET /v1/containers/{id}/exec");
@@ -338,7 +339,7 @@ pub(super) struct ExtractParams {
 
 fn checked(path: &str) -> Result<PathBuf, Error> {
     if path.is_empty() || path.contains('\0') || path.len() > 4096 {
-        return Err(Error::invalid(format!("{path:?} is no path")));
+        return Err(Error::invalid(format!("invalid path {path:?}")));
     }
     Ok(Path::new("/").join(path))
 }

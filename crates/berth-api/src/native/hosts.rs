@@ -14,7 +14,7 @@ use super::containers::read_json;
 use super::error::Error;
 use super::usage::time;
 use super::wire::{Bandwidth, BandwidthPoint, HostDisk, HostEntry, HostInterface, HostLabel, List};
-use crate::kit::small_body;
+use crate::http::small_body;
 
 fn render(host: Host) -> HostEntry {
     HostEntry {

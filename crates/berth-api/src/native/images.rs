@@ -14,7 +14,7 @@ use super::containers::{page, read_json};
 use super::error::Error;
 use super::streams::{Kind, StreamLimits, reader, tar_of};
 use super::wire::{CommitCreate, DiskUse, Image, ImageRemoved, List, PruneAsked, Pruned, Quota};
-use crate::kit::small_body;
+use crate::http::small_body;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]

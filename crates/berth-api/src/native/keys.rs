@@ -15,7 +15,7 @@ use super::containers::{page, read_json};
 use super::error::Error;
 use super::usage;
 use super::wire::{AccessKey, AuditEntry, KeyCreate, KeyRotate, List};
-use crate::kit::small_body;
+use crate::http::small_body;
 
 fn render(key: berth_core::AccessKey, secret: Option<String>) -> AccessKey {
     AccessKey {

@@ -13,7 +13,7 @@ use super::auth::{Auth, Segment};
 use super::containers::read_json;
 use super::error::Error;
 use super::wire::{Image, ImagePull, ImagePush, List, LoginCreate, RegistryLogin, Travel};
-use crate::kit::{Abort, small_body};
+use crate::http::{Abort, small_body};
 
 /// Words about layers that wait for a client who is slow; what is beyond is not told.
 const AHEAD: usize = 256;

@@ -14,7 +14,7 @@ use super::wire::{
     Applied, Apply, Command, Group, GroupCreate, GroupDeploy, GroupMade, GroupRename, GroupSpec, GroupStart, GroupStop,
     List, Package, Service, ServiceCreate,
 };
-use crate::kit::small_body;
+use crate::http::small_body;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -224,7 +224,7 @@ pub(super) async fn group_deploy(
     let command = match (asked.url, asked.version) {
         (Some(url), None) => core.group_upload(&caller, &found, &url, asked.update, method).await?,
         (None, Some(version)) => core.group_history(&caller, &found, version, asked.update, method).await?,
-        _ => return Err(Error::invalid("one of url and version is needed")),
+        _ => return Err(Error::invalid("one of url and version is required")),
     };
     Ok((StatusCode::ACCEPTED, Json(command.into())))
 }

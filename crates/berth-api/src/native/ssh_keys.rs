@@ -10,7 +10,7 @@ use super::auth::{Auth, Segment};
 use super::containers::read_json;
 use super::error::Error;
 use super::wire::{List, SshKey, SshKeyCreate};
-use crate::kit::small_body;
+use crate::http::small_body;
 
 fn render(key: berth_core::SshKey) -> SshKey {
     SshKey {

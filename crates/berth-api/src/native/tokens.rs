@@ -16,7 +16,7 @@ use super::containers::read_json;
 use super::error::Error;
 use super::idempotency;
 use super::wire::{List, Token, TokenCreate};
-use crate::kit::small_body;
+use crate::http::small_body;
 
 fn render(token: berth_core::Token, secret: Option<String>) -> Token {
     Token {

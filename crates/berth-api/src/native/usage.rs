@@ -35,7 +35,7 @@ pub(super) struct UsageParams {
 pub(super) fn time(text: Option<&str>) -> Result<Option<i64>, Error> {
     let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
     let seconds = || text.parse::<i64>().ok().and_then(|s| s.checked_mul(1_000_000_000));
-    let wrong = || Error::invalid(format!("{text:?} is no time: RFC 3339, or seconds since 1970"));
+    let wrong = || Error::invalid(format!("invalid time {text:?}: expected RFC 3339 or seconds since 1970"));
     seconds().or_else(|| parse_time(text)).map(Some).ok_or_else(wrong)
 }
 

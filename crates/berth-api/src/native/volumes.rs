@@ -11,7 +11,7 @@ use super::containers::read_json;
 use super::error::Error;
 use super::streams::{Kind, StreamLimits, reader, tar_of};
 use super::wire::{List, Pruned, Volume, VolumeCreate};
-use crate::kit::small_body;
+use crate::http::small_body;
 
 /// The account's volumes.
 #[utoipa::path(get, path = "/v1/volumes", tag = "volumes", responses((status = 200, body = List<Volume>)))]

@@ -4,7 +4,7 @@ use axum::extract::Request;
 use berth_core::{Caller, Core};
 
 use super::error::{Error, TOKEN};
-use crate::kit::{ParameterError, Parameters, Who, token_of};
+use crate::http::{ParameterError, Parameters, Who, token_of};
 
 /// Who calls, and with what. The token is judged before anything else is said about the request.
 pub(super) async fn authenticate(core: &Core, request: Request) -> Result<(Caller, Parameters), Error> {

@@ -3,10 +3,10 @@
 use axum::Json;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use berth_core::FaultKind;
+use berth_core::{FaultKind, Field};
 
 use super::wire::{Answer, Nothing};
-use crate::kit::{AuditMessage, InternalFallback, ParameterError};
+use crate::http::{AuditMessage, InternalFallback, ParameterError};
 
 pub(super) const TOKEN: u32 = 10001;
 pub(super) const MISSING: u32 = 10002;
@@ -54,7 +54,12 @@ impl From<berth_core::Error> for Error {
                 INTERNAL
             }
         };
-        Self { code, message: error.public() }
+        let message = match &error {
+            berth_core::Error::Invalid { field: Field::Code, message } => format!("code_address: {message}"),
+            berth_core::Error::Invalid { field: Field::Runtime, message } => format!("image_name: {message}"),
+            other => other.public(),
+        };
+        Self { code, message }
     }
 }
 
@@ -67,7 +72,7 @@ impl From<ParameterError> for Error {
             }
             ParameterError::Body(message) => Self { code: WRONG, message },
             ParameterError::TooLong => {
-                let message = format!("the body is longer than {} bytes", crate::kit::LONGEST_BODY);
+                let message = format!("the body is longer than {} bytes", crate::http::LONGEST_BODY);
                 Self { code: WRONG, message }
             }
             ParameterError::Late => Self { code: WRONG, message: "the body did not arrive in time".into() },
@@ -89,7 +94,7 @@ pub(crate) fn broken(what: InternalFallback) -> Response {
         InternalFallback::Overload => {
             Error { code: LATER, message: "too many requests are under way; try again later".into() }
         }
-        InternalFallback::LongHead(limit) => Error { code: WRONG, message: crate::kit::long_head(limit) },
+        InternalFallback::LongHead(limit) => Error { code: WRONG, message: crate::http::long_head(limit) },
     };
     error.into_response()
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::auth::{authenticate, enter_with};
 use super::error::{Error, said};
 use super::wire::{Answer, Asked, Configuration, Done, Found, Item, State as Doing, not_found, text};
-use crate::kit::{BodyError, Parameters, small_body};
+use crate::http::{BodyError, Parameters, small_body};
 
 type Batch = Result<Json<Answer<Vec<Item>>>, Error>;
 
@@ -62,7 +62,11 @@ async fn hosts(core: &Core, all: &[Asked]) -> Result<Vec<Host>, Error> {
 
 /// Why an item is not taken: as the platform says it where it does.
 fn why(error: &berth_core::Error, name: &str) -> String {
-    if error.kind() == FaultKind::NotFound { not_found(name) } else { said(error) }
+    match error.kind() {
+        FaultKind::NotFound => not_found(name),
+        FaultKind::Duplicate => format!("名称已存在!(deployments.apps \"{name}\" already exists)"),
+        _ => said(error),
+    }
 }
 
 /// [`why`] of what is to be changed: one that is being made is not there yet, and is not unknown.
@@ -77,7 +81,7 @@ fn being_made(name: &str) -> String {
 
 /// `POST /container/create`.
 pub(super) async fn create(State(core): State<Core>, request: Request) -> Batch {
-    let (caller, _) = authenticate(&core, &request, "container_create").await?;
+    let (caller, _) = authenticate(&core, &request).await?;
     let all = items(request).await?;
     let hosts = hosts(&core, &all).await?;
     let mut answers: Vec<Item> = Vec::with_capacity(all.len());
@@ -115,7 +119,7 @@ pub(super) async fn create(State(core): State<Core>, request: Request) -> Batch 
 
 /// `PUT /container/updateByName`.
 pub(super) async fn update_by_name(State(core): State<Core>, request: Request) -> Batch {
-    let (caller, _) = authenticate(&core, &request, "container_update").await?;
+    let (caller, _) = authenticate(&core, &request).await?;
     let all = items(request).await?;
     let hosts = hosts(&core, &all).await?;
     let mut answers = Vec::with_capacity(all.len());
@@ -143,7 +147,7 @@ pub(super) async fn update_by_name(State(core): State<Core>, request: Request) -
 
 /// `POST /container/inheritUpdate`: another image and version of some, everything else as it is.
 pub(super) async fn inherit_update(State(core): State<Core>, request: Request) -> Batch {
-    let (caller, parameters) = enter_with(&core, request, "container_update").await?;
+    let (caller, parameters) = enter_with(&core, request).await?;
     let names = split(&parameters, "deploymentnames")?;
     let image = parameters.text("image")?;
     // The version may stand in the image's name.
@@ -184,9 +188,9 @@ pub(super) async fn update_by_inherit(
     State(core): State<Core>,
     request: Request,
 ) -> Result<Json<Answer<Option<()>>>, Error> {
-    let (caller, parameters) = enter_with(&core, request, "container_rollout").await?;
+    let (caller, parameters) = enter_with(&core, request).await?;
     let operator = parameters.text("operator")?;
-    if !["移动", "联通", "电信"].contains(&operator.as_str()) {
+    if !super::OPERATORS.contains(&operator.as_str()) {
         return Err(Error::operator());
     }
     let percent = parameters.integer("percent")?;
@@ -229,7 +233,7 @@ pub(super) async fn get(
     State(core): State<Core>,
     request: Request,
 ) -> Result<Json<Answer<Vec<Found<Configuration>>>>, Error> {
-    let (caller, parameters) = enter_with(&core, request, "container_get").await?;
+    let (caller, parameters) = enter_with(&core, request).await?;
     let all = named(&core, &caller, &parameters).await?.into_iter();
     let all = all.map(|found| found.map_or_else(Found::none, |found| Found::one(Configuration::of(found))));
     Ok(Json(Answer::of(all.collect())))
@@ -237,7 +241,7 @@ pub(super) async fn get(
 
 /// `POST /container/info`.
 pub(super) async fn info(State(core): State<Core>, request: Request) -> Result<Json<Answer<Vec<Found<Doing>>>>, Error> {
-    let (caller, parameters) = enter_with(&core, request, "container_info").await?;
+    let (caller, parameters) = enter_with(&core, request).await?;
     let all = named(&core, &caller, &parameters).await?.into_iter();
     let all = all.map(|found| found.map_or_else(Found::none, |found| Found::one(Doing::of(&core, found.container))));
     Ok(Json(Answer::of(all.collect())))
@@ -248,7 +252,7 @@ pub(super) async fn list(
     State(core): State<Core>,
     request: Request,
 ) -> Result<Json<Answer<Vec<Configuration>>>, Error> {
-    let (caller, parameters) = enter_with(&core, request, "container_list").await?;
+    let (caller, parameters) = enter_with(&core, request).await?;
     let uuid = parameters.text("uuid")?;
     let host = core.host_by_uid(host_id(&uuid)).await?;
     let all = core.deployments_on(&caller, host.id).await?;
@@ -257,7 +261,7 @@ pub(super) async fn list(
 
 /// `DELETE /container/delete`.
 pub(super) async fn remove(State(core): State<Core>, request: Request) -> Batch {
-    let (caller, parameters) = enter_with(&core, request, "container_delete").await?;
+    let (caller, parameters) = enter_with(&core, request).await?;
     let mut answers = Vec::new();
     for name in split(&parameters, "name")? {
         answers.push(match core.deployment_delete(&caller, &name).await {
@@ -269,8 +273,8 @@ pub(super) async fn remove(State(core): State<Core>, request: Request) -> Batch 
 }
 
 /// All that are named; one that is nobody's fails the call, before anything is done.
-async fn each(core: &Core, request: Request, action: &str) -> Result<(Caller, Vec<Deployment>), Error> {
-    let (caller, parameters) = enter_with(core, request, action).await?;
+async fn each(core: &Core, request: Request) -> Result<(Caller, Vec<Deployment>), Error> {
+    let (caller, parameters) = enter_with(core, request).await?;
     let all = named(core, &caller, &parameters).await?;
     let all: Result<Vec<_>, String> = all.into_iter().collect();
     match all {
@@ -323,21 +327,21 @@ async fn at_once(core: &Core, caller: Caller, all: Vec<Deployment>, act: Act) ->
 
 /// `POST /container/start`.
 pub(super) async fn start(State(core): State<Core>, request: Request) -> Result<Json<Done>, Error> {
-    let (caller, all) = each(&core, request, "container_start").await?;
+    let (caller, all) = each(&core, request).await?;
     at_once(&core, caller, all, Act::Start).await?;
     Ok(Json(Done::said("启动成功!")))
 }
 
 /// `POST /container/stop`.
 pub(super) async fn stop(State(core): State<Core>, request: Request) -> Result<Json<Done>, Error> {
-    let (caller, all) = each(&core, request, "container_stop").await?;
+    let (caller, all) = each(&core, request).await?;
     at_once(&core, caller, all, Act::Stop).await?;
     Ok(Json(Done::said("停止成功!")))
 }
 
 /// `POST /container/restart`.
 pub(super) async fn restart(State(core): State<Core>, request: Request) -> Result<Json<Done>, Error> {
-    let (caller, all) = each(&core, request, "container_restart").await?;
+    let (caller, all) = each(&core, request).await?;
     at_once(&core, caller, all, Act::Restart).await?;
     Ok(Json(Done::said("重启成功!")))
 }

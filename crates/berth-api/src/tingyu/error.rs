@@ -3,10 +3,10 @@
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use berth_core::FaultKind;
+use berth_core::{FaultKind, Field};
 use serde::Serialize;
 
-use crate::kit::{AuditMessage, InternalFallback, ParameterError};
+use crate::http::{AuditMessage, InternalFallback, ParameterError};
 
 /// What is said when nothing more can be.
 pub(super) const UNKNOWN: &str = "未知异常,请联系管理员";
@@ -63,7 +63,7 @@ impl Error {
 
     /// Something of the request is longer than it may be.
     pub(super) fn too_long() -> Self {
-        Self::longer_than(crate::kit::LONGEST_BODY)
+        Self::longer_than(crate::http::LONGEST_BODY)
     }
 
     fn longer_than(limit: usize) -> Self {
@@ -131,6 +131,22 @@ impl IntoResponse for Error {
     }
 }
 
+/// What the document calls a value.
+fn name_of(field: Field) -> &'static str {
+    match field {
+        Field::DeploymentName => "deploymentname",
+        Field::DeploymentHost => "uuid",
+        Field::Version => "imageversion",
+        Field::CpuRequest => "requestscpu",
+        Field::CpuLimit => "limitscpu",
+        Field::MemoryRequest => "requestsmemory",
+        Field::MemoryLimit => "limitsmemory",
+        Field::Path => "filepath",
+        Field::Range => "endDate",
+        other => other.as_str(),
+    }
+}
+
 /// What a parameter has to be.
 fn rule(name: &str) -> &'static str {
     match name {
@@ -155,8 +171,8 @@ pub(super) fn said(error: &berth_core::Error) -> String {
     match error.kind() {
         FaultKind::Invalid => match error {
             berth_core::Error::Start { text, .. } => format!("启动失败:{text}!"),
-            berth_core::Error::Invalid { field: "image_url", message } => format!("镜像下载失败:{message}!"),
-            berth_core::Error::Invalid { field, message } => Error::out_of_bounds(field, message).message,
+            berth_core::Error::Invalid { field: Field::ImageUrl, message } => format!("镜像下载失败:{message}!"),
+            berth_core::Error::Invalid { field, message } => Error::out_of_bounds(name_of(*field), message).message,
             _ => "参数错误!".to_owned(),
         },
         FaultKind::NotFound => "不存在!".to_owned(),
@@ -164,7 +180,12 @@ pub(super) fn said(error: &berth_core::Error) -> String {
         FaultKind::WrongState => format!("当前状态不允许该操作!({})", error.public()),
         FaultKind::InUse => format!("正在使用,不能操作!({})", error.public()),
         FaultKind::TooOften => "请求过多,请稍后再试!".into(),
-        FaultKind::NoRoom => format!("资源不足,请稍后再试!({})", error.public()),
+        FaultKind::NoRoom => match error {
+            berth_core::Error::Insufficient { resource, requested, left } => {
+                format!("资源不足,请稍后再试!(Insufficient {resource}: {requested} requested, {left} left)")
+            }
+            _ => format!("资源不足,请稍后再试!({})", error.public()),
+        },
         FaultKind::Quota => format!("超出配额!({})", error.public()),
         // The right to the host's network is told in the words that its documentation has.
         FaultKind::Forbidden if error.public().starts_with("host network") => error.public(),
@@ -185,8 +206,8 @@ pub(super) fn said(error: &berth_core::Error) -> String {
 impl From<berth_core::Error> for Error {
     fn from(error: berth_core::Error) -> Self {
         match &error {
-            berth_core::Error::Invalid { field: "image_url", .. } => Self::failed(said(&error)),
-            berth_core::Error::Invalid { field, message } => Self::out_of_bounds(field, message),
+            berth_core::Error::Invalid { field: Field::ImageUrl, .. } => Self::failed(said(&error)),
+            berth_core::Error::Invalid { field, message } => Self::out_of_bounds(name_of(*field), message),
             berth_core::Error::NotFound { what: "image", name } => Self::no_image(name),
             berth_core::Error::NotFound { what: "host", .. } => Self::no_uuid(),
             berth_core::Error::NotFound { what: "command", name } => Self::no_job(name),

@@ -11,20 +11,20 @@ use futures_util::StreamExt as _;
 use super::auth::{authenticate, enter_with};
 use super::error::Error;
 use super::wire::{Answer, Done};
-use crate::kit::Parameters;
+use crate::http::Parameters;
 use crate::native::{reader, stream_reader};
 
 const NO_ARCHIVE: &str = "上传失败!请检查tar包是否是通过docker save保存!";
 
 /// `DELETE /image/deleteByImage`: all its versions.
 pub(super) async fn delete_by_image(State(core): State<Core>, request: Request) -> Result<Json<Done>, Error> {
-    let (caller, parameters) = enter_with(&core, request, "image_delete").await?;
+    let (caller, parameters) = enter_with(&core, request).await?;
     delete(&core, &caller, &parameters.text("image")?, None).await
 }
 
 /// `DELETE /image/deleteByImageVersion`.
 pub(super) async fn delete_by_image_version(State(core): State<Core>, request: Request) -> Result<Json<Done>, Error> {
-    let (caller, parameters) = enter_with(&core, request, "image_delete").await?;
+    let (caller, parameters) = enter_with(&core, request).await?;
     let (image, version) = (parameters.text("image")?, parameters.text("imageVersion")?);
     delete(&core, &caller, &image, Some(&version)).await
 }
@@ -39,7 +39,7 @@ async fn delete(core: &Core, caller: &Caller, image: &str, version: Option<&str>
 
 /// `GET /image/search`: names and versions that hold a word.
 pub(super) async fn search(State(core): State<Core>, request: Request) -> Result<Json<Answer<Vec<String>>>, Error> {
-    let (caller, parameters) = enter_with(&core, request, "image_search").await?;
+    let (caller, parameters) = enter_with(&core, request).await?;
     let word = parameters.optional("wordkey")?.or(parameters.optional("wordKey")?).unwrap_or_default();
     let found = core.image_search(&caller, &word, &std::collections::BTreeMap::new()).await?;
     let lower = word.to_lowercase();
@@ -57,7 +57,7 @@ pub(super) async fn upload(State(core): State<Core>, request: Request) -> Result
         let empty = header(header::CONTENT_LENGTH) == "0" || axum::body::HttpBody::is_end_stream(request.body());
         (header(header::CONTENT_TYPE).to_ascii_lowercase(), empty)
     };
-    let (caller, query) = authenticate(&core, &request, "image_upload").await?;
+    let (caller, query) = authenticate(&core, &request).await?;
     let done = if kind.starts_with("multipart/form-data") {
         of_form(&core, &caller, query, request).await
     } else {
@@ -116,7 +116,7 @@ fn name_of(parameters: &Parameters) -> Result<Option<String>, Error> {
 
 fn refused(error: berth_core::Error) -> Error {
     match &error {
-        berth_core::Error::Invalid { field: "archive" | "name", .. } => Error::failed(NO_ARCHIVE),
+        berth_core::Error::Invalid { field: berth_core::Field::Archive | berth_core::Field::Name, .. } => Error::failed(NO_ARCHIVE),
         _ => error.into(),
     }
 }
@@ -183,7 +183,8 @@ async fn of_form(core: &Core, caller: &Caller, query: Parameters, request: Reque
     };
     let stream = futures_util::stream::poll_fn(move |context| pieces.poll_recv(context));
     let named = async move {
-        let unread = |_| berth_core::Error::Invalid { field: "name", message: "the form broke off".into() };
+        let unread =
+            |_| berth_core::Error::Invalid { field: berth_core::Field::Name, message: "the form broke off".into() };
         named.await.map_err(unread)
     };
     let import = core.image_import_named_later(caller, stream_reader(stream), named);

@@ -9,7 +9,7 @@ use berth_core::{Core, Grouped, Series, SeriesPoint};
 use super::auth::enter_with;
 use super::error::Error;
 use super::wire::{Bandwidth, Info, Of, Used, rounded};
-use crate::kit::{Parameters, local_time, local_time_of};
+use crate::http::{Parameters, local_time, local_time_of};
 
 /// A time of the question, milliseconds since 1970.
 fn time(core: &Core, parameters: &Parameters, name: &'static str) -> Result<i64, Error> {
@@ -26,11 +26,10 @@ fn full_name(name: &str) -> String {
 async fn series(
     core: &Core,
     request: Request,
-    action: &str,
     kind: Grouped,
     names: &[&'static str],
 ) -> Result<Series, Error> {
-    let (caller, parameters) = enter_with(core, request, action).await?;
+    let (caller, parameters) = enter_with(core, request).await?;
     let (from, to) = (time(core, &parameters, "startDate")?, time(core, &parameters, "endDate")?);
     let mut key = None;
     for name in names {
@@ -60,7 +59,7 @@ pub(super) async fn bandwidth_of_nodes(
     State(core): State<Core>,
     request: Request,
 ) -> Result<Json<Info<Vec<Bandwidth>>>, Error> {
-    let series = series(&core, request, "bandwidth_nodes", Grouped::Host, &[]).await?;
+    let series = series(&core, request, Grouped::Host, &[]).await?;
     let names: HashMap<String, String> = core.hosts().await?.into_iter().map(|m| (m.id.to_string(), m.name)).collect();
     Ok(bandwidth(&core, series, |key| Of::Nodename(names.get(&key).cloned().unwrap_or(key))))
 }
@@ -70,7 +69,7 @@ pub(super) async fn bandwidth_by_image(
     State(core): State<Core>,
     request: Request,
 ) -> Result<Json<Info<Vec<Bandwidth>>>, Error> {
-    let series = series(&core, request, "bandwidth_image", Grouped::Image, &["image"]).await?;
+    let series = series(&core, request, Grouped::Image, &["image"]).await?;
     Ok(bandwidth(&core, series, Of::Image))
 }
 
@@ -79,7 +78,7 @@ pub(super) async fn bandwidth_by_version(
     State(core): State<Core>,
     request: Request,
 ) -> Result<Json<Info<Vec<Bandwidth>>>, Error> {
-    let series = series(&core, request, "bandwidth_version", Grouped::Version, &["imageVersion", "image"]).await?;
+    let series = series(&core, request, Grouped::Version, &["imageVersion", "image"]).await?;
     Ok(bandwidth(&core, series, Of::ImageVersion))
 }
 
@@ -98,12 +97,12 @@ fn used(core: &Core, series: Series, of: impl Fn(String) -> Of) -> Json<Info<Vec
 
 /// `GET /info/resourceUse/getByImage`.
 pub(super) async fn use_by_image(State(core): State<Core>, request: Request) -> Result<Json<Info<Vec<Used>>>, Error> {
-    let series = series(&core, request, "use_image", Grouped::Image, &["image"]).await?;
+    let series = series(&core, request, Grouped::Image, &["image"]).await?;
     Ok(used(&core, series, Of::Image))
 }
 
 /// `GET /info/resourceUse/getByImageVersion`.
 pub(super) async fn use_by_version(State(core): State<Core>, request: Request) -> Result<Json<Info<Vec<Used>>>, Error> {
-    let series = series(&core, request, "use_version", Grouped::Version, &["imageVersion", "image"]).await?;
+    let series = series(&core, request, Grouped::Version, &["imageVersion", "image"]).await?;
     Ok(used(&core, series, Of::ImageVersion))
 }

@@ -10,7 +10,7 @@ use super::wire::{Answer, ListedNode, Node};
 
 /// `GET /node/get`: several by name, separated by commas; those that are not there are left out.
 pub(super) async fn get(State(core): State<Core>, request: Request) -> Result<Json<Answer<Vec<Node>>>, Error> {
-    let (_, parameters) = enter_with(&core, request, "node_get").await?;
+    let (_, parameters) = enter_with(&core, request).await?;
     let names = parameters.text("name")?;
     let names: Vec<&str> = names.split(',').map(str::trim).collect();
     let all = core.hosts().await?;
@@ -19,7 +19,7 @@ pub(super) async fn get(State(core): State<Core>, request: Request) -> Result<Js
 
 /// `GET /node/list`.
 pub(super) async fn list(State(core): State<Core>, request: Request) -> Result<Json<Answer<Vec<ListedNode>>>, Error> {
-    authenticate(&core, &request, "node_list").await?;
+    authenticate(&core, &request).await?;
     let all = core.hosts().await?;
     Ok(Json(Answer::of(all.into_iter().map(|host| ListedNode::of(&core, host)).collect())))
 }

@@ -13,7 +13,7 @@ const MOST: usize = 1000;
 
 /// `GET /task/status`: of several jobs, separated by commas.
 pub(super) async fn status(State(core): State<Core>, request: Request) -> Result<Json<Info<Vec<Task>>>, Error> {
-    let (caller, parameters) = enter_with(&core, request, "task_status").await?;
+    let (caller, parameters) = enter_with(&core, request).await?;
     let ids = parameters.text("jobid")?;
     let hosts = core.hosts().await?;
     let mut all = Vec::new();

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::error::Error;
-use crate::kit::local_time;
+use crate::http::local_time;
 
 /// `{"msg": "success", "code": 200, "data": …}`.
 #[derive(Debug, Serialize)]
@@ -111,7 +111,7 @@ fn number(value: &Value, name: &str) -> Result<f64, Error> {
             let number = text.trim().parse().ok().filter(|n: &f64| n.is_finite() && *n >= 0.0);
             number.ok_or_else(|| wrong(text.chars().take(100).collect()))
         }
-        other => Err(wrong(crate::kit::kind_of(other).to_owned())),
+        other => Err(wrong(crate::http::kind_of(other).to_owned())),
     }
 }
 

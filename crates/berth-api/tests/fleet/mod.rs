@@ -91,8 +91,17 @@ pub struct Fleet {
     pub store: Store,
     pub caller: Caller,
     router: axum::Router,
-    token: String,
+    pub token: String,
     pub folder: PathBuf,
+}
+
+/// What a request was answered.
+pub struct Answer {
+    pub status: u16,
+    pub request_id: String,
+    pub text: String,
+    /// Null if the text is no JSON.
+    pub json: Value,
 }
 
 /// Name of the image that a container is of, without the version.
@@ -144,6 +153,33 @@ impl Fleet {
         let router = berth_api::router(core.clone(), draining, berth_api::Settings::default())
             .layer(MockConnectInfo(std::net::SocketAddr::from(([127, 0, 0, 1], 1))));
         Self { engine, core, store, caller, router, token: admin.token, folder }
+    }
+
+    /// A request as it stands.
+    pub async fn send(&self, token: Option<&str>, method: &str, path: &str, body: Vec<u8>) -> Answer {
+        let mut request = axum::http::Request::builder().method(method).uri(path);
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let request = request.body(axum::body::Body::from(body)).unwrap_or_else(|e| panic!("{path}: {e}"));
+        let answer = self.router.clone().oneshot(request).await.expect("answer");
+        let id = answer.headers().get("request-id").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+        let status = answer.status().as_u16();
+        let bytes = axum::body::to_bytes(answer.into_body(), usize::MAX).await.expect("body");
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        Answer { status, request_id: id, json: serde_json::from_str(&text).unwrap_or(Value::Null), text }
+    }
+
+    /// What the administrator is answered.
+    pub async fn json(&self, method: &str, path: &str, body: Value) -> Value {
+        self.timed(method, path, body).await.0
+    }
+
+    /// A request to the native API that succeeds.
+    pub async fn native(&self, method: &str, path: &str, body: Value) -> Value {
+        let answer = self.send(Some(&self.token), method, path, body.to_string().into_bytes()).await;
+        assert!(answer.status < 300, "{method} {path}: {}", answer.text);
+        answer.json
     }
 
     /// A request; its answer, how long that is in bytes, and how long it took.

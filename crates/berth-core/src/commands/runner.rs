@@ -64,7 +64,7 @@ impl Drop for Cancel<'_> {
 /// Steps under way of the command that is driven.
 type UnderWay = Arc<tokio::sync::Mutex<JoinSet<(usize, Done)>>>;
 
-/// Where a test makes something go wrong: points are hits before and after everything that changes the world.
+/// Where a test makes something go wrong: points are hit before and after everything that changes the world.
 #[derive(Default)]
 pub(crate) struct Failpoints {
     hits: AtomicUsize,
@@ -620,9 +620,9 @@ fn summary(run: &Run, outcome: Outcome, row: &berth_store::Command) -> String {
     match outcome {
         Outcome::Success if run.steps.iter().any(|(step, _)| step.message == UNCHANGED) => UNCHANGED.into(),
         Outcome::Success => "success".into(),
-        Outcome::TimedOut => format!("its time was up{rest}"),
+        Outcome::TimedOut => format!("timed out{rest}"),
         Outcome::Superseded if !row.cancelled.is_empty() => format!("{}{rest}", row.cancelled),
-        Outcome::Superseded => format!("cancelled, or overtaken by a later command{rest}"),
+        Outcome::Superseded => format!("cancelled or superseded by a later operation{rest}"),
         Outcome::Failed => format!("it failed{rest}"),
         Outcome::NotFound => format!("{} is gone", row.target_name),
     }

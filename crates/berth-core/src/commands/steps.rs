@@ -423,7 +423,7 @@ impl Core {
         self.container_by_number(caller, id).await
     }
 
-    /// Takes a container out of its group's front, lets its connections end, and removes it.
+    /// Takes a container out of its group's load balancer, lets its connections end, and removes it.
     async fn retire(&self, caller: &Caller, found: &Container) -> Result<(), Error> {
         if found.state.is_live() {
             // What can't be stopped is killed.

@@ -223,10 +223,10 @@ impl World {
         if running != members.iter().all(|m| runs(&m)) || !running && members.iter().any(|m| runs(&m)) {
             return Some(format!("running {running}: {:?}", members.iter().map(|m| m.state).collect::<Vec<_>>()));
         }
-        let mut front = self.engine.load_balancer(&crate::balancing::load_balancer_id(group.id).expect("id"));
-        front.sort();
+        let mut backends = self.engine.load_balancer(&crate::balancing::load_balancer_id(group.id).expect("id"));
+        backends.sort();
         let expected = if running { known } else { Vec::new() };
-        (front != expected).then(|| format!("the front leads to {front:?}, not {expected:?}"))
+        (backends != expected).then(|| format!("the load balancer leads to {backends:?}, not {expected:?}"))
     }
 }
 
@@ -292,15 +292,6 @@ fn bodies() -> Vec<(Operation, bool)> {
 }
 
 /// Layers belong to root.
-fn is_root() -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let root = std::fs::metadata("/proc/self").is_ok_and(|m| m.uid() == 0);
-    if !root {
-        println!("skipped: needs root");
-    }
-    root
-}
-
 /// Runs stories side by side; each is a world of its own.
 fn all(stories: Vec<Box<dyn FnOnce() + Send>>) {
     let stories = std::sync::Mutex::new(stories);
@@ -386,33 +377,21 @@ fn disturb_all(fault: Fault) {
 
 #[test]
 fn a_server_killed_at_any_point_of_any_command_has_its_successor_finish_it() {
-    if !is_root() {
-        return;
-    }
     disturb_all(Fault::Kill);
 }
 
 #[test]
 fn any_failed_step_of_any_command_leaves_a_whole_group_and_the_rest_can_be_done() {
-    if !is_root() {
-        return;
-    }
     disturb_all(Fault::Fail);
 }
 
 #[test]
 fn any_step_of_any_command_may_run_twice() {
-    if !is_root() {
-        return;
-    }
     disturb_all(Fault::Repeat);
 }
 
 #[test]
 fn a_removal_overtakes_what_waits_and_survives_a_kill_at_any_point() {
-    if !is_root() {
-        return;
-    }
     let stories = (1..16usize).map(|at| {
         Box::new(move || {
             let mut world = World::with_group(&format!("removal{at}"));
@@ -437,9 +416,6 @@ fn a_removal_overtakes_what_waits_and_survives_a_kill_at_any_point() {
 
 #[test]
 fn what_does_not_prove_itself_is_undone_and_told() {
-    if !is_root() {
-        return;
-    }
     let world = World::with_group("broken");
     let before = world.block_on(world.core.group_containers(&world.group())).expect("members");
     let broken = GroupSpec { command: Some(vec!["exit".into(), "7".into()]), ..spec(3) };
@@ -468,9 +444,6 @@ fn what_does_not_prove_itself_is_undone_and_told() {
 
 #[test]
 fn members_that_end_after_they_were_ready_are_replaced_by_what_was_there() {
-    if !is_root() {
-        return;
-    }
     for method in [Method::Parallel, Method::Sequential] {
         let world = World::with_group(&format!("late-{method:?}"));
         let late = vec!["exit-after".into(), "8".into(), "130".into()];
@@ -492,9 +465,6 @@ fn members_that_end_after_they_were_ready_are_replaced_by_what_was_there() {
 
 #[test]
 fn commands_are_cancelled() {
-    if !is_root() {
-        return;
-    }
     let world = World::with_group("cancel");
     // Its first step waits there: else all of it may be over before the cancellation comes.
     let point = world.core.inner.failpoints.hits() + FIRST_STEP;
@@ -515,9 +485,6 @@ fn commands_are_cancelled() {
 
 #[test]
 fn only_so_many_versions_are_kept_and_one_that_is_gone_is_told() {
-    if !is_root() {
-        return;
-    }
     let world = World::with_group("versions");
     for version in 2..=13 {
         let address = format!("http://x/v{version}.tar");

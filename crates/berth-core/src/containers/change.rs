@@ -5,7 +5,7 @@ use berth_store::ContainerChange;
 
 use super::{Container, Spec, json};
 use crate::core::Core;
-use crate::error::Error;
+use crate::error::{Error, Field};
 use crate::policies::RestartPolicy;
 use crate::settings::Settings;
 use crate::tokens::Caller;
@@ -34,24 +34,30 @@ const RATES: std::ops::RangeInclusive<u64> = 100_000..=10_000_000_000;
 
 /// Values that every container's bounds must have, at its making and later.
 pub(crate) fn check_resources(to: &Resources, network: NetworkMode) -> Result<(), Error> {
-    for (field, value, least) in
-        [("memory", to.memory, 4 << 20), ("pids", to.pids, 1), ("cpus", to.cpu_milli, 10), ("swap", to.swap, 0)]
-    {
+    for (field, value, least) in [
+        (Field::Memory, to.memory, 4 << 20),
+        (Field::Pids, to.pids, 1),
+        (Field::Cpus, to.cpu_milli, 10),
+        (Field::Swap, to.swap, 0),
+    ] {
         if value.is_some_and(|v| v < least || v > i64::MAX as u64) {
-            let shown = if field == "cpus" { "0.01".into() } else { least.to_string() };
-            return Err(Error::invalid(field, format!("{shown} at least, and no more than 2^63-1")));
+            let shown = if field == Field::Cpus { "0.01".into() } else { least.to_string() };
+            return Err(Error::invalid(field, format!("expected {shown} to 2^63-1")));
         }
     }
     // The kernel's own bound of process numbers.
     if to.pids.is_some_and(|p| p > 4 << 20) {
-        return Err(Error::invalid("pids", "at most 4194304"));
+        return Err(Error::invalid(Field::Pids, "at most 4194304"));
     }
-    for (field, rate) in [("ingress", to.rates.ingress), ("egress", to.rates.egress)] {
+    for (field, rate) in [(Field::Ingress, to.rates.ingress), (Field::Egress, to.rates.egress)] {
         if rate.is_some_and(|r| !RATES.contains(&r)) {
-            return Err(Error::invalid(field, "100000 (0.1 Mbit/s) to 10000000000 (10 Gbit/s) bits per second"));
+            return Err(Error::invalid(
+                field,
+                "expected 100000 (0.1 Mbit/s) to 10000000000 (10 Gbit/s) bits per second",
+            ));
         }
         if rate.is_some() && network != NetworkMode::Bridge {
-            return Err(Error::invalid(field, "only a container on the bridge has bandwidth of its own to be bounded"));
+            return Err(Error::invalid(field, "bandwidth can be limited for containers on the bridge only"));
         }
     }
     Ok(())
@@ -61,7 +67,7 @@ pub(crate) fn check_resources(to: &Resources, network: NetworkMode) -> Result<()
 pub(crate) fn check_port_count(count: usize, settings: &Settings) -> Result<(), Error> {
     let most = settings.ports_per_container;
     if count > most {
-        return Err(Error::invalid("ports", format!("{count} ports were asked for; at most {most} are possible")));
+        return Err(Error::invalid(Field::Ports, format!("{count} ports were asked for; at most {most} are possible")));
     }
     Ok(())
 }
@@ -70,14 +76,14 @@ pub(crate) fn check_port_count(count: usize, settings: &Settings) -> Result<(), 
 pub(crate) fn check_ports(ports: &mut [PortRequest], network: NetworkMode, settings: &Settings) -> Result<(), Error> {
     check_port_count(ports.len(), settings)?;
     if !ports.is_empty() && network != NetworkMode::Bridge {
-        return Err(Error::invalid("ports", "only a container on the bridge has ports of its own to publish"));
+        return Err(Error::invalid(Field::Ports, "ports can be published for containers on the bridge only"));
     }
     for port in ports {
         if port.host_ports == (0, 0) {
             port.host_ports = settings.port_range;
         }
         if port.host_ports.0 == 0 || port.host_ports.0 > port.host_ports.1 || port.container_port == Some(0) {
-            return Err(Error::invalid("ports", "ports are 1 to 65535, ranges go upwards"));
+            return Err(Error::invalid(Field::Ports, "ports are 1 to 65535, ranges go upwards"));
         }
     }
     Ok(())
@@ -112,7 +118,7 @@ impl Core {
         after.restart = update.restart.unwrap_or(after.restart);
         if after.auto_remove && after.restart != RestartPolicy::No {
             return Err(Error::invalid(
-                "restart",
+                Field::Restart,
                 "a container that is removed when it has ended can't be started again",
             ));
         }

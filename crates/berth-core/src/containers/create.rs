@@ -9,7 +9,7 @@ use super::change::{check_ports, check_resources};
 use super::tenant_of;
 use super::{Container, Detail, Member, NewContainer, Spec, container, json};
 use crate::core::Core;
-use crate::error::Error;
+use crate::error::{Error, Field};
 use crate::policies::{HealthCheck, HealthTest, RestartPolicy};
 use crate::tokens::{Caller, Role, check_name};
 use crate::{now, random_hex};
@@ -59,7 +59,7 @@ fn check_places(mounts: &mut [Mount]) -> Result<(), Error> {
         let place: std::path::PathBuf =
             target.components().filter(|part| !matches!(part, std::path::Component::CurDir)).collect();
         if mounts[..index].iter().any(|other| other.target == place) {
-            return Err(Error::invalid("mounts", format!("two mounts at {}", place.display())));
+            return Err(Error::invalid(Field::Mounts, format!("duplicate mount target {}", place.display())));
         }
         mounts[index].target = place;
     }
@@ -85,29 +85,32 @@ impl Core {
             (None, None) => image.entrypoint.iter().chain(&image.cmd).cloned().collect(),
         };
         if args.first().is_none_or(String::is_empty) {
-            return Err(Error::invalid("command", "neither the request nor the image says what to run"));
+            return Err(Error::invalid(
+                Field::Command,
+                "command is required: neither the request nor the image has one",
+            ));
         }
         let mut env = image.env.clone();
         for variable in &new.env {
             let Some((key, _)) = variable.split_once('=').filter(|(key, _)| !key.is_empty()) else {
-                return Err(Error::invalid("env", format!("{variable:?} is not KEY=value")));
+                return Err(Error::invalid(Field::Env, format!("{variable:?} is not KEY=value")));
             };
             env.retain(|have| have.split('=').next() != Some(key));
             env.push(variable.clone());
         }
         if args.iter().chain(&env).any(|text| text.contains('\0')) {
-            return Err(Error::invalid("command", "a zero byte in the command or a variable"));
+            return Err(Error::invalid(Field::Command, "a zero byte in the command or a variable"));
         }
         let texts = [&new.working_dir, &new.user].into_iter().flatten().map(String::as_str);
         let labels = new.labels.iter().flat_map(|(k, v)| [k.as_str(), v.as_str()]);
         if texts.chain(labels).any(|text| text.contains('\0') || text.len() > 4096) {
             return Err(Error::invalid(
-                "request",
+                Field::Request,
                 "a zero byte, or more than 4096 bytes, in user, working_dir or a label",
             ));
         }
         if new.stop_signal.is_some_and(|s| !(1..=64).contains(&s)) {
-            return Err(Error::invalid("stop_signal", "a signal's number is 1 to 64"));
+            return Err(Error::invalid(Field::StopSignal, "expected a signal number from 1 to 64"));
         }
         if caller.role != Role::Admin && new.new_privileges {
             return Err(Error::Forbidden("new_privileges is for administrators".into()));
@@ -121,11 +124,11 @@ impl Core {
         };
         check_resources(&resources, new.network)?;
         if new.shm_size.is_some_and(|v| !(4096..=i64::MAX as u64).contains(&v)) {
-            return Err(Error::invalid("shm_size", "4096 at least, and no more than 2^63-1"));
+            return Err(Error::invalid(Field::ShmSize, "expected 4096 to 2^63-1 bytes"));
         }
         if new.auto_remove && new.restart != RestartPolicy::No {
             return Err(Error::invalid(
-                "restart",
+                Field::Restart,
                 "a container that is removed when it has ended can't be started again",
             ));
         }
@@ -136,13 +139,19 @@ impl Core {
         if let Some(Some(check)) = &new.health {
             check.check()?;
             if new.network == NetworkMode::None && !matches!(check.test, HealthTest::Exec(_)) {
-                return Err(Error::invalid("health", "a container without a network is asked by a command"));
+                return Err(Error::invalid(
+                    Field::Health,
+                    "a container without a network needs a command as its health check",
+                ));
             }
         }
         let host_name = new.hostname.clone().unwrap_or_else(|| uid.to_string());
         let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
         if host_name.is_empty() || host_name.len() > 63 || !host_name.chars().all(good) {
-            return Err(Error::invalid("hostname", format!("{host_name:?}: 1 to 63 letters, digits, '-', '.', '_'")));
+            return Err(Error::invalid(
+                Field::Hostname,
+                format!("{host_name:?}: 1 to 63 letters, digits, '-', '.', '_'"),
+            ));
         }
         let mut ports = new.ports.clone();
         check_ports(&mut ports, new.network, settings)?;
@@ -212,17 +221,17 @@ impl Core {
                 path.is_absolute() && !path.components().any(|c| matches!(c, std::path::Component::ParentDir))
             };
             if !plain(&mount.target) || mount.target == Path::new("/") {
-                return Err(Error::invalid("mounts", format!("invalid mount target {}", mount.target.display())));
+                return Err(Error::invalid(Field::Mounts, format!("invalid mount target {}", mount.target.display())));
             }
             if matches!(mount.source, MountSource::Tmpfs { size } if size == 0 || size > i64::MAX as u64) {
                 return Err(Error::invalid(
-                    "mounts",
+                    Field::Mounts,
                     format!("invalid tmpfs size {}: expected 1 to 2^63-1 bytes", mount.target.display()),
                 ));
             }
             if let MountSource::Bind { source } = &mut mount.source {
                 if !plain(source) {
-                    return Err(Error::invalid("mounts", format!("{} is no absolute path", source.display())));
+                    return Err(Error::invalid(Field::Mounts, format!("{} is not an absolute path", source.display())));
                 }
                 let allowed = caller.role == Role::Admin || prefixes.iter().any(|p| source.starts_with(p));
                 if !allowed {
@@ -231,7 +240,7 @@ impl Core {
                 // A link below an allowed folder could lead anywhere. The engine is given the path without links, and
                 // refuses one that has any by the time of the start.
                 let real = std::fs::canonicalize(&*source)
-                    .map_err(|e| Error::invalid("mounts", format!("{}: {e}", source.display())))?;
+                    .map_err(|e| Error::invalid(Field::Mounts, format!("{}: {e}", source.display())))?;
                 if caller.role != Role::Admin && !prefixes.iter().any(|p| real.starts_with(p)) {
                     return Err(Error::Forbidden(format!("{} leads out of what may be mounted", source.display())));
                 }
@@ -254,7 +263,7 @@ impl Core {
         let uid: UnitId = random_hex(6).parse().map_err(Error::Bug)?;
         let name = match &new.name {
             Some(name) => {
-                check_name("name", name)?;
+                check_name(Field::Name, name)?;
                 name.clone()
             }
             None => uid.to_string(),
@@ -301,14 +310,14 @@ impl Core {
         };
         layers.extend(layers_above);
         if layers.is_empty() {
-            return Err(Error::invalid("image", "the image has no layers"));
+            return Err(Error::invalid(Field::Image, "the image has no layers"));
         }
         // What was found before this transaction may have been removed since.
         for mount in &new.mounts {
             if let MountSource::Volume { name, source } = &mount.source {
                 let row = tx.volume(account, name)?;
                 if row.is_none_or(|row| !source.ends_with(&row.folder)) {
-                    return Err(Error::WrongState(format!("volume {name} was removed meanwhile")));
+                    return Err(Error::WrongState(format!("volume {name} was removed in the meantime")));
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use berth_engine::{ExecRequest, Files, Session};
 
 use crate::core::Core;
-use crate::error::Error;
+use crate::error::{Error, Field};
 use crate::now;
 use crate::tokens::Caller;
 
@@ -36,14 +36,14 @@ impl Core {
     /// [`Error::WrongState`] if it does not run, [`Error::Invalid`] if it has no such program.
     pub async fn container_exec(&self, caller: &Caller, reference: &str, asked: ExecRequest) -> Result<Session, Error> {
         if asked.args.first().is_none_or(String::is_empty) {
-            return Err(Error::invalid("command", "what is to be run?"));
+            return Err(Error::invalid(Field::Command, "command is required"));
         }
         let texts = asked.args.iter().chain(&asked.env).chain(&asked.working_dir).chain(&asked.user);
         if texts.into_iter().any(|t| t.contains('\0')) {
-            return Err(Error::invalid("command", "a zero byte in the command or a variable"));
+            return Err(Error::invalid(Field::Command, "a zero byte in the command or a variable"));
         }
         if let Some(wrong) = asked.env.iter().find(|v| v.split_once('=').is_none_or(|(key, _)| key.is_empty())) {
-            return Err(Error::invalid("env", format!("{wrong:?} is not KEY=value")));
+            return Err(Error::invalid(Field::Env, format!("{wrong:?} is not KEY=value")));
         }
         let found = self.container(caller, reference).await?;
         let session = {

@@ -1,4 +1,4 @@
-//! Reservation containers whether they are well.
+//! Health checks of containers.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, PoisonError};

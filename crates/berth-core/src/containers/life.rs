@@ -11,7 +11,7 @@ use berth_store::ContainerChange;
 use super::create::signal_number;
 use super::{Container, ContainerState, Detail, FailureReason, Transition, json};
 use crate::core::Core;
-use crate::error::Error;
+use crate::error::{Error, Field};
 use crate::now;
 use crate::tokens::{Caller, Role};
 
@@ -347,7 +347,7 @@ impl Core {
     /// [`Error::Invalid`] for what is no signal, [`Error::WrongState`] if it does not run.
     pub async fn container_kill(&self, caller: &Caller, reference: &str, signal: &str) -> Result<(), Error> {
         let number =
-            signal_number(signal).ok_or_else(|| Error::invalid("signal", format!("{signal:?} is not a signal")))?;
+            signal_number(signal).ok_or_else(|| Error::invalid(Field::Signal, format!("invalid signal {signal:?}")))?;
         let found = self.container(caller, reference).await?;
         if number != 9 && number != found.stop_signal {
             return Ok(self.inner.engine.signal(&found.uid, number).await?);

@@ -8,7 +8,7 @@ use regex::bytes::Regex;
 
 use super::{ContainerState, Usage};
 use crate::core::Core;
-use crate::error::Error;
+use crate::error::{Error, Field};
 use crate::tokens::Caller;
 
 impl Core {
@@ -146,7 +146,7 @@ pub struct LogQuery {
 fn expression(text: &str) -> Result<Regex, Error> {
     // A large expression costs memory and time; these bounds fit what people search logs for.
     let built = regex::bytes::RegexBuilder::new(text).size_limit(1 << 20).dfa_size_limit(1 << 20).build();
-    built.map_err(|e| Error::invalid("grep", e.to_string()))
+    built.map_err(|e| Error::invalid(Field::Grep, e.to_string()))
 }
 
 /// Longest line that is held together to be searched, bytes.

@@ -20,11 +20,11 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub(crate) enum NotReady {
     #[error("ended with exit code {code}{}", if *.oom_killed { ", out of memory (OOM-killed)" } else { "" })]
     Ended { code: i32, oom_killed: bool },
-    #[error("ended and was started again")]
+    #[error("ended and was restarted")]
     Restarted,
     #[error("is unhealthy: {0}")]
     Unhealthy(String),
-    #[error("was removed meanwhile")]
+    #[error("was removed in the meantime")]
     Removed,
     #[error("was not healthy within {0} s")]
     NotHealthy(u64),

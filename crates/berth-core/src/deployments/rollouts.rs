@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Deployment, number_of};
 use crate::commands::{Command, Operation, Target};
 use crate::core::Core;
-use crate::error::Error;
+use crate::error::{Error, Field};
 use crate::tokens::Caller;
 
 /// A roll-out of a version over an image's deployments.
@@ -85,11 +85,11 @@ impl Core {
     /// [`Error::Invalid`].
     pub async fn rollout(&self, caller: &Caller, asked: Rollout) -> Result<Command, Error> {
         if !(1..=100).contains(&asked.percent) {
-            return Err(Error::invalid("percent", format!("1 to 100, not {}", asked.percent)));
+            return Err(Error::invalid(Field::Percent, format!("1 to 100, not {}", asked.percent)));
         }
         crate::images::full_name(&format!("{}:{}", asked.image, asked.version))?;
         if asked.version.is_empty() {
-            return Err(Error::invalid("imageversion", "empty"));
+            return Err(Error::invalid(Field::Version, "empty"));
         }
         let target = Target::Rollout(number_of(&["rollout", &caller.account.to_string(), &asked.image]));
         let name = format!("{} {}%", asked.image, asked.percent);

@@ -51,8 +51,8 @@ pub(crate) enum Replaced {
 
 fn not_ready(why: NotReady) -> Error {
     match why {
-        NotReady::TimedOut | NotReady::NotHealthy(_) => Error::Timeout(format!("its new container {why}")),
-        why => Error::WrongState(format!("its new container {why}")),
+        NotReady::TimedOut | NotReady::NotHealthy(_) => Error::Timeout(format!("the new container {why}")),
+        why => Error::WrongState(format!("the new container {why}")),
     }
 }
 
@@ -71,7 +71,7 @@ impl Core {
         let made = match self.deployment(caller, name).await {
             // By this very step, before a crash.
             Ok(found) if found.made && found.spec == *spec => found.container,
-            Ok(_) => return Err(Error::Duplicate(format!("deployments.apps \"{name}\" already exists"))),
+            Ok(_) => return Err(Error::Duplicate(format!("deployment {name} exists already"))),
             Err(Error::NotFound { .. }) => {
                 let machine = self.host_by_uid(host).await?;
                 let new = spec.container(name.to_owned(), Some((machine.id, host.to_owned())), None);
@@ -191,7 +191,7 @@ impl Core {
                 if tx.container_take_name(id, into, &name, &left)? {
                     return Ok(());
                 }
-                Err(Error::WrongState("its successor was removed meanwhile".into()))
+                Err(Error::WrongState("its successor was removed in the meantime".into()))
             })
             .await
         };

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Image, Origin, find, full_name};
 use crate::core::Core;
-use crate::error::Error;
+use crate::error::{Error, Field};
 use crate::now;
 use crate::tokens::Caller;
 
@@ -55,7 +55,7 @@ impl Core {
         references: &[String],
     ) -> Result<impl FnOnce(&mut dyn Write) -> Result<(), Error> + Send + use<>, Error> {
         if references.is_empty() {
-            return Err(Error::invalid("image", "which image?"));
+            return Err(Error::invalid(Field::Image, "image is required"));
         }
         // An image that was named several times is written once, with those names.
         let mut all: Vec<(Outgoing, Vec<String>)> = Vec::new();

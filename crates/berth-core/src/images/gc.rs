@@ -6,7 +6,7 @@ use berth_image::Digest;
 
 use super::{Image, Origin, find, full_name, image};
 use crate::core::Core;
-use crate::error::Error;
+use crate::error::{Error, Field};
 use crate::now;
 use crate::tokens::{Caller, Role};
 
@@ -64,7 +64,7 @@ impl Core {
     pub async fn image_tag(&self, caller: &Caller, reference: &str, name: &str) -> Result<Image, Error> {
         let (account, reference, name) = (caller.account, reference.to_owned(), full_name(name)?);
         if name.contains('@') {
-            return Err(Error::invalid("name", "a name with a digest is given by pulling only"));
+            return Err(Error::invalid(Field::Name, "a name with a digest is given by pulling only"));
         }
         let core = self.clone();
         let (found, event) = self
@@ -188,7 +188,7 @@ impl Core {
         self.room().await?;
         let private = settings.code_from_private_addresses && self.private_allowed(caller).await?;
         let fetched = self.inner.fetch.fetch(address, &file.0, bound, private).await;
-        fetched.map_err(|error| Error::invalid("image_url", error.to_string()))?;
+        fetched.map_err(|error| Error::invalid(Field::ImageUrl, error.to_string()))?;
         let content = tokio::fs::File::open(&file.0).await;
         let content = content.map_err(|e| Error::Bug(format!("a downloaded archive: {e}")))?.into_std().await;
         self.image_import(caller, content, name).await

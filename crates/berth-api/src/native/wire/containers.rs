@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use berth_core::{ContainerState, Error as CoreError, HealthTest, NewContainer, RestartPolicy};
+use berth_core::{ContainerState, Error as CoreError, Field, HealthTest, NewContainer, RestartPolicy};
 use berth_engine::{Mount, MountSource, NetworkMode, PortProtocol, PortRequest};
 use berth_runtime::log::format_time;
 use serde::{Deserialize, Serialize};
@@ -169,16 +169,16 @@ impl TryFrom<HealthCheck> for berth_core::HealthCheck {
             (None, Some(http), None) => {
                 let (port, path) = http.split_once('/').unwrap_or((&http, ""));
                 let port = port.trim_start_matches(':').parse();
-                let port = port.map_err(|_| invalid("health", format!("http {http:?} is not PORT/path")))?;
+                let port = port.map_err(|_| invalid(Field::Health, format!("http {http:?} is not PORT/path")))?;
                 HealthTest::Http { port, path: format!("/{path}") }
             }
             (None, None, Some(port)) => HealthTest::Tcp { port },
-            _ => return Err(invalid("health", "one of command, http and tcp is needed")),
+            _ => return Err(invalid(Field::Health, "one of command, http and tcp is needed")),
         };
         let seconds = |value: Option<f64>, otherwise: Duration| match value {
             None => Ok(otherwise),
             Some(s) if (0.0..=1e6).contains(&s) => Ok(Duration::from_secs_f64(s)),
-            Some(s) => Err(invalid("health", format!("{s} is no number of seconds"))),
+            Some(s) => Err(invalid(Field::Health, format!("{s} is no number of seconds"))),
         };
         let check = Self::new(test);
         Ok(Self {
@@ -275,14 +275,14 @@ impl TryFrom<ContainerUpdate> for berth_core::ContainerUpdate {
 }
 
 pub(super) fn restart_policy(text: &str) -> Result<RestartPolicy, CoreError> {
-    text.parse().map_err(|e: String| invalid("restart", e))
+    text.parse().map_err(|e: String| invalid(Field::Restart, e))
 }
 
 pub(super) fn cpu_milli(cpus: Option<f64>) -> Result<Option<u64>, CoreError> {
     match cpus {
         None => Ok(None),
         Some(cpus) if cpus.is_finite() && (0.01..=4096.0).contains(&cpus) => Ok(Some((cpus * 1000.0).round() as u64)),
-        Some(cpus) => Err(invalid("cpus", format!("{cpus} is not between 0.01 and 4096"))),
+        Some(cpus) => Err(invalid(Field::Cpus, format!("{cpus} is not between 0.01 and 4096"))),
     }
 }
 
@@ -506,7 +506,7 @@ impl From<berth_core::Container> for Container {
     }
 }
 
-pub(super) fn invalid(field: &'static str, message: impl Into<String>) -> CoreError {
+pub(super) fn invalid(field: Field, message: impl Into<String>) -> CoreError {
     CoreError::Invalid { field, message: message.into() }
 }
 
@@ -515,11 +515,11 @@ impl TryFrom<ContainerCreate> for NewContainer {
 
     fn try_from(c: ContainerCreate) -> Result<Self, CoreError> {
         if c.image.is_empty() {
-            return Err(invalid("image", "an image is needed"));
+            return Err(invalid(Field::Image, "an image is needed"));
         }
         let cpu_milli = cpu_milli(c.cpus)?;
         let health = match (c.health, c.no_health) {
-            (Some(_), true) => return Err(invalid("health", "either a health check or none")),
+            (Some(_), true) => return Err(invalid(Field::Health, "either a health check or none")),
             (Some(check), false) => Some(Some(check.try_into()?)),
             (None, true) => Some(None),
             (None, false) => None,
@@ -528,17 +528,17 @@ impl TryFrom<ContainerCreate> for NewContainer {
             None | Some("" | "bridge") => NetworkMode::Bridge,
             Some("host") => NetworkMode::Host,
             Some("none") => NetworkMode::None,
-            Some(other) => return Err(invalid("network", format!("{other:?} is not bridge, host or none"))),
+            Some(other) => return Err(invalid(Field::Network, format!("{other:?} is not bridge, host or none"))),
         };
         let mut mounts = Vec::new();
         for m in c.mounts {
             let source = match (m.kind.as_str(), m.source) {
                 ("bind", Some(source)) => MountSource::Bind { source: source.into() },
-                ("bind", None) => return Err(invalid("mounts", "a bind mount needs a source")),
+                ("bind", None) => return Err(invalid(Field::Mounts, "a bind mount needs a source")),
                 ("volume", Some(name)) => MountSource::Volume { name, source: std::path::PathBuf::new() },
-                ("volume", None) => return Err(invalid("mounts", "a volume is mounted by its name, in source")),
+                ("volume", None) => return Err(invalid(Field::Mounts, "a volume is mounted by its name, in source")),
                 ("tmpfs", _) => MountSource::Tmpfs { size: m.size.unwrap_or(64 << 20) },
-                (other, _) => return Err(invalid("mounts", format!("{other:?} is not bind, volume or tmpfs"))),
+                (other, _) => return Err(invalid(Field::Mounts, format!("{other:?} is not bind, volume or tmpfs"))),
             };
             mounts.push(Mount { target: m.target.into(), source, read_only: m.read_only });
         }
@@ -586,19 +586,21 @@ pub(super) fn port(p: Port) -> Result<PortRequest, CoreError> {
     let protocol = match p.protocol.as_str() {
         "tcp" => PortProtocol::Tcp,
         "udp" => PortProtocol::Udp,
-        other => return Err(invalid("ports", format!("{other:?} is not tcp or udp"))),
+        other => return Err(invalid(Field::Ports, format!("{other:?} is not tcp or udp"))),
     };
     let host_ip = match p.host_ip.as_deref() {
         None | Some("" | "0.0.0.0") => None,
-        Some(text) => Some(text.parse().map_err(|_| invalid("ports", format!("{text:?} is not an IPv4 address")))?),
+        Some(text) => {
+            Some(text.parse().map_err(|_| invalid(Field::Ports, format!("{text:?} is not an IPv4 address")))?)
+        }
     };
     if p.container_port.is_none() && p.host_port.is_none() {
-        return Err(invalid("ports", "a port needs container_port or host_port"));
+        return Err(invalid(Field::Ports, "a port needs container_port or host_port"));
     }
     let host_ports = match (p.host_port, p.host_port_last) {
         (None | Some(0), None) => (0, 0),
         (Some(first), last) => (first, last.unwrap_or(first)),
-        (None, Some(_)) => return Err(invalid("ports", "host_port_last needs host_port")),
+        (None, Some(_)) => return Err(invalid(Field::Ports, "host_port_last needs host_port")),
     };
     Ok(PortRequest { protocol, host_ip, host_ports, container_port: p.container_port })
 }

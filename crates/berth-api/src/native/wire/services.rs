@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use berth_core::{Error as CoreError, GroupPort as CorePort, GroupState, Method};
+use berth_core::{Error as CoreError, Field, GroupPort as CorePort, GroupState, Method};
 use berth_engine::PortProtocol;
 use berth_runtime::log::format_time;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -163,7 +163,7 @@ impl TryFrom<GroupSpec> for berth_core::GroupSpec {
             let protocol = match p.protocol.as_str() {
                 "tcp" => PortProtocol::Tcp,
                 "udp" => PortProtocol::Udp,
-                other => return Err(invalid("ports", format!("protocol {other:?} is not tcp or udp"))),
+                other => return Err(invalid(Field::Ports, format!("protocol {other:?} is not tcp or udp"))),
             };
             Ok(CorePort { protocol, container_port: p.container_port, host_port: p.host_port })
         };
@@ -171,7 +171,7 @@ impl TryFrom<GroupSpec> for berth_core::GroupSpec {
             (Some(check), false) => Some(Some(check.try_into()?)),
             (None, true) => Some(None),
             (None, false) => None,
-            (Some(_), true) => return Err(invalid("health", "health and no_health contradict each other")),
+            (Some(_), true) => return Err(invalid(Field::Health, "health and no_health contradict each other")),
         };
         Ok(Self {
             replicas: s.replicas,
@@ -324,7 +324,7 @@ pub(crate) fn method(text: Option<&str>) -> Result<Method, CoreError> {
     match text.unwrap_or_default() {
         "" | "parallel" => Ok(Method::Parallel),
         "sequential" => Ok(Method::Sequential),
-        other => Err(invalid("method", format!("{other:?} is not parallel or sequential"))),
+        other => Err(invalid(Field::Method, format!("{other:?} is not parallel or sequential"))),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Method, Operation, World, is_root};
+use super::{Method, Operation, World};
 use crate::commands::Outcome;
 
 fn start() -> Operation {
@@ -11,9 +11,6 @@ fn start() -> Operation {
 
 #[test]
 fn a_fault_of_the_program_ends_its_command_only() {
-    if !is_root() {
-        return;
-    }
     let world = World::with_group("faults");
     world.core.inner.failpoints.set_faults(2, 1);
     let done = world.wait(&world.order(start()));
@@ -29,9 +26,6 @@ fn a_fault_of_the_program_ends_its_command_only() {
 
 #[test]
 fn steps_of_an_account_wait_for_each_other() {
-    if !is_root() {
-        return;
-    }
     let world = World::with_group("steps");
     let account = world.caller.account;
     let all = &world.core.inner.steps_at_once;
@@ -62,9 +56,6 @@ fn steps_of_an_account_wait_for_each_other() {
 
 #[test]
 fn commands_that_wait_are_bounded_and_removals_are_not() {
-    if !is_root() {
-        return;
-    }
     let world = World::with_group("waiting");
     let group = world.group();
     let point = world.core.inner.failpoints.hits() + super::FIRST_STEP;
@@ -89,9 +80,6 @@ fn commands_that_wait_are_bounded_and_removals_are_not() {
 
 #[test]
 fn a_container_that_can_not_be_measured_holds_up_no_other() {
-    if !is_root() {
-        return;
-    }
     let world = World::with_group("measured");
     let members = world.block_on(world.core.group_containers(&world.group())).expect("members");
     let (stuck, other) = (&members[0], &members[1]);
@@ -109,9 +97,6 @@ fn a_container_that_can_not_be_measured_holds_up_no_other() {
 
 #[test]
 fn readings_at_the_same_time_count_every_byte_once() {
-    if !is_root() {
-        return;
-    }
     let world = World::with_group("readings");
     let members = world.block_on(world.core.group_containers(&world.group())).expect("members");
     let one = &members[0];

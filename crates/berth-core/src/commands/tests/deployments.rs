@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use berth_engine::{Engine, State};
 
 use super::super::{CommandQuery, Outcome};
-use super::{FIRST_STEP, Fault, World, all, is_root, tar_with};
+use super::{FIRST_STEP, Fault, World, all, tar_with};
 use crate::deployments::{Deployment, DeploymentSpec, NewDeployment, Rollout};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -184,9 +184,6 @@ fn disturbed(deed: Deed, fault: Fault, at: usize) {
 
 #[test]
 fn every_command_of_a_deployment_disturbed_at_every_point() {
-    if !is_root() {
-        return;
-    }
     let mut stories: Vec<Box<dyn FnOnce() + Send>> = Vec::new();
     for deed in DEEDS {
         let world = with_three(&format!("deployment-points-{deed:?}"));
@@ -207,9 +204,6 @@ fn every_command_of_a_deployment_disturbed_at_every_point() {
 
 #[test]
 fn a_version_that_ends_at_once_is_taken_back_everywhere() {
-    if !is_root() {
-        return;
-    }
     let world = with_three("deployment-broken");
     // A third first: it goes well, and the same one is of the two thirds that follow.
     roll_out(&world, 33, "2");
@@ -231,9 +225,6 @@ fn a_version_that_ends_at_once_is_taken_back_everywhere() {
 
 #[test]
 fn a_version_that_ends_after_it_was_ready_is_taken_back_everywhere() {
-    if !is_root() {
-        return;
-    }
     let world = with_three("deployment-late");
     let late = roll_out(&world, 100, "late");
     settle(&world);
@@ -248,9 +239,6 @@ fn a_version_that_ends_after_it_was_ready_is_taken_back_everywhere() {
 /// Only where both want the same port the old one is stopped first; else it goes when the new one is ready.
 #[test]
 fn a_replacement_leaves_no_gap_without_a_conflict() {
-    if !is_root() {
-        return;
-    }
     let world = with_three("deployment-gap");
     let done = |uid: String| world.block_on(world.core.command_wait(&world.caller, &uid)).expect("done");
     let runs_of = |name: &str| find(&world, name).map(|d| (d.container.id, d.container.runs));
@@ -280,9 +268,6 @@ fn a_replacement_leaves_no_gap_without_a_conflict() {
 /// The same words and the same content change nothing; new content under an old name does; what could not be started is mended.
 #[test]
 fn an_update_goes_by_content_and_mends_what_could_not_start() {
-    if !is_root() {
-        return;
-    }
     let world = with_three("deployment-content");
     let done = |uid: String| world.block_on(world.core.command_wait(&world.caller, &uid)).expect("done");
     let id = || find(&world, "one").expect("made").container.id;
@@ -315,9 +300,6 @@ fn an_update_goes_by_content_and_mends_what_could_not_start() {
 
 #[test]
 fn a_cancelled_roll_out_goes_back() {
-    if !is_root() {
-        return;
-    }
     let world = with_three("deployment-cancel");
     // The second step waits there: the first is done.
     let point = world.core.inner.failpoints.hits() + FIRST_STEP + 6;
@@ -338,9 +320,6 @@ fn a_cancelled_roll_out_goes_back() {
 
 #[test]
 fn what_a_roll_out_meets_changed_keeps_the_change() {
-    if !is_root() {
-        return;
-    }
     let world = with_three("deployment-meanwhile");
     // All is planned, nothing is moved yet.
     let point = world.core.inner.failpoints.hits() + FIRST_STEP;
@@ -363,9 +342,6 @@ fn what_a_roll_out_meets_changed_keeps_the_change() {
 
 #[test]
 fn a_roll_out_that_waits_begins_after_the_one_before_is_taken_back() {
-    if !is_root() {
-        return;
-    }
     let world = with_three("deployment-queue");
     let point = world.core.inner.failpoints.hits() + FIRST_STEP;
     world.core.inner.failpoints.hold(point);
@@ -398,9 +374,6 @@ fn a_roll_out_that_waits_begins_after_the_one_before_is_taken_back() {
 
 #[test]
 fn two_that_want_the_same_deployment_survive_a_kill() {
-    if !is_root() {
-        return;
-    }
     let stories = (1..=30usize).map(|at| {
         Box::new(move || {
             let mut world = with_three(&format!("deployment-two-{at}"));
@@ -429,9 +402,6 @@ fn two_that_want_the_same_deployment_survive_a_kill() {
 
 #[test]
 fn what_its_owner_stopped_stays_so_and_what_waits_meets_what_is() {
-    if !is_root() {
-        return;
-    }
     let world = with_three("deployment-stopped");
     world.block_on(world.core.deployment_stop(&world.caller, "two")).expect("stopped");
     let done = update(&world, "two", spec("2"));
@@ -468,9 +438,6 @@ fn what_its_owner_stopped_stays_so_and_what_waits_meets_what_is() {
 
 #[test]
 fn names_of_passing_containers_are_nobodys_and_others_are_left_alone() {
-    if !is_root() {
-        return;
-    }
     let world = World::new("deployment-names");
     assert!(create(&world, "web.new.5", spec("1")).is_err());
     create(&world, "web", spec("1")).expect("accepted");
@@ -505,9 +472,6 @@ fn names_of_passing_containers_are_nobodys_and_others_are_left_alone() {
 
 #[test]
 fn room_is_granted_once() {
-    if !is_root() {
-        return;
-    }
     let world = World::new("deployment-room");
     // The host has eight CPUs; both are accepted before the first of them has its room.
     let point = world.core.inner.failpoints.hits() + FIRST_STEP;
@@ -520,9 +484,13 @@ fn room_is_granted_once() {
     let results = both.map(|uid| world.block_on(world.core.command(&world.caller, &uid)).expect("command"));
     let failed: Vec<_> = results.iter().filter(|c| c.result != Some(Outcome::Success)).collect();
     assert_eq!(failed.len(), 1, "{results:?}");
-    assert!(failed[0].message.contains("Insufficient cpu: 5 requested, 3.00 left"), "{}", failed[0].message);
+    assert!(
+        failed[0].message.contains("insufficient cpu on the host: 5 requested, 3.00 left"),
+        "{}",
+        failed[0].message
+    );
     let refused = create(&world, "c", big).expect_err("no room").to_string();
-    assert!(refused.contains("Insufficient cpu"), "{refused}");
+    assert!(refused.contains("insufficient cpu"), "{refused}");
 }
 
 /// A file is there to be fetched, or the command says why not; and then the same makes it ready.
@@ -568,9 +536,6 @@ fn download_disturbed(fault: Fault, at: usize) {
 
 #[test]
 fn making_a_file_ready_disturbed_at_every_point() {
-    if !is_root() {
-        return;
-    }
     let mut stories: Vec<Box<dyn FnOnce() + Send>> = Vec::new();
     for fault in [Fault::Kill, Fault::Fail, Fault::Repeat] {
         // Two writes lead to the step, one follows.

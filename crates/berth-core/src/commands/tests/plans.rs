@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use berth_engine::{Engine, State};
 
-use super::{Fault, World, all, is_root};
+use super::{Fault, World, all};
 use crate::plans::{Charge, NewPlanned, Plan, PlanChange, PlanOperation, PlanProgress, Planned};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -151,9 +151,6 @@ fn disturbed(deed: Deed, fault: Fault, at: usize) {
 
 #[test]
 fn every_command_of_a_plan_disturbed_at_every_point() {
-    if !is_root() {
-        return;
-    }
     let mut stories: Vec<Box<dyn FnOnce() + Send>> = Vec::new();
     for deed in DEEDS {
         let (world, old) = with_one(&format!("plan-points-{deed:?}"));
@@ -173,9 +170,6 @@ fn every_command_of_a_plan_disturbed_at_every_point() {
 
 #[test]
 fn nothing_else_begins_meanwhile_but_a_removal() {
-    if !is_root() {
-        return;
-    }
     let (world, id) = with_one("plan-busy");
     let point = world.core.inner.failpoints.hits() + 1;
     // It stands still where it is.

@@ -1,0 +1,15 @@
+//! What all dialects share of HTTP.
+
+mod body;
+mod layers;
+mod parameters;
+mod times;
+
+pub(crate) use body::{BodyError, LONGEST_BODY, small_body};
+pub(crate) use layers::{
+    Abort, AuditDetail, AuditMessage, Client, InternalFallback, RequestLayer, Who, client_address, long_head,
+    with_layer,
+};
+pub use layers::{Draining, Peer};
+pub(crate) use parameters::{ParameterError, Parameters, PathText, kind_of, token_of};
+pub(crate) use times::{local_time, local_time_of};
