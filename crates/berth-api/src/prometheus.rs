@@ -82,7 +82,7 @@ pub(crate) async fn render(State(api): State<Api>, headers: HeaderMap) -> Respon
         }
     }
     let caller = match http::token_of(&headers) {
-        Some(token) => api.core.authenticate(&token).await.ok().flatten(),
+        Some(token) => api.core.identity().authenticate(&token).await.ok().flatten(),
         None => None,
     };
     if let Some(caller) = caller.filter(|c| c.role == Role::Admin)

@@ -11,8 +11,9 @@ use crate::containers::{Container, NewContainer};
 use crate::core::Core;
 use crate::error::{Error, Field};
 use crate::runtimes::{APP, PROGRAM, Runtime, RuntimeKind};
-use crate::tokens::Caller;
-use crate::{random_hex, takes_connections};
+use crate::takes_connections;
+use berth_identity::Caller;
+use berth_types::random_hex;
 
 /// Why code could not be fetched; told to the client.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -157,7 +158,7 @@ impl Core {
         runtime: Runtime,
     ) -> Result<(String, Vec<String>, Pin), Error> {
         let settings = &self.inner.settings;
-        let private = settings.code_from_private_addresses && self.private_allowed(caller).await?;
+        let private = settings.code_from_private_addresses && self.identity().private_allowed(caller).await?;
         let file = Temporary(self.inner.images.work_folder().join(format!("code-{}.zip", random_hex(8))));
         let bound = settings.code_max_mib << 20;
         self.inner

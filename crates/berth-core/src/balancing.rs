@@ -40,7 +40,7 @@ impl Drop for Draining {
 
 /// The engine's name for a group's load balancer.
 pub(crate) fn load_balancer_id(group: i64) -> Result<UnitId, Error> {
-    format!("load_balancer{group}").parse().map_err(Error::Bug)
+    format!("front{group}").parse().map_err(Error::Bug)
 }
 
 impl Core {

@@ -5,7 +5,7 @@ use berth_store::{Sum, SumKind};
 use crate::core::Core;
 use crate::error::{Error, Field};
 use crate::metering::STEPS;
-use crate::tokens::Caller;
+use berth_identity::Caller;
 
 /// Longest time that is told at once, milliseconds.
 const LONGEST: i64 = 31 * 86_400_000;

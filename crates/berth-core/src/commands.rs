@@ -15,16 +15,16 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use runner::{Cancels, Driving, Failpoints};
 
-use crate::containers::Page;
 use crate::core::Core;
 use crate::deployments::{DeploymentSpec, Rollout};
 use crate::error::Error;
-use crate::keys::request_name;
 use crate::plans::PlanChange;
 use crate::services::GroupSpec;
 use crate::settings::Settings;
-use crate::tokens::{Caller, Credential, Role};
-use crate::{now, random_hex};
+use berth_identity::request_name;
+use berth_identity::{Caller, Credential, Role};
+use berth_types::Page;
+use berth_types::{now, random_hex};
 
 /// How far a command or one of its activities is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

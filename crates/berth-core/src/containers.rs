@@ -30,7 +30,8 @@ pub(crate) use state::{FailureReason, InFlight, Transition};
 use crate::core::Core;
 use crate::error::{Error, Field};
 use crate::policies::{HealthCheck, HealthState, RestartPolicy};
-use crate::tokens::Caller;
+use berth_identity::Caller;
+use berth_types::Page;
 
 /// What a client asks for. Everything that is empty or `None` comes from the image or the settings.
 #[derive(Debug, Clone, Default)]
@@ -262,15 +263,6 @@ pub struct Container {
     pub(crate) attended: bool,
 }
 
-/// A page of a list.
-#[derive(Debug, Clone)]
-pub struct Page<T> {
-    /// The items.
-    pub items: Vec<T>,
-    /// Where the next page begins; `None` at the end.
-    pub next: Option<i64>,
-}
-
 /// What a container uses.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Usage {
@@ -463,6 +455,22 @@ impl Core {
             }
         }
         Ok(known)
+    }
+
+    /// What a request whose answer was not noted has made, when nobody works on it any more; `None` if it is gone.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub async fn container_made(&self, caller: &Caller, uid: &str) -> Result<Option<Container>, Error> {
+        // A server before this one began it; this one may be about to finish it.
+        if let Ok(found) = self.container(caller, uid).await {
+            drop(self.lock(found.id).lock().await);
+        }
+        match self.container(caller, uid).await {
+            Ok(found) => Ok(Some(found)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The account's containers by number, after `after`.

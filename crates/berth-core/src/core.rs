@@ -15,10 +15,9 @@ use crate::balancing::Balancing;
 use crate::commands::{Cancels, Driving, Failpoints};
 use crate::error::Error;
 use crate::events::Event;
-use crate::limiter::AccountLimiter;
 use crate::registries::{Pulls, Registry};
-use crate::secrets::Secrets;
 use crate::settings::Settings;
+use berth_identity::{AccountLimiter, Identity};
 
 pub(crate) struct Inner {
     pub(crate) store: Store,
@@ -42,22 +41,12 @@ pub(crate) struct Inner {
     pub(crate) held_files: Mutex<HashMap<String, usize>>,
     /// Files that are made ready at the same time.
     pub(crate) downloading: AccountLimiter,
-    /// Pairs of keys that are made at the same time.
-    pub(crate) key_pairs: AccountLimiter,
-    /// Idempotency keys of requests that this very server has under way: account, key.
-    pub(crate) keys: Mutex<std::collections::HashSet<(i64, String)>>,
-    /// Grows with every revocation.
-    pub(crate) revocations: std::sync::atomic::AtomicU64,
     /// Held shared while layers go from pinned to written down, alone while unused ones are collected.
     pub(crate) gate: tokio::sync::RwLock<()>,
     /// Runs whose health is watched: container's number, run.
     pub(crate) watched: Mutex<HashMap<i64, i64>>,
     pub(crate) paths: Paths,
-    pub(crate) secrets: Secrets,
-    /// Grows with every change of an access key.
-    pub(crate) key_changes: std::sync::atomic::AtomicU64,
-    /// Access keys that were used lately.
-    pub(crate) keys_known: Mutex<HashMap<String, berth_store::AccessKey>>,
+    pub(crate) identity: Identity,
     pub(crate) driving: Driving,
     pub(crate) cancels: Cancels,
     pub(crate) failpoints: Failpoints,
@@ -74,19 +63,12 @@ pub(crate) struct Inner {
     pub(crate) steps_at_once: AccountLimiter,
     /// The step in which containers' disks were looked at last.
     pub(crate) disks_looked_at: std::sync::atomic::AtomicI64,
-    /// Places that accounts' requests have left, and when that was so.
-    pub(crate) rates: Mutex<HashMap<i64, (f64, std::time::Instant)>>,
-    /// The same, of requests by any dialect.
-    pub(crate) account_rates: Mutex<HashMap<i64, (f64, std::time::Instant)>>,
-    /// Failures that were noted lately.
-    pub(crate) failures: crate::audit::Failures,
     pub(crate) ssh: crate::ssh::Listening,
     /// What is being done to containers now, and interactive sessions in them.
     pub(crate) busy: Mutex<HashMap<i64, crate::containers::InFlight>>,
     /// When a write for the sake of readiness was last on disk.
     last_ready: tokio::sync::Mutex<Option<Instant>>,
     locks: Mutex<HashMap<i64, Weak<tokio::sync::Mutex<()>>>>,
-    pub(crate) tokens: Mutex<HashMap<String, (crate::tokens::Caller, std::time::Instant)>>,
 }
 
 /// Where the core keeps files of its own.
@@ -132,6 +114,7 @@ impl Core {
         paths: Paths,
         settings: Settings,
     ) -> Result<Self, Error> {
+        let identity = Identity::open(store.clone(), &paths.secret_key, settings.identity())?;
         let inner = Inner {
             store,
             engine,
@@ -143,12 +126,9 @@ impl Core {
             pushes_at_once: AccountLimiter::new(16, 4),
             imports: AccountLimiter::new(32, 8),
             execs: AccountLimiter::new(512, 32),
-            key_pairs: AccountLimiter::new(2, 1),
             downloading: AccountLimiter::new(8, 1),
             held_files: Mutex::default(),
-            keys: Mutex::default(),
-            revocations: 0.into(),
-            begun_at: crate::now(),
+            begun_at: berth_types::now(),
             // Others than the one with many get a turn soon.
             builds: AccountLimiter::new(settings.builds_at_once.max(1), (settings.builds_at_once * 3 / 4).max(1)),
             builds_waiting: AccountLimiter::new(settings.builds_waiting.max(1), (settings.builds_waiting / 2).max(1)),
@@ -157,10 +137,8 @@ impl Core {
             events: broadcast::channel(4096).0,
             gate: tokio::sync::RwLock::default(),
             watched: Mutex::default(),
-            secrets: Secrets::open(&paths.secret_key)?,
+            identity,
             paths,
-            key_changes: 0.into(),
-            keys_known: Mutex::default(),
             driving: Driving::default(),
             cancels: Cancels::default(),
             failpoints: Failpoints::default(),
@@ -170,17 +148,13 @@ impl Core {
             placing: tokio::sync::Mutex::default(),
             starting: Mutex::default(),
             disks_looked_at: 0.into(),
-            rates: Mutex::default(),
-            account_rates: Mutex::default(),
-            failures: crate::audit::Failures::default(),
             ssh: crate::ssh::Listening::default(),
             busy: Mutex::default(),
             last_ready: tokio::sync::Mutex::default(),
             locks: Mutex::default(),
-            tokens: Mutex::default(),
         };
         let core = Self { inner: Arc::new(inner) };
-        core.forget_unanswered().await?;
+        core.identity().forget_unanswered().await?;
         core.register_hosts().await?;
         core.sweep_volumes().await?;
         crate::reconcile::begin(&core).await?;
@@ -192,8 +166,9 @@ impl Core {
         Ok(core)
     }
 
-    async fn forget_unanswered(&self) -> Result<(), Error> {
-        self.write(|tx| tx.idempotency_forget(0, true).map(drop).map_err(Error::from)).await
+    /// Accounts, credentials and what they may do.
+    pub fn identity(&self) -> &Identity {
+        &self.inner.identity
     }
 
     /// Whether the host was started since the last server of these records.
@@ -279,7 +254,7 @@ impl Core {
             return Ok(());
         }
         *last = None;
-        let at = crate::now().to_string();
+        let at = berth_types::now().to_string();
         let write = self.write(move |tx| Ok(tx.server_value_set("ready", &at)?));
         tokio::time::timeout(READY_LIMIT, write)
             .await

@@ -19,7 +19,7 @@ use crate::core::Core;
 use crate::error::{Error, Field};
 use crate::hosts::Host;
 use crate::policies::RestartPolicy;
-use crate::tokens::{Caller, check_name};
+use berth_identity::{Caller, check_name};
 
 /// What is asked for of a deployment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -306,7 +306,7 @@ impl Core {
         let (host, spec, account) = (host.clone(), new.spec.clone(), caller.account);
         let (core, of) = (self.clone(), *caller);
         self.read(move |tx| {
-            core.check_host_network(tx, &of)?;
+            core.identity().check_host_network(tx, &of)?;
             check_room(tx, account, &host, &spec, &also, but)
         })
         .await?;
@@ -463,9 +463,9 @@ mod tests {
     fn specifications_are_checked() {
         assert!(spec().check().is_ok());
         let wrong = |spec: DeploymentSpec| spec.check().expect_err("refused").to_string();
-        assert!(wrong(DeploymentSpec { requests_cpu: 2.0, ..spec() }).starts_with("requestscpu"));
-        assert!(wrong(DeploymentSpec { requests_memory: 64, ..spec() }).starts_with("requestsmemory"));
-        assert!(wrong(DeploymentSpec { limits_cpu: f64::NAN, ..spec() }).starts_with("limitscpu"));
+        assert!(wrong(DeploymentSpec { requests_cpu: 2.0, ..spec() }).starts_with("cpu_request"));
+        assert!(wrong(DeploymentSpec { requests_memory: 64, ..spec() }).starts_with("memory_request"));
+        assert!(wrong(DeploymentSpec { limits_cpu: f64::NAN, ..spec() }).starts_with("cpu_limit"));
         assert!(wrong(DeploymentSpec { image: "UPPER".into(), ..spec() }).starts_with("image"));
         assert!(wrong(DeploymentSpec { env: vec![("a=b".into(), String::new())], ..spec() }).starts_with("env"));
         assert!(DeploymentSpec { requests_cpu: 9.0, limits_cpu: 0.0, ..spec() }.check().is_ok(), "no bound");

@@ -12,8 +12,8 @@ use berth_image::Digest;
 use crate::commands::{Command, Operation, Target};
 use crate::core::Core;
 use crate::error::{Error, Field};
-use crate::tokens::Caller;
-use crate::{now, random_hex};
+use berth_identity::Caller;
+use berth_types::{now, random_hex};
 
 /// How long a file can be fetched.
 const LIFETIME_NS: i64 = 3_600_000_000_000;

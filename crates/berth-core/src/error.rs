@@ -2,38 +2,7 @@
 
 use berth_engine::EngineError;
 
-pub use crate::field::Field;
-
-/// The kinds that dialects translate. A match over them has no `_`: each dialect decides anew when one is added.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FaultKind {
-    /// A value is missing, of the wrong form, or out of range.
-    Invalid,
-    /// There is no such thing, or it is another account's.
-    NotFound,
-    /// A name is taken.
-    Duplicate,
-    /// It can't be done in the state that the thing is in.
-    WrongState,
-    /// Something else still uses it.
-    InUse,
-    /// The host has no room, or too much is under way.
-    NoRoom,
-    /// The account asks too often.
-    TooOften,
-    /// The account has as much as it may have.
-    Quota,
-    /// The caller may not.
-    Forbidden,
-    /// It took too long.
-    Timeout,
-    /// Another server, such as a registry, failed or refused.
-    Upstream,
-    /// The host failed, not the client: it can't do this now.
-    Unavailable,
-    /// berth's own fault.
-    Bug,
-}
+pub use berth_types::{FaultKind, Field};
 
 /// Why a use case failed. The text is for the client; the cause, in `source()`, is for the log.
 #[derive(Debug, thiserror::Error)]
@@ -166,6 +135,23 @@ impl From<berth_store::Error> for Error {
             berth_store::Error::Duplicate(what) => Self::Duplicate(format!("{what} exists already")),
             error if error.is_full() => Self::NoRoom("the server's disk is full".into()),
             other => Self::Store(other),
+        }
+    }
+}
+
+impl From<berth_identity::Error> for Error {
+    fn from(error: berth_identity::Error) -> Self {
+        use berth_identity::Error as Of;
+        match error {
+            Of::Invalid { field, message } => Self::Invalid { field, message },
+            Of::NotFound { what, name } => Self::NotFound { what, name },
+            Of::Duplicate(what) => Self::Duplicate(what),
+            Of::InUse(why) => Self::InUse(why),
+            Of::TooOften(why) => Self::TooOften(why),
+            Of::Forbidden(why) => Self::Forbidden(why),
+            Of::NoRoom(why) => Self::NoRoom(why),
+            Of::Store(error) => Self::Store(error),
+            Of::Bug(what) => Self::Bug(what),
         }
     }
 }

@@ -4,7 +4,7 @@ use tokio::sync::broadcast;
 
 use crate::core::Core;
 use crate::error::Error;
-use crate::tokens::Caller;
+use berth_identity::Caller;
 
 /// Something that happened, as it is told.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::Core;
 use crate::error::{Error, Field};
-use crate::now;
-use crate::tokens::{Caller, Role};
+use berth_identity::{Caller, Role};
+use berth_types::now;
 
 /// Between two looks at who is there.
 const PERIOD: std::time::Duration = std::time::Duration::from_secs(10);

@@ -14,8 +14,8 @@ pub use gc::{DiskPart, DiskUse, Prune, Pruned};
 
 use crate::core::Core;
 use crate::error::{Error, Field};
-use crate::now;
-use crate::tokens::Caller;
+use berth_identity::Caller;
+use berth_types::now;
 
 /// An image.
 #[derive(Debug, Clone)]

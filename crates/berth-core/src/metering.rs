@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 use crate::containers::{Container, ContainerState};
 use crate::core::Core;
 use crate::error::{Error, Field};
-use crate::now;
 use crate::plans::Plan;
-use crate::tokens::{Caller, Role};
+use berth_identity::{Caller, Role};
+use berth_types::now;
 
 /// Milliseconds of the middle and the long step.
 pub(crate) const STEPS: [i64; 2] = [300_000, 3_600_000];

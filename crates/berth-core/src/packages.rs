@@ -12,8 +12,8 @@ use crate::containers::Container;
 use crate::core::Core;
 use crate::error::{Error, Field};
 use crate::services::{Group, GroupSpec};
-use crate::tokens::Caller;
-use crate::{now, random_hex};
+use berth_identity::Caller;
+use berth_types::{now, random_hex};
 
 /// Seconds after which a file that is no version's is nobody's: one that was just fetched is about to be written down.
 pub(crate) const SETTLED_S: u64 = 600;
@@ -107,7 +107,7 @@ impl Core {
         }
         let settings = &self.inner.settings;
         self.room().await?;
-        let private = settings.code_from_private_addresses && self.private_allowed(caller).await?;
+        let private = settings.code_from_private_addresses && self.identity().private_allowed(caller).await?;
         let _place = self.inner.imports.take(group.account).await;
         let folder = self.inner.paths.packages.clone();
         tokio::fs::create_dir_all(&folder).await.map_err(|e| Error::Bug(format!("{}: {e}", folder.display())))?;

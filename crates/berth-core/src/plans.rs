@@ -16,9 +16,9 @@ use crate::commands::{CommandStatus, Operation, Outcome, Target};
 use crate::containers::{Container, ContainerUpdate, NewContainer, container};
 use crate::core::Core;
 use crate::error::{Error, Field};
-use crate::now;
 use crate::policies::RestartPolicy;
-use crate::tokens::Caller;
+use berth_identity::Caller;
+use berth_types::now;
 
 /// Port of a container's SSH server.
 pub(crate) const SSH: u16 = 22;
@@ -668,10 +668,10 @@ mod tests {
         }
         for key in ["", "1a", "a-b", "a=b", "变量"] {
             let env = [(key.to_owned(), String::new())].into();
-            assert!(wrong(&Plan { env, ..plan() }, &settings).starts_with("env_key"), "{key}");
+            assert!(wrong(&Plan { env, ..plan() }, &settings).starts_with("env: invalid"), "{key}");
         }
         let env = [("A".to_owned(), "x".repeat(33 << 10))].into();
-        assert!(wrong(&Plan { env, ..plan() }, &settings).starts_with("env_size"));
+        assert!(wrong(&Plan { env, ..plan() }, &settings).starts_with("env: all"));
         let note = ImageNote { packages: Some((20, 50)), specs: Some((10, 40)), ..ImageNote::default() };
         settings.images.insert("centos:latest".into(), note);
         let names = ["centos:latest".to_owned()];

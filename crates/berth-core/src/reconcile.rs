@@ -10,8 +10,8 @@ use tokio::sync::broadcast::error::RecvError;
 use crate::containers::{Container, ContainerState, container};
 use crate::core::Core;
 use crate::error::Error;
-use crate::now;
 use crate::policies::RestartPolicy;
+use berth_types::now;
 
 /// Everything is looked at so often even if nobody nudges.
 const ROUND: Duration = Duration::from_secs(60);

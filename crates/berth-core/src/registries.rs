@@ -16,8 +16,8 @@ use tokio::sync::{Semaphore, mpsc};
 use crate::core::Core;
 use crate::error::{Error, Field};
 use crate::images::{Image, Origin, full_name};
-use crate::tokens::Caller;
-use crate::{now, random_hex};
+use berth_identity::Caller;
+use berth_types::{now, random_hex};
 
 /// Longest manifest or configuration, bytes; the specification's own bound.
 const LONGEST_JSON: u64 = 4 << 20;
@@ -343,7 +343,7 @@ fn wrong(text: impl Into<String>) -> Error {
 impl Core {
     async fn access_for(&self, caller: &Caller, registry: &str, given: Option<Login>) -> Result<Access, Error> {
         let login = self.login_for(caller, registry, given).await?;
-        Ok(Access { login, private: self.private_allowed(caller).await? })
+        Ok(Access { login, private: self.identity().private_allowed(caller).await? })
     }
 
     /// The login that was given, or the one that is kept for the registry.
@@ -354,7 +354,7 @@ impl Core {
         let account = caller.account;
         let all = self.read(move |tx| Ok(tx.registry_logins(account)?)).await?;
         let Some(kept) = all.into_iter().find(|l| l.registry == registry) else { return Ok(None) };
-        let password = self.inner.secrets.open_sealed(&about(account, registry), &kept.secret)?;
+        let password = self.identity().secrets().open_sealed(&about(account, registry), &kept.secret)?;
         Ok(Some(Login { username: kept.username, password }))
     }
 
@@ -367,11 +367,11 @@ impl Core {
         if login.username.is_empty() || login.username.contains(':') {
             return Err(Error::invalid(Field::Username, "a name without ':' is required"));
         }
-        let private = self.private_allowed(caller).await?;
+        let private = self.identity().private_allowed(caller).await?;
         self.inner.registry.check(&registry, &login, private).await?;
         let row = berth_store::RegistryLogin {
             account_id: caller.account,
-            secret: self.inner.secrets.seal(&about(caller.account, &registry), &login.password)?,
+            secret: self.identity().secrets().seal(&about(caller.account, &registry), &login.password)?,
             registry,
             username: login.username,
             created_at: now(),

@@ -231,7 +231,7 @@ mod tests {
 
     fn started(kind: RuntimeKind, files: &[(&str, &[u8])]) -> Result<String, String> {
         let folder =
-            std::env::temp_dir().join(format!("berth-runtime-{}-{}", std::process::id(), crate::random_hex(4)));
+            std::env::temp_dir().join(format!("berth-runtime-{}-{}", std::process::id(), berth_types::random_hex(4)));
         fs::create_dir_all(folder.join("public")).expect("folder");
         for (name, bytes) in files {
             fs::write(folder.join(name), bytes).expect("write");

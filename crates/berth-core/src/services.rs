@@ -10,9 +10,9 @@ use crate::commands::{Command, Method, Operation, Target};
 use crate::containers::{Container, ContainerUpdate, NewContainer, container};
 use crate::core::Core;
 use crate::error::{Error, Field};
-use crate::now;
 use crate::policies::{HealthCheck, RestartPolicy};
-use crate::tokens::{Caller, check_name};
+use berth_identity::{Caller, check_name};
+use berth_types::now;
 
 /// Most containers of a group.
 const MOST_REPLICAS: u32 = 1000;

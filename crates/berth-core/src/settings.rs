@@ -179,3 +179,19 @@ impl Default for Settings {
         }
     }
 }
+
+impl Settings {
+    /// Those of accounts and credentials.
+    pub(crate) fn identity(&self) -> berth_identity::Options {
+        berth_identity::Options {
+            host_network_for_users: self.host_network_for_users,
+            private_addresses_for_users: self.private_addresses_for_users,
+            timestamp_tolerance_s: self.timestamp_tolerance_s,
+            account_requests_per_s: self.account_requests_per_s,
+            account_requests_burst: self.account_requests_burst,
+            requests_per_s: self.requests_per_s,
+            requests_burst: self.requests_burst,
+            dialects: self.dialects.clone(),
+        }
+    }
+}

@@ -9,7 +9,7 @@ use crate::containers::{Container, container};
 use crate::core::Core;
 use crate::error::Error;
 use crate::plans::{Plan, SSH};
-use crate::tokens::{Caller, Role};
+use berth_identity::{Caller, Role};
 
 /// How long a container's start waits until logins are possible.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -157,10 +157,10 @@ impl Core {
     pub async fn ssh_own_key(&self) -> Result<String, Error> {
         const KEY: &str = "ssh_host_key";
         if let Some(sealed) = self.read(|tx| Ok(tx.server_value(KEY)?)).await? {
-            return self.inner.secrets.open_sealed(KEY, &sealed);
+            return Ok(self.identity().secrets().open_sealed(KEY, &sealed)?);
         }
-        let text = crate::ssh_keys::own_key()?;
-        let sealed = self.inner.secrets.seal(KEY, &text)?;
+        let text = berth_identity::own_key()?;
+        let sealed = self.identity().secrets().seal(KEY, &text)?;
         self.write(move |tx| Ok(tx.server_value_set(KEY, &sealed)?)).await?;
         Ok(text)
     }

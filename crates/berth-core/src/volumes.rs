@@ -13,8 +13,8 @@ use berth_store::{ContainerFilter, Tx};
 
 use crate::core::Core;
 use crate::error::{Error, Field};
-use crate::tokens::{Caller, check_name};
-use crate::{now, random_hex};
+use berth_identity::{Caller, check_name};
+use berth_types::{now, random_hex};
 
 /// A volume to be made.
 #[derive(Debug, Clone, Default)]

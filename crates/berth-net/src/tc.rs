@@ -66,10 +66,11 @@ fn burst(rate: u64) -> u64 {
     (rate / 200).max((rate / 4).min(16 * 1024)).clamp(3028, 64 << 20)
 }
 
-/// Bytes that wait beyond the burst before packets are dropped: 200 ms, and room for some packets of a slow rate. With less
+/// Bytes that wait beyond the burst before packets are dropped: 200 ms, and room for some packets of a slow rate, half a second of
+/// one below 1 Mbit/s. With less
 /// of it, congestion control that looks for policers (BBR) takes the losses after a change for one, and stays below the rate.
 fn queue(rate: u64) -> u64 {
-    (rate / 5).clamp(32 * 1024, 64 << 20)
+    (rate / 5).max((rate / 2).min(64 * 1024)).clamp(32 * 1024, 64 << 20)
 }
 
 /// Bytes per second on the wire for a rate of the network layer: traffic is counted without Ethernet headers, so it is capped

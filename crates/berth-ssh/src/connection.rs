@@ -88,7 +88,7 @@ pub(crate) async fn note(
         message: message.to_owned(),
         request_id: String::new(),
     };
-    if let Err(error) = core.audit_note(change).await {
+    if let Err(error) = core.identity().audit_note(change).await {
         tracing::error!(error = error.chain(), "an SSH login could not be noted in the audit log");
     }
 }

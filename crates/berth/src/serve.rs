@@ -45,7 +45,7 @@ async fn administrator(core: &Core, data: &Path, dev: bool) -> Result<bool, Stri
     let written = match known {
         Some(known) => known,
         None => {
-            if core.has_accounts().await.map_err(|e| e.chain())? {
+            if core.identity().has_accounts().await.map_err(|e| e.chain())? {
                 return Ok(false);
             }
             let made = Administrator::make();
@@ -61,8 +61,8 @@ async fn administrator(core: &Core, data: &Path, dev: bool) -> Result<bool, Stri
         }
     };
     let (access_key, secret_key) = (written.access_key.clone(), written.secret_key.clone());
-    core.administrator(written).await.map_err(|e| e.chain())?;
-    core.administrator_key(&access_key, &secret_key, dev).await.map_err(|e| e.chain())?;
+    core.identity().administrator(written).await.map_err(|e| e.chain())?;
+    core.identity().administrator_key(&access_key, &secret_key, dev).await.map_err(|e| e.chain())?;
     Ok(first)
 }
 
@@ -200,7 +200,7 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), String> {
             Err(_) => tracing::error!("traffic was not read in time at the end"),
             Ok(Ok(())) => {}
         }
-        if let Err(error) = last.audit_flush().await {
+        if let Err(error) = last.identity().audit_flush().await {
             tracing::error!(error = error.chain(), "repeated failures could not be counted in the audit log");
         }
     };

@@ -249,18 +249,21 @@ async fn bandwidth_is_bounded_in_each_direction_and_changes_live() {
     )
     .await;
     let ip = address(&made);
-    /// Bits per second by the container's own counters, over this long.
-    async fn rate(server: &Server, into: bool, time: Duration) -> f64 {
+    /// Bits per second by the container's own counters, over this long: the least and the most that it can have been, as the
+    /// counters were read at some moment of each request.
+    async fn rate(server: &Server, into: bool, time: Duration) -> (f64, f64) {
         let read = async || {
+            let asked = Instant::now();
             let (rx, _, tx, _) = traffic(server, "a").await;
-            (if into { rx } else { tx }, Instant::now())
+            (if into { rx } else { tx }, asked, Instant::now())
         };
         // What the bucket had saved up goes first.
         tokio::time::sleep(Duration::from_millis(700)).await;
-        let (before, at) = read().await;
+        let (first, first_asked, first_told) = read().await;
         tokio::time::sleep(time).await;
-        let (after, end) = read().await;
-        (after - before) as f64 * 8.0 / (end - at).as_secs_f64()
+        let (last, last_asked, last_told) = read().await;
+        let bits = (last - first) as f64 * 8.0;
+        (bits / (last_told - first_asked).as_secs_f64(), bits / (last_asked - first_told).as_secs_f64())
     }
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let (ended, reads) = (stop.clone(), std::time::Duration::from_millis(200));
@@ -274,16 +277,16 @@ async fn bandwidth_is_bounded_in_each_direction_and_changes_live() {
     });
     // An emulated machine can't send that much.
     let least = if berth_testkit::slow() > 1 { 0.2 } else { 0.85 };
-    let within = |rate: f64, of: f64| (least..1.06).contains(&(rate / of));
+    let within = |(lowest, highest): (f64, f64), of: f64| lowest < 1.06 * of && highest > least * of;
     let time = Duration::from_millis(1500);
     let out = rate(&server, false, time).await;
-    assert!(within(out, 10e6), "out {out}");
+    assert!(within(out, 10e6), "out {out:?}");
     done(&server, &["update", "--egress", "40mbit", "a"]);
     let out = rate(&server, false, time).await;
-    assert!(within(out, 40e6), "out {out}");
+    assert!(within(out, 40e6), "out {out:?}");
     done(&server, &["update", "--egress", "none", "a"]);
     let out = rate(&server, false, Duration::from_millis(500)).await;
-    assert!(out > 200e6 / f64::from(berth_testkit::slow()), "without a bound {out}");
+    assert!(out.1 > 200e6 / f64::from(berth_testkit::slow()), "without a bound {out:?}");
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     pull.join().expect("pull");
 
@@ -298,7 +301,7 @@ async fn bandwidth_is_bounded_in_each_direction_and_changes_live() {
         }
     });
     let into = rate(&server, true, time).await;
-    assert!(within(into, 20e6), "in {into}");
+    assert!(within(into, 20e6), "in {into:?}");
     ended.store(true, std::sync::atomic::Ordering::Relaxed);
     push.join().expect("push");
     // A container in the host's network has no bandwidth of its own.
@@ -362,8 +365,9 @@ async fn a_cap_that_changes_under_load_holds_and_cuts_nothing_off() {
         assert_eq!(answer.status, 200, "{}", answer.text);
     };
     let counted = async |name: &str, into: bool| {
+        let asked = Instant::now();
         let (rx, _, tx, _) = traffic(&server, name).await;
-        (if into { rx } else { tx }, Instant::now())
+        (if into { rx } else { tx }, asked, Instant::now())
     };
     let mut wrong = Vec::new();
     for step in 1..rates().len() {
@@ -373,7 +377,7 @@ async fn a_cap_that_changes_under_load_holds_and_cuts_nothing_off() {
         }
         let mut left = all.clone();
         // The sender's congestion control finds out about the new rate in its own time: BBR probes in cycles. It has a few.
-        for round in 0..4 {
+        for round in 0..3 {
             tokio::time::sleep(Duration::from_millis(if round == 0 { 2000 } else { 500 })).await;
             let mut before = Vec::new();
             for (_, into, name) in &left {
@@ -381,15 +385,17 @@ async fn a_cap_that_changes_under_load_holds_and_cuts_nothing_off() {
             }
             tokio::time::sleep(Duration::from_millis(2500)).await;
             let mut off = Vec::new();
-            for ((number, into, name), (then, at)) in left.into_iter().zip(before) {
-                let (now, end) = counted(&name, into).await;
-                let allowed = to_of(number) as f64 / 8.0 * (end - at).as_secs_f64();
+            for ((number, into, name), (then, then_asked, then_told)) in left.into_iter().zip(before) {
+                let (now, now_asked, now_told) = counted(&name, into).await;
+                // The counters were read at some moment of each request.
+                let of = |time: Duration| to_of(number) as f64 / 8.0 * time.as_secs_f64();
+                let (allowed, at_most) = (of(now_asked - then_told), of(now_told - then_asked));
                 // A packet at each end of the time measured is not a part of the rate; segments that are sent as one packet
                 // are counted with one header.
                 let (bytes, packets) = ((now - then) as f64, 2.0 * 1514.0);
-                assert!(bytes < 1.02 * allowed + packets, "{name} to {}: {:.3}", to_of(number), bytes / allowed);
+                assert!(bytes < 1.02 * at_most + packets, "{name} to {}: {:.3}", to_of(number), bytes / at_most);
                 // Two busy cores can't be counted on to send a gigabit a second.
-                let least = if to_of(number) < 1_000_000_000 { 0.94 } else { 0.5 };
+                let least = if to_of(number) < 1_000_000_000 { 0.95 } else { 0.5 };
                 if bytes + packets < least * allowed {
                     off.push((number, into, name));
                     wrong = vec![format!("{:?} to {}: {:.3}", off.last(), to_of(number), bytes / allowed)];

@@ -23,7 +23,7 @@ pub(super) async fn authenticate(core: &Core, request: Request, action: &str) ->
     let token = token_of(request.headers());
     let (caller, parameters) = match token {
         // The administrator's token works everywhere.
-        Some(token) => match core.authenticate(&token).await? {
+        Some(token) => match core.identity().authenticate(&token).await? {
             Some(caller) => (caller, Parameters::of(request).await?),
             None => return Err(Error::unauthorized("the token is unknown, expired or revoked")),
         },
@@ -46,7 +46,7 @@ pub(super) async fn authenticate(core: &Core, request: Request, action: &str) ->
                 reads,
                 from,
             };
-            let caller = core.authenticate_signed(&signed).await?.map_err(|refusal| match refusal {
+            let caller = core.identity().authenticate_signed(&signed).await?.map_err(|refusal| match refusal {
                 Refusal::UnknownKey => Error::unauthorized("parameter accesskey names no key that is good"),
                 Refusal::Unsigned => Error::unauthorized("parameter signature is missing"),
                 Refusal::Signature => Error::unauthorized(

@@ -26,11 +26,11 @@ pub(super) async fn authenticate(core: &Core, request: Request, action: &str) ->
     let token = token_of(request.headers()).ok_or_else(Error::unauthorized)?;
     let from = client_address(request.extensions());
     let asked = unsigned("", "comb", action, request.method() == Method::GET && action != super::keys::PRIVATE, from);
-    let caller = core.session(&token, &asked).await?.ok_or_else(Error::unauthorized)?;
+    let caller = core.identity().session(&token, &asked).await?.ok_or_else(Error::unauthorized)?;
     if let Some(who) = request.extensions().get::<Who>() {
         who.is(caller);
     }
-    if !core.within_rate(&caller) {
+    if !core.identity().within_rate(&caller) {
         return Err(super::error::TOO_OFTEN.into());
     }
     Ok((caller, parameters(request).await?))

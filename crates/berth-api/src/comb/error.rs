@@ -96,6 +96,12 @@ impl IntoResponse for Error {
     }
 }
 
+impl From<berth_core::IdentityError> for Error {
+    fn from(error: berth_core::IdentityError) -> Self {
+        berth_core::Error::from(error).into()
+    }
+}
+
 impl From<berth_core::Error> for Error {
     fn from(error: berth_core::Error) -> Self {
         let code = match error.kind() {

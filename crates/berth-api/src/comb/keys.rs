@@ -26,8 +26,8 @@ pub(super) async fn create(State(core): State<Core>, request: Request) -> Result
         Some(other) => return Err(INVALID.with(format!("key_type must be ed25519 or rsa, not {other:?}"))),
     };
     let made = match parameters.optional("public_key")? {
-        Some(public) => core.ssh_key_add(&caller, name.as_deref(), &public).await?,
-        None => core.ssh_key_create(&caller, name.as_deref(), kind).await?,
+        Some(public) => core.identity().ssh_key_add(&caller, name.as_deref(), &public).await?,
+        None => core.identity().ssh_key_create(&caller, name.as_deref(), kind).await?,
     };
     Ok((StatusCode::CREATED, Json(SecretKey::of(made))))
 }
@@ -35,7 +35,7 @@ pub(super) async fn create(State(core): State<Core>, request: Request) -> Result
 /// `GET /api/v1/secret-keys`: an array, newest first.
 pub(super) async fn list(State(core): State<Core>, request: Request) -> Result<Json<Vec<SecretKey>>, Error> {
     let (caller, _) = authenticate(&core, request, "secret_key_list").await?;
-    Ok(Json(core.ssh_keys(&caller).await?.into_iter().rev().map(SecretKey::of).collect()))
+    Ok(Json(core.identity().ssh_keys(&caller).await?.into_iter().rev().map(SecretKey::of).collect()))
 }
 
 /// `GET /api/v1/secret-keys/{id}`: the private half as PEM; once only, if `comb.private_keys` says so.
@@ -51,7 +51,7 @@ pub(super) async fn private(
     }
     let (caller, _) = authenticate(&api.core, request, PRIVATE).await?;
     let id = number(&id, NO_KEY)?;
-    let text = api.core.ssh_key_private(&caller, id, once).await?;
+    let text = api.core.identity().ssh_key_private(&caller, id, once).await?;
     let headers = [
         (header::CONTENT_TYPE, "text/plain; charset=utf-8".to_owned()),
         (header::CACHE_CONTROL, "no-store".to_owned()),
@@ -67,6 +67,6 @@ pub(super) async fn delete(
     request: Request,
 ) -> Result<StatusCode, Error> {
     let (caller, _) = authenticate(&core, request, "secret_key_delete").await?;
-    core.ssh_key_remove(&caller, number(&id, NO_KEY)?).await?;
+    core.identity().ssh_key_remove(&caller, number(&id, NO_KEY)?).await?;
     Ok(StatusCode::OK)
 }

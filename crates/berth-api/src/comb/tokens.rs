@@ -18,7 +18,7 @@ pub(super) async fn create(State(core): State<Core>, request: Request) -> Result
     let (key, secret) = (parameters.text("app_key")?, parameters.text("app_secret")?);
     // What a token may be used for is looked at when it is.
     let asked = unsigned(&key, "comb", "token_create", true, from);
-    let made = core.session_create(&secret, &asked).await?;
+    let made = core.identity().session_create(&secret, &asked).await?;
     let caller = match &made {
         Ok(token) => Some(token.caller),
         Err(NoToken::TooOften(caller)) => Some(*caller),

@@ -138,7 +138,7 @@ impl AuditGuard {
         if self.change.caller.is_none() && !attempt_counts() {
             return;
         }
-        if let Err(error) = self.core.audit_note(self.change).await {
+        if let Err(error) = self.core.identity().audit_note(self.change).await {
             tracing::error!(error = error.chain(), "a change could not be noted in the audit log");
         }
     }

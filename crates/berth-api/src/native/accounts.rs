@@ -23,7 +23,7 @@ fn render(account: CoreAccount) -> Account {
 #[utoipa::path(get, path = "/v1/accounts", tag = "accounts",
     responses((status = 200, body = List<Account>), (status = 403, body = super::wire::Problem)))]
 pub(super) async fn list(State(core): State<Core>, Auth(caller): Auth) -> Result<Json<List<Account>>, Error> {
-    let items = core.accounts(&caller).await?.into_iter().map(render).collect();
+    let items = core.identity().accounts(&caller).await?.into_iter().map(render).collect();
     Ok(Json(List { items, next_cursor: None }))
 }
 
@@ -41,5 +41,5 @@ pub(super) async fn change(
     let asked: AccountChange = read_json(&small_body(request.into_body()).await?)?;
     let change =
         CoreChange { host_network: asked.host_network.given(), private_addresses: asked.private_addresses.given() };
-    Ok(Json(render(core.account_change(&caller, &name, change).await?)))
+    Ok(Json(render(core.identity().account_change(&caller, &name, change).await?)))
 }

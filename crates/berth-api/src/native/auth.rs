@@ -23,7 +23,7 @@ where
         let token = token_of(&parts.headers).ok_or_else(|| {
             refused("a token is needed: Authorization: Bearer …; the first start wrote one to admin.json")
         })?;
-        match Core::from_ref(state).authenticate(&token).await? {
+        match Core::from_ref(state).identity().authenticate(&token).await? {
             Some(caller) => {
                 if let Some(who) = parts.extensions.get::<Who>() {
                     who.is(caller);

@@ -119,7 +119,7 @@ async fn note_session(core: &Core, caller: Caller, from: Client, action: String,
         request_id: from.request_id,
         ..berth_core::Change::default()
     };
-    if let Err(error) = core.audit_note(change).await {
+    if let Err(error) = core.identity().audit_note(change).await {
         tracing::error!(error = error.chain(), "a session could not be noted in the audit log");
     }
 }

@@ -31,14 +31,23 @@ pub(super) async fn once<T: Serialize>(
             .map_err(|e| Error::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", format!("no answer: {e}")))
     };
     let Some(key) = key else { return Ok(render(text(&work.await?)?)) };
-    match core.idempotency_begin(caller, &key, operation, body).await? {
+    match core.identity().idempotency_begin(caller, &key, operation, body).await? {
         IdempotencyLookup::Answered(answer) => return Ok(render(answer)),
-        IdempotencyLookup::Made(found) => {
-            let found = serde_json::to_string(&super::wire::Container::from(*found))
-                .map_err(|e| Error::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", format!("no answer: {e}")))?;
-            core.idempotency_end(caller, &key, Some(&found)).await?;
-            return Ok(render(found));
-        }
+        IdempotencyLookup::Made(id) => match core.container_made(caller, &id).await {
+            Ok(Some(found)) => {
+                let found = serde_json::to_string(&super::wire::Container::from(found)).map_err(|e| {
+                    Error::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", format!("no answer: {e}"))
+                })?;
+                core.identity().idempotency_end(caller, &key, Some(&found)).await?;
+                return Ok(render(found));
+            }
+            // It failed and is gone: the key is free for another try.
+            Ok(None) => {}
+            Err(error) => {
+                core.identity().idempotency_release(caller, &key);
+                return Err(error.into());
+            }
+        },
         IdempotencyLookup::UnderWay => {
             let detail = "the first request with this Idempotency-Key is still under way";
             return Err(Error::new(StatusCode::CONFLICT, "under_way", detail));
@@ -53,6 +62,6 @@ pub(super) async fn once<T: Serialize>(
         Ok(value) => text(&value),
         Err(error) => Err(error),
     };
-    core.idempotency_end(caller, &key, result.as_deref().ok()).await?;
+    core.identity().idempotency_end(caller, &key, result.as_deref().ok()).await?;
     result.map(render)
 }

@@ -53,7 +53,7 @@ pub(super) async fn list(
     Auth(caller): Auth,
     Params(params): Params<ListParams>,
 ) -> Result<Json<List<AccessKey>>, Error> {
-    let items = core.keys(&caller, params.all).await?.into_iter().map(|k| render(k, None)).collect();
+    let items = core.identity().keys(&caller, params.all).await?.into_iter().map(|k| render(k, None)).collect();
     Ok(Json(List { items, next_cursor: None }))
 }
 
@@ -82,7 +82,7 @@ pub(super) async fn create(
         },
         lifetime: asked.expires_in.map(Duration::from_secs),
     };
-    let (key, secret) = core.key_create(&caller, new).await?;
+    let (key, secret) = core.identity().key_create(&caller, new).await?;
     Ok((StatusCode::CREATED, Json(render(key, Some(secret)))))
 }
 
@@ -98,7 +98,7 @@ pub(super) async fn rotate(
     let bytes = small_body(request.into_body()).await?;
     let asked: KeyRotate = if bytes.is_empty() { KeyRotate::default() } else { read_json(&bytes)? };
     let old_for = Duration::from_secs(asked.old_for.unwrap_or(86_400));
-    let (key, secret) = core.key_rotate(&caller, &key, old_for).await?;
+    let (key, secret) = core.identity().key_rotate(&caller, &key, old_for).await?;
     Ok(Json(render(key, Some(secret))))
 }
 
@@ -110,7 +110,7 @@ pub(super) async fn disable(
     Auth(caller): Auth,
     Segment(key): Segment<String>,
 ) -> Result<Json<AccessKey>, Error> {
-    Ok(Json(render(core.key_disable(&caller, &key, true).await?, None)))
+    Ok(Json(render(core.identity().key_disable(&caller, &key, true).await?, None)))
 }
 
 /// Enables a key.
@@ -121,7 +121,7 @@ pub(super) async fn enable(
     Auth(caller): Auth,
     Segment(key): Segment<String>,
 ) -> Result<Json<AccessKey>, Error> {
-    Ok(Json(render(core.key_disable(&caller, &key, false).await?, None)))
+    Ok(Json(render(core.identity().key_disable(&caller, &key, false).await?, None)))
 }
 
 /// Removes a key, at once.
@@ -131,7 +131,7 @@ pub(super) async fn remove(
     Auth(caller): Auth,
     Segment(key): Segment<String>,
 ) -> Result<StatusCode, Error> {
-    core.key_remove(&caller, &key).await?;
+    core.identity().key_remove(&caller, &key).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -184,7 +184,7 @@ pub(super) async fn audit(
         failed: params.failed,
         limit,
     };
-    let found = core.audit(&caller, query).await?;
+    let found = core.identity().audit(&caller, query).await?;
     let entry = |e: berth_core::AuditEntry| AuditEntry {
         number: e.id,
         time: format_time(e.at),

@@ -27,7 +27,7 @@ fn render(key: berth_core::SshKey) -> SshKey {
 /// The account's keys.
 #[utoipa::path(get, path = "/v1/ssh-keys", tag = "keys", responses((status = 200, body = List<SshKey>)))]
 pub(super) async fn list(State(core): State<Core>, Auth(caller): Auth) -> Result<Json<List<SshKey>>, Error> {
-    let items = core.ssh_keys(&caller).await?.into_iter().map(render).collect();
+    let items = core.identity().ssh_keys(&caller).await?.into_iter().map(render).collect();
     Ok(Json(List { items, next_cursor: None }))
 }
 
@@ -45,10 +45,10 @@ pub(super) async fn create(
         Some(other) => return Err(Error::invalid(format!("kind {other:?} is not ed25519 or rsa"))),
     };
     let made = match asked.public_key.filter(|text| !text.is_empty()) {
-        Some(public) => render(core.ssh_key_add(&caller, Some(&asked.name), &public).await?),
+        Some(public) => render(core.identity().ssh_key_add(&caller, Some(&asked.name), &public).await?),
         None => {
-            let made = core.ssh_key_create(&caller, Some(&asked.name), kind).await?;
-            let private_key = Some(core.ssh_key_private(&caller, made.id, true).await?);
+            let made = core.identity().ssh_key_create(&caller, Some(&asked.name), kind).await?;
+            let private_key = Some(core.identity().ssh_key_private(&caller, made.id, true).await?);
             SshKey { private_key, private_key_to_fetch: false, ..render(made) }
         }
     };
@@ -63,6 +63,6 @@ pub(super) async fn remove(
     Auth(caller): Auth,
     Segment(number): Segment<i64>,
 ) -> Result<StatusCode, Error> {
-    core.ssh_key_remove(&caller, number).await?;
+    core.identity().ssh_key_remove(&caller, number).await?;
     Ok(StatusCode::NO_CONTENT)
 }

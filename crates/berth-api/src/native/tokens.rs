@@ -46,7 +46,7 @@ pub(super) async fn list(
     Auth(caller): Auth,
     Params(params): Params<ListParams>,
 ) -> Result<Json<List<Token>>, Error> {
-    let all = core.tokens(&caller, params.all).await?;
+    let all = core.identity().tokens(&caller, params.all).await?;
     let items = all.into_iter().map(|(t, account)| Token { account: Some(account), ..render(t, None) }).collect();
     Ok(Json(List { items, next_cursor: None }))
 }
@@ -65,7 +65,7 @@ pub(super) async fn create(State(core): State<Core>, Auth(caller): Auth, request
         };
         let lifetime = asked.expires_in.map(Duration::from_secs);
         let rights = berth_core::AccountChange { host_network: asked.host_network.map(Some), ..Default::default() };
-        let made = core.token_create(&caller, &asked.name, role, asked.account, lifetime, rights).await?;
+        let made = core.identity().token_create(&caller, &asked.name, role, asked.account, lifetime, rights).await?;
         Ok(render(made.token, Some(made.secret)))
     };
     idempotency::once(&core, &caller, &HeaderMap::new(), "token.create", &body, work).await
@@ -79,6 +79,6 @@ pub(super) async fn revoke(
     Auth(caller): Auth,
     Segment(number): Segment<i64>,
 ) -> Result<StatusCode, Error> {
-    core.token_revoke(&caller, number).await?;
+    core.identity().token_revoke(&caller, number).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -12,7 +12,7 @@ pub(super) async fn authenticate(core: &Core, request: Request) -> Result<(Calle
     let who = request.extensions().get::<Who>().cloned();
     // Judged before the body is read: who may not, can't make this server wait for it.
     if let Some(token) = &in_header
-        && core.authenticate(token).await?.is_none()
+        && core.identity().authenticate(token).await?.is_none()
     {
         return Err(Error { code: TOKEN, message: "the token is unknown, expired or revoked".into() });
     }
@@ -26,7 +26,7 @@ pub(super) async fn authenticate(core: &Core, request: Request) -> Result<(Calle
             _ => wrong("the token is missing: send it as parameter token, X-Token, or Authorization: Bearer"),
         });
     };
-    match core.authenticate(&token).await? {
+    match core.identity().authenticate(&token).await? {
         Some(caller) => {
             if let Some(who) = who {
                 who.is(caller);

@@ -16,7 +16,7 @@ pub(super) fn authenticate<'a>(
     let who = request.extensions().get::<Who>().cloned();
     async move {
         let token = token.ok_or_else(Error::unauthorized)?;
-        let caller = core.authenticate(&token).await?.ok_or_else(Error::unauthorized)?;
+        let caller = core.identity().authenticate(&token).await?.ok_or_else(Error::unauthorized)?;
         if let Some(who) = who {
             who.is(caller);
         }

@@ -53,7 +53,7 @@ async fn items(request: Request) -> Result<Vec<Asked>, Error> {
 async fn hosts(core: &Core, all: &[Asked]) -> Result<Vec<Host>, Error> {
     let hosts = core.hosts().await?;
     let host = |asked: &Asked| {
-        let uuid = text(&asked.uuid).ok_or_else(|| Error::missing("uuid"))?;
+        let uuid = text(&asked.uuid, "uuid")?.ok_or_else(|| Error::missing("uuid"))?;
         let found = hosts.iter().find(|m| m.facts.id == host_id(&uuid));
         found.cloned().ok_or_else(Error::no_uuid)
     };

@@ -203,6 +203,12 @@ pub(super) fn said(error: &berth_core::Error) -> String {
     }
 }
 
+impl From<berth_core::IdentityError> for Error {
+    fn from(error: berth_core::IdentityError) -> Self {
+        berth_core::Error::from(error).into()
+    }
+}
+
 impl From<berth_core::Error> for Error {
     fn from(error: berth_core::Error) -> Self {
         match &error {

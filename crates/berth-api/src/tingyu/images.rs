@@ -116,7 +116,9 @@ fn name_of(parameters: &Parameters) -> Result<Option<String>, Error> {
 
 fn refused(error: berth_core::Error) -> Error {
     match &error {
-        berth_core::Error::Invalid { field: berth_core::Field::Archive | berth_core::Field::Name, .. } => Error::failed(NO_ARCHIVE),
+        berth_core::Error::Invalid { field: berth_core::Field::Archive | berth_core::Field::Name, .. } => {
+            Error::failed(NO_ARCHIVE)
+        }
         _ => error.into(),
     }
 }

@@ -23,12 +23,7 @@ fn full_name(name: &str) -> String {
 }
 
 /// What was asked for: of one, or of each; a version's name without the version is its `latest`.
-async fn series(
-    core: &Core,
-    request: Request,
-    kind: Grouped,
-    names: &[&'static str],
-) -> Result<Series, Error> {
+async fn series(core: &Core, request: Request, kind: Grouped, names: &[&'static str]) -> Result<Series, Error> {
     let (caller, parameters) = enter_with(core, request).await?;
     let (from, to) = (time(core, &parameters, "startDate")?, time(core, &parameters, "endDate")?);
     let mut key = None;

@@ -92,12 +92,14 @@ pub(super) struct Asked {
     limitsmemory: Value,
 }
 
-pub(super) fn text(value: &Value) -> Option<String> {
+/// Text, which may be a number; none where there is nothing or only blanks.
+pub(super) fn text(value: &Value, name: &str) -> Result<Option<String>, Error> {
     match value {
-        Value::String(text) if text.trim().is_empty() => None,
-        Value::String(text) => Some(text.trim().to_owned()),
-        Value::Number(number) => Some(number.to_string()),
-        _ => None,
+        Value::Null => Ok(None),
+        Value::String(text) if text.trim().is_empty() => Ok(None),
+        Value::String(text) => Ok(Some(text.trim().to_owned())),
+        Value::Number(number) => Ok(Some(number.to_string())),
+        other => Err(Error::out_of_bounds(name, &format!("收到:{}", crate::http::kind_of(other)))),
     }
 }
 
@@ -134,15 +136,15 @@ fn pairs(value: &Value, name: &str, keys: [&str; 2]) -> Result<Vec<(String, Stri
 
 impl Asked {
     pub(super) fn name(&self) -> String {
-        text(&self.deploymentname).unwrap_or_default()
+        text(&self.deploymentname, "deploymentname").ok().flatten().unwrap_or_default()
     }
 
     /// What is asked for, or what is wrong with it.
     pub(super) fn spec(&self) -> Result<DeploymentSpec, Error> {
         let whole = |value: &Value, name: &str| Ok::<u64, Error>(number(value, name)?.ceil() as u64);
         Ok(DeploymentSpec {
-            image: text(&self.image).ok_or_else(|| Error::missing("image"))?,
-            version: text(&self.imageversion).unwrap_or_default(),
+            image: text(&self.image, "image")?.ok_or_else(|| Error::missing("image"))?,
+            version: text(&self.imageversion, "imageversion")?.unwrap_or_default(),
             env: pairs(&self.env, "env", ["key", "value"])?,
             volumes: pairs(&self.volumes, "volumes", ["hostPath", "mountPath"])?,
             requests_cpu: number(&self.requestscpu, "requestscpu")?,

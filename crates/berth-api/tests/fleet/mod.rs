@@ -128,8 +128,8 @@ impl Fleet {
         let core = Core::open(store.clone(), Arc::new(engine.clone()), images, fetch, registry, paths, settings);
         let core = core.await.expect("core");
         let admin = Administrator::make();
-        core.administrator(admin.clone()).await.expect("administrator");
-        let caller = core.authenticate(&admin.token).await.expect("read").expect("caller");
+        core.identity().administrator(admin.clone()).await.expect("administrator");
+        let caller = core.identity().authenticate(&admin.token).await.expect("read").expect("caller");
         for number in 0..IMAGES {
             for (version, command) in [("1", vec!["serve"]), ("2", vec!["serve"]), ("bad", vec!["exit", "7"])] {
                 let config = berth_image::Config {

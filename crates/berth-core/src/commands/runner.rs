@@ -14,8 +14,8 @@ use super::steps::{Done, Step, UNCHANGED};
 use super::{CommandStatus, Method, Operation, Outcome, QueuedOperation, Target};
 use crate::core::Core;
 use crate::error::Error;
-use crate::now;
-use crate::tokens::Caller;
+use berth_identity::Caller;
+use berth_types::now;
 
 /// Time that a step has beyond its command's to come to an end by itself.
 const LAST_RESORT: Duration = Duration::from_secs(120);
@@ -528,7 +528,7 @@ impl Core {
         &self,
         command: &berth_store::Command,
         left: Duration,
-    ) -> Result<Option<crate::limiter::Permit>, Outcome> {
+    ) -> Result<Option<berth_identity::Permit>, Outcome> {
         let all = &self.inner.steps_at_once;
         if let Some(place) = all.try_take(command.account_id) {
             return Ok(Some(place));

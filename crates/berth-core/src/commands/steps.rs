@@ -10,9 +10,9 @@ use crate::containers::{Container, ContainerState, LogQuery, Member, NotReady};
 use crate::core::Core;
 use crate::deployments::{DeploymentSpec, Move, Replaced, To};
 use crate::error::{Error, FaultKind};
-use crate::now;
 use crate::services::{Group, GroupSpec};
-use crate::tokens::Caller;
+use berth_identity::Caller;
+use berth_types::now;
 
 /// The message of a step, and of its command, that found everything as it should be.
 pub(super) const UNCHANGED: &str = "unchanged";

@@ -22,7 +22,7 @@ use crate::policies::{HealthCheck, HealthTest};
 use crate::registries::{Access, Blob, ImageReference, Login, Registry, RegistryError, Sent};
 use crate::services::{Group, GroupPort, GroupSpec, GroupState};
 use crate::settings::Settings;
-use crate::tokens::{Administrator, Caller};
+use berth_identity::{Administrator, Caller};
 
 /// Addresses that end in `.tar` hold an archive with one file; others nothing.
 struct Files;
@@ -116,8 +116,8 @@ impl World {
         let (runtime, core) = open(&folder, &engine);
         let admin = Administrator::make();
         let caller = runtime.block_on(async {
-            core.administrator(admin.clone()).await.expect("administrator");
-            let caller = core.authenticate(&admin.token).await.expect("read").expect("caller");
+            core.identity().administrator(admin.clone()).await.expect("administrator");
+            let caller = core.identity().authenticate(&admin.token).await.expect("read").expect("caller");
             core.image_import_rootfs(
                 &caller,
                 Cursor::new(tar_with("etc/x")),

@@ -8,7 +8,7 @@ use crate::core::Core;
 use crate::error::{Error, Field};
 use crate::policies::RestartPolicy;
 use crate::settings::Settings;
-use crate::tokens::Caller;
+use berth_identity::Caller;
 
 /// What is to be changed; `None` leaves a value as it is, `Some(None)` takes a bound away.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -11,8 +11,8 @@ use super::{Container, Detail, Member, NewContainer, Spec, container, json};
 use crate::core::Core;
 use crate::error::{Error, Field};
 use crate::policies::{HealthCheck, HealthTest, RestartPolicy};
-use crate::tokens::{Caller, Role, check_name};
-use crate::{now, random_hex};
+use berth_identity::{Caller, Role, check_name};
+use berth_types::{now, random_hex};
 
 /// Signals by name and number, for what images and clients write.
 pub(crate) fn signal_number(text: &str) -> Option<i32> {
@@ -322,7 +322,7 @@ impl Core {
             }
         }
         if new.network == NetworkMode::Host {
-            self.check_host_network(tx, caller)?;
+            self.identity().check_host_network(tx, caller)?;
         }
         let spec = self.decide(caller, &new, &uid, &name, &config, layers.clone())?;
         // A group that is gone, or going, gets no more members.

@@ -6,8 +6,8 @@ use berth_engine::{ExecRequest, Files, Session};
 
 use crate::core::Core;
 use crate::error::{Error, Field};
-use crate::now;
-use crate::tokens::Caller;
+use berth_identity::Caller;
+use berth_types::now;
 
 /// How long a process waits until others of its account have come up.
 const EXEC_TURN: Duration = Duration::from_secs(30);

@@ -11,8 +11,8 @@ use tokio::net::TcpStream;
 use super::{Container, container};
 use crate::core::Core;
 use crate::error::Error;
-use crate::now;
 use crate::policies::{HealthCheck, HealthState, HealthStatus, HealthTest};
+use berth_types::now;
 
 /// Most bytes of a check's output that are kept.
 const KEPT: usize = 4096;

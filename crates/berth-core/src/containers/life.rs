@@ -12,8 +12,8 @@ use super::create::signal_number;
 use super::{Container, ContainerState, Detail, FailureReason, Transition, json};
 use crate::core::Core;
 use crate::error::{Error, Field};
-use crate::now;
-use crate::tokens::{Caller, Role};
+use berth_identity::{Caller, Role};
+use berth_types::now;
 
 /// Between two collections of unused layers.
 const COLLECTION_PAUSE: Duration = Duration::from_millis(200);
@@ -245,7 +245,7 @@ impl Core {
         let _place = self.place_to_run(caller, Some(target.id)).await?;
         if target.spec.network == NetworkMode::Host {
             let (core, caller) = (self.clone(), *caller);
-            self.read(move |tx| core.check_host_network(tx, &caller)).await?;
+            self.read(move |tx| Ok(core.identity().check_host_network(tx, &caller)?)).await?;
         }
         target.trouble = None;
         target.runs = target.runs.max(observed.run as i64) + 1;

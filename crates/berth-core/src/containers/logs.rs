@@ -9,7 +9,7 @@ use regex::bytes::Regex;
 use super::{ContainerState, Usage};
 use crate::core::Core;
 use crate::error::{Error, Field};
-use crate::tokens::Caller;
+use berth_identity::Caller;
 
 impl Core {
     /// Returns when it is not running, with how it ended; at once if it does not run.

@@ -9,8 +9,9 @@ use super::{Container, ContainerState, container};
 use crate::core::Core;
 use crate::error::Error;
 use crate::policies::HealthStatus;
-use crate::tokens::Caller;
-use crate::{now, takes_connections};
+use crate::takes_connections;
+use berth_identity::Caller;
+use berth_types::now;
 
 /// Between two looks at a container that is not ready yet.
 const PAUSE: Duration = Duration::from_millis(20);

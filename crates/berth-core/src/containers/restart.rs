@@ -8,8 +8,8 @@ use berth_store::ContainerChange;
 use super::{Container, ContainerState, container};
 use crate::core::Core;
 use crate::error::Error;
-use crate::now;
 use crate::policies::{RestartPolicy, pause_after};
+use berth_types::now;
 
 impl Core {
     /// Plans the next start of a container that was just seen to have ended, if its policy wants one. Whether it does.

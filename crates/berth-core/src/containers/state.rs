@@ -168,7 +168,7 @@ impl Core {
 
     fn has_been_up(&self, of: &Container) -> bool {
         let ready_time = i64::try_from(self.inner.settings.ready_time_ms).unwrap_or(i64::MAX / 1_000_000) * 1_000_000;
-        of.started_at.is_some_and(|at| crate::now() - at >= ready_time)
+        of.started_at.is_some_and(|at| berth_types::now() - at >= ready_time)
     }
 
     /// What a container is doing.

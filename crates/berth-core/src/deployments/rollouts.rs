@@ -8,7 +8,7 @@ use super::{Deployment, number_of};
 use crate::commands::{Command, Operation, Target};
 use crate::core::Core;
 use crate::error::{Error, Field};
-use crate::tokens::Caller;
+use berth_identity::Caller;
 
 /// A roll-out of a version over an image's deployments.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,7 +8,7 @@ use crate::containers::{Container, NewContainer, NotReady};
 use crate::core::Core;
 use crate::error::Error;
 use crate::hosts::Host;
-use crate::tokens::Caller;
+use berth_identity::Caller;
 
 /// What a deployment is to become.
 #[derive(Debug, Clone, Copy)]

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::{Image, Origin, find, full_name};
 use crate::core::Core;
 use crate::error::{Error, Field};
-use crate::now;
-use crate::tokens::Caller;
+use berth_identity::Caller;
+use berth_types::now;
 
 /// What to make of a container.
 #[derive(Debug, Clone, Default)]
@@ -150,6 +150,9 @@ impl Core {
             // The one that failed first makes the other fail, too: reading is the cause unless its reader went away.
             match (made, read) {
                 (Err(error), Err(broken)) if broken.kind() == std::io::ErrorKind::BrokenPipe => Err(error.into()),
+                (_, Err(error)) if error.kind() == std::io::ErrorKind::Unsupported => {
+                    Err(Error::WrongState("this engine can't read what differs from the image".into()))
+                }
                 (_, Err(error)) => Err(Error::Bug(format!("read a container's files: {error}"))),
                 (made, Ok(())) => Ok(made?),
             }

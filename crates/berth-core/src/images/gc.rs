@@ -7,8 +7,8 @@ use berth_image::Digest;
 use super::{Image, Origin, find, full_name, image};
 use crate::core::Core;
 use crate::error::{Error, Field};
-use crate::now;
-use crate::tokens::{Caller, Role};
+use berth_identity::{Caller, Role};
+use berth_types::now;
 
 /// What a prune takes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -182,11 +182,11 @@ impl Core {
     /// [`Error::Invalid`] for the address or the archive.
     pub async fn image_fetch(&self, caller: &Caller, address: &str, name: Option<String>) -> Result<Vec<Image>, Error> {
         let settings = &self.inner.settings;
-        let file = self.inner.images.work_folder().join(format!("upload-{}.tar", crate::random_hex(8)));
+        let file = self.inner.images.work_folder().join(format!("upload-{}.tar", berth_types::random_hex(8)));
         let file = crate::apps::Temporary(file);
         let bound = settings.image_fetch_max_mib << 20;
         self.room().await?;
-        let private = settings.code_from_private_addresses && self.private_allowed(caller).await?;
+        let private = settings.code_from_private_addresses && self.identity().private_allowed(caller).await?;
         let fetched = self.inner.fetch.fetch(address, &file.0, bound, private).await;
         fetched.map_err(|error| Error::invalid(Field::ImageUrl, error.to_string()))?;
         let content = tokio::fs::File::open(&file.0).await;

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use ring::hmac;
 
-use crate::core::Core;
+use crate::Identity;
 use crate::error::Error;
 use crate::keys::{Refusal, Signed};
 use crate::tokens::{Caller, hash};
-use crate::{now, random_hex};
+use berth_types::{now, random_hex};
 
 /// How long such a token lasts.
 const LIFETIME: Duration = Duration::from_secs(86_400);
@@ -37,7 +37,7 @@ pub enum NoToken {
     TooOften(Caller),
 }
 
-impl Core {
+impl Identity {
     /// Exchanges an access key and its secret for a token. `asked` says for what; its signature is not looked at.
     ///
     /// # Errors
@@ -101,7 +101,7 @@ impl Core {
 
     /// Refuses an account whose requests, by whatever dialect, come too fast.
     pub(crate) fn check_rate(&self, account: i64) -> Result<(), Error> {
-        let (rate, burst) = (self.inner.settings.account_requests_per_s, self.inner.settings.account_requests_burst);
+        let (rate, burst) = (self.inner.options.account_requests_per_s, self.inner.options.account_requests_burst);
         if has_place(&self.inner.account_rates, account, rate, burst) {
             return Ok(());
         }
@@ -110,7 +110,7 @@ impl Core {
 
     /// Whether an account's requests come slowly enough. Each that does takes one place; places come back with time.
     pub fn within_rate(&self, caller: &Caller) -> bool {
-        let (rate, burst) = (self.inner.settings.requests_per_s, self.inner.settings.requests_burst);
+        let (rate, burst) = (self.inner.options.requests_per_s, self.inner.options.requests_burst);
         has_place(&self.inner.rates, caller.account, rate, burst)
     }
 }

@@ -4,10 +4,11 @@
 use ssh_key::private::{Ed25519Keypair, KeypairData, RsaKeypair};
 use ssh_key::{LineEnding, PrivateKey, PublicKey};
 
-use crate::core::Core;
-use crate::error::{Error, Field};
+use crate::Identity;
+use crate::error::Error;
 use crate::tokens::{Caller, check_name};
-use crate::{now, random_hex};
+use berth_types::Field;
+use berth_types::{now, random_hex};
 
 /// Bits of an RSA key.
 const RSA_BITS: usize = 3072;
@@ -88,7 +89,10 @@ fn make(kind: SshKeyKind, name: &str) -> Result<(String, PublicKey), Error> {
 }
 
 /// A private key for the server itself.
-pub(crate) fn own_key() -> Result<String, Error> {
+///
+/// # Errors
+/// [`Error::Bug`]: none can be made.
+pub fn own_key() -> Result<String, Error> {
     make(SshKeyKind::Ed25519, "berth").map(|(text, _)| text)
 }
 
@@ -104,7 +108,7 @@ fn about(public: &str) -> String {
     format!("ssh key {public}")
 }
 
-impl Core {
+impl Identity {
     /// Makes a key pair; its name is made up if none is given.
     ///
     /// # Errors

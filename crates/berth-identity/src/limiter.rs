@@ -33,7 +33,7 @@ impl AccountLimiter {
     }
 
     /// Waits for a place, first among the account's own: whoever has many under way waits for himself.
-    pub(crate) async fn take(&self, account: i64) -> Option<Permit> {
+    pub async fn take(&self, account: i64) -> Option<Permit> {
         let own = self.of(account).acquire_owned().await.ok()?;
         let all = self.all.clone().acquire_owned().await.ok()?;
         Some(Permit([own, all]))

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use berth_store::{AuditEntry as Row, AuditFilter};
 
-use crate::containers::Page;
-use crate::core::Core;
+use crate::Identity;
 use crate::error::Error;
-use crate::now;
 use crate::tokens::{Caller, Credential, Role};
+use berth_types::Page;
+use berth_types::now;
 
 /// A change that somebody asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -184,7 +184,7 @@ const LONGEST_ACTION: usize = 400;
 /// Characters of a message that are kept.
 const LONGEST_MESSAGE: usize = 300;
 
-impl Core {
+impl Identity {
     /// Notes a change; on disk when this returns.
     ///
     /// # Errors
@@ -232,10 +232,10 @@ impl Core {
             }
             Heard::Again { first } => {
                 if first {
-                    let core = self.clone();
+                    let identity = self.clone();
                     tokio::spawn(async move {
                         tokio::time::sleep(BETWEEN_COUNTS).await;
-                        if let Err(error) = core.audit_flush().await {
+                        if let Err(error) = identity.audit_flush().await {
                             tracing::error!(
                                 error = error.chain(),
                                 "repeated failures could not be counted in the audit log"

@@ -5,15 +5,15 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use berth_image::Digest;
 use ring::hmac;
 use serde::{Deserialize, Serialize};
 
-use crate::core::Core;
-use crate::error::{Error, Field};
-use crate::secrets::unhex;
+use crate::Identity;
+use crate::error::Error;
 use crate::tokens::{Caller, Credential, Role, check_name};
-use crate::{now, random_hex};
+use berth_types::Field;
+use berth_types::unhex;
+use berth_types::{now, random_hex};
 
 /// The use of a key is noted at most so often.
 const NOTED_EVERY_NS: i64 = 60_000_000_000;
@@ -208,14 +208,14 @@ pub fn signed_text<'a>(method: &str, parameters: impl IntoIterator<Item = (&'a s
 }
 
 /// How a signed request is called in the database.
-pub(crate) fn request_name(request: u128) -> String {
+pub fn request_name(request: u128) -> String {
     format!("{request:032x}")
 }
 
 /// The signature of a text: lower-case hexadecimal HMAC-SHA256.
 pub fn signature_of(secret: &str, text: &str) -> String {
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()), text.as_bytes());
-    tag.as_ref().iter().map(|b| format!("{b:02x}")).collect()
+    berth_types::hex(tag.as_ref())
 }
 
 /// Exchanging a key for a token.
@@ -234,7 +234,7 @@ fn refuse_if_it_ends_before(
     Ok(())
 }
 
-impl Core {
+impl Identity {
     fn sealed(&self, access_key: &str, secret: &str) -> Result<String, Error> {
         self.inner.secrets.seal(&format!("access key {access_key}"), secret)
     }
@@ -285,7 +285,7 @@ impl Core {
         if let Some(account) = &new.account {
             check_name(Field::Account, account)?;
         }
-        new.bounds.check(&self.inner.settings.dialects)?;
+        new.bounds.check(&self.inner.options.dialects)?;
         let (public, secret) = (random_hex(10), random_hex(20));
         let sealed = self.sealed(&public, &secret)?;
         let bounds = serde_json::to_string(&new.bounds).map_err(|e| Error::Bug(e.to_string()))?;
@@ -420,11 +420,11 @@ impl Core {
         };
         let Credential::Key(id) = caller.credential else { return Ok(Ok(caller)) };
         // By what was signed, not by the signature: that can be written in several ways.
-        let digest = Digest::of(format!("{id}\n{}", asked.text).as_bytes()).hex();
+        let digest = crate::tokens::sha256(format!("{id}\n{}", asked.text).as_bytes());
         let request = u128::from_str_radix(&digest[..32], 16).map_err(|e| Error::Bug(e.to_string()))?;
         let path = asked.path.to_owned();
         // Kept for a day at least: a larger tolerance after the next start must not make it good for another path.
-        let kept = i64::try_from(2 * self.inner.settings.timestamp_tolerance_s.min(1 << 31)).unwrap_or(0).max(86_400);
+        let kept = i64::try_from(2 * self.inner.options.timestamp_tolerance_s.min(1 << 31)).unwrap_or(0).max(86_400);
         let expires_at = now().saturating_add(kept * 1_000_000_000);
         let first =
             self.write(move |tx| Ok(tx.signed_request_bind(&request_name(request), &path, expires_at)?)).await?;

@@ -1,43 +1,29 @@
 //! Secrets that must be read again, encrypted by a key that is not in the database (ChaCha20-Poly1305).
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use berth_types::{hex, random, unhex};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 
 use crate::error::Error;
 
 /// Encrypts and decrypts.
-pub(crate) struct Secrets(LessSafeKey);
-
-fn random<const N: usize>() -> std::io::Result<[u8; N]> {
-    let mut bytes = [0; N];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(bytes)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
-    (text.len().is_multiple_of(2) && text.is_ascii()).then_some(())?;
-    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect()
-}
+pub struct Secrets(LessSafeKey);
 
 impl Secrets {
     /// Reads the key, or makes one that only its owner can read.
     ///
     /// # Errors
     /// The file can't be read or written, or is no key.
-    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+    pub fn open(path: &Path) -> Result<Self, Error> {
         let failed = |e: std::io::Error| Error::Bug(format!("{}: {e}", path.display()));
         let text = match fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let key = hex(&random::<32>().map_err(failed)?);
+                let key = hex(&random::<32>());
                 let temporary = path.with_extension("tmp");
                 let _ = fs::remove_file(&temporary);
                 let file = File::options().write(true).create_new(true).mode(0o600).open(&temporary);
@@ -54,8 +40,11 @@ impl Secrets {
     }
 
     /// Encrypts `text`; `about` must be the same when it is read again.
-    pub(crate) fn seal(&self, about: &str, text: &str) -> Result<String, Error> {
-        let nonce: [u8; NONCE_LEN] = random().map_err(|e| Error::Bug(format!("/dev/urandom: {e}")))?;
+    ///
+    /// # Errors
+    /// [`Error::Bug`]: it can't be encrypted.
+    pub fn seal(&self, about: &str, text: &str) -> Result<String, Error> {
+        let nonce: [u8; NONCE_LEN] = random();
         let mut bytes = text.as_bytes().to_vec();
         self.0
             .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(about.as_bytes()), &mut bytes)
@@ -64,7 +53,10 @@ impl Secrets {
     }
 
     /// Decrypts what [`seal`](Self::seal) gave.
-    pub(crate) fn open_sealed(&self, about: &str, sealed: &str) -> Result<String, Error> {
+    ///
+    /// # Errors
+    /// [`Error::Bug`]: another key or purpose, or no sealed text.
+    pub fn open_sealed(&self, about: &str, sealed: &str) -> Result<String, Error> {
         let wrong = || Error::Bug(format!("the secret of {about} can't be decrypted: was the key file replaced?"));
         let bytes = unhex(sealed).filter(|b| b.len() > NONCE_LEN).ok_or_else(wrong)?;
         let (nonce, rest) = bytes.split_at(NONCE_LEN);

@@ -4,13 +4,13 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use berth_image::Digest;
 use berth_store::{Account, AccountChange};
 use serde::{Deserialize, Serialize};
 
-use crate::core::Core;
-use crate::error::{Error, Field};
-use crate::{now, random_hex};
+use crate::Identity;
+use crate::error::Error;
+use berth_types::Field;
+use berth_types::{now, random_hex};
 
 /// How long a token that was found good is not looked up again; a revocation clears it at once.
 const REMEMBERED: Duration = Duration::from_secs(30);
@@ -48,7 +48,7 @@ impl Credential {
     ///
     /// # Errors
     /// [`Error::Forbidden`] for one that was revoked since the request was let in.
-    pub(crate) fn end(self, tx: &berth_store::Tx<'_>) -> Result<Option<i64>, Error> {
+    pub fn end(self, tx: &berth_store::Tx<'_>) -> Result<Option<i64>, Error> {
         let end = match self {
             Self::Token(id) => tx.token_end(id)?,
             Self::Key(id) | Self::Signature { key: id, .. } => {
@@ -81,7 +81,7 @@ pub struct Caller {
 
 impl Caller {
     /// What a command does is done for who ordered it.
-    pub(crate) fn of_command(account: i64, role: Role) -> Self {
+    pub fn of_command(account: i64, role: Role) -> Self {
         Self { account, role, credential: Credential::Command }
     }
 }
@@ -128,23 +128,14 @@ impl Administrator {
     }
 }
 
-/// What is known of an idempotency key.
-#[derive(Debug, Clone, PartialEq)]
-pub enum IdempotencyLookup {
-    /// It is this request's now.
-    New,
-    /// The same request was answered so.
-    Answered(String),
-    /// The same request made this, and a crash kept its answer from being noted.
-    Made(Box<crate::containers::Container>),
-    /// The same request is under way.
-    UnderWay,
-    /// Another request came with it.
-    Different,
+/// SHA-256 in lower-case hexadecimal.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    berth_types::hex(&sha2::Sha256::digest(bytes))
 }
 
 pub(crate) fn hash(secret: &str) -> String {
-    Digest::of(secret.as_bytes()).hex()
+    sha256(secret.as_bytes())
 }
 
 fn role(text: &str) -> Role {
@@ -155,7 +146,7 @@ fn token(row: berth_store::Token) -> Token {
     Token { id: row.id, name: row.name, role: role(&row.role), created_at: row.created_at, expires_at: row.expires_at }
 }
 
-impl Core {
+impl Identity {
     /// Whether the first start is over.
     ///
     /// # Errors
@@ -289,100 +280,32 @@ impl Core {
         found.ok_or_else(|| Error::NotFound { what: "account", name: name.to_owned() })
     }
 
-    /// Whether the caller may have a container in the host's network.
     /// Whether what this caller names may be on loopback and private addresses.
     ///
     /// # Errors
     /// The database's own.
-    pub(crate) async fn private_allowed(&self, caller: &Caller) -> Result<bool, Error> {
+    pub async fn private_allowed(&self, caller: &Caller) -> Result<bool, Error> {
         if caller.role == Role::Admin {
             return Ok(true);
         }
         let account = caller.account;
         let own = self.read(move |tx| Ok(tx.account(account)?.and_then(|account| account.private_addresses))).await?;
-        Ok(own.unwrap_or(self.inner.settings.private_addresses_for_users))
+        Ok(own.unwrap_or(self.inner.options.private_addresses_for_users))
     }
 
-    pub(crate) fn check_host_network(&self, tx: &berth_store::Tx<'_>, caller: &Caller) -> Result<(), Error> {
+    /// Whether the caller may have a container in the host's network.
+    ///
+    /// # Errors
+    /// [`Error::Forbidden`], or the database's own.
+    pub fn check_host_network(&self, tx: &berth_store::Tx<'_>, caller: &Caller) -> Result<(), Error> {
         let allowed = || {
             let own = tx.account(caller.account)?.and_then(|account| account.host_network);
-            Ok::<_, Error>(own.unwrap_or(self.inner.settings.host_network_for_users))
+            Ok::<_, Error>(own.unwrap_or(self.inner.options.host_network_for_users))
         };
         if caller.role == Role::Admin || allowed()? {
             return Ok(());
         }
         Err(Error::Forbidden("host network is not allowed for this account".into()))
-    }
-
-    /// Takes an idempotency key for a request.
-    ///
-    /// # Errors
-    /// The database's own.
-    pub async fn idempotency_begin(
-        &self,
-        caller: &Caller,
-        key: &str,
-        operation: &str,
-        body: &[u8],
-    ) -> Result<IdempotencyLookup, Error> {
-        let (account, key) = (caller.account, key.to_owned());
-        let request = Digest::of(&[operation.as_bytes(), b"\n", body].concat()).hex();
-        let mine = (account, key.clone());
-        let under_way = !self.inner.keys.lock().unwrap_or_else(PoisonError::into_inner).insert(mine.clone());
-        let known = {
-            let request = request.clone();
-            self.write(move |tx| Ok(tx.idempotency_begin(account, &key, &request, now())?)).await
-        };
-        let begun = match known {
-            Ok(known) => self.begun(caller, known, &request, under_way).await,
-            Err(error) => Err(error),
-        };
-        if !under_way && !matches!(begun, Ok(IdempotencyLookup::New)) {
-            self.inner.keys.lock().unwrap_or_else(PoisonError::into_inner).remove(&mine);
-        }
-        begun
-    }
-
-    async fn begun(
-        &self,
-        caller: &Caller,
-        known: Option<berth_store::Remembered>,
-        request: &str,
-        under_way: bool,
-    ) -> Result<IdempotencyLookup, Error> {
-        Ok(match known {
-            None => IdempotencyLookup::New,
-            Some(known) if known.request != request => IdempotencyLookup::Different,
-            Some(berth_store::Remembered { answer: Some(answer), .. }) => IdempotencyLookup::Answered(answer),
-            Some(berth_store::Remembered { about: Some(uid), .. }) => {
-                if under_way {
-                    return Ok(IdempotencyLookup::UnderWay);
-                }
-                // A server before this one began it; this one may be about to finish it.
-                if let Ok(found) = self.container(caller, &uid).await {
-                    drop(self.lock(found.id).lock().await);
-                }
-                match self.container(caller, &uid).await {
-                    Ok(found) => IdempotencyLookup::Made(Box::new(found)),
-                    // It failed and is gone: the key is free for another try.
-                    Err(Error::NotFound { .. }) => IdempotencyLookup::New,
-                    Err(error) => return Err(error),
-                }
-            }
-            Some(_) => IdempotencyLookup::UnderWay,
-        })
-    }
-
-    /// Keeps the answer, or gives the key back.
-    ///
-    /// # Errors
-    /// The database's own.
-    pub async fn idempotency_end(&self, caller: &Caller, key: &str, answer: Option<&str>) -> Result<(), Error> {
-        let (account, key, answer) = (caller.account, key.to_owned(), answer.map(str::to_owned));
-        let mine = (account, key.clone());
-        let ended = self.write(move |tx| Ok(tx.idempotency_end(account, &key, answer.as_deref())?)).await;
-        self.inner.keys.lock().unwrap_or_else(PoisonError::into_inner).remove(&mine);
-        ended
     }
 
     /// The account's tokens; those of `all` accounts for an administrator. With each the name of its account.
@@ -451,7 +374,10 @@ fn only_administrators(caller: &Caller) -> Result<(), Error> {
 }
 
 /// Names that people give: 1 to 128 letters, digits, `_`, `.`, `-`, not beginning with a sign. Letters of any script.
-pub(crate) fn check_name(field: Field, name: &str) -> Result<(), Error> {
+///
+/// # Errors
+/// [`Error::Invalid`] of `field`.
+pub fn check_name(field: Field, name: &str) -> Result<(), Error> {
     let length = name.chars().count();
     let good = (1..=128).contains(&length)
         && name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '.' | '-'))

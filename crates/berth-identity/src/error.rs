@@ -1,0 +1,84 @@
+//! Why something about identity failed.
+
+use berth_types::{FaultKind, Field};
+
+/// Why a use case of this part failed. The text is for the client; the cause, in `source()`, is for the log.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// See [`FaultKind::Invalid`].
+    #[error("{field}: {message}")]
+    Invalid {
+        /// The value.
+        field: Field,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// See [`FaultKind::NotFound`].
+    #[error("no such {what}: {name}")]
+    NotFound {
+        /// `account`, `token` …
+        what: &'static str,
+        /// What was asked for.
+        name: String,
+    },
+    /// See [`FaultKind::Duplicate`].
+    #[error("{0}")]
+    Duplicate(String),
+    /// See [`FaultKind::InUse`].
+    #[error("{0}")]
+    InUse(String),
+    /// See [`FaultKind::TooOften`].
+    #[error("{0}")]
+    TooOften(String),
+    /// See [`FaultKind::Forbidden`].
+    #[error("{0}")]
+    Forbidden(String),
+    /// See [`FaultKind::NoRoom`].
+    #[error("{0}")]
+    NoRoom(String),
+    /// The database failed.
+    #[error("the database failed; the server log has the reason")]
+    Store(#[source] berth_store::Error),
+    /// Something that can't be.
+    #[error("internal error")]
+    Bug(String),
+}
+
+impl Error {
+    /// Which kind it is.
+    pub fn kind(&self) -> FaultKind {
+        match self {
+            Self::Invalid { .. } => FaultKind::Invalid,
+            Self::NotFound { .. } => FaultKind::NotFound,
+            Self::Duplicate(_) => FaultKind::Duplicate,
+            Self::InUse(_) => FaultKind::InUse,
+            Self::TooOften(_) => FaultKind::TooOften,
+            Self::Forbidden(_) => FaultKind::Forbidden,
+            Self::NoRoom(_) => FaultKind::NoRoom,
+            Self::Store(_) | Self::Bug(_) => FaultKind::Bug,
+        }
+    }
+
+    /// The whole chain, for the log.
+    pub fn chain(&self) -> String {
+        match self {
+            Self::Bug(what) => format!("{self}: {what}"),
+            Self::Store(cause) => format!("{self}: {cause}"),
+            _ => self.to_string(),
+        }
+    }
+
+    pub(crate) fn invalid(field: Field, message: impl Into<String>) -> Self {
+        Self::Invalid { field, message: message.into() }
+    }
+}
+
+impl From<berth_store::Error> for Error {
+    fn from(error: berth_store::Error) -> Self {
+        match error {
+            berth_store::Error::Duplicate(what) => Self::Duplicate(format!("{what} exists already")),
+            error if error.is_full() => Self::NoRoom("the server's disk is full".into()),
+            other => Self::Store(other),
+        }
+    }
+}
