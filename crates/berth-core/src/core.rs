@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use berth_engine::Engine;
 use berth_image::Store as Images;
+use berth_operations::{Domain, Operations};
 use berth_store::{Store, Tx};
 use tokio::sync::broadcast;
 
 use crate::apps::Fetch;
 use crate::balancing::Balancing;
-use crate::commands::{Cancels, Driving, Failpoints};
+
 use crate::error::Error;
 use crate::events::Event;
 use crate::registries::{Pulls, Registry};
@@ -47,11 +48,7 @@ pub(crate) struct Inner {
     pub(crate) watched: Mutex<HashMap<i64, i64>>,
     pub(crate) paths: Paths,
     pub(crate) identity: Identity,
-    pub(crate) driving: Driving,
-    pub(crate) cancels: Cancels,
-    pub(crate) failpoints: Failpoints,
-    /// Set when the server goes: no command takes a further step.
-    pub(crate) closing: std::sync::atomic::AtomicBool,
+    pub(crate) operations: Operations,
     pub(crate) balancing: Balancing,
     /// How many have asked for unused layers to be removed since that began; 0 while nobody does it.
     pub(crate) collecting: std::sync::atomic::AtomicUsize,
@@ -59,8 +56,6 @@ pub(crate) struct Inner {
     pub(crate) placing: tokio::sync::Mutex<()>,
     /// Containers that are being started, by account.
     pub(crate) starting: Mutex<HashMap<i64, std::collections::HashSet<i64>>>,
-    /// Steps of commands that are under way.
-    pub(crate) steps_at_once: AccountLimiter,
     /// The step in which containers' disks were looked at last.
     pub(crate) disks_looked_at: std::sync::atomic::AtomicI64,
     pub(crate) ssh: crate::ssh::Listening,
@@ -116,6 +111,7 @@ impl Core {
     ) -> Result<Self, Error> {
         let identity = Identity::open(store.clone(), &paths.secret_key, settings.identity())?;
         let inner = Inner {
+            operations: Operations::new(store.clone(), settings.operations()),
             store,
             engine,
             images,
@@ -132,17 +128,12 @@ impl Core {
             // Others than the one with many get a turn soon.
             builds: AccountLimiter::new(settings.builds_at_once.max(1), (settings.builds_at_once * 3 / 4).max(1)),
             builds_waiting: AccountLimiter::new(settings.builds_waiting.max(1), (settings.builds_waiting / 2).max(1)),
-            steps_at_once: AccountLimiter::new(settings.steps_at_once.max(1), (settings.steps_at_once / 4).max(1)),
             settings,
             events: broadcast::channel(4096).0,
             gate: tokio::sync::RwLock::default(),
             watched: Mutex::default(),
             identity,
             paths,
-            driving: Driving::default(),
-            cancels: Cancels::default(),
-            failpoints: Failpoints::default(),
-            closing: false.into(),
             balancing: Balancing::default(),
             collecting: 0.into(),
             placing: tokio::sync::Mutex::default(),
@@ -162,7 +153,7 @@ impl Core {
         core.follow_members().await?;
         core.begin_registering_hosts();
         core.begin_measuring();
-        core.resume_commands().await?;
+        core.operations().resume(&core).await?;
         Ok(core)
     }
 
@@ -232,7 +223,7 @@ impl Core {
     /// The server goes: commands stay where they are, for the next one to go on with. What a step comes to from now on may be
     /// the end of this server's threads, and is not written down.
     pub fn close(&self) {
-        self.inner.closing.store(true, std::sync::atomic::Ordering::SeqCst);
+        self.inner.operations.close();
     }
 
     /// How clients reach this server, if the settings say it.

@@ -13,13 +13,14 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::rollouts::Move;
 pub use self::rollouts::Rollout;
 pub(crate) use self::steps::{Replaced, To};
-use crate::commands::{Command, Operation, Target};
 use crate::containers::{Container, NewContainer};
 use crate::core::Core;
 use crate::error::{Error, Field};
 use crate::hosts::Host;
+use crate::operations::{DeploymentCreate, DeploymentDelete, DeploymentUpdate, Operation, target};
 use crate::policies::RestartPolicy;
 use berth_identity::{Caller, check_name};
+use berth_operations::{Command, QueuedOperation, Target};
 
 /// What is asked for of a deployment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -72,7 +73,7 @@ fn number_of(words: &[&str]) -> i64 {
 }
 
 pub(crate) fn deployment_target(account: i64, name: &str) -> Target {
-    Target::Deployment(number_of(&["deployment", &account.to_string(), name]))
+    target::deployment(number_of(&["deployment", &account.to_string(), name]))
 }
 
 /// A deployment that is made with others: its name, the CPUs and the MiB that are to be kept for it.
@@ -330,7 +331,7 @@ impl Core {
         if self.deployment(caller, &new.name).await.is_ok() {
             return Err(Error::Duplicate(format!("deployment {} exists already", new.name)));
         }
-        let body = Operation::DeploymentCreate { host: host.facts.id.clone(), spec: Box::new(new.spec) };
+        let body = DeploymentCreate { host: host.facts.id.clone(), spec: Box::new(new.spec) };
         self.submit(caller, deployment_target(caller.account, &new.name), new.name, body).await
     }
 
@@ -354,7 +355,7 @@ impl Core {
             return Err(Error::invalid(Field::DeploymentHost, format!("deployment {} is on another host", new.name)));
         }
         self.check_deployment(caller, host, &new, Vec::new(), Some(found.container.id)).await?;
-        let body = Operation::DeploymentUpdate { host: host.facts.id.clone(), spec: Box::new(new.spec), inherit };
+        let body = DeploymentUpdate { host: host.facts.id.clone(), spec: Box::new(new.spec), inherit };
         self.submit(caller, deployment_target(caller.account, &new.name), new.name, body).await
     }
 
@@ -374,7 +375,7 @@ impl Core {
                 }
             }
         };
-        let body = Operation::DeploymentDelete { host };
+        let body = DeploymentDelete { host };
         self.submit(caller, target, name.to_owned(), body).await
     }
 
@@ -386,9 +387,9 @@ impl Core {
     /// The host of a deployment that is being made.
     async fn deployment_making(&self, caller: &Caller, name: &str) -> Result<Option<String>, Error> {
         let target = deployment_target(caller.account, name);
-        let open = self.read(move |tx| Ok(tx.commands_open(target.kind(), target.id())?)).await?;
-        let host_of = |row: berth_store::Command| match serde_json::from_str(&row.body) {
-            Ok(crate::commands::QueuedOperation { body: Operation::DeploymentCreate { host, .. }, .. }) => Some(host),
+        let open = self.read(move |tx| Ok(tx.commands_open(target.kind, target.id)?)).await?;
+        let host_of = |row: berth_store::Command| match serde_json::from_str::<QueuedOperation<Operation>>(&row.body) {
+            Ok(QueuedOperation { body: Operation::DeploymentCreate(asked), .. }) => Some(asked.host),
             _ => None,
         };
         Ok(open.into_iter().find_map(host_of))
@@ -405,7 +406,7 @@ impl Core {
 
     fn deployment_lock(&self, account: i64, name: &str) -> std::sync::Arc<tokio::sync::Mutex<()>> {
         // Containers' numbers are positive, groups' load balancers negative and small.
-        self.lock(i64::MIN + deployment_target(account, name).id() / 2)
+        self.lock(i64::MIN + deployment_target(account, name).id / 2)
     }
 
     /// Starts a deployment, when nothing else is being done to it.

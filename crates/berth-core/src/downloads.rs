@@ -9,10 +9,11 @@ use std::sync::PoisonError;
 
 use berth_image::Digest;
 
-use crate::commands::{Command, Operation, Target};
 use crate::core::Core;
 use crate::error::{Error, Field};
+use crate::operations::{FileReady, target};
 use berth_identity::Caller;
+use berth_operations::Command;
 use berth_types::{now, random_hex};
 
 /// How long a file can be fetched.
@@ -235,8 +236,8 @@ impl Core {
         if !path.starts_with('/') || path.contains('\0') {
             return Err(Error::invalid(Field::Path, format!("{path:?} is not an absolute path")));
         }
-        let body = Operation::FileReady { path: path.to_owned() };
-        self.submit(caller, Target::Container(found.id), found.name, body).await
+        let body = FileReady { path: path.to_owned() };
+        self.submit(caller, target::container(found.id), found.name, body).await
     }
 
     /// The file that a command made ready, if it did and it is still here.

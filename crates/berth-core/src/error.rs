@@ -156,6 +156,19 @@ impl From<berth_identity::Error> for Error {
     }
 }
 
+impl From<berth_operations::Error> for Error {
+    fn from(error: berth_operations::Error) -> Self {
+        use berth_operations::Error as Of;
+        match error {
+            Of::NotFound { what, name } => Self::NotFound { what, name },
+            Of::WrongState(why) => Self::WrongState(why),
+            Of::NoRoom(why) => Self::NoRoom(why),
+            Of::Store(error) => Self::Store(error),
+            Of::Bug(what) => Self::Bug(what),
+        }
+    }
+}
+
 impl From<EngineError> for Error {
     fn from(error: EngineError) -> Self {
         match error {

@@ -7,7 +7,6 @@
 mod apps;
 mod balancing;
 mod bandwidth;
-mod commands;
 mod containers;
 mod core;
 mod deployments;
@@ -18,6 +17,7 @@ mod host;
 mod hosts;
 mod images;
 mod metering;
+mod operations;
 mod packages;
 mod plans;
 mod policies;
@@ -40,7 +40,7 @@ pub use berth_types::Page;
 
 pub use apps::{App, Fetch, FetchError, NewApp};
 pub use bandwidth::{Grouped, Series, SeriesPoint};
-pub use commands::{Command, CommandQuery, CommandStatus, Method, OperationStep, Outcome, Target};
+pub use berth_operations::{Command, CommandQuery, CommandStatus, Method, OperationStep, Outcome, Target};
 pub use containers::{
     Container, ContainerPhase, ContainerState, ContainerUpdate, LogFollower, LogQuery, NewContainer, Usage,
 };

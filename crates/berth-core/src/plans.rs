@@ -3,6 +3,7 @@
 //!
 //! Everything that is done to such a container is a command, and how the container stands is a view of the newest of them.
 
+use berth_operations::Domain as _;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
@@ -12,12 +13,13 @@ use berth_engine::{PortProtocol, PortRequest};
 use berth_image::{Digest, LayerFile, Pin, layer_of_files};
 use serde::{Deserialize, Serialize};
 
-use crate::commands::{CommandStatus, Operation, Outcome, Target};
 use crate::containers::{Container, ContainerUpdate, NewContainer, container};
 use crate::core::Core;
 use crate::error::{Error, Field};
+use crate::operations::{ContainerCreate, ContainerDelete, ContainerPlan, ContainerRestart, target};
 use crate::policies::RestartPolicy;
 use berth_identity::Caller;
+use berth_operations::{CommandStatus, Outcome};
 use berth_types::now;
 
 /// Port of a container's SSH server.
@@ -440,13 +442,15 @@ impl Core {
                     return Err(Error::Quota(format!("the account may have {quota} containers, and has {has}")));
                 }
                 let (made, event) = core.container_add(tx, &caller_copy, prepared, layers, false, None)?;
-                let row = core.operation_row(
+                let operations = core.operations();
+                let row = operations.row(
+                    &core,
                     &caller_copy,
-                    Target::Container(made.id),
+                    target::container(made.id),
                     &made.name,
-                    Operation::ContainerCreate,
+                    ContainerCreate {}.into(),
                 )?;
-                let enqueued = core.enqueue_in(tx, row)?;
+                let enqueued = operations.enqueue_in::<Self>(tx, row)?;
                 let text = serde_json::to_string(&plan).map_err(|e| Error::Bug(e.to_string()))?;
                 tx.plan_set(&berth_store::Plan { container_id: made.id, plan: text, updated_at: made.created_at })?;
                 Ok((made, event, enqueued))
@@ -461,7 +465,7 @@ impl Core {
             }
         };
         self.tell(vec![event]);
-        self.enqueue(enqueued);
+        self.operations().enqueue(self, enqueued);
         Ok(made)
     }
 
@@ -478,8 +482,8 @@ impl Core {
         let image = plan.image;
         plan.fits(settings, &self.read(move |tx| Ok(tx.names_of_image(image)?)).await?)?;
         let resize = change.resizes(&found.plan);
-        let body = Operation::ContainerPlan { change: Box::new(change), resize };
-        self.submit(caller, Target::Container(id), found.container.name, body).await.map(drop)
+        let body = ContainerPlan { change: Box::new(change), resize };
+        self.submit(caller, target::container(id), found.container.name, body).await.map(drop)
     }
 
     /// Restarts it, by a command.
@@ -489,7 +493,7 @@ impl Core {
     pub async fn planned_restart(&self, caller: &Caller, id: i64) -> Result<(), Error> {
         let found = self.planned(caller, id).await?;
         found.is_free()?;
-        self.submit(caller, Target::Container(id), found.container.name, Operation::ContainerRestart).await.map(drop)
+        self.submit(caller, target::container(id), found.container.name, ContainerRestart {}).await.map(drop)
     }
 
     /// Removes it, by a command.
@@ -498,7 +502,7 @@ impl Core {
     /// [`Error::NotFound`].
     pub async fn planned_delete(&self, caller: &Caller, id: i64) -> Result<(), Error> {
         let found = self.container_by_number(caller, id).await?;
-        self.submit(caller, Target::Container(id), found.name, Operation::ContainerDelete).await.map(drop)
+        self.submit(caller, target::container(id), found.name, ContainerDelete {}).await.map(drop)
     }
 
     /// One container with its plan.

@@ -6,12 +6,16 @@ use berth_engine::{NetworkMode, PortBinding, PortProtocol, PortRequest};
 use berth_image::Digest;
 use serde::{Deserialize, Serialize};
 
-use crate::commands::{Command, Method, Operation, Target};
 use crate::containers::{Container, ContainerUpdate, NewContainer, container};
 use crate::core::Core;
 use crate::error::{Error, Field};
+use crate::operations::{
+    ContainerDelete, ContainerStart, ContainerStop, GroupApply, GroupDelete, GroupHistory, GroupStart, GroupStop,
+    GroupUpload, Operation, target,
+};
 use crate::policies::{HealthCheck, RestartPolicy};
 use berth_identity::{Caller, check_name};
+use berth_operations::{Command, Method};
 use berth_types::now;
 
 /// Most containers of a group.
@@ -523,8 +527,8 @@ impl Core {
         let taken = async {
             // A port that is taken is told now, not by a command that fails.
             self.refresh_load_balancer(made.id).await?;
-            let body = Operation::GroupApply { spec: Box::new(spec), method: Method::Parallel };
-            self.submit(caller, Target::Group(made.id), made.full_name(), body).await
+            let body = GroupApply { spec: Box::new(spec), method: Method::Parallel };
+            self.submit(caller, target::group(made.id), made.full_name(), body).await
         };
         match taken.await {
             Ok(command) => Ok((self.group_by_number(made.id).await?, command)),
@@ -547,14 +551,20 @@ impl Core {
         method: Method,
     ) -> Result<Command, Error> {
         spec.check(&self.inner.settings)?;
-        self.submit_of_group(caller, found, Operation::GroupApply { spec: Box::new(spec), method }).await
+        self.submit_of_group(caller, found, GroupApply { spec: Box::new(spec), method }).await
     }
 
-    async fn submit_of_group(&self, caller: &Caller, found: &Group, body: Operation) -> Result<Command, Error> {
-        if found.state == GroupState::Deleting && body != Operation::GroupDelete {
+    async fn submit_of_group(
+        &self,
+        caller: &Caller,
+        found: &Group,
+        operation: impl Into<Operation>,
+    ) -> Result<Command, Error> {
+        let operation = operation.into();
+        if found.state == GroupState::Deleting && !operation.body().is_removal() {
             return Err(Error::WrongState(format!("group {} is being removed", found.full_name())));
         }
-        self.submit(caller, Target::Group(found.id), found.full_name(), body).await
+        self.submit(caller, target::group(found.id), found.full_name(), operation).await
     }
 
     /// Starts a group's containers, with `update` anew, with `image` from another image.
@@ -569,7 +579,7 @@ impl Core {
         image: Option<String>,
         method: Method,
     ) -> Result<Command, Error> {
-        self.submit_of_group(caller, found, Operation::GroupStart { update, image, method }).await
+        self.submit_of_group(caller, found, GroupStart { update, image, method }).await
     }
 
     /// Stops a group's containers.
@@ -577,7 +587,7 @@ impl Core {
     /// # Errors
     /// [`Error::WrongState`] if it is being removed.
     pub async fn group_stop(&self, caller: &Caller, found: &Group, method: Method) -> Result<Command, Error> {
-        self.submit_of_group(caller, found, Operation::GroupStop { method }).await
+        self.submit_of_group(caller, found, GroupStop { method }).await
     }
 
     /// Removes a group with its containers; what waits is overtaken.
@@ -585,7 +595,7 @@ impl Core {
     /// # Errors
     /// The database's own.
     pub async fn group_remove(&self, caller: &Caller, found: &Group) -> Result<Command, Error> {
-        self.submit_of_group(caller, found, Operation::GroupDelete).await
+        self.submit_of_group(caller, found, GroupDelete {}).await
     }
 
     /// Deploys code from an address as the group's next version.
@@ -603,8 +613,7 @@ impl Core {
         if !address.starts_with("http://") && !address.starts_with("https://") {
             return Err(Error::invalid(Field::Url, "expected an http or https URL"));
         }
-        self.submit_of_group(caller, found, Operation::GroupUpload { address: address.to_owned(), update, method })
-            .await
+        self.submit_of_group(caller, found, GroupUpload { address: address.to_owned(), update, method }).await
     }
 
     /// Deploys a version that the group had before.
@@ -622,7 +631,7 @@ impl Core {
         if !self.packages_of(found.id).await?.iter().any(|p| p.version == version) {
             return Err(Error::NotFound { what: "version", name: format!("{version} of group {}", found.full_name()) });
         }
-        self.submit_of_group(caller, found, Operation::GroupHistory { version, update, method }).await
+        self.submit_of_group(caller, found, GroupHistory { version, update, method }).await
     }
 
     /// Gives a group another name. Containers keep theirs.
@@ -716,11 +725,11 @@ impl Core {
     pub async fn container_order(&self, caller: &Caller, id: i64, what: ContainerOrder) -> Result<Command, Error> {
         let found = self.container_by_number(caller, id).await?;
         let body = match what {
-            ContainerOrder::Start => Operation::ContainerStart,
-            ContainerOrder::Stop => Operation::ContainerStop,
-            ContainerOrder::Delete => Operation::ContainerDelete,
+            ContainerOrder::Start => Operation::from(ContainerStart {}),
+            ContainerOrder::Stop => ContainerStop {}.into(),
+            ContainerOrder::Delete => ContainerDelete {}.into(),
         };
-        self.submit(caller, Target::Container(found.id), found.name, body).await
+        self.submit(caller, target::container(found.id), found.name, body).await
     }
 }
 

@@ -194,4 +194,9 @@ impl Settings {
             dialects: self.dialects.clone(),
         }
     }
+
+    /// Those of operations.
+    pub(crate) fn operations(&self) -> berth_operations::Options {
+        berth_operations::Options { steps_at_once: self.steps_at_once, commands_waiting: self.commands_waiting }
+    }
 }

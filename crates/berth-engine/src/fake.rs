@@ -276,9 +276,16 @@ fn give(
 }
 
 /// A file system with one file.
-struct OneFile(String);
+struct OneFile {
+    content: String,
+    writable: bool,
+}
 
 impl OneFile {
+    fn check_writable(&self) -> io::Result<()> {
+        if self.writable { Ok(()) } else { Err(io::ErrorKind::ReadOnlyFilesystem.into()) }
+    }
+
     fn check(path: &Path) -> io::Result<()> {
         if path == Path::new("/etc/hostname") { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
     }
@@ -290,7 +297,7 @@ impl Files for OneFile {
         Ok(FileStat {
             name: "hostname".into(),
             kind: "file".into(),
-            size: self.0.len() as u64,
+            size: self.content.len() as u64,
             mode: 0o644,
             uid: 0,
             gid: 0,
@@ -303,7 +310,7 @@ impl Files for OneFile {
         Self::check(path)?;
         // A pipe holds so little at once.
         let (content, mut end) = io::pipe()?;
-        end.write_all(self.0.as_bytes())?;
+        end.write_all(self.content.as_bytes())?;
         Ok(std::os::fd::OwnedFd::from(content).into())
     }
 
@@ -313,11 +320,12 @@ impl Files for OneFile {
     }
 
     fn clear(&self, _path: &Path) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
+        self.check_writable()
     }
 
-    fn unpack(&self, _path: &Path, _tar: &mut dyn io::Read, _keep_owner: bool) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
+    fn unpack(&self, _path: &Path, tar: &mut dyn io::Read, _keep_owner: bool) -> io::Result<()> {
+        self.check_writable()?;
+        io::copy(tar, &mut io::sink()).map(drop)
     }
 
     fn export(&self, _out: &mut dyn io::Write) -> io::Result<()> {
@@ -513,12 +521,11 @@ impl Engine for FakeEngine {
         Err(EngineError::Unsupported("listening in a container"))
     }
 
-    /// `/etc/hostname` is there, and nothing else.
+    /// `/etc/hostname` is there, and nothing else; what is written is read to its end and not kept.
     async fn files(&self, id: &UnitId, write: bool) -> Result<Box<dyn Files>, EngineError> {
-        if write {
-            return Err(EngineError::Unsupported("writing files"));
-        }
-        self.with(id, |unit| Box::new(OneFile(format!("{}\n", unit.spec.id))) as Box<dyn Files>)
+        self.with(id, |unit| {
+            Box::new(OneFile { content: format!("{}\n", unit.spec.id), writable: write }) as Box<dyn Files>
+        })
     }
 
     async fn traffic(&self, ids: &[UnitId]) -> Result<Vec<(UnitId, Traffic)>, EngineError> {

@@ -5,10 +5,11 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 
 use super::{Deployment, number_of};
-use crate::commands::{Command, Operation, Target};
 use crate::core::Core;
 use crate::error::{Error, Field};
+use crate::operations::{RolloutOperation, target};
 use berth_identity::Caller;
+use berth_operations::Command;
 
 /// A roll-out of a version over an image's deployments.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,7 +28,7 @@ pub struct Rollout {
 
 /// One change of a roll-out: everything but the version stays as it is at that time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Move {
+pub struct Move {
     pub(crate) name: String,
     pub(crate) image: String,
     pub(crate) from: String,
@@ -91,9 +92,9 @@ impl Core {
         if asked.version.is_empty() {
             return Err(Error::invalid(Field::Version, "empty"));
         }
-        let target = Target::Rollout(number_of(&["rollout", &caller.account.to_string(), &asked.image]));
+        let target = target::rollout(number_of(&["rollout", &caller.account.to_string(), &asked.image]));
         let name = format!("{} {}%", asked.image, asked.percent);
-        self.submit(caller, target, name, Operation::Rollout { asked }).await
+        self.submit(caller, target, name, RolloutOperation { asked }).await
     }
 
     /// What a roll-out comes to, now that it is its turn.

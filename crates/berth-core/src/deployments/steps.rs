@@ -1,5 +1,6 @@
 //! What commands do to deployments. Every step may be done twice: a server that is killed has its successor do it again.
 
+use berth_operations::Domain as _;
 use std::time::Duration;
 
 use super::rollouts::Move;
@@ -173,19 +174,19 @@ impl Core {
         let runs = self.read(move |tx| Ok(tx.deployment(into)?)).await?.is_some_and(|row| row.runs);
         let result = async {
             if runs {
-                self.inner.failpoints.point().await;
+                self.operations().failpoints().point().await;
                 if !self.start_beside(caller, &old.container, into, deadline).await? {
-                    self.inner.failpoints.point().await;
+                    self.operations().failpoints().point().await;
                     self.container_stop(caller, made.uid.as_str(), Some(Duration::ZERO)).await?;
-                    self.inner.failpoints.point().await;
+                    self.operations().failpoints().point().await;
                     self.container_stop(caller, old.container.uid.as_str(), None).await?;
-                    self.inner.failpoints.point().await;
+                    self.operations().failpoints().point().await;
                     let started = self.container_start_number(caller, into).await?;
-                    self.inner.failpoints.point().await;
+                    self.operations().failpoints().point().await;
                     self.await_ready(&started, deadline).await.map_err(not_ready)?;
                 }
             }
-            self.inner.failpoints.point().await;
+            self.operations().failpoints().point().await;
             let (name, left) = (name.to_owned(), format!("{name}.old.{activity}"));
             self.write(move |tx| {
                 if tx.container_take_name(id, into, &name, &left)? {
@@ -223,7 +224,7 @@ impl Core {
         }
         let old_listens = !self.inner.engine.listening(&old.uid).await?.is_empty();
         let started = self.container_start_number(caller, into).await?;
-        self.inner.failpoints.point().await;
+        self.operations().failpoints().point().await;
         match self.await_ready(&started, deadline).await {
             Ok(()) => Ok(!old_listens || !self.inner.engine.listening(&started.uid).await?.is_empty()),
             Err(NotReady::Ended { .. } | NotReady::Restarted) if old_listens => Ok(false),
@@ -261,7 +262,7 @@ impl Core {
         if let Err(error) = self.container_stop(caller, made.uid.as_str(), Some(Duration::ZERO)).await {
             tracing::warn!(container = %made.uid, error = error.chain(), "a successor could not be stopped");
         }
-        self.inner.failpoints.point().await;
+        self.operations().failpoints().point().await;
         let state = self.inner.engine.observe(&old.uid).await.map(|observed| observed.state);
         let ran_on = matches!(state, Ok(berth_engine::State::Running { .. }));
         let back = if runs { self.container_start_number(caller, old.id).await.map(drop) } else { Ok(()) };
@@ -277,7 +278,7 @@ impl Core {
                 format!("; what it was before could not be started again: {}", error.public())
             }
         };
-        self.inner.failpoints.point().await;
+        self.operations().failpoints().point().await;
         match self.container_remove(caller, made.uid.as_str(), true).await {
             Ok(()) | Err(Error::NotFound { .. }) => {}
             Err(error) => {

@@ -1,24 +1,25 @@
-//! Brings rules, plans and steps together.
+//! Brings rules, plans and steps together: one command of a target at a time, in the order accepted.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use berth_identity::Caller;
+use berth_types::now;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use super::plan::PlannedStep;
-use super::progress::{Effect, Event, Progress, StepProgress, StepState, after};
-use super::steps::{Done, Step, UNCHANGED};
-use super::{CommandStatus, Method, Operation, Outcome, QueuedOperation, Target};
-use crate::core::Core;
-use crate::error::Error;
-use berth_identity::Caller;
-use berth_types::now;
+use crate::domain::{Domain, Operation, Step, Work};
+use crate::progress::{Effect, Event, Progress, StepProgress, StepState, after};
+use crate::queue::{QueuedOperation, target_of};
+use crate::types::{CommandStatus, Done, Method, Outcome, PlannedStep, Target};
+use crate::{Error, Operations};
 
 /// Time that a step has beyond its command's to come to an end by itself.
 const LAST_RESORT: Duration = Duration::from_secs(120);
+/// The message of a step, and of its command, that found everything as it should be.
+pub const UNCHANGED: &str = "unchanged";
 /// Pause after a command could not be taken further; doubled with each time in a row.
 const PAUSE: Duration = Duration::from_millis(250);
 /// The longest of those pauses.
@@ -27,11 +28,11 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 const FAULTS: u32 = 5;
 
 /// Targets whose commands are being driven, and whether something came since the driver looked.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Driving(Mutex<HashMap<Target, bool>>);
 
 /// Commands under way that can be told to stop.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Cancels(Mutex<HashMap<i64, Arc<Notify>>>);
 
 impl Cancels {
@@ -64,94 +65,17 @@ impl Drop for Cancel<'_> {
 /// Steps under way of the command that is driven.
 type UnderWay = Arc<tokio::sync::Mutex<JoinSet<(usize, Done)>>>;
 
-/// Where a test makes something go wrong: points are hit before and after everything that changes the world.
-#[derive(Default)]
-pub(crate) struct Failpoints {
-    hits: AtomicUsize,
-    /// The server "is killed" at this point: nothing goes on from there.
-    kill_at: AtomicUsize,
-    /// The step that begins at this point fails.
-    fail_at: AtomicUsize,
-    /// The step that begins at this point is done twice.
-    repeat_at: AtomicUsize,
-    /// Everything that comes to this point waits until it is let go.
-    hold_at: AtomicUsize,
-    let_go: Notify,
-    /// So many events meet a fault of this program, or a panic.
-    faults: AtomicUsize,
-    panics: AtomicUsize,
-}
-
-impl Failpoints {
-    #[cfg(test)]
-    pub(crate) fn hold(&self, at: usize) {
-        self.hold_at.store(at, Ordering::SeqCst);
-    }
-
-    #[cfg(test)]
-    pub(crate) fn let_go(&self) {
-        self.let_go.notify_one();
-    }
-
-    #[cfg(test)]
-    pub(crate) fn set(&self, kill: usize, fail: usize, repeat: usize) {
-        self.kill_at.store(kill, Ordering::SeqCst);
-        self.fail_at.store(fail, Ordering::SeqCst);
-        self.repeat_at.store(repeat, Ordering::SeqCst);
-    }
-
-    #[cfg(test)]
-    pub(crate) fn set_faults(&self, faults: usize, panics: usize) {
-        self.faults.store(faults, Ordering::SeqCst);
-        self.panics.store(panics, Ordering::SeqCst);
-    }
-
-    fn takes(counter: &AtomicUsize) -> bool {
-        counter.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
-    }
-
-    fn fault(&self) -> Result<(), Error> {
-        assert!(!Self::takes(&self.panics), "a panic on purpose");
-        if Self::takes(&self.faults) { Err(Error::Bug("a fault on purpose".into())) } else { Ok(()) }
-    }
-
-    #[cfg(test)]
-    pub(crate) fn hits(&self) -> usize {
-        self.hits.load(Ordering::SeqCst)
-    }
-
-    /// A point; its number.
-    pub(crate) async fn point(&self) -> usize {
-        let number = self.hits.fetch_add(1, Ordering::SeqCst) + 1;
-        if number == self.kill_at.load(Ordering::SeqCst) {
-            std::future::pending::<()>().await;
-        }
-        if number == self.hold_at.load(Ordering::SeqCst) {
-            self.let_go.notified().await;
-        }
-        number
-    }
-
-    pub(crate) fn fails(&self, number: usize) -> bool {
-        number == self.fail_at.load(Ordering::SeqCst)
-    }
-
-    pub(crate) fn repeats(&self, number: usize) -> bool {
-        number == self.repeat_at.load(Ordering::SeqCst)
-    }
-}
-
 /// A command under way.
-struct Run {
+struct Run<D: Domain> {
     row: berth_store::Command,
-    order: QueuedOperation,
+    queued: QueuedOperation<D::Operation>,
     progress: Progress,
-    steps: Vec<(berth_store::OperationStep, Step)>,
+    steps: Vec<(berth_store::OperationStep, D::Step)>,
 }
 
-impl Core {
+impl Operations {
     /// Drives the target's commands, unless that is done already.
-    pub(crate) fn drive(&self, target: Target) {
+    pub fn drive<D: Domain>(&self, domain: &D, target: Target) {
         let mut driving = self.inner.driving.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(again) = driving.get_mut(&target) {
             *again = true;
@@ -159,21 +83,23 @@ impl Core {
         }
         driving.insert(target, false);
         drop(driving);
-        let core = self.clone();
+        let domain = domain.clone();
         tokio::spawn(async move {
+            let operations = domain.operations();
             let under_way = UnderWay::default();
             let (mut failures, mut faults) = (0, 0);
             loop {
-                let (driver, steps) = (core.clone(), under_way.clone());
+                let (driver, steps) = (domain.clone(), under_way.clone());
                 // A task of its own, so that a panic is an error like others.
-                let driven = tokio::spawn(async move { driver.drive_next(target, &steps).await }).await;
+                let driven =
+                    tokio::spawn(async move { driver.operations().drive_next(&driver, target, &steps).await }).await;
                 // Also after a panic: what is repeated must not run beside itself.
                 while under_way.lock().await.join_next().await.is_some() {}
                 match driven.unwrap_or_else(|error| Err(Error::Bug(format!("driving broke off: {error}")))) {
                     Ok(true) => (failures, faults) = (0, 0),
                     Ok(false) => {
                         (failures, faults) = (0, 0);
-                        let mut driving = core.inner.driving.0.lock().unwrap_or_else(PoisonError::into_inner);
+                        let mut driving = operations.inner.driving.0.lock().unwrap_or_else(PoisonError::into_inner);
                         match driving.get_mut(&target) {
                             Some(again) if *again => *again = false,
                             _ => {
@@ -193,7 +119,7 @@ impl Core {
                         // A full disk passes, a fault does not.
                         faults = if matches!(error, Error::Bug(_)) { faults + 1 } else { 0 };
                         if faults >= FAULTS {
-                            match core.give_up(target).await {
+                            match operations.give_up(&domain, target).await {
                                 Ok(()) => (failures, faults) = (1, 0),
                                 Err(error) => {
                                     tracing::error!(?target, error = error.chain(), "a command could not be given up");
@@ -208,11 +134,11 @@ impl Core {
     }
 
     /// Ends the command whose turn it is as failed.
-    async fn give_up(&self, target: Target) -> Result<(), Error> {
+    async fn give_up<D: Domain>(&self, domain: &D, target: Target) -> Result<(), Error> {
         let (status, result) = (CommandStatus::Done.word(), Outcome::Failed.word());
         let told = self.write(move |tx| {
-            let Some(row) = tx.command_next(target.kind(), target.id())? else { return Ok(None) };
-            let (at, message) = (now(), "internal error; the server's log says why");
+            let Some(row) = tx.command_next(target.kind, target.id)? else { return Ok(None) };
+            let (at, message) = (now(), "internal error; the server log has the reason");
             tracing::error!(command = row.uid, name = row.name, "a command is given up");
             for mut step in tx.activities(row.id)?.into_iter().filter(|step| step.ended_at.is_none()) {
                 let begun = step.status == CommandStatus::Running.word();
@@ -227,34 +153,39 @@ impl Core {
             });
             Ok(Some(tx.event_add(at, row.account_id, "command.done", &row.uid, &detail.to_string())?))
         });
-        self.tell(told.await?.into_iter().collect());
+        domain.tell(told.await?.into_iter().collect());
         Ok(())
     }
 
     /// At the start of the server: what is not over goes on.
-    pub(crate) async fn resume_commands(&self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// The database's own.
+    pub async fn resume<D: Domain>(&self, domain: &D) -> Result<(), Error> {
         for (kind, id) in self.read(|tx| Ok(tx.command_targets()?)).await? {
-            self.drive(Target::of(&kind, id));
+            if let Some(target) = target_of::<D>(&kind, id) {
+                self.drive(domain, target);
+            }
         }
         Ok(())
     }
 
     /// Takes the oldest command of the target to its end; whether there was one.
-    async fn drive_next(&self, target: Target, under_way: &UnderWay) -> Result<bool, Error> {
+    async fn drive_next<D: Domain>(&self, domain: &D, target: Target, under_way: &UnderWay) -> Result<bool, Error> {
         let found = self
             .read(move |tx| {
-                let Some(row) = tx.command_next(target.kind(), target.id())? else { return Ok(None) };
+                let Some(row) = tx.command_next(target.kind, target.id)? else { return Ok(None) };
                 let steps = tx.activities(row.id)?;
                 Ok(Some((row, steps)))
             })
             .await?;
         let Some((row, steps)) = found else { return Ok(false) };
         let read = |row: berth_store::OperationStep| serde_json::from_str(&row.step).map(|step| (row, step));
-        let readable = serde_json::from_str::<QueuedOperation>(&row.body).and_then(|order| {
-            let steps: Result<Vec<(_, Step)>, _> = steps.into_iter().map(read).collect();
-            Ok((order, steps?))
+        let readable = serde_json::from_str::<QueuedOperation<D::Operation>>(&row.body).and_then(|queued| {
+            let steps: Result<Vec<(_, D::Step)>, _> = steps.into_iter().map(read).collect();
+            Ok((queued, steps?))
         });
-        let (order, steps) = match readable {
+        let (queued, steps) = match readable {
             Ok(readable) => readable,
             Err(error) => {
                 // Of another version of this program. Those that wait behind it are not to wait for ever.
@@ -268,54 +199,56 @@ impl Core {
         let progress = Progress {
             status: CommandStatus::of(&row.status),
             stopped: None,
-            sequential: order.body.method() == Method::Sequential,
-            keeps_going: order.body.keeps_going(),
+            sequential: queued.body.method() == Method::Sequential,
+            keeps_going: queued.body.is_undo(),
             steps: steps.iter().map(|(row, _)| StepProgress { stage: row.stage, state: state_of(row) }).collect(),
         };
         let cancel = self.inner.cancels.begin(row.id);
         let mut under_way = under_way.lock().await;
-        let result = self.run_command(Run { row, order, progress, steps }, &cancel.stop, &mut under_way).await;
+        let result = self.run_command(domain, Run { row, queued, progress, steps }, &cancel.stop, &mut under_way).await;
         result.map(|()| true)
     }
 
-    async fn run_command(
+    async fn run_command<D: Domain>(
         &self,
-        mut run: Run,
+        domain: &D,
+        mut run: Run<D>,
         stop: &Notify,
         under_way: &mut JoinSet<(usize, Done)>,
     ) -> Result<(), Error> {
-        let caller = Caller::of_command(run.row.account_id, run.order.role);
+        let caller = Caller::of_command(run.row.account_id, run.queued.role);
         let first = if run.progress.status == CommandStatus::Created { Event::Publish } else { Event::Resume };
         // As it was just read.
         let mut effects = match stop_of(Some(&run.row)) {
             Some(outcome) if run.progress.status != CommandStatus::Running => {
-                self.step_on(&mut run, Event::Stop(outcome), None, Vec::new()).await?
+                self.step_on(domain, &mut run, Event::Stop(outcome), None, Vec::new()).await?
             }
             stopped => {
                 // Asked before this server was there, perhaps: what ran is repeated, nothing more begins.
                 run.progress.stopped = stopped;
-                self.step_on(&mut run, first, None, Vec::new()).await?
+                self.step_on(domain, &mut run, first, None, Vec::new()).await?
             }
         };
         loop {
             for effect in std::mem::take(&mut effects) {
                 match effect {
-                    Effect::Plan => match self.plan(&run.row, &run.order.body).await {
+                    Effect::Plan => match domain.plan(&run.row, &run.queued.body).await {
                         Ok(planned) => {
                             let stages = planned.iter().map(|step| step.stage).collect();
-                            effects = self.step_on(&mut run, Event::Planned(stages), None, planned).await?;
+                            effects = self.step_on(domain, &mut run, Event::Planned(stages), None, planned).await?;
                         }
-                        Err(error) => {
-                            let done = Done::of(&error);
+                        Err(done) => {
                             run.row.message.clone_from(&done.message);
-                            effects = self.step_on(&mut run, Event::Stop(done.outcome), None, Vec::new()).await?;
+                            effects =
+                                self.step_on(domain, &mut run, Event::Stop(done.outcome), None, Vec::new()).await?;
                         }
                     },
                     Effect::Do(index) => {
-                        let (core, row, order) = (self.clone(), run.row.clone(), run.order.clone());
-                        let (activity, step) = run.steps[index].clone();
-                        under_way
-                            .spawn(async move { (index, core.do_in_time(caller, row, order, activity, step).await) });
+                        let (row, step) = run.steps[index].clone();
+                        let (command, operation) = (run.row.clone(), run.queued.body.clone());
+                        let work = Work { caller, command, operation, row, step };
+                        let domain = domain.clone();
+                        under_way.spawn(async move { (index, domain.operations().do_in_time(&domain, work).await) });
                     }
                     Effect::Finish(_) => {
                         tracing::info!(
@@ -342,9 +275,9 @@ impl Core {
                         if outcome != Outcome::Success
                             && let Some(why) = self.asked_to_stop(&mut run).await?
                         {
-                            self.step_on(&mut run, Event::Stop(why), None, Vec::new()).await?;
+                            self.step_on(domain, &mut run, Event::Stop(why), None, Vec::new()).await?;
                         }
-                        effects = self.step_on(&mut run, Event::Ended(index, outcome), Some(done), Vec::new()).await?;
+                        effects = self.step_on(domain, &mut run, Event::Ended(index, outcome), Some(done), Vec::new()).await?;
                         continue;
                     }
                     Some(Err(error)) => return Err(Error::Bug(format!("a step of {} broke off: {error}", run.row.uid))),
@@ -354,12 +287,12 @@ impl Core {
                 () = tokio::time::sleep(left), if run.progress.stopped.is_none() => Some(Event::Stop(Outcome::TimedOut)),
             };
             if let Some(event) = event {
-                effects = self.step_on(&mut run, event, None, Vec::new()).await?;
+                effects = self.step_on(domain, &mut run, event, None, Vec::new()).await?;
             }
         }
     }
 
-    async fn asked_to_stop(&self, run: &mut Run) -> Result<Option<Outcome>, Error> {
+    async fn asked_to_stop<D: Domain>(&self, run: &mut Run<D>) -> Result<Option<Outcome>, Error> {
         let id = run.row.id;
         let row = self.read(move |tx| Ok(tx.command(id)?)).await?;
         if let Some(row) = &row {
@@ -369,12 +302,13 @@ impl Core {
     }
 
     /// Takes an event: the new state is saved, then its effects are given to be done.
-    async fn step_on(
+    async fn step_on<D: Domain>(
         &self,
-        run: &mut Run,
+        domain: &D,
+        run: &mut Run<D>,
         event: Event,
         done: Option<Done>,
-        planned: Vec<PlannedStep>,
+        planned: Vec<PlannedStep<D::Step>>,
     ) -> Result<Vec<Effect>, Error> {
         let (progress, effects) =
             after(run.progress.clone(), event.clone()).map_err(|illegal| Error::Bug(illegal.to_string()))?;
@@ -449,10 +383,10 @@ impl Core {
             .collect::<Result<Vec<_>, Error>>()?;
         let published = run.progress.status != progress.status;
         let undo = match effects.last() {
-            Some(Effect::Finish(outcome)) if *outcome != Outcome::Success => self.undo_order(run, *outcome)?,
+            Some(Effect::Finish(outcome)) if *outcome != Outcome::Success => self.undo_of(domain, run, *outcome)?,
             _ => None,
         };
-        let (core, follows) = (self.clone(), undo.is_some());
+        let (operations, follows) = (self.clone(), undo.is_some());
         let saved = row.clone();
         // A command that is only on its way to its plan is saved with that: one disk flush less.
         let passing = effects == [Effect::Plan];
@@ -469,7 +403,7 @@ impl Core {
                 }
                 tx.command_progress(saved.id, &saved.status, &saved.result, &saved.message, saved.ended_at)?;
                 if let Some(undo) = undo {
-                    core.enqueue_in(tx, undo)?;
+                    operations.enqueue_in::<D>(tx, undo)?;
                 }
                 let told = if published || !changed.is_empty() {
                     let kind = if saved.ended_at.is_some() { "command.done" } else { "command.running" };
@@ -485,42 +419,34 @@ impl Core {
             })
             .await?
         };
-        if follows {
-            self.drive(Target::of(&row.kind, row.target));
+        if follows && let Some(target) = target_of::<D>(&row.kind, row.target) {
+            self.drive(domain, target);
         }
         run.row = row;
         run.progress = progress;
         run.steps.extend(added);
-        self.tell(event.into_iter().collect());
+        domain.tell(event.into_iter().collect());
         self.inner.failpoints.point().await;
         Ok(effects)
     }
 
-    /// The command that takes back what a failed command has replaced: written down with its end. A roll-out that was cancelled
-    /// goes back, too; a group's command that was cancelled, or gave way to a removal, leaves the group as it is.
-    fn undo_order(&self, run: &Run, outcome: Outcome) -> Result<Option<berth_store::Command>, Error> {
-        let replaced = |(row, step): &(berth_store::OperationStep, Step)| {
+    /// The command that takes back what a failed command has replaced: written down with its end.
+    fn undo_of<D: Domain>(
+        &self,
+        domain: &D,
+        run: &Run<D>,
+        outcome: Outcome,
+    ) -> Result<Option<berth_store::Command>, Error> {
+        let replaced = |(row, step): &(berth_store::OperationStep, D::Step)| {
             step.replaces() && Outcome::of(&row.result) == Some(Outcome::Success) && row.container_id > 0
         };
-        let of = run.row.uid.clone();
-        let body = match &run.order.body {
-            Operation::Rollout { .. } => Operation::RolloutUndo { of },
-            Operation::GroupApply { .. }
-            | Operation::GroupStart { .. }
-            | Operation::GroupUpload { .. }
-            | Operation::GroupHistory { .. }
-                if outcome != Outcome::Superseded =>
-            {
-                Operation::GroupUndo { of }
-            }
-            _ => return Ok(None),
-        };
+        let Some(undo) = run.queued.body.undo(&run.row.uid, outcome) else { return Ok(None) };
+        let Some(target) = target_of::<D>(&run.row.kind, run.row.target) else { return Ok(None) };
         if !run.steps.iter().any(replaced) {
             return Ok(None);
         }
-        let caller = Caller::of_command(run.row.account_id, run.order.role);
-        let target = Target::of(&run.row.kind, run.row.target);
-        self.operation_row(&caller, target, &run.row.target_name, body).map(Some)
+        let caller = Caller::of_command(run.row.account_id, run.queued.role);
+        self.row(domain, &caller, target, &run.row.target_name, undo).map(Some)
     }
 
     /// A place among the steps that are under way at a time; the outcome of the step if its command stops meanwhile.
@@ -542,32 +468,27 @@ impl Core {
         }
     }
 
-    async fn do_in_time(
-        &self,
-        caller: Caller,
-        command: berth_store::Command,
-        order: QueuedOperation,
-        activity: berth_store::OperationStep,
-        step: Step,
-    ) -> Done {
-        let left = || Duration::from_nanos((command.deadline - now()).max(0) as u64);
-        let _place = match step.only_waits() {
+    async fn do_in_time<D: Domain>(&self, domain: &D, work: Work<D>) -> Done {
+        let deadline = work.command.deadline;
+        let left = || Duration::from_nanos((deadline - now()).max(0) as u64);
+        let _place = match work.step.only_waits() {
             true => None,
-            false => match self.place_for_step(&command, left()).await {
+            false => match self.place_for_step(&work.command, left()).await {
                 Ok(place) => place,
                 Err(outcome) => return Done { outcome, message: "not begun".into(), container: None },
             },
         };
-        let (core, left) = (self.clone(), left());
+        let (domain, left) = (domain.clone(), left());
         // A task of its own: one that never ends is waited for no longer, and done to its end if that ever comes.
         let work = tokio::spawn(async move {
-            let number = core.inner.failpoints.point().await;
-            if core.inner.failpoints.fails(number) {
+            let failpoints = domain.operations().failpoints();
+            let number = failpoints.point().await;
+            if failpoints.fails(number) {
                 return Done::failed("failed on purpose");
             }
-            let done = core.do_step(&caller, &command, &order.body, &activity, &step).await;
-            if core.inner.failpoints.repeats(number) {
-                return core.do_step(&caller, &command, &order.body, &activity, &step).await;
+            let done = domain.run_step(&work).await;
+            if failpoints.repeats(number) {
+                return domain.run_step(&work).await;
             }
             done
         });
@@ -577,7 +498,7 @@ impl Core {
                 tracing::error!(%error, "a step panicked");
                 Done::failed("internal error")
             }
-            Err(_) => Done::timed_out("it took too long"),
+            Err(_) => Done::timed_out("timed out"),
         }
     }
 }
@@ -607,7 +528,7 @@ fn failed(step: &berth_store::OperationStep) -> bool {
 }
 
 /// What came of a command in words: for a failure the first step that failed, and how many were left as they were.
-fn summary(run: &Run, outcome: Outcome, row: &berth_store::Command) -> String {
+fn summary<D: Domain>(run: &Run<D>, outcome: Outcome, row: &berth_store::Command) -> String {
     let left = run.steps.iter().filter(|(step, _)| step.ended_at.is_none()).count();
     let rest = match left {
         0 => String::new(),

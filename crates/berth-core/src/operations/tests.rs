@@ -14,7 +14,9 @@ use berth_engine::{Engine, FakeEngine, PortProtocol, State};
 use berth_image::{Digest, Store as Images};
 use berth_store::Store;
 
-use super::{Command, Method, Operation, Outcome, Target};
+use super::{
+    GroupApply, GroupDelete, GroupHistory, GroupStart, GroupStop, GroupUpload, Method, Operation, Outcome, target,
+};
 use crate::apps::{Fetch, FetchError};
 use crate::containers::ContainerState;
 use crate::core::{Core, Paths};
@@ -23,6 +25,7 @@ use crate::registries::{Access, Blob, ImageReference, Login, Registry, RegistryE
 use crate::services::{Group, GroupPort, GroupSpec, GroupState};
 use crate::settings::Settings;
 use berth_identity::{Administrator, Caller};
+use berth_operations::{Command, CommandQuery, Domain as _, Operation as _, OperationStep, QueuedOperation};
 
 /// Addresses that end in `.tar` hold an archive with one file; others nothing.
 struct Files;
@@ -158,19 +161,16 @@ impl World {
             let made = world.core.group_create(&world.caller, "shop", "prod", spec(3)).await.expect("group");
             world.core.command_wait(&world.caller, &made.1.uid).await.expect("made");
         });
-        let first = world.order(Operation::GroupUpload {
-            address: "http://x/v1.tar".into(),
-            update: true,
-            method: Method::Parallel,
-        });
+        let first =
+            world.order(GroupUpload { address: "http://x/v1.tar".into(), update: true, method: Method::Parallel });
         let first = world.wait(&first);
         assert_eq!(first.result, Some(Outcome::Success), "{}", first.message);
         world
     }
 
-    fn order(&self, body: Operation) -> Command {
+    fn order(&self, body: impl Into<Operation>) -> Command {
         let group = self.group();
-        let order = self.core.submit(&self.caller, Target::Group(group.id), group.full_name(), body);
+        let order = self.core.submit(&self.caller, target::group(group.id), group.full_name(), body);
         self.block_on(order).expect("order")
     }
 
@@ -185,7 +185,7 @@ impl World {
     /// Waits until what a test holds has come to where it is held.
     fn held(&self, point: usize) {
         let begun = Instant::now();
-        while self.core.inner.failpoints.hits() < point {
+        while self.core.operations().failpoints().hits() < point {
             assert!(begun.elapsed() < Duration::from_secs(20), "it does not get there");
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -281,17 +281,20 @@ fn spec(replicas: u32) -> GroupSpec {
 fn bodies() -> Vec<(Operation, bool)> {
     let method = Method::Sequential;
     let bigger = GroupSpec { env: [("A".into(), "b".into())].into(), ..spec(4) };
+    let address = || "http://x/v2.tar".to_owned();
     vec![
-        (Operation::GroupApply { spec: Box::new(bigger), method: Method::Parallel }, true),
-        (Operation::GroupApply { spec: Box::new(spec(1)), method }, true),
-        (Operation::GroupStart { update: true, image: None, method }, true),
-        (Operation::GroupStop { method: Method::Parallel }, false),
-        (Operation::GroupUpload { address: "http://x/v2.tar".into(), update: true, method }, true),
-        (Operation::GroupHistory { version: 1, update: true, method: Method::Parallel }, true),
+        (GroupApply { spec: Box::new(bigger), method: Method::Parallel }.into(), true),
+        (GroupApply { spec: Box::new(spec(1)), method }.into(), true),
+        (GroupStart { update: true, image: None, method }.into(), true),
+        (GroupStart { update: false, image: None, method: Method::Parallel }.into(), true),
+        (GroupStop { method: Method::Parallel }.into(), false),
+        (GroupUpload { address: address(), update: true, method }.into(), true),
+        (GroupUpload { address: address(), update: false, method: Method::Parallel }.into(), true),
+        (GroupHistory { version: 1, update: true, method: Method::Parallel }.into(), true),
+        (GroupHistory { version: 1, update: false, method }.into(), true),
     ]
 }
 
-/// Layers belong to root.
 /// Runs stories side by side; each is a world of its own.
 fn all(stories: Vec<Box<dyn FnOnce() + Send>>) {
     let stories = std::sync::Mutex::new(stories);
@@ -321,27 +324,29 @@ enum Fault {
 /// Points that an undisturbed run passes.
 fn points(number: usize, body: &Operation) -> usize {
     let world = World::with_group(&format!("points{number}"));
-    let before = world.core.inner.failpoints.hits();
+    let before = world.core.operations().failpoints().hits();
     let done = world.wait(&world.order(body.clone()));
     assert_eq!(done.result, Some(Outcome::Success), "{}: {}", done.name, done.message);
-    world.core.inner.failpoints.hits() - before
+    world.core.operations().failpoints().hits() - before
 }
 
 fn disturbed(number: usize, body: Operation, running: bool, fault: Fault, at: usize) {
     let story = format!("{} {number} with {fault:?} at {at}", body.name());
     let mut world = World::with_group(&format!("{number}-{fault:?}-{at}"));
-    let point = world.core.inner.failpoints.hits() + at;
+    let point = world.core.operations().failpoints().hits() + at;
     match fault {
-        Fault::Kill => world.core.inner.failpoints.set(point, 0, 0),
-        Fault::Fail => world.core.inner.failpoints.set(0, point, 0),
-        Fault::Repeat => world.core.inner.failpoints.set(0, 0, point),
+        Fault::Kill => world.core.operations().failpoints().set(point, 0, 0),
+        Fault::Fail => world.core.operations().failpoints().set(0, point, 0),
+        Fault::Repeat => world.core.operations().failpoints().set(0, 0, point),
     }
     let command = world.order(body);
     if fault == Fault::Kill {
         let begun = Instant::now();
-        while world.core.inner.failpoints.hits() < point && begun.elapsed() < Duration::from_secs(10) {
+        while world.core.operations().failpoints().hits() < point && begun.elapsed() < Duration::from_secs(10) {
             std::thread::sleep(Duration::from_millis(2));
         }
+        let hits = world.core.operations().failpoints().hits();
+        assert!(hits >= point, "{story}: the kill was not reached, {hits} of {point} points were hit");
         world.restart();
     }
     let done = world.wait(&command);
@@ -360,7 +365,7 @@ fn disturbed(number: usize, body: Operation, running: bool, fault: Fault, at: us
 fn command_body(world: &World, command: &Command) -> Operation {
     let id = command.id;
     let row = world.block_on(world.core.read(move |tx| Ok(tx.command(id)?))).expect("read").expect("row");
-    serde_json::from_str::<super::QueuedOperation>(&row.body).expect("order").body
+    serde_json::from_str::<QueuedOperation<Operation>>(&row.body).expect("order").body
 }
 
 fn disturb_all(fault: Fault) {
@@ -395,11 +400,11 @@ fn a_removal_overtakes_what_waits_and_survives_a_kill_at_any_point() {
     let stories = (1..16usize).map(|at| {
         Box::new(move || {
             let mut world = World::with_group(&format!("removal{at}"));
-            let point = world.core.inner.failpoints.hits() + at;
-            world.core.inner.failpoints.set(point, 0, 0);
-            let slow = world.order(Operation::GroupStart { update: true, image: None, method: Method::Sequential });
-            let waits = world.order(Operation::GroupStop { method: Method::Parallel });
-            let removal = world.order(Operation::GroupDelete);
+            let point = world.core.operations().failpoints().hits() + at;
+            world.core.operations().failpoints().set(point, 0, 0);
+            let slow = world.order(GroupStart { update: true, image: None, method: Method::Sequential });
+            let waits = world.order(GroupStop { method: Method::Parallel });
+            let removal = world.order(GroupDelete {});
             std::thread::sleep(Duration::from_millis(100 + 20 * at as u64));
             world.restart();
             assert_eq!(world.wait(&removal).result, Some(Outcome::Success), "at {at}");
@@ -419,7 +424,7 @@ fn what_does_not_prove_itself_is_undone_and_told() {
     let world = World::with_group("broken");
     let before = world.block_on(world.core.group_containers(&world.group())).expect("members");
     let broken = GroupSpec { command: Some(vec!["exit".into(), "7".into()]), ..spec(3) };
-    let done = world.wait(&world.order(Operation::GroupApply { spec: Box::new(broken), method: Method::Sequential }));
+    let done = world.wait(&world.order(GroupApply { spec: Box::new(broken), method: Method::Sequential }));
     assert_eq!(done.result, Some(Outcome::Failed));
     assert!(
         done.message.contains("exit code 7") && done.message.contains("4 steps were not begun"),
@@ -433,7 +438,7 @@ fn what_does_not_prove_itself_is_undone_and_told() {
     let after = world.block_on(world.core.group_containers(&world.group())).expect("members");
     let ids = |all: &[crate::Container]| all.iter().map(|c| (c.id, c.runs)).collect::<Vec<_>>();
     assert_eq!(ids(&before), ids(&after), "the old ones ran on");
-    let lost = world.wait(&world.order(Operation::GroupUpload {
+    let lost = world.wait(&world.order(GroupUpload {
         address: "http://x/nothing".into(),
         update: true,
         method: Method::Parallel,
@@ -448,11 +453,11 @@ fn members_that_end_after_they_were_ready_are_replaced_by_what_was_there() {
         let world = World::with_group(&format!("late-{method:?}"));
         let late = vec!["exit-after".into(), "8".into(), "130".into()];
         let late = GroupSpec { command: Some(late), ..spec(3) };
-        let done = world.wait(&world.order(Operation::GroupApply { spec: Box::new(late), method }));
+        let done = world.wait(&world.order(GroupApply { spec: Box::new(late), method }));
         assert_eq!(done.result, Some(Outcome::Failed), "{}", done.message);
-        let replaced = |a: &&super::OperationStep| a.name == "replace" && a.result == Some(Outcome::Success);
+        let replaced = |a: &&OperationStep| a.name == "replace" && a.result == Some(Outcome::Success);
         assert!(done.activities.iter().any(|a| replaced(&a)), "one was judged ready first: {:?}", done.activities);
-        let query = super::CommandQuery { limit: 100, ..Default::default() };
+        let query = CommandQuery { limit: 100, ..Default::default() };
         let all = world.block_on(world.core.commands(&world.caller, &query)).expect("commands").items;
         let undo = all.iter().find(|c| c.name == "group_undo").expect("an undo follows");
         assert_eq!(world.wait(undo).result, Some(Outcome::Success));
@@ -467,12 +472,12 @@ fn members_that_end_after_they_were_ready_are_replaced_by_what_was_there() {
 fn commands_are_cancelled() {
     let world = World::with_group("cancel");
     // Its first step waits there: else all of it may be over before the cancellation comes.
-    let point = world.core.inner.failpoints.hits() + FIRST_STEP;
-    world.core.inner.failpoints.hold(point);
-    let slow = world.order(Operation::GroupStart { update: true, image: None, method: Method::Sequential });
+    let point = world.core.operations().failpoints().hits() + FIRST_STEP;
+    world.core.operations().failpoints().hold(point);
+    let slow = world.order(GroupStart { update: true, image: None, method: Method::Sequential });
     world.held(point);
     world.block_on(world.core.command_cancel(&world.caller, &slow.uid)).expect("cancel");
-    world.core.inner.failpoints.let_go();
+    world.core.operations().failpoints().let_go();
     let done = world.wait(&slow);
     assert_eq!(done.result, Some(Outcome::Superseded), "{}", done.message);
     assert!(done.message.contains("cancelled"), "{}", done.message);
@@ -488,7 +493,7 @@ fn only_so_many_versions_are_kept_and_one_that_is_gone_is_told() {
     let world = World::with_group("versions");
     for version in 2..=13 {
         let address = format!("http://x/v{version}.tar");
-        let done = world.wait(&world.order(Operation::GroupUpload { address, update: true, method: Method::Parallel }));
+        let done = world.wait(&world.order(GroupUpload { address, update: true, method: Method::Parallel }));
         assert_eq!(done.result, Some(Outcome::Success), "{}", done.message);
     }
     let group = world.group();
@@ -500,5 +505,44 @@ fn only_so_many_versions_are_kept_and_one_that_is_gone_is_told() {
     for unit in units {
         let state = world.block_on(world.engine.observe(&unit)).expect("observe").state;
         assert!(matches!(state, State::Running { .. }));
+    }
+}
+
+/// As version 0.1.0 wrote it: a server that is upgraded goes on with what it finds.
+#[test]
+fn what_is_on_disk_is_read_and_written_the_same() {
+    let operations = [
+        r#"{"do":"container_start"}"#,
+        r#"{"do":"container_create"}"#,
+        r#"{"do":"deployment_delete","host":"h"}"#,
+        r#"{"do":"rollout_undo","of":"u"}"#,
+        r#"{"do":"rollout","asked":{"area":"a","operator":"o","percent":5,"image":"i","version":"2"}}"#,
+        r#"{"do":"file_ready","path":"/x"}"#,
+        r#"{"do":"group_start","update":true,"image":null,"method":"parallel"}"#,
+        r#"{"do":"group_stop","method":"sequential"}"#,
+        r#"{"do":"group_delete"}"#,
+        r#"{"do":"group_upload","address":"http://x/","update":false,"method":"parallel"}"#,
+        r#"{"do":"group_undo","of":"u"}"#,
+        r#"{"do":"group_history","version":3,"update":true,"method":"parallel"}"#,
+    ];
+    for text in operations {
+        let read: Operation = serde_json::from_str(text).unwrap_or_else(|e| panic!("{text}: {e}"));
+        assert_eq!(serde_json::to_string(&read).expect("json"), text);
+    }
+    let steps = [
+        r#"{"step":"start","container":1}"#,
+        r#"{"step":"deploy_new"}"#,
+        r#"{"step":"move","name":"n","image":"i","from":"1","to":"2"}"#,
+        r#"{"step":"watch","ms":5}"#,
+        r#"{"step":"pull","image":"i"}"#,
+        r#"{"step":"ports"}"#,
+        r#"{"step":"create","start":true}"#,
+        r#"{"step":"replace","container":4,"start":false}"#,
+        r#"{"step":"settle"}"#,
+        r#"{"step":"remove_group"}"#,
+    ];
+    for text in steps {
+        let read: super::Step = serde_json::from_str(text).unwrap_or_else(|e| panic!("{text}: {e}"));
+        assert_eq!(serde_json::to_string(&read).expect("json"), text);
     }
 }

@@ -2,20 +2,22 @@
 
 use std::time::Duration;
 
-use super::{Method, Operation, World};
-use crate::commands::Outcome;
+use super::super::{GroupDelete, GroupStart, Operation, target};
+use super::{Method, World};
+use crate::operations::Outcome;
+use berth_operations::Domain as _;
 
 fn start() -> Operation {
-    Operation::GroupStart { update: true, image: None, method: Method::Parallel }
+    GroupStart { update: true, image: None, method: Method::Parallel }.into()
 }
 
 #[test]
 fn a_fault_of_the_program_ends_its_command_only() {
     let world = World::with_group("faults");
-    world.core.inner.failpoints.set_faults(2, 1);
+    world.core.operations().failpoints().set_faults(2, 1);
     let done = world.wait(&world.order(start()));
     assert_eq!(done.result, Some(Outcome::Success), "it is tried again after a panic and two faults: {}", done.message);
-    world.core.inner.failpoints.set_faults(5, 0);
+    world.core.operations().failpoints().set_faults(5, 0);
     let (first, second) = (world.order(start()), world.order(start()));
     let first = world.wait(&first);
     assert_eq!(first.result, Some(Outcome::Failed));
@@ -28,7 +30,7 @@ fn a_fault_of_the_program_ends_its_command_only() {
 fn steps_of_an_account_wait_for_each_other() {
     let world = World::with_group("steps");
     let account = world.caller.account;
-    let all = &world.core.inner.steps_at_once;
+    let all = &world.core.operations().steps_at_once();
     let mut places: Vec<_> = std::iter::from_fn(|| all.try_take(account)).collect();
     assert_eq!(places.len(), world.core.settings().steps_at_once / 4);
     assert!(all.try_take(account + 1).is_some(), "others have places");
@@ -58,13 +60,13 @@ fn steps_of_an_account_wait_for_each_other() {
 fn commands_that_wait_are_bounded_and_removals_are_not() {
     let world = World::with_group("waiting");
     let group = world.group();
-    let point = world.core.inner.failpoints.hits() + super::FIRST_STEP;
-    world.core.inner.failpoints.hold(point);
+    let point = world.core.operations().failpoints().hits() + super::FIRST_STEP;
+    world.core.operations().failpoints().hold(point);
     let mut enqueued = vec![world.order(start())];
     world.held(point);
     let bound = world.core.settings().commands_waiting as usize;
-    let order = |body| {
-        let target = crate::commands::Target::Group(group.id);
+    let order = |body: Operation| {
+        let target = target::group(group.id);
         world.block_on(world.core.submit(&world.caller, target, group.full_name(), body))
     };
     while enqueued.len() < bound {
@@ -73,8 +75,8 @@ fn commands_that_wait_are_bounded_and_removals_are_not() {
     let refused = order(start()).expect_err("one more");
     assert_eq!(refused.kind(), crate::error::FaultKind::NoRoom, "{refused}");
     assert!(refused.to_string().contains(&bound.to_string()), "{refused}");
-    let removal = order(Operation::GroupDelete).expect("a removal is taken");
-    world.core.inner.failpoints.let_go();
+    let removal = order(GroupDelete {}.into()).expect("a removal is taken");
+    world.core.operations().failpoints().let_go();
     assert_eq!(world.wait(&removal).result, Some(Outcome::Success));
 }
 

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use berth_engine::{Engine, State};
 
-use super::super::{CommandQuery, Outcome};
+use super::super::Outcome;
 use super::{FIRST_STEP, Fault, World, all, tar_with};
 use crate::deployments::{Deployment, DeploymentSpec, NewDeployment, Rollout};
+use berth_operations::{CommandQuery, Domain as _};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Deed {
@@ -156,16 +157,16 @@ fn expected(deed: Option<Deed>) -> Vec<(&'static str, String)> {
 fn disturbed(deed: Deed, fault: Fault, at: usize) {
     let story = format!("{deed:?} with {fault:?} at {at}");
     let mut world = with_three(&format!("deployment-{deed:?}-{fault:?}-{at}"));
-    let point = world.core.inner.failpoints.hits() + at;
+    let point = world.core.operations().failpoints().hits() + at;
     match fault {
-        Fault::Kill => world.core.inner.failpoints.set(point, 0, 0),
-        Fault::Fail => world.core.inner.failpoints.set(0, point, 0),
-        Fault::Repeat => world.core.inner.failpoints.set(0, 0, point),
+        Fault::Kill => world.core.operations().failpoints().set(point, 0, 0),
+        Fault::Fail => world.core.operations().failpoints().set(0, point, 0),
+        Fault::Repeat => world.core.operations().failpoints().set(0, 0, point),
     }
     order(&world, deed);
     if fault == Fault::Kill {
         let begun = Instant::now();
-        while world.core.inner.failpoints.hits() < point && begun.elapsed() < Duration::from_secs(10) {
+        while world.core.operations().failpoints().hits() < point && begun.elapsed() < Duration::from_secs(10) {
             std::thread::sleep(Duration::from_millis(2));
         }
         world.restart();
@@ -187,11 +188,11 @@ fn every_command_of_a_deployment_disturbed_at_every_point() {
     let mut stories: Vec<Box<dyn FnOnce() + Send>> = Vec::new();
     for deed in DEEDS {
         let world = with_three(&format!("deployment-points-{deed:?}"));
-        let before = world.core.inner.failpoints.hits();
+        let before = world.core.operations().failpoints().hits();
         order(&world, deed);
         settle(&world);
         assert_eq!(versions(&world, "undisturbed"), expected(Some(deed)), "{deed:?}");
-        let points = world.core.inner.failpoints.hits() - before;
+        let points = world.core.operations().failpoints().hits() - before;
         assert!(points > FIRST_STEP, "{deed:?}: {points}");
         for fault in [Fault::Kill, Fault::Fail, Fault::Repeat] {
             for at in 1..=points {
@@ -302,12 +303,12 @@ fn an_update_goes_by_content_and_mends_what_could_not_start() {
 fn a_cancelled_roll_out_goes_back() {
     let world = with_three("deployment-cancel");
     // The second step waits there: the first is done.
-    let point = world.core.inner.failpoints.hits() + FIRST_STEP + 6;
-    world.core.inner.failpoints.hold(point);
+    let point = world.core.operations().failpoints().hits() + FIRST_STEP + 6;
+    world.core.operations().failpoints().hold(point);
     let uid = roll_out(&world, 100, "2");
     world.held(point);
     world.block_on(world.core.command_cancel(&world.caller, &uid)).expect("cancel");
-    world.core.inner.failpoints.let_go();
+    world.core.operations().failpoints().let_go();
     settle(&world);
     assert_eq!(versions(&world, "after a cancel"), expected(None));
     let told = world.block_on(world.core.command(&world.caller, &uid)).expect("command");
@@ -322,8 +323,8 @@ fn a_cancelled_roll_out_goes_back() {
 fn what_a_roll_out_meets_changed_keeps_the_change() {
     let world = with_three("deployment-meanwhile");
     // All is planned, nothing is moved yet.
-    let point = world.core.inner.failpoints.hits() + FIRST_STEP;
-    world.core.inner.failpoints.hold(point);
+    let point = world.core.operations().failpoints().hits() + FIRST_STEP;
+    world.core.operations().failpoints().hold(point);
     let rollout = roll_out(&world, 100, "2");
     world.held(point);
     let done = |uid: String| world.block_on(world.core.command_wait(&world.caller, &uid)).map(drop).expect("done");
@@ -331,7 +332,7 @@ fn what_a_roll_out_meets_changed_keeps_the_change() {
     done(update(&world, "two", spec("3")));
     let removal = world.core.deployment_delete(&world.caller, "three");
     done(world.block_on(removal).expect("accepted").uid);
-    world.core.inner.failpoints.let_go();
+    world.core.operations().failpoints().let_go();
     settle(&world);
     let told = world.block_on(world.core.command(&world.caller, &rollout)).expect("command");
     assert_eq!(told.result, Some(Outcome::Success), "one that is gone is no failure: {}", told.message);
@@ -343,8 +344,8 @@ fn what_a_roll_out_meets_changed_keeps_the_change() {
 #[test]
 fn a_roll_out_that_waits_begins_after_the_one_before_is_taken_back() {
     let world = with_three("deployment-queue");
-    let point = world.core.inner.failpoints.hits() + FIRST_STEP;
-    world.core.inner.failpoints.hold(point);
+    let point = world.core.operations().failpoints().hits() + FIRST_STEP;
+    world.core.operations().failpoints().hold(point);
     let first = roll_out(&world, 100, "2");
     world.held(point);
     let second = roll_out(&world, 100, "3");
@@ -353,7 +354,7 @@ fn a_roll_out_that_waits_begins_after_the_one_before_is_taken_back() {
         let command = world.block_on(world.core.command(&world.caller, uid)).expect("command");
         command.activities.iter().filter(|a| a.name == "move" && a.result == Some(Outcome::Success)).count()
     };
-    world.core.inner.failpoints.let_go();
+    world.core.operations().failpoints().let_go();
     let begun = Instant::now();
     while moved(&first) == 0 {
         assert!(begun.elapsed() < Duration::from_secs(20), "nothing moves");
@@ -377,12 +378,12 @@ fn two_that_want_the_same_deployment_survive_a_kill() {
     let stories = (1..=30usize).map(|at| {
         Box::new(move || {
             let mut world = with_three(&format!("deployment-two-{at}"));
-            let point = world.core.inner.failpoints.hits() + at;
-            world.core.inner.failpoints.set(point, 0, 0);
+            let point = world.core.operations().failpoints().hits() + at;
+            world.core.operations().failpoints().set(point, 0, 0);
             let moved = roll_out(&world, 100, "2");
             let updated = update(&world, "one", spec("3"));
             let begun = Instant::now();
-            while world.core.inner.failpoints.hits() < point && begun.elapsed() < Duration::from_secs(5) {
+            while world.core.operations().failpoints().hits() < point && begun.elapsed() < Duration::from_secs(5) {
                 std::thread::sleep(Duration::from_millis(2));
             }
             world.restart();
@@ -412,8 +413,8 @@ fn what_its_owner_stopped_stays_so_and_what_waits_meets_what_is() {
     assert!(!two.container.wanted_running && !two.container.state.is_live() && two.spec.version == "2", "{two:?}");
     world.block_on(world.core.deployment_start(&world.caller, "two")).expect("started");
     // A roll-out's step that waits for an update of the same takes over what that made of it.
-    let point = world.core.inner.failpoints.hits() + FIRST_STEP + 3;
-    world.core.inner.failpoints.hold(point);
+    let point = world.core.operations().failpoints().hits() + FIRST_STEP + 3;
+    world.core.operations().failpoints().hold(point);
     let changed = DeploymentSpec { env: vec![("NEW".into(), "1".into())], ..spec("1") };
     let first = update(&world, "one", changed);
     world.held(point);
@@ -424,7 +425,7 @@ fn what_its_owner_stopped_stays_so_and_what_waits_meets_what_is() {
         world.core.deployment_update(&world.caller, &host, new, true).await.expect("accepted").uid
     });
     std::thread::sleep(Duration::from_millis(300));
-    world.core.inner.failpoints.let_go();
+    world.core.operations().failpoints().let_go();
     settle(&world);
     for uid in [first, inherited] {
         let told = world.block_on(world.core.command(&world.caller, &uid)).expect("command");
@@ -459,12 +460,12 @@ fn names_of_passing_containers_are_nobodys_and_others_are_left_alone() {
     settle(&world);
     assert_eq!(find(&world, "new").expect("made").spec.version, "1");
     // And one whose making waits can be removed.
-    let point = world.core.inner.failpoints.hits() + FIRST_STEP;
-    world.core.inner.failpoints.hold(point);
+    let point = world.core.operations().failpoints().hits() + FIRST_STEP;
+    world.core.operations().failpoints().hold(point);
     create(&world, "late", spec("1")).expect("accepted");
     world.held(point);
     world.block_on(world.core.deployment_delete(&world.caller, "late")).expect("accepted");
-    world.core.inner.failpoints.let_go();
+    world.core.operations().failpoints().let_go();
     settle(&world);
     assert!(find(&world, "late").is_none());
     assert!(world.block_on(world.core.deployment_delete(&world.caller, "late")).is_err(), "gone");
@@ -474,12 +475,12 @@ fn names_of_passing_containers_are_nobodys_and_others_are_left_alone() {
 fn room_is_granted_once() {
     let world = World::new("deployment-room");
     // The host has eight CPUs; both are accepted before the first of them has its room.
-    let point = world.core.inner.failpoints.hits() + FIRST_STEP;
-    world.core.inner.failpoints.hold(point);
+    let point = world.core.operations().failpoints().hits() + FIRST_STEP;
+    world.core.operations().failpoints().hold(point);
     let big = DeploymentSpec { requests_cpu: 5.0, limits_cpu: 0.0, ..spec("1") };
     let both =
         [create(&world, "a", big.clone()).expect("accepted"), create(&world, "b", big.clone()).expect("accepted")];
-    world.core.inner.failpoints.let_go();
+    world.core.operations().failpoints().let_go();
     settle(&world);
     let results = both.map(|uid| world.block_on(world.core.command(&world.caller, &uid)).expect("command"));
     let failed: Vec<_> = results.iter().filter(|c| c.result != Some(Outcome::Success)).collect();
@@ -510,16 +511,16 @@ fn download_disturbed(fault: Fault, at: usize) {
         Some(text)
     };
     let expected = format!("{}\n", find(&world, "one").expect("made").container.uid);
-    let point = world.core.inner.failpoints.hits() + at;
+    let point = world.core.operations().failpoints().hits() + at;
     match fault {
-        Fault::Kill => world.core.inner.failpoints.set(point, 0, 0),
-        Fault::Fail => world.core.inner.failpoints.set(0, point, 0),
-        Fault::Repeat => world.core.inner.failpoints.set(0, 0, point),
+        Fault::Kill => world.core.operations().failpoints().set(point, 0, 0),
+        Fault::Fail => world.core.operations().failpoints().set(0, point, 0),
+        Fault::Repeat => world.core.operations().failpoints().set(0, 0, point),
     }
     let mut command = begin(&world);
     if fault == Fault::Kill {
         let begun = Instant::now();
-        while world.core.inner.failpoints.hits() < point && begun.elapsed() < Duration::from_secs(10) {
+        while world.core.operations().failpoints().hits() < point && begun.elapsed() < Duration::from_secs(10) {
             std::thread::sleep(Duration::from_millis(2));
         }
         world.restart();

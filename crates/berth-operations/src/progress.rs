@@ -8,7 +8,7 @@
 //! A stage begins when all steps of the one before have succeeded. Within a stage steps run side by side, or one after
 //! another. The runner saves the new state before it does an effect, so every step may run twice.
 
-use super::{CommandStatus, Outcome};
+use crate::types::{CommandStatus, Outcome};
 
 /// Steps of one command that run side by side at most.
 const WIDTH: usize = 16;

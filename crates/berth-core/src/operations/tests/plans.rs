@@ -6,6 +6,7 @@ use berth_engine::{Engine, State};
 
 use super::{Fault, World, all};
 use crate::plans::{Charge, NewPlanned, Plan, PlanChange, PlanOperation, PlanProgress, Planned};
+use berth_operations::Domain as _;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Deed {
@@ -113,16 +114,16 @@ fn with_one(name: &str) -> (World, i64) {
 fn disturbed(deed: Deed, fault: Fault, at: usize) {
     let story = format!("{deed:?} with {fault:?} at {at}");
     let (mut world, old) = with_one(&format!("plan-{deed:?}-{fault:?}-{at}"));
-    let point = world.core.inner.failpoints.hits() + at;
+    let point = world.core.operations().failpoints().hits() + at;
     match fault {
-        Fault::Kill => world.core.inner.failpoints.set(point, 0, 0),
-        Fault::Fail => world.core.inner.failpoints.set(0, point, 0),
-        Fault::Repeat => world.core.inner.failpoints.set(0, 0, point),
+        Fault::Kill => world.core.operations().failpoints().set(point, 0, 0),
+        Fault::Fail => world.core.operations().failpoints().set(0, point, 0),
+        Fault::Repeat => world.core.operations().failpoints().set(0, 0, point),
     }
     let id = order(&world, deed, old);
     if fault == Fault::Kill {
         let begun = Instant::now();
-        while world.core.inner.failpoints.hits() < point && begun.elapsed() < Duration::from_secs(10) {
+        while world.core.operations().failpoints().hits() < point && begun.elapsed() < Duration::from_secs(10) {
             std::thread::sleep(Duration::from_millis(2));
         }
         world.restart();
@@ -154,10 +155,10 @@ fn every_command_of_a_plan_disturbed_at_every_point() {
     let mut stories: Vec<Box<dyn FnOnce() + Send>> = Vec::new();
     for deed in DEEDS {
         let (world, old) = with_one(&format!("plan-points-{deed:?}"));
-        let before = world.core.inner.failpoints.hits();
+        let before = world.core.operations().failpoints().hits();
         let id = order(&world, deed, old);
         check_done(&world, deed, id, "undisturbed");
-        let points = world.core.inner.failpoints.hits() - before;
+        let points = world.core.operations().failpoints().hits() - before;
         assert!(points >= 5, "{deed:?}: {points}");
         for fault in [Fault::Kill, Fault::Fail, Fault::Repeat] {
             for at in 1..=points {
@@ -171,9 +172,9 @@ fn every_command_of_a_plan_disturbed_at_every_point() {
 #[test]
 fn nothing_else_begins_meanwhile_but_a_removal() {
     let (world, id) = with_one("plan-busy");
-    let point = world.core.inner.failpoints.hits() + 1;
+    let point = world.core.operations().failpoints().hits() + 1;
     // It stands still where it is.
-    world.core.inner.failpoints.set(point, 0, 0);
+    world.core.operations().failpoints().set(point, 0, 0);
     order(&world, Deed::Resize, id);
     let busy = |result: Result<(), crate::Error>| {
         assert!(matches!(result, Err(crate::Error::WrongState(_))), "{result:?}");

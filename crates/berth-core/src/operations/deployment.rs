@@ -1,0 +1,144 @@
+//! Deployments: one container each, replaced by a successor that has to become ready first.
+
+use async_trait::async_trait;
+use berth_operations::{Done, UNCHANGED, Work};
+use serde::{Deserialize, Serialize};
+
+use super::steps::Pull;
+use super::{Body, MEMBERS, Operation, PREPARE, PlannedStep, StepBody, planned};
+use crate::core::Core;
+use crate::deployments::{DeploymentSpec, Replaced, To};
+use crate::error::Error;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeploymentCreate {
+    pub host: String,
+    pub spec: Box<DeploymentSpec>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeploymentUpdate {
+    pub host: String,
+    pub spec: Box<DeploymentSpec>,
+    /// Only image and version of it.
+    #[serde(default)]
+    pub inherit: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeploymentDelete {
+    pub host: String,
+}
+
+/// Makes and starts the command's deployment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeployNew {}
+
+/// A successor takes a deployment's place.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Succeed {
+    name: String,
+    to: Box<DeploymentSpec>,
+    #[serde(default)]
+    inherit: bool,
+}
+
+/// Removes the command's deployment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Undeploy {}
+
+#[async_trait]
+impl Body for DeploymentCreate {
+    fn name(&self) -> &'static str {
+        "deployment_create"
+    }
+
+    fn host(&self) -> Option<&str> {
+        Some(&self.host)
+    }
+
+    async fn plan(&self, _core: &Core, _command: &berth_store::Command) -> Result<Vec<PlannedStep>, Error> {
+        Ok(vec![planned(PREPARE, Pull { image: self.spec.full_image() }), planned(MEMBERS, DeployNew {})])
+    }
+}
+
+#[async_trait]
+impl Body for DeploymentUpdate {
+    fn name(&self) -> &'static str {
+        "deployment_update"
+    }
+
+    fn host(&self) -> Option<&str> {
+        Some(&self.host)
+    }
+
+    async fn plan(&self, _core: &Core, command: &berth_store::Command) -> Result<Vec<PlannedStep>, Error> {
+        let (name, to) = (command.target_name.clone(), self.spec.clone());
+        let succeed = Succeed { name, to, inherit: self.inherit };
+        Ok(vec![planned(PREPARE, Pull { image: self.spec.full_image() }), planned(MEMBERS, succeed)])
+    }
+}
+
+#[async_trait]
+impl Body for DeploymentDelete {
+    fn name(&self) -> &'static str {
+        "deployment_delete"
+    }
+
+    fn is_removal(&self) -> bool {
+        true
+    }
+
+    fn host(&self) -> Option<&str> {
+        Some(&self.host)
+    }
+
+    async fn plan(&self, _core: &Core, _command: &berth_store::Command) -> Result<Vec<PlannedStep>, Error> {
+        Ok(vec![planned(MEMBERS, Undeploy {})])
+    }
+}
+
+#[async_trait]
+impl StepBody for DeployNew {
+    fn name(&self) -> &'static str {
+        "deploy_new"
+    }
+
+    async fn run(&self, core: &Core, work: &Work<Core>) -> Result<Done, Error> {
+        let Operation::DeploymentCreate(asked) = &work.operation else {
+            return Err(Error::Bug("a deployment without what is asked for".into()));
+        };
+        let name = &work.command.target_name;
+        Ok(Done::with(core.deployment_make(&work.caller, name, &asked.host, &asked.spec, work.row.id).await?))
+    }
+}
+
+#[async_trait]
+impl StepBody for Succeed {
+    fn name(&self) -> &'static str {
+        "succeed"
+    }
+
+    async fn run(&self, core: &Core, work: &Work<Core>) -> Result<Done, Error> {
+        let to = if self.inherit { To::Inheriting(&self.to) } else { To::Exactly(&self.to) };
+        let deadline = work.command.deadline;
+        let replaced = core.deployment_replace(&work.caller, &self.name, to, work.row.id, deadline).await?;
+        Ok(match replaced {
+            Replaced::By(id) => Done::with(id),
+            Replaced::Unchanged(id) => Done { message: UNCHANGED.into(), ..Done::with(id) },
+            Replaced::Nothing => Done::success(),
+        })
+    }
+}
+
+#[async_trait]
+impl StepBody for Undeploy {
+    fn name(&self) -> &'static str {
+        "undeploy"
+    }
+
+    async fn run(&self, core: &Core, work: &Work<Core>) -> Result<Done, Error> {
+        core.deployment_remove(&work.caller, &work.command.target_name).await?;
+        Ok(Done::success())
+    }
+}
