@@ -7,7 +7,7 @@ IMAGES := $(TARGET_DIR)/test-images
 LISTEN ?= 127.0.0.1:8080
 DATA ?= $(CURDIR)/data
 
-.PHONY: build run test test-vm check bench images tools deps clean
+.PHONY: build run test test-vm check checkers advisories bench images tools deps clean
 
 build: deps
 	cargo build --release --locked -p berth
@@ -30,9 +30,24 @@ test-vm: deps images
 	if [ -n "$$missing" ]; then apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends $$missing; fi
 	tests/vm/all $(TARGET_DIR)
 
-check: deps
+# Programs that look after the source, of these versions.
+CHECKERS := cargo-deny@0.20.2 cargo-machete@0.9.2
+
+check: deps checkers
 	cargo fmt --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
+	cargo machete
+	cargo deny --locked --all-features check bans licenses sources
+
+# With the network: known weaknesses of dependencies, from https://github.com/rustsec/advisory-db.
+advisories: checkers
+	cargo deny --locked --all-features check advisories
+
+checkers:
+	@for checker in $(CHECKERS); do \
+		command -v "$${checker%@*}" >/dev/null || cargo install --locked --quiet "$$checker"; \
+	done
 
 # Timings, beside docker and podman where they are installed; writes docs/benchmarks.md.
 bench: build images tools
@@ -57,7 +72,7 @@ $(IMAGES)/%.tar: tests/images/mkroot.sh
 
 # What tests compare with: a registry, other tools for images, another runtime. Without them those tests are skipped.
 tools:
-	@missing=; for pair in docker-registry:docker-registry htpasswd:apache2-utils skopeo:skopeo umoci:umoci runc:runc python3:python3-minimal ssh:openssh-client curl:curl openssl:openssl nft:nftables ip:iproute2 pgrep:procps; do \
+	@missing=; for pair in docker-registry:docker-registry htpasswd:apache2-utils skopeo:skopeo umoci:umoci runc:runc crun:crun iptables:iptables python3:python3-minimal ssh:openssh-client curl:curl openssl:openssl nft:nftables ip:iproute2 pgrep:procps; do \
 		PATH=$$PATH:/usr/sbin command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; \
 	done; \
 	python3 -c 'import requests' 2>/dev/null || missing="$$missing python3-requests"; \

@@ -1,5 +1,6 @@
 //! A thousand simulated hosts with ten thousand containers: how long what is asked of all of them takes, what the sampler costs
 //! and what a reading takes on the disk. Needs root. Appends a Markdown table with `--out FILE`.
+#![expect(clippy::too_many_lines, reason = "a benchmark tells one story")]
 
 #[path = "../tests/fleet/mod.rs"]
 #[allow(dead_code, reason = "each test uses a part of the harness")]

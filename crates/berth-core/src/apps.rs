@@ -1,32 +1,19 @@
 //! From an archive of code to a running application: the main job.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use berth_engine::{Mount, MountSource, NetworkMode, PortProtocol, PortRequest, State};
 use berth_image::{Budget, Pin, unpack_zip};
 
 use crate::containers::{Container, NewContainer};
 use crate::core::Core;
 use crate::error::{Error, Field};
+use crate::fetch::Temporary;
 use crate::runtimes::{APP, PROGRAM, Runtime, RuntimeKind};
 use crate::takes_connections;
 use berth_identity::Caller;
 use berth_types::random_hex;
-
-/// Why code could not be fetched; told to the client.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct FetchError(pub String);
-
-/// Gets a file from a web address into a file, within bounds.
-#[async_trait]
-pub trait Fetch: Send + Sync {
-    /// Fetches `address` (http or https) into the new file `to`, at most `limit` bytes. Never from link-local or metadata
-    /// addresses; from loopback and private ones only if `private` says so. Redirects are held to the same rules.
-    async fn fetch(&self, address: &str, to: &Path, limit: u64, private: bool) -> Result<(), FetchError>;
-}
 
 /// An application to be built.
 #[derive(Debug, Clone)]
@@ -46,19 +33,6 @@ pub struct App {
     pub container: Container,
     /// The port of the host that leads to it.
     pub port: u16,
-}
-
-/// A file that goes when this does.
-pub(crate) struct Temporary(pub(crate) PathBuf);
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.0)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            tracing::warn!(file = %self.0.display(), %error, "a downloaded archive could not be removed");
-        }
-    }
 }
 
 impl Core {

@@ -1,14 +1,17 @@
 //! A group's ports of the host, and which of its containers they lead to: those that run and are well, but for those that
 //! are about to be stopped.
 
+pub(crate) mod state;
+
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use berth_engine::{PortProtocol, UnitId};
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::containers::{Container, ContainerState, container};
+
 use crate::core::Core;
 use crate::error::Error;
 use crate::policies::HealthStatus;
@@ -16,15 +19,6 @@ use crate::services::{Group, GroupSpec, GroupState, group};
 
 /// After a container is taken out of a load balancer: what was on its way to it by then has arrived.
 const ON_THE_WAY: Duration = Duration::from_millis(50);
-
-/// What is known of members beyond the records; a cache.
-#[derive(Default)]
-pub(crate) struct Balancing {
-    /// Containers that are about to be stopped.
-    draining: Mutex<HashSet<i64>>,
-    /// Runs of containers without a health check that take connections: container, run.
-    ready: Mutex<HashSet<(i64, i64)>>,
-}
 
 /// A container that gets no new connections until this is dropped.
 pub(crate) struct Draining {

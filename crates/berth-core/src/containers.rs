@@ -4,6 +4,7 @@ mod change;
 mod create;
 mod exec;
 mod health;
+pub(crate) mod in_flight;
 mod life;
 mod logs;
 mod ready;
@@ -22,10 +23,10 @@ use serde::{Deserialize, Serialize};
 
 pub use change::ContainerUpdate;
 pub(crate) use change::check_port_count;
+pub(crate) use in_flight::{FailureReason, Transition};
 pub use logs::{LogFollower, LogQuery};
 pub(crate) use ready::NotReady;
 pub use state::ContainerPhase;
-pub(crate) use state::{FailureReason, InFlight, Transition};
 
 use crate::core::Core;
 use crate::error::{Error, Field};

@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 
 use berth_engine::Engine;
 use berth_image::Store as Images;
-use berth_operations::{Domain, Operations};
+use berth_operations::Operations;
 use berth_store::{Store, Tx};
 use tokio::sync::broadcast;
 
-use crate::apps::Fetch;
-use crate::balancing::Balancing;
+use crate::balancing::state::Balancing;
+use crate::fetch::Fetch;
 
 use crate::error::Error;
-use crate::events::Event;
+use crate::events::event::Event;
 use crate::registries::{Pulls, Registry};
 use crate::settings::Settings;
 use berth_identity::{AccountLimiter, Identity};
@@ -58,9 +58,9 @@ pub(crate) struct Inner {
     pub(crate) starting: Mutex<HashMap<i64, std::collections::HashSet<i64>>>,
     /// The step in which containers' disks were looked at last.
     pub(crate) disks_looked_at: std::sync::atomic::AtomicI64,
-    pub(crate) ssh: crate::ssh::Listening,
+    pub(crate) ssh: crate::ssh::listening::Listening,
     /// What is being done to containers now, and interactive sessions in them.
-    pub(crate) busy: Mutex<HashMap<i64, crate::containers::InFlight>>,
+    pub(crate) busy: Mutex<HashMap<i64, crate::containers::in_flight::InFlight>>,
     /// When a write for the sake of readiness was last on disk.
     last_ready: tokio::sync::Mutex<Option<Instant>>,
     locks: Mutex<HashMap<i64, Weak<tokio::sync::Mutex<()>>>>,
@@ -96,11 +96,8 @@ impl std::fmt::Debug for Core {
 }
 
 impl Core {
-    /// Puts the parts together, makes engine and records agree, and keeps them so in the background.
-    ///
-    /// # Errors
-    /// The records can't be read.
-    pub async fn open(
+    /// The parts, put together; nothing runs yet.
+    pub(crate) fn assemble(
         store: Store,
         engine: Arc<dyn Engine>,
         images: Images,
@@ -139,22 +136,12 @@ impl Core {
             placing: tokio::sync::Mutex::default(),
             starting: Mutex::default(),
             disks_looked_at: 0.into(),
-            ssh: crate::ssh::Listening::default(),
+            ssh: crate::ssh::listening::Listening::default(),
             busy: Mutex::default(),
             last_ready: tokio::sync::Mutex::default(),
             locks: Mutex::default(),
         };
-        let core = Self { inner: Arc::new(inner) };
-        core.identity().forget_unanswered().await?;
-        core.register_hosts().await?;
-        core.sweep_volumes().await?;
-        crate::reconcile::begin(&core).await?;
-        core.packages_sweep(0).await?;
-        core.follow_members().await?;
-        core.begin_registering_hosts();
-        core.begin_measuring();
-        core.operations().resume(&core).await?;
-        Ok(core)
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Accounts, credentials and what they may do.
@@ -231,7 +218,7 @@ impl Core {
         &self.inner.settings.public_url
     }
 
-    /// Whether the database takes a write, within [`READY_LIMIT`]; for readiness. Answered from memory for a second, so that
+    /// Whether the database takes a write, within five seconds; for readiness. Answered from memory for a second, so that
     /// probes of strangers cost at most one durable write a second.
     ///
     /// # Errors

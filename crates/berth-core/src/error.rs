@@ -59,7 +59,7 @@ pub enum Error {
     Timeout(String),
     /// See [`FaultKind::Upstream`]; what a registry does not have is [`FaultKind::NotFound`].
     #[error("{0}")]
-    Registry(#[from] crate::registries::RegistryError),
+    Registry(#[from] crate::registries::error::RegistryError),
     /// A program could not be run, or a container not be made as asked: [`FaultKind::Invalid`].
     #[error("start: {text}")]
     Start {
@@ -96,7 +96,7 @@ impl Error {
             Self::Quota(_) => FaultKind::Quota,
             Self::Forbidden(_) => FaultKind::Forbidden,
             Self::Timeout(_) => FaultKind::Timeout,
-            Self::Registry(crate::registries::RegistryError::NotFound(_)) => FaultKind::NotFound,
+            Self::Registry(crate::registries::error::RegistryError::NotFound(_)) => FaultKind::NotFound,
             Self::Registry(_) => FaultKind::Upstream,
             Self::Start { .. } => FaultKind::Invalid,
             Self::Engine(_) => FaultKind::Unavailable,

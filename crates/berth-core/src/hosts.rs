@@ -1,7 +1,10 @@
 //! Machines that run containers: what is read from them, what people say about them, and whether they are there.
 
+pub(crate) mod settings;
+
 use berth_engine::HostFacts;
-use serde::{Deserialize, Serialize};
+
+pub use settings::HostSettings;
 
 use crate::core::Core;
 use crate::error::{Error, Field};
@@ -36,35 +39,6 @@ pub struct Host {
 
 /// What people say about a host; `None` leaves a value as it is.
 pub type HostLabels = berth_store::HostLabels;
-
-/// What the settings say about this server's own host; empty is nothing.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct HostSettings {
-    /// Its name, instead of its own.
-    pub name: String,
-    /// Where it stands.
-    pub area: String,
-    /// Whose network it is in.
-    pub operator: String,
-    /// What that carries, Mbit/s; 0 is nothing said.
-    pub bandwidth_mbit: i64,
-    /// Seconds without a sign of life after which a host is not ready.
-    pub lease_s: u64,
-}
-
-impl Default for HostSettings {
-    fn default() -> Self {
-        Self {
-            name: String::new(),
-            area: String::new(),
-            operator: String::new(),
-            bandwidth_mbit: 0,
-            // Three signs of life may be lost.
-            lease_s: 40,
-        }
-    }
-}
 
 fn check(labels: &HostLabels, operators: &[String]) -> Result<(), Error> {
     for (field, text) in [(Field::Name, &labels.name), (Field::Area, &labels.area), (Field::Operator, &labels.operator)]

@@ -2,6 +2,7 @@
 
 mod archives;
 mod gc;
+mod names;
 
 use std::collections::HashSet;
 use std::io::Read;
@@ -11,6 +12,8 @@ use berth_store::Tx;
 
 pub use archives::NewCommit;
 pub use gc::{DiskPart, DiskUse, Prune, Pruned};
+use names::alternatives;
+pub(crate) use names::full_name;
 
 use crate::core::Core;
 use crate::error::{Error, Field};
@@ -101,50 +104,6 @@ fn image(row: berth_store::Image, names: Vec<String>) -> Result<Image, Error> {
         shared: row.shared,
         used_at: row.used_at,
     })
-}
-
-/// `nginx` is `nginx:latest`; a registry's port is no tag.
-pub(crate) fn full_name(name: &str) -> Result<String, Error> {
-    let wrong = |why: &str| Error::invalid(Field::Image, format!("{name:?} is not an image name: {why}"));
-    if name.is_empty() || name.len() > 512 {
-        return Err(wrong("1 to 512 characters"));
-    }
-    if name.starts_with("sha256:") {
-        return Err(wrong("that is how digests begin"));
-    }
-    let (name, digest) = match name.split_once('@') {
-        Some((name, digest)) => {
-            digest.parse::<Digest>().map_err(|e| wrong(&e))?;
-            (name.rsplit_once(':').filter(|(_, t)| !t.contains('/')).map_or(name, |(n, _)| n), Some(digest))
-        }
-        None => (name, None),
-    };
-    let (repository, tag) = match name.rsplit_once(':') {
-        Some((repository, tag)) if !tag.contains('/') => (repository, tag),
-        _ => (name, "latest"),
-    };
-    let part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-' | ':');
-    let begins = |p: &str| p.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
-    if repository.split('/').any(|p| !begins(p) || !p.chars().all(part)) {
-        return Err(wrong("lower-case letters, digits, '.', '_', '-' in parts separated by '/'"));
-    }
-    if tag.is_empty()
-        || tag.len() > 128
-        || !tag.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
-    {
-        return Err(wrong("the tag is 1 to 128 letters, digits, '.', '_', '-'"));
-    }
-    Ok(digest.map_or_else(|| format!("{repository}:{tag}"), |digest| format!("{repository}@{digest}")))
-}
-
-/// The names that a client may mean: as it is, and on Docker Hub, both ways round.
-fn alternatives(full: &str) -> Vec<String> {
-    let mut all = vec![full.to_owned()];
-    for prefix in ["docker.io/library/", "docker.io/", "library/"] {
-        all.push(format!("{prefix}{full}"));
-        all.extend(full.strip_prefix(prefix).map(str::to_owned));
-    }
-    all
 }
 
 /// Looks an image up by name, digest, or the beginning of its digest's digits.

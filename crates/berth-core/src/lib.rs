@@ -1,8 +1,38 @@
-//! What berth does, told without protocol, SQL or kernel.
+//! What berth does, without protocol, SQL or kernel.
 //!
-//! A use case is a method of [`Core`]; it takes the [`Caller`] and answers with its own words or an [`Error`], which every
-//! dialect translates for itself. What was asked is written down before the engine hears of it; what is true is observed,
-//! never assumed: a reconciler compares both, woken by the engine's nudges and by a timer.
+//! A use case is a method of [`Core`]; it takes the [`Caller`] and answers with its own types or an [`Error`], which every
+//! dialect translates for itself. What was asked is written down before the engine is called; what is true is observed,
+//! never assumed. A reconciler compares both, woken by the engine's nudges and by a timer.
+//!
+//! # Groups
+//!
+//! A group is a specification and the containers made from it. A container knows the digest of the part that can't be changed while it
+//! runs (its *shape*) and the version of its code; what differs is changed in place or made anew. A successor is made beside the old
+//! container (`replaces` in its row says so), becomes ready, is settled in one write, and only then the old one is drained and removed. Its
+//! name comes from the step's number: a step that runs twice finds what it made. A version of code is a layer above the image's for a
+//! new container, or files in one that exists.
+//!
+//! The core decides which containers a load balancer leads to: those that run, are healthy (or take connections, without a check), and
+//! are not about to be stopped. A container is drained by leaving the load balancer first, then as long as connections are open, bounded
+//! by the group's setting.
+//!
+//! # Deployments and roll-outs
+//!
+//! A deployment is a container in its host's network, known by its name, with the specification that was asked for beside it. Both it and
+//! its successor may bind the same port, so the old one is stopped while the new one starts, and started again if that does not become
+//! ready. Whether it is to run is written down with the successor: a server that is killed in between must not take the pause for a
+//! request to stop.
+//!
+//! A roll-out orders its deployments by a digest of their names, so a larger share contains the smaller one. It is one command with a step
+//! for each deployment and a stage for each batch. A step changes the version and nothing else, and only of a deployment that is as the
+//! roll-out found it. When a stage fails or the command is cancelled, what it moved goes back by a command of its own.
+//!
+//! # Metering
+//!
+//! A sampler reads all counters every ten seconds. The reading and the point that it adds are written in one transaction, so points of a
+//! container follow each other without gap or overlap. Rows of `rounds` hold readings as they came; after five minutes they are sorted by
+//! container into `segments` and added up, to five minutes and to hours. Sums by host, image and version are made in the transaction that
+//! makes the five-minute points, from the same points. A container that is removed is ended first, read, and then removed.
 
 mod apps;
 mod balancing;
@@ -13,10 +43,12 @@ mod deployments;
 mod downloads;
 mod error;
 mod events;
+mod fetch;
 mod host;
 mod hosts;
 mod images;
 mod metering;
+mod open;
 mod operations;
 mod packages;
 mod plans;
@@ -38,7 +70,7 @@ pub use berth_identity::{
 pub use berth_store::{Account, AccountChange};
 pub use berth_types::Page;
 
-pub use apps::{App, Fetch, FetchError, NewApp};
+pub use apps::{App, NewApp};
 pub use bandwidth::{Grouped, Series, SeriesPoint};
 pub use berth_operations::{Command, CommandQuery, CommandStatus, Method, OperationStep, Outcome, Target};
 pub use containers::{
@@ -49,6 +81,7 @@ pub use deployments::{Deployment, DeploymentSpec, NewDeployment, Reservation, Ro
 pub use downloads::Download;
 pub use error::{Error, FaultKind, Field};
 pub use events::Event;
+pub use fetch::{Fetch, FetchError};
 pub use host::HostInfo;
 pub use hosts::{Host, HostLabels, HostSettings};
 pub use images::{DiskPart, DiskUse, Image, NewCommit, Origin, Prune, Pruned, Removed};

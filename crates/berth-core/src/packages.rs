@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use berth_image::{Budget, Digest, Pin, pack_path, unpack_code};
 
-use crate::apps::Temporary;
 use crate::containers::Container;
 use crate::core::Core;
 use crate::error::{Error, Field};
+use crate::fetch::Temporary;
 use crate::services::{Group, GroupSpec};
 use berth_identity::Caller;
 use berth_types::{now, random_hex};

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::hosts::HostSettings;
-use crate::plans::PlanSettings;
+use crate::hosts::settings::HostSettings;
+use crate::plans::settings::PlanSettings;
 use crate::runtimes::{Runtime, defaults};
 
 /// What an administrator can set of the core's behaviour.

@@ -1,9 +1,12 @@
 //! SSH for containers whose image has no server for it: who listens in them, and who may come in. The protocol is elsewhere.
 
-use std::collections::HashMap;
+pub(crate) mod listening;
+
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
+
+use listening::Served;
 
 use crate::containers::{Container, container};
 use crate::core::Core;
@@ -15,18 +18,6 @@ use berth_identity::{Caller, Role};
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Longest `authorized_keys` that is read, bytes.
 const LONGEST_FILE: u64 = 256 << 10;
-
-/// Which runs somebody listens in: a cache, made anew by each server.
-#[derive(Default)]
-pub(crate) struct Listening(Mutex<Served>);
-
-#[derive(Default)]
-struct Served {
-    /// Whether there is anybody who would.
-    any: bool,
-    /// Container, run.
-    runs: HashMap<i64, i64>,
-}
 
 /// A container that is to be listened in.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::{Engine, EngineError};
 use crate::session::{ExecOutput, ExecRequest, Session};
-use crate::types::{LogOptions, NetworkMode, PortProtocol, PortRequest, Rates, State, UnitId, UnitSpec};
+use crate::types::{LogOptions, NetworkMode, Placement, PortProtocol, PortRequest, Rates, State, UnitId, UnitSpec};
 
 /// What an engine's test brings along.
 #[derive(Debug, Clone)]
@@ -89,14 +89,28 @@ fn code(state: &State) -> Option<i32> {
 /// Checks the whole contract; panics at what does not hold. Leaves nothing behind in the engine.
 pub async fn check(engine: &dyn Engine, material: &Material) {
     let mut changes = engine.changes();
-    let port = |first, last| PortRequest {
-        protocol: PortProtocol::Tcp,
-        host_ip: None,
-        host_ports: (first, last),
-        container_port: Some(80),
-    };
+    let (spec, placement) = lives(engine, material).await;
+    changes_while_it_runs(engine, material, &spec, &placement).await;
+    runs_further_processes(engine, material, &spec.id).await;
+    let second = gives_a_port_to_one_at_a_time(engine, material, &placement).await;
+    balances(engine, material, [&spec.id, &second]).await;
+    removes(engine, [&spec.id, &second]).await;
+    tells_of_ends_and_failures(engine, material).await;
+    assert!(engine.list().await.expect("list").iter().all(|id| !id.as_str().starts_with("contract")));
+    let mut nudged = 0;
+    while changes.try_recv().is_ok() {
+        nudged += 1;
+    }
+    assert!(nudged > 0, "an engine says when to look again");
+}
 
-    // A container's life; each call is made twice.
+/// A port of the host between these two that leads to port 80.
+fn port(first: u16, last: u16) -> PortRequest {
+    PortRequest { protocol: PortProtocol::Tcp, host_ip: None, host_ports: (first, last), container_port: Some(80) }
+}
+
+/// A container is made, runs, ends, and runs again; each call is made twice.
+async fn lives(engine: &dyn Engine, material: &Material) -> (UnitSpec, Placement) {
     let mut spec = plain("contract1", &material.layers, &material.service);
     spec.ports = vec![port(material.ports.0, material.ports.1)];
     let id = spec.id.clone();
@@ -132,37 +146,47 @@ pub async fn check(engine: &dyn Engine, material: &Material) {
     engine.start(&id, 2).await.expect("the next run");
     assert!(matches!(engine.observe(&id).await.expect("observe").state, State::Running { .. }));
     assert_eq!(engine.create(&spec).await.expect("placement").ports, placement.ports, "ports are kept over runs");
+    (spec, placement)
+}
 
-    // While it runs: bounds, ports, a pause, further processes.
+/// Bounds, ports and a pause, while it runs.
+async fn changes_while_it_runs(engine: &dyn Engine, material: &Material, spec: &UnitSpec, placement: &Placement) {
+    let id = &spec.id;
     let mut bounds = spec.resources();
     bounds.pids = Some(77);
     for _ in 0..2 {
-        engine.update(&id, bounds).await.expect("update");
+        engine.update(id, bounds).await.expect("update");
     }
     let mut ports = spec.ports.clone();
     ports.push(PortRequest { container_port: Some(81), ..port(material.ports.0, material.ports.1) });
-    let more = engine.set_ports(&id, &ports).await.expect("one more port");
-    assert_eq!(engine.set_ports(&id, &ports).await.expect("again"), more);
+    let more = engine.set_ports(id, &ports).await.expect("one more port");
+    assert_eq!(engine.set_ports(id, &ports).await.expect("again"), more);
     assert!(more.ports.len() == 2 && more.ports[0] == placement.ports[0], "{more:?}");
-    assert_eq!(engine.set_ports(&id, &spec.ports).await.expect("one less"), placement);
+    assert_eq!(engine.set_ports(id, &spec.ports).await.expect("one less"), *placement);
     for paused in [true, true, false, false] {
-        if paused { engine.pause(&id).await } else { engine.resume(&id).await }.expect("pause, resume");
-        let state = engine.observe(&id).await.expect("observe").state;
+        if paused { engine.pause(id).await } else { engine.resume(id).await }.expect("pause, resume");
+        let state = engine.observe(id).await.expect("observe").state;
         assert!(matches!(state, State::Running { paused: p, .. } if p == paused), "{state:?}");
     }
+}
+
+/// Processes beside the container's own.
+async fn runs_further_processes(engine: &dyn Engine, material: &Material, id: &UnitId) {
     let asked = |args: &[String]| ExecRequest { args: args.to_vec(), ..ExecRequest::default() };
-    let greeted = heard(engine.exec(&id, &asked(&material.greeter)).await.expect("exec")).await;
+    let greeted = heard(engine.exec(id, &asked(&material.greeter)).await.expect("exec")).await;
     assert_eq!(greeted, ("hello\n".to_owned(), Some(0)));
-    let failed = heard(engine.exec(&id, &asked(&material.failer)).await.expect("exec")).await;
+    let failed = heard(engine.exec(id, &asked(&material.failer)).await.expect("exec")).await;
     assert_eq!(failed, (String::new(), Some(7)));
-    let refused = engine.exec(&id, &asked(&material.missing)).await.expect_err("a program that is missing");
+    let refused = engine.exec(id, &asked(&material.missing)).await.expect_err("a program that is missing");
     assert!(
         matches!(&refused, EngineError::Start { text, code: 127 } if text.contains(&material.missing[0])),
         "{refused:?}"
     );
-    assert_eq!(engine.traffic(std::slice::from_ref(&id)).await.expect("traffic").len(), 1);
+    assert_eq!(engine.traffic(std::slice::from_ref(id)).await.expect("traffic").len(), 1);
+}
 
-    // Ports belong to one container at a time.
+/// Ports belong to one container at a time; the id of another container that runs now.
+async fn gives_a_port_to_one_at_a_time(engine: &dyn Engine, material: &Material, placement: &Placement) -> UnitId {
     let mut second = plain("contract2", &material.layers, &material.service);
     second.ports = vec![port(placement.ports[0].host_port, placement.ports[0].host_port)];
     assert!(matches!(engine.create(&second).await, Err(EngineError::PortInUse(..))));
@@ -175,13 +199,16 @@ pub async fn check(engine: &dyn Engine, material: &Material) {
     let other = engine.create(&second).await.expect("the other port of the range");
     assert_ne!(other.ports[0].host_port, placement.ports[0].host_port);
     assert_ne!(other.address, placement.address);
-
-    // A load balancer over both, changed, taken over by another port, and taken away.
     engine.start(&second.id, 1).await.expect("start");
+    second.id
+}
+
+/// A load balancer over two containers, changed, taken over by another port, and taken away.
+async fn balances(engine: &dyn Engine, material: &Material, over: [&UnitId; 2]) {
     let load_balancer: UnitId = "front1".parse().unwrap_or_else(|e| panic!("{e}"));
     let range = [PortRequest { host_ports: (material.ports.0 + 2, material.ports.1 + 3), ..port(1, 1) }];
-    let both = [id.clone(), second.id.clone()];
-    let given = engine.set_load_balancer(&load_balancer, 1, &range, &both).await.expect("a load_balancer");
+    let both = over.map(Clone::clone);
+    let given = engine.set_load_balancer(&load_balancer, 1, &range, &both).await.expect("a load balancer");
     assert_eq!(
         engine.set_load_balancer(&load_balancer, 1, &range, &both[..1]).await.expect("over one"),
         given,
@@ -191,20 +218,24 @@ pub async fn check(engine: &dyn Engine, material: &Material) {
     assert_eq!(engine.load_balancers().await.expect("load_balancers"), std::slice::from_ref(&load_balancer));
     let mut third = plain("contract6", &material.layers, &material.service);
     third.ports = vec![port(given[0].host_port, given[0].host_port)];
-    assert!(matches!(engine.create(&third).await, Err(EngineError::PortInUse(..))), "a load_balancer's port is taken");
-    assert_eq!(engine.connections(&id, &[80]).await.expect("connections"), 0);
+    assert!(matches!(engine.create(&third).await, Err(EngineError::PortInUse(..))), "a load balancer's port is taken");
+    assert_eq!(engine.connections(over[0], &[80]).await.expect("connections"), 0);
     for _ in 0..2 {
         assert!(engine.set_load_balancer(&load_balancer, 1, &[], &[]).await.expect("taken away").is_empty());
     }
     assert!(engine.load_balancers().await.expect("load_balancers").is_empty());
+}
 
-    // Removal, of a running one too, and twice.
-    engine.remove(&id).await.expect("remove a running one");
-    engine.remove(&id).await.expect("remove again");
-    assert_eq!(engine.observe(&id).await.expect("observe").state, State::Absent);
-    engine.remove(&second.id).await.expect("remove");
+/// Removal, of one that runs too, and twice.
+async fn removes(engine: &dyn Engine, all: [&UnitId; 2]) {
+    let [id, second] = all;
+    engine.remove(id).await.expect("remove a running one");
+    engine.remove(id).await.expect("remove again");
+    assert_eq!(engine.observe(id).await.expect("observe").state, State::Absent);
+    engine.remove(second).await.expect("remove");
+}
 
-    // Ends, output, failures.
+async fn tells_of_ends_and_failures(engine: &dyn Engine, material: &Material) {
     for (name, args, expected) in [("contract3", &material.greeter, 0), ("contract4", &material.failer, 7)] {
         let spec = plain(name, &material.layers, args);
         engine.create(&spec).await.expect("create");
@@ -229,13 +260,6 @@ pub async fn check(engine: &dyn Engine, material: &Material) {
     );
     assert!(!matches!(engine.observe(&spec.id).await.expect("observe").state, State::Running { .. }));
     engine.remove(&spec.id).await.expect("remove");
-
-    assert!(engine.list().await.expect("list").iter().all(|id| !id.as_str().starts_with("contract")));
-    let mut nudged = 0;
-    while changes.try_recv().is_ok() {
-        nudged += 1;
-    }
-    assert!(nudged > 0, "an engine says when to look again");
 }
 
 #[cfg(test)]

@@ -839,6 +839,7 @@ impl Registry for Registries {
         Ok(Box::new(blob))
     }
 
+    #[expect(clippy::too_many_lines, reason = "one state machine: whole, in parts, anew")]
     async fn push_blob(
         &self,
         image: &ImageReference,

@@ -6,6 +6,10 @@
 //!
 //! Absent on purpose: names, accounts and reference counts. Who uses which layer is the caller's knowledge; it says so in
 //! [`Store::retain`], and holds a [`Pin`] for what it has not written down yet.
+//!
+//! Beside a layer's tree is kept what is needed to write its tar again byte for byte (`tar_split`): a digest that was pulled is the one that
+//! is pushed. A commit freezes the container, reads overlayfs' upper layer (whiteouts, opaque folders, moved folders) and keeps it as a
+//! layer.
 
 mod archive;
 mod builder;

@@ -336,6 +336,51 @@ pub(crate) fn names_of(input: &mut dyn Read, budget: &Budget) -> Result<Vec<(Pat
     }
 }
 
+/// Whether an entry of a layer stands for what the layer hides (a whiteout); it is done then.
+fn hides(builder: &mut LayerBuilder<'_>, name: &Path) -> Result<bool, Error> {
+    let Some(hidden) = name.file_name().map(OsStr::as_bytes).and_then(|file| file.strip_prefix(b".wh.")) else {
+        return Ok(false);
+    };
+    let parent = name.parent().unwrap_or(Path::new(""));
+    if hidden == b".wh..opq" {
+        builder.opaque(parent)?;
+    } else if !hidden.starts_with(b".wh.") {
+        if hidden.is_empty() || hidden == b"." || hidden == b".." {
+            return Err(bad(format!("{} hides no name", name.display())));
+        }
+        builder.whiteout(&parent.join(OsStr::from_bytes(hidden)))?;
+    }
+    Ok(true)
+}
+
+/// A regular file's content.
+fn content<R: Read>(
+    builder: &mut LayerBuilder<'_>,
+    entry: &mut tar::Entry<'_, R>,
+    extensions: &Extensions,
+    (name, meta): (&Path, &Meta),
+    allowance: &Allowance,
+    budget: &mut Budget,
+) -> Result<(), Error> {
+    if let Some((length, pieces)) = sparse_map(extensions, entry)? {
+        builder.sparse_file(name, meta, length, &pieces, entry, budget)?;
+    } else {
+        let size = entry.size();
+        if entry.header().entry_type() == EntryType::GNUSparse {
+            // The parser gives its content filled up, not as it is in the archive.
+            builder.end_record();
+        }
+        allowance.for_content();
+        allowance.hand_over(builder, budget)?;
+        let written = builder.file(name, meta, entry, budget)?;
+        if written != size {
+            return Err(bad(format!("{} is cut short: {written} of {size} bytes", name.display())));
+        }
+        builder.record_file(name, size);
+    }
+    Ok(())
+}
+
 /// Entries go below `at`.
 pub(crate) fn unpack(
     builder: &mut LayerBuilder<'_>,
@@ -393,19 +438,7 @@ pub(crate) fn unpack(
         }
         let is_root = inside.as_os_str().is_empty();
         let name = at.join(inside);
-        if layer
-            && let Some(file) = name.file_name().map(OsStr::as_bytes)
-            && let Some(hidden) = file.strip_prefix(b".wh.")
-        {
-            let parent = name.parent().unwrap_or(Path::new(""));
-            if hidden == b".wh..opq" {
-                builder.opaque(parent)?;
-            } else if !hidden.starts_with(b".wh.") {
-                if hidden.is_empty() || hidden == b"." || hidden == b".." {
-                    return Err(bad(format!("{} hides no name", name.display())));
-                }
-                builder.whiteout(&parent.join(OsStr::from_bytes(hidden)))?;
-            }
+        if layer && hides(builder, &name)? {
             skip(&mut entry, budget)?;
             continue;
         }
@@ -427,22 +460,7 @@ pub(crate) fn unpack(
             EntryType::Directory => builder.directory(&name, &meta)?,
             _ if is_root => return Err(bad("an entry other than a folder is named like the root")),
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                if let Some((length, pieces)) = sparse_map(&extensions, &mut entry)? {
-                    builder.sparse_file(&name, &meta, length, &pieces, &mut entry, budget)?;
-                } else {
-                    let size = entry.size();
-                    if kind == EntryType::GNUSparse {
-                        // The parser gives its content filled up, not as it is in the archive.
-                        builder.end_record();
-                    }
-                    allowance.for_content();
-                    allowance.hand_over(builder, budget)?;
-                    let written = builder.file(&name, &meta, &mut entry, budget)?;
-                    if written != size {
-                        return Err(bad(format!("{} is cut short: {written} of {size} bytes", name.display())));
-                    }
-                    builder.record_file(&name, size);
-                }
+                content(builder, &mut entry, &extensions, (&name, &meta), &allowance, budget)?;
             }
             EntryType::Symlink => builder.symlink(&name, &link(&entry)?, &meta)?,
             EntryType::Link => {
@@ -457,13 +475,10 @@ pub(crate) fn unpack(
                 }
                 builder.hard_link(&name, &at.join(target))?;
             }
-            EntryType::Char => {
+            EntryType::Char | EntryType::Block => {
                 let (major, minor) = device(&entry)?;
-                builder.node(&name, libc::S_IFCHR, major, minor, &meta)?;
-            }
-            EntryType::Block => {
-                let (major, minor) = device(&entry)?;
-                builder.node(&name, libc::S_IFBLK, major, minor, &meta)?;
+                let format = if kind == EntryType::Char { libc::S_IFCHR } else { libc::S_IFBLK };
+                builder.node(&name, format, major, minor, &meta)?;
             }
             EntryType::Fifo => builder.node(&name, libc::S_IFIFO, 0, 0, &meta)?,
             EntryType::XGlobalHeader => {}

@@ -39,6 +39,10 @@ fn is_root() -> bool {
     // SAFETY: plain system call.
     let root = unsafe { libc::geteuid() } == 0;
     if !root {
+        assert!(
+            std::env::var_os("BERTH_TESTS_REQUIRE_ALL").is_none(),
+            "owners, devices and overlayfs' attributes need root"
+        );
         println!("skipped: owners, devices and overlayfs' attributes need root");
     }
     root
@@ -562,6 +566,7 @@ fn a_link_to_a_device_of_a_layer_below_is_refused_without_opening_it() {
 #[test]
 fn code_comes_as_tar_or_war_within_the_same_bounds_as_a_zip() {
     if !is_root() {
+        assert!(std::env::var_os("BERTH_TESTS_REQUIRE_ALL").is_none(), "needs root");
         println!("skipped: needs root");
         return;
     }

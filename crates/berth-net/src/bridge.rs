@@ -465,6 +465,7 @@ mod tests {
     fn ports_are_published_listed_replaced_and_taken_back() {
         // SAFETY: plain system call.
         if unsafe { libc::geteuid() } != 0 {
+            assert!(std::env::var_os("BERTH_TESTS_REQUIRE_ALL").is_none(), "needs root to change nf_tables");
             println!("skipped: needs root to change nf_tables");
             return;
         }
@@ -584,6 +585,7 @@ mod tests {
         // SAFETY: plain system call.
         let root = unsafe { libc::geteuid() } == 0;
         if !root || !iptables(&["--version"]).is_ok_and(|o| String::from_utf8_lossy(&o.stdout).contains("nf_tables")) {
+            assert!(std::env::var_os("BERTH_TESTS_REQUIRE_ALL").is_none(), "needs root and iptables (nf_tables)");
             println!("skipped: needs root and iptables (nf_tables)");
             return;
         }
@@ -620,6 +622,7 @@ mod tests {
     fn the_kernel_takes_the_bridges_own_decisions() {
         // SAFETY: plain system call.
         if unsafe { libc::geteuid() } != 0 {
+            assert!(std::env::var_os("BERTH_TESTS_REQUIRE_ALL").is_none(), "needs root");
             println!("skipped: needs root");
             return;
         }

@@ -74,6 +74,11 @@ struct Run<D: Domain> {
 }
 
 impl Operations {
+    /// Whether no command is driven at this moment.
+    pub fn is_idle(&self) -> bool {
+        self.inner.driving.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// Drives the target's commands, unless that is done already.
     pub fn drive<D: Domain>(&self, domain: &D, target: Target) {
         let mut driving = self.inner.driving.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -302,6 +307,7 @@ impl Operations {
     }
 
     /// Takes an event: the new state is saved, then its effects are given to be done.
+    #[expect(clippy::too_many_lines, reason = "one transition: state, rows and event are made and written together")]
     async fn step_on<D: Domain>(
         &self,
         domain: &D,

@@ -12,6 +12,19 @@
 //!
 //! Everything a restarted server needs is in the container's folder: [`Bundle`], [`Process`] of shim and init,
 //! [`ExitStatus`], logs. Words are those of the OCI runtime specification.
+//!
+//! **exec**: the zygote forks an attendant, which enters the container's namespaces and cgroups, applies what the container's own process
+//! got (capabilities, seccomp, limits), and reports by a SEQPACKET socket. The shim has no part in it. Input and output go from the
+//! process's pipes or terminal straight to the server.
+//!
+//! **attach**: the shim serves a socket in the container's folder. It never waits for a client longer than a moment; the log comes first.
+//!
+//! **Files** (copies, archives, export, commit) are reached through the container's root and its volumes by descriptor, and every path is
+//! resolved by openat2 within one of them. Mounts are crossed by table, not by path. Nothing of the container runs for it.
+//!
+//! **System calls**: `seccomp/table.rs` is an allow-list, rendered as BPF and as OCI JSON; a test compares both inside containers.
+//!
+//! **Other runtimes** stand where our init stands: the shim calls them, all else (network, parent cgroup, logs, exit) stays the same.
 
 mod attach;
 mod bundle;

@@ -14,6 +14,6 @@ pub use archives::{
 pub use files::{FileServer, zip_of};
 pub use leftovers::leftovers;
 pub use registry::{Fault, Proxy, TestRegistry, has_program};
-pub use server::{Answer, Server, done, free_port, http, image, is_root, slow};
+pub use server::{Answer, Server, done, free_port, http, image, is_root, skip, slow};
 pub use shape::same_shape;
 pub use strange_registry::{StrangeRegistry, Ways};

@@ -17,7 +17,7 @@ pub fn has_program(name: &str) -> bool {
     let found = std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(name).exists()));
     if !found {
-        println!("skipped: {name} is not installed; `make test` installs it on Debian");
+        crate::skip(&format!("{name} is not installed; `make test` installs it on Debian"));
     }
     found
 }

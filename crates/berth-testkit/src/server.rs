@@ -10,12 +10,21 @@ use berth_client::Client;
 
 use crate::leftovers;
 
+/// Says that a test is skipped, and why.
+///
+/// # Panics
+/// With `BERTH_TESTS_REQUIRE_ALL` in the environment: there a test that is skipped has failed.
+pub fn skip(reason: &str) {
+    assert!(std::env::var_os("BERTH_TESTS_REQUIRE_ALL").is_none(), "a test can't run: {reason}");
+    println!("skipped: {reason}");
+}
+
 /// Whether this process may do what a server does. Says that a test is skipped if not.
 pub fn is_root() -> bool {
     // SAFETY: plain system call.
     let root = unsafe { libc::geteuid() } == 0;
     if !root {
-        println!("skipped: needs root");
+        crate::skip("needs root");
     }
     root
 }
@@ -29,7 +38,7 @@ pub fn image(name: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    println!("skipped: {} is missing; `make test` makes it from Debian packages", path.display());
+    crate::skip(&format!("{} is missing; `make test` makes it from Debian packages", path.display()));
     None
 }
 
@@ -100,7 +109,7 @@ impl Server {
         let data = std::env::temp_dir().join(format!("berth-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&data);
         fs::create_dir_all(&data).expect("make the data folder");
-        fs::write(data.join("berth.toml"), with_short_times(settings)).expect("write the settings");
+        fs::write(data.join("berth.toml"), with_own_ports(&with_short_times(settings))).expect("write the settings");
         let port = free_port();
         let http = http();
         let mut server = Self { program: program.into(), data, port, child: None, http };
@@ -303,6 +312,21 @@ impl Drop for Server {
 }
 
 /// Times that a test waits out again and again are short, unless the test sets them itself.
+/// With a range of host ports of its own: servers of tests that run side by side choose at the same time, and what one has chosen
+/// is held a moment later only.
+fn with_own_ports(settings: &str) -> String {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    const FIRST: u32 = 10_000;
+    const EACH: u32 = 200;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    if settings.contains("port_range") {
+        return settings.to_owned();
+    }
+    let number = std::process::id().wrapping_mul(7).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % 99;
+    let (first, last) = (FIRST + number * EACH, FIRST + (number + 1) * EACH - 1);
+    settings.replacen("[core]\n", &format!("[core]\nport_range = [{first}, {last}]\n"), 1)
+}
+
 fn with_short_times(settings: &str) -> String {
     if settings.contains("ready_time_ms") {
         return settings.to_owned();

@@ -1,4 +1,5 @@
 //! berth: a container manager in one program.
+#![allow(rustdoc::broken_intra_doc_links, reason = "doc comments of arguments are the help texts: [=N] is no link")]
 
 mod cli;
 mod connections;

@@ -84,31 +84,8 @@ pub(crate) fn begin_log(settings: &Settings) {
     if settings.log.json { builder.json().init() } else { builder.with_ansi(io::stderr().is_terminal()).init() }
 }
 
-/// Runs until SIGTERM or SIGINT. Containers go on.
-pub(crate) async fn serve(settings: Settings) -> Result<(), String> {
-    let data = &settings.data_dir;
-    fs::create_dir_all(data).map_err(|e| format!("{}: {e}", data.display()))?;
-    let data = &fs::canonicalize(data).map_err(|e| format!("{}: {e}", data.display()))?;
-    fs::set_permissions(data, fs::Permissions::from_mode(0o700)).map_err(|e| format!("{}: {e}", data.display()))?;
-    let _lock = take_lock(data)?;
-    if let Err(error) = berth_runtime::raise_open_files() {
-        tracing::warn!(%error, "the limit of open files stays as it is");
-    }
-    if settings.dev && !settings.listen.ip().is_loopback() {
-        return Err(format!(
-            "--dev takes requests without a signature: only for a loopback listener, not {}",
-            settings.listen
-        ));
-    }
-    let listener = tokio::net::TcpListener::bind(settings.listen)
-        .await
-        .map_err(|e| format!("listen on {}: {e}", settings.listen))?;
-    let address = listener.local_addr().map_err(|e| e.to_string())?;
-    let secure = crate::tls::Listener::open(&settings.https).await?;
-    if let Some(secure) = &secure {
-        tracing::info!(address = %secure.address(), "TLS");
-    }
-
+/// Database, images, engine and core of a data folder.
+async fn open_core(settings: &Settings, data: &Path) -> Result<Core, String> {
     let database = data.join("berth.db");
     let store = Store::open(&database).map_err(|e| chain(&e))?;
     fs::set_permissions(&database, fs::Permissions::from_mode(0o600)).map_err(|e| e.to_string())?;
@@ -141,8 +118,35 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), String> {
     let mut of_core = settings.core.clone();
     of_core.operators = berth_api::OPERATORS.map(str::to_owned).to_vec();
     of_core.dialects = berth_api::DIALECTS_OF_KEYS.map(str::to_owned).to_vec();
-    let core =
-        Core::open(store, Arc::new(engine), images, fetch, registry, paths, of_core).await.map_err(|e| e.chain())?;
+    Core::open(store, Arc::new(engine), images, fetch, registry, paths, of_core).await.map_err(|e| e.chain())
+}
+
+/// Runs until SIGTERM or SIGINT. Containers go on.
+pub(crate) async fn serve(settings: Settings) -> Result<(), String> {
+    let data = &settings.data_dir;
+    fs::create_dir_all(data).map_err(|e| format!("{}: {e}", data.display()))?;
+    let data = &fs::canonicalize(data).map_err(|e| format!("{}: {e}", data.display()))?;
+    fs::set_permissions(data, fs::Permissions::from_mode(0o700)).map_err(|e| format!("{}: {e}", data.display()))?;
+    let _lock = take_lock(data)?;
+    if let Err(error) = berth_runtime::raise_open_files() {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+    if settings.dev && !settings.listen.ip().is_loopback() {
+        return Err(format!(
+            "--dev takes requests without a signature: only for a loopback listener, not {}",
+            settings.listen
+        ));
+    }
+    let listener = tokio::net::TcpListener::bind(settings.listen)
+        .await
+        .map_err(|e| format!("listen on {}: {e}", settings.listen))?;
+    let address = listener.local_addr().map_err(|e| e.to_string())?;
+    let secure = crate::tls::Listener::open(&settings.https).await?;
+    if let Some(secure) = &secure {
+        tracing::info!(address = %secure.address(), "TLS");
+    }
+
+    let core = open_core(&settings, data).await?;
     let first = administrator(&core, data, settings.dev).await?;
     berth_ssh::begin(core.clone()).await.map_err(|e| e.chain())?;
     let draining = Draining::default();

@@ -1,4 +1,5 @@
 //! The dialect `comb`, as its document shows it, with real containers.
+#![expect(clippy::too_many_lines, reason = "a test tells one story")]
 
 use std::io::{Read, Write};
 use std::net::UdpSocket;
@@ -545,7 +546,7 @@ fn ssh_port(server: &Server, name: &str) -> u16 {
 async fn keys_log_in_with_and_without_a_server_in_the_image() {
     let (Some(rootfs), Some(dropbear)) = (image("busybox").filter(|_| is_root()), image("dropbear")) else { return };
     if !has_program("ssh") || !has_program("ssh-keygen") {
-        println!("skipped: ssh is not installed");
+        berth_testkit::skip("ssh is not installed");
         return;
     }
     let mut server = Server::start(env!("CARGO_BIN_EXE_berth"), "comb-ssh", "").await;
@@ -833,7 +834,7 @@ async fn what_was_accepted_is_done_after_a_crash_and_by_a_whole_client() {
 
     let python = Command::new("python3").args(["-c", "import requests"]).output();
     if !python.is_ok_and(|output| output.status.success()) || !has_program("ssh") {
-        println!("skipped: the example needs python3-requests and ssh");
+        berth_testkit::skip("the example needs python3-requests and ssh");
     } else {
         let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/comb.py");
         let output = Command::new("python3")
@@ -856,7 +857,7 @@ async fn the_same_is_served_over_tls() {
         return;
     }
     if !has_program("openssl") || !has_program("curl") {
-        println!("skipped: openssl or curl is not installed");
+        berth_testkit::skip("openssl or curl is not installed");
         return;
     }
     let folder = std::env::temp_dir().join(format!("berth-tls-{}", std::process::id()));

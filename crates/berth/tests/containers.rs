@@ -1,4 +1,5 @@
 //! Real containers through the native API: limits, network, isolation, output, lifecycle.
+#![expect(clippy::too_many_lines, reason = "a test tells one story")]
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};

@@ -1,4 +1,5 @@
 //! What is done with containers every day: processes and files inside, images made of them, volumes, names, changes.
+#![expect(clippy::too_many_lines, reason = "a test tells one story")]
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -513,7 +514,7 @@ async fn containers_of_an_account_find_each_other_and_nobody_elses() {
             let (text, error) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
             assert!(out.status.success() && text.contains("@members accept"), "{:?}: {error}", out.status);
         }
-        None => println!("skipped: nft is not installed; `make test` installs it on Debian"),
+        None => berth_testkit::skip("nft is not installed; `make test` installs it on Debian"),
     }
     // Its own files and processes are an account's own.
     for path in ["exec", "commit", "pause"] {

@@ -1,4 +1,5 @@
 //! The dialect `tingyu`, as its document shows it, with real containers.
+#![expect(clippy::too_many_lines, reason = "a test tells one story")]
 
 use std::io::Read;
 use std::net::TcpListener;

@@ -66,6 +66,47 @@ fn check_places(mounts: &mut [Mount]) -> Result<(), Error> {
     Ok(())
 }
 
+/// Arguments and environment, of the request and the image.
+fn program_of(new: &NewContainer, image: &Config) -> Result<(Vec<String>, Vec<String>), Error> {
+    let args = match (&new.entrypoint, &new.command) {
+        (Some(entrypoint), command) => entrypoint.iter().chain(command.iter().flatten()).cloned().collect::<Vec<_>>(),
+        (None, Some(command)) => image.entrypoint.iter().chain(command).cloned().collect(),
+        (None, None) => image.entrypoint.iter().chain(&image.cmd).cloned().collect(),
+    };
+    if args.first().is_none_or(String::is_empty) {
+        return Err(Error::invalid(Field::Command, "command is required: neither the request nor the image has one"));
+    }
+    let mut env = image.env.clone();
+    for variable in &new.env {
+        let Some((key, _)) = variable.split_once('=').filter(|(key, _)| !key.is_empty()) else {
+            return Err(Error::invalid(Field::Env, format!("{variable:?} is not KEY=value")));
+        };
+        env.retain(|have| have.split('=').next() != Some(key));
+        env.push(variable.clone());
+    }
+    if args.iter().chain(&env).any(|text| text.contains('\0')) {
+        return Err(Error::invalid(Field::Command, "a zero byte in the command or a variable"));
+    }
+    let texts = [&new.working_dir, &new.user].into_iter().flatten().map(String::as_str);
+    let labels = new.labels.iter().flat_map(|(k, v)| [k.as_str(), v.as_str()]);
+    if texts.chain(labels).any(|text| text.contains('\0') || text.len() > 4096) {
+        return Err(Error::invalid(
+            Field::Request,
+            "a zero byte, or more than 4096 bytes, in user, working_dir or a label",
+        ));
+    }
+    Ok((args, env))
+}
+
+fn host_name_of(new: &NewContainer, uid: &UnitId) -> Result<String, Error> {
+    let host_name = new.hostname.clone().unwrap_or_else(|| uid.to_string());
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    if host_name.is_empty() || host_name.len() > 63 || !host_name.chars().all(good) {
+        return Err(Error::invalid(Field::Hostname, format!("{host_name:?}: 1 to 63 letters, digits, '-', '.', '_'")));
+    }
+    Ok(host_name)
+}
+
 impl Core {
     fn decide(
         &self,
@@ -77,38 +118,7 @@ impl Core {
         layers: Vec<String>,
     ) -> Result<Spec, Error> {
         let settings = &self.inner.settings;
-        let args = match (&new.entrypoint, &new.command) {
-            (Some(entrypoint), command) => {
-                entrypoint.iter().chain(command.iter().flatten()).cloned().collect::<Vec<_>>()
-            }
-            (None, Some(command)) => image.entrypoint.iter().chain(command).cloned().collect(),
-            (None, None) => image.entrypoint.iter().chain(&image.cmd).cloned().collect(),
-        };
-        if args.first().is_none_or(String::is_empty) {
-            return Err(Error::invalid(
-                Field::Command,
-                "command is required: neither the request nor the image has one",
-            ));
-        }
-        let mut env = image.env.clone();
-        for variable in &new.env {
-            let Some((key, _)) = variable.split_once('=').filter(|(key, _)| !key.is_empty()) else {
-                return Err(Error::invalid(Field::Env, format!("{variable:?} is not KEY=value")));
-            };
-            env.retain(|have| have.split('=').next() != Some(key));
-            env.push(variable.clone());
-        }
-        if args.iter().chain(&env).any(|text| text.contains('\0')) {
-            return Err(Error::invalid(Field::Command, "a zero byte in the command or a variable"));
-        }
-        let texts = [&new.working_dir, &new.user].into_iter().flatten().map(String::as_str);
-        let labels = new.labels.iter().flat_map(|(k, v)| [k.as_str(), v.as_str()]);
-        if texts.chain(labels).any(|text| text.contains('\0') || text.len() > 4096) {
-            return Err(Error::invalid(
-                Field::Request,
-                "a zero byte, or more than 4096 bytes, in user, working_dir or a label",
-            ));
-        }
+        let (args, env) = program_of(new, image)?;
         if new.stop_signal.is_some_and(|s| !(1..=64).contains(&s)) {
             return Err(Error::invalid(Field::StopSignal, "expected a signal number from 1 to 64"));
         }
@@ -145,14 +155,7 @@ impl Core {
                 ));
             }
         }
-        let host_name = new.hostname.clone().unwrap_or_else(|| uid.to_string());
-        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
-        if host_name.is_empty() || host_name.len() > 63 || !host_name.chars().all(good) {
-            return Err(Error::invalid(
-                Field::Hostname,
-                format!("{host_name:?}: 1 to 63 letters, digits, '-', '.', '_'"),
-            ));
-        }
+        let host_name = host_name_of(new, uid)?;
         let mut ports = new.ports.clone();
         check_ports(&mut ports, new.network, settings)?;
         // The name by which it was made, its own id, and what it calls itself.

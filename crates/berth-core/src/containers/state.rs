@@ -3,36 +3,11 @@
 use std::sync::PoisonError;
 
 use berth_engine::{ExecOutput, Session};
-use serde::{Deserialize, Serialize};
 
+use super::in_flight::{FailureReason, InFlight, Transition};
 use super::{Container, ContainerState};
 use crate::core::Core;
 use crate::error::Error;
-
-/// What went wrong last and still shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum FailureReason {
-    /// It runs, but did not prove itself.
-    RunFailed,
-    /// It could not be stopped.
-    StopFailed,
-}
-
-/// What is being done to a container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Transition {
-    Starting,
-    Stopping,
-}
-
-/// What is going on with a container at this moment; a cache, gone with the server.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct InFlight {
-    doing: Option<Transition>,
-    sessions: u32,
-    followers: u32,
-}
 
 /// A container in one word, as fine as any dialect tells it apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +22,7 @@ pub enum ContainerPhase {
     Login,
     /// It ran and ended by itself with an error.
     Failed,
-    /// It was started and runs, but did not prove itself.
+    /// It was started and runs, but did not become ready.
     RunFailed,
     /// It could not be started, and nothing runs.
     StartFailed,
@@ -142,7 +117,7 @@ impl Core {
         Session { output: heard, input }
     }
 
-    /// Notes that a container runs, but did not prove itself.
+    /// Notes that a container runs, but did not become ready.
     pub(crate) async fn note_trouble(&self, id: i64) -> Result<(), Error> {
         let lock = self.lock(id);
         let _busy = lock.lock().await;

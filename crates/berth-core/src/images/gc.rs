@@ -183,7 +183,7 @@ impl Core {
     pub async fn image_fetch(&self, caller: &Caller, address: &str, name: Option<String>) -> Result<Vec<Image>, Error> {
         let settings = &self.inner.settings;
         let file = self.inner.images.work_folder().join(format!("upload-{}.tar", berth_types::random_hex(8)));
-        let file = crate::apps::Temporary(file);
+        let file = crate::fetch::Temporary(file);
         let bound = settings.image_fetch_max_mib << 20;
         self.room().await?;
         let private = settings.code_from_private_addresses && self.identity().private_allowed(caller).await?;

@@ -17,9 +17,9 @@ use berth_store::Store;
 use super::{
     GroupApply, GroupDelete, GroupHistory, GroupStart, GroupStop, GroupUpload, Method, Operation, Outcome, target,
 };
-use crate::apps::{Fetch, FetchError};
 use crate::containers::ContainerState;
 use crate::core::{Core, Paths};
+use crate::fetch::{Fetch, FetchError};
 use crate::policies::{HealthCheck, HealthTest};
 use crate::registries::{Access, Blob, ImageReference, Login, Registry, RegistryError, Sent};
 use crate::services::{Group, GroupPort, GroupSpec, GroupState};
@@ -182,6 +182,16 @@ impl World {
         waited.unwrap_or_else(|_| panic!("{} does not end", command.name)).expect("command")
     }
 
+    /// Points that were hit, when no command is driven any more: the last one is hit after the command is told to have ended.
+    fn hits(&self) -> usize {
+        let begun = Instant::now();
+        while !self.core.operations().is_idle() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "commands are driven for ever");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.core.operations().failpoints().hits()
+    }
+
     /// Waits until what a test holds has come to where it is held.
     fn held(&self, point: usize) {
         let begun = Instant::now();
@@ -324,16 +334,16 @@ enum Fault {
 /// Points that an undisturbed run passes.
 fn points(number: usize, body: &Operation) -> usize {
     let world = World::with_group(&format!("points{number}"));
-    let before = world.core.operations().failpoints().hits();
+    let before = world.hits();
     let done = world.wait(&world.order(body.clone()));
     assert_eq!(done.result, Some(Outcome::Success), "{}: {}", done.name, done.message);
-    world.core.operations().failpoints().hits() - before
+    world.hits() - before
 }
 
 fn disturbed(number: usize, body: Operation, running: bool, fault: Fault, at: usize) {
     let story = format!("{} {number} with {fault:?} at {at}", body.name());
     let mut world = World::with_group(&format!("{number}-{fault:?}-{at}"));
-    let point = world.core.operations().failpoints().hits() + at;
+    let point = world.hits() + at;
     match fault {
         Fault::Kill => world.core.operations().failpoints().set(point, 0, 0),
         Fault::Fail => world.core.operations().failpoints().set(0, point, 0),
@@ -400,7 +410,7 @@ fn a_removal_overtakes_what_waits_and_survives_a_kill_at_any_point() {
     let stories = (1..16usize).map(|at| {
         Box::new(move || {
             let mut world = World::with_group(&format!("removal{at}"));
-            let point = world.core.operations().failpoints().hits() + at;
+            let point = world.hits() + at;
             world.core.operations().failpoints().set(point, 0, 0);
             let slow = world.order(GroupStart { update: true, image: None, method: Method::Sequential });
             let waits = world.order(GroupStop { method: Method::Parallel });
@@ -472,7 +482,7 @@ fn members_that_end_after_they_were_ready_are_replaced_by_what_was_there() {
 fn commands_are_cancelled() {
     let world = World::with_group("cancel");
     // Its first step waits there: else all of it may be over before the cancellation comes.
-    let point = world.core.operations().failpoints().hits() + FIRST_STEP;
+    let point = world.hits() + FIRST_STEP;
     world.core.operations().failpoints().hold(point);
     let slow = world.order(GroupStart { update: true, image: None, method: Method::Sequential });
     world.held(point);

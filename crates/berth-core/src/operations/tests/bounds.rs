@@ -60,7 +60,7 @@ fn steps_of_an_account_wait_for_each_other() {
 fn commands_that_wait_are_bounded_and_removals_are_not() {
     let world = World::with_group("waiting");
     let group = world.group();
-    let point = world.core.operations().failpoints().hits() + super::FIRST_STEP;
+    let point = world.hits() + super::FIRST_STEP;
     world.core.operations().failpoints().hold(point);
     let mut enqueued = vec![world.order(start())];
     world.held(point);

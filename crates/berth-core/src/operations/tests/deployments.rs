@@ -157,7 +157,7 @@ fn expected(deed: Option<Deed>) -> Vec<(&'static str, String)> {
 fn disturbed(deed: Deed, fault: Fault, at: usize) {
     let story = format!("{deed:?} with {fault:?} at {at}");
     let mut world = with_three(&format!("deployment-{deed:?}-{fault:?}-{at}"));
-    let point = world.core.operations().failpoints().hits() + at;
+    let point = world.hits() + at;
     match fault {
         Fault::Kill => world.core.operations().failpoints().set(point, 0, 0),
         Fault::Fail => world.core.operations().failpoints().set(0, point, 0),
@@ -188,11 +188,11 @@ fn every_command_of_a_deployment_disturbed_at_every_point() {
     let mut stories: Vec<Box<dyn FnOnce() + Send>> = Vec::new();
     for deed in DEEDS {
         let world = with_three(&format!("deployment-points-{deed:?}"));
-        let before = world.core.operations().failpoints().hits();
+        let before = world.hits();
         order(&world, deed);
         settle(&world);
         assert_eq!(versions(&world, "undisturbed"), expected(Some(deed)), "{deed:?}");
-        let points = world.core.operations().failpoints().hits() - before;
+        let points = world.hits() - before;
         assert!(points > FIRST_STEP, "{deed:?}: {points}");
         for fault in [Fault::Kill, Fault::Fail, Fault::Repeat] {
             for at in 1..=points {
@@ -303,7 +303,7 @@ fn an_update_goes_by_content_and_mends_what_could_not_start() {
 fn a_cancelled_roll_out_goes_back() {
     let world = with_three("deployment-cancel");
     // The second step waits there: the first is done.
-    let point = world.core.operations().failpoints().hits() + FIRST_STEP + 6;
+    let point = world.hits() + FIRST_STEP + 6;
     world.core.operations().failpoints().hold(point);
     let uid = roll_out(&world, 100, "2");
     world.held(point);
@@ -323,7 +323,7 @@ fn a_cancelled_roll_out_goes_back() {
 fn what_a_roll_out_meets_changed_keeps_the_change() {
     let world = with_three("deployment-meanwhile");
     // All is planned, nothing is moved yet.
-    let point = world.core.operations().failpoints().hits() + FIRST_STEP;
+    let point = world.hits() + FIRST_STEP;
     world.core.operations().failpoints().hold(point);
     let rollout = roll_out(&world, 100, "2");
     world.held(point);
@@ -344,7 +344,7 @@ fn what_a_roll_out_meets_changed_keeps_the_change() {
 #[test]
 fn a_roll_out_that_waits_begins_after_the_one_before_is_taken_back() {
     let world = with_three("deployment-queue");
-    let point = world.core.operations().failpoints().hits() + FIRST_STEP;
+    let point = world.hits() + FIRST_STEP;
     world.core.operations().failpoints().hold(point);
     let first = roll_out(&world, 100, "2");
     world.held(point);
@@ -378,7 +378,7 @@ fn two_that_want_the_same_deployment_survive_a_kill() {
     let stories = (1..=30usize).map(|at| {
         Box::new(move || {
             let mut world = with_three(&format!("deployment-two-{at}"));
-            let point = world.core.operations().failpoints().hits() + at;
+            let point = world.hits() + at;
             world.core.operations().failpoints().set(point, 0, 0);
             let moved = roll_out(&world, 100, "2");
             let updated = update(&world, "one", spec("3"));
@@ -413,7 +413,7 @@ fn what_its_owner_stopped_stays_so_and_what_waits_meets_what_is() {
     assert!(!two.container.wanted_running && !two.container.state.is_live() && two.spec.version == "2", "{two:?}");
     world.block_on(world.core.deployment_start(&world.caller, "two")).expect("started");
     // A roll-out's step that waits for an update of the same takes over what that made of it.
-    let point = world.core.operations().failpoints().hits() + FIRST_STEP + 3;
+    let point = world.hits() + FIRST_STEP + 3;
     world.core.operations().failpoints().hold(point);
     let changed = DeploymentSpec { env: vec![("NEW".into(), "1".into())], ..spec("1") };
     let first = update(&world, "one", changed);
@@ -460,7 +460,7 @@ fn names_of_passing_containers_are_nobodys_and_others_are_left_alone() {
     settle(&world);
     assert_eq!(find(&world, "new").expect("made").spec.version, "1");
     // And one whose making waits can be removed.
-    let point = world.core.operations().failpoints().hits() + FIRST_STEP;
+    let point = world.hits() + FIRST_STEP;
     world.core.operations().failpoints().hold(point);
     create(&world, "late", spec("1")).expect("accepted");
     world.held(point);
@@ -475,7 +475,7 @@ fn names_of_passing_containers_are_nobodys_and_others_are_left_alone() {
 fn room_is_granted_once() {
     let world = World::new("deployment-room");
     // The host has eight CPUs; both are accepted before the first of them has its room.
-    let point = world.core.operations().failpoints().hits() + FIRST_STEP;
+    let point = world.hits() + FIRST_STEP;
     world.core.operations().failpoints().hold(point);
     let big = DeploymentSpec { requests_cpu: 5.0, limits_cpu: 0.0, ..spec("1") };
     let both =
@@ -511,7 +511,7 @@ fn download_disturbed(fault: Fault, at: usize) {
         Some(text)
     };
     let expected = format!("{}\n", find(&world, "one").expect("made").container.uid);
-    let point = world.core.operations().failpoints().hits() + at;
+    let point = world.hits() + at;
     match fault {
         Fault::Kill => world.core.operations().failpoints().set(point, 0, 0),
         Fault::Fail => world.core.operations().failpoints().set(0, point, 0),

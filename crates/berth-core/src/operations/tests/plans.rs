@@ -114,7 +114,7 @@ fn with_one(name: &str) -> (World, i64) {
 fn disturbed(deed: Deed, fault: Fault, at: usize) {
     let story = format!("{deed:?} with {fault:?} at {at}");
     let (mut world, old) = with_one(&format!("plan-{deed:?}-{fault:?}-{at}"));
-    let point = world.core.operations().failpoints().hits() + at;
+    let point = world.hits() + at;
     match fault {
         Fault::Kill => world.core.operations().failpoints().set(point, 0, 0),
         Fault::Fail => world.core.operations().failpoints().set(0, point, 0),
@@ -155,10 +155,10 @@ fn every_command_of_a_plan_disturbed_at_every_point() {
     let mut stories: Vec<Box<dyn FnOnce() + Send>> = Vec::new();
     for deed in DEEDS {
         let (world, old) = with_one(&format!("plan-points-{deed:?}"));
-        let before = world.core.operations().failpoints().hits();
+        let before = world.hits();
         let id = order(&world, deed, old);
         check_done(&world, deed, id, "undisturbed");
-        let points = world.core.operations().failpoints().hits() - before;
+        let points = world.hits() - before;
         assert!(points >= 5, "{deed:?}: {points}");
         for fault in [Fault::Kill, Fault::Fail, Fault::Repeat] {
             for at in 1..=points {
@@ -172,7 +172,7 @@ fn every_command_of_a_plan_disturbed_at_every_point() {
 #[test]
 fn nothing_else_begins_meanwhile_but_a_removal() {
     let (world, id) = with_one("plan-busy");
-    let point = world.core.operations().failpoints().hits() + 1;
+    let point = world.hits() + 1;
     // It stands still where it is.
     world.core.operations().failpoints().set(point, 0, 0);
     order(&world, Deed::Resize, id);
