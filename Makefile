@@ -30,6 +30,8 @@ test-vm: deps images
 	if [ -n "$$missing" ]; then apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends $$missing; fi
 	tests/vm/all $(TARGET_DIR)
 
+# The oldest Rust that builds it, as Cargo.toml says.
+MSRV := $(shell sed -n 's/^rust-version = "\(.*\)"/\1.0/p' Cargo.toml)
 # Programs that look after the source, of these versions.
 CHECKERS := cargo-deny@0.20.2 cargo-machete@0.9.2
 
@@ -39,6 +41,10 @@ check: deps checkers
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 	cargo machete
 	cargo deny --locked --all-features check bans licenses sources
+	@if command -v rustup >/dev/null; then \
+		rustup toolchain install $(MSRV) --profile minimal >/dev/null 2>&1; \
+		cargo +$(MSRV) check --workspace --locked --target-dir $(TARGET_DIR)/msrv; \
+	else echo "not checked with Rust $(MSRV): there is no rustup"; fi
 
 # With the network: known weaknesses of dependencies, from https://github.com/rustsec/advisory-db.
 advisories: checkers

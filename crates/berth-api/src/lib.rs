@@ -3,6 +3,8 @@
 
 mod acs;
 mod comb;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod http;
 mod native;
 mod prometheus;

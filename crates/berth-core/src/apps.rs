@@ -40,7 +40,7 @@ impl Core {
     /// the settings' range, starts it, and answers when it takes connections (or runs on after the time to wait).
     ///
     /// # Errors
-    /// [`Error::Invalid`] with the field `image_name`, `code_address` or `memory`; [`Error::NoRoom`] when there is no free
+    /// [`Error::Invalid`] of [`Field::Runtime`], [`Field::Code`] or [`Field::Memory`]; [`Error::NoRoom`] when there is no free
     /// port, memory or disk, or too many builds are under way; [`Error::Timeout`]. Nothing is left then.
     pub async fn app_build(&self, caller: &Caller, new: NewApp) -> Result<App, Error> {
         let core = self.clone();

@@ -15,7 +15,7 @@ use crate::containers::{Container, ContainerState, container};
 use crate::core::Core;
 use crate::error::Error;
 use crate::policies::HealthStatus;
-use crate::services::{Group, GroupSpec, GroupState, group};
+use crate::services::spec::{Group, GroupSpec, GroupState, group};
 
 /// After a container is taken out of a load balancer: what was on its way to it by then has arrived.
 const ON_THE_WAY: Duration = Duration::from_millis(50);

@@ -146,10 +146,10 @@ impl Core {
         to: i64,
     ) -> Result<Series, Error> {
         if from > to {
-            return Err(Error::invalid(Field::Range, "endDate is before startDate"));
+            return Err(Error::invalid(Field::Range, "it ends before it begins"));
         }
         if to - from > LONGEST {
-            return Err(Error::invalid(Field::Range, "more than 31 days after startDate"));
+            return Err(Error::invalid(Field::Range, "more than 31 days"));
         }
         let (account, key) = (caller.account, key.map(str::to_owned));
         let (sums, added_up) = self

@@ -101,7 +101,7 @@ pub struct NewContainer {
     pub health: Option<Option<HealthCheck>>,
     /// The idempotency key that the request came with.
     pub key: Option<String>,
-    /// The machine that it is to be on: number and textual id; this server's own if `None`.
+    /// The host that it is to be on: number and textual id; this server's own if `None`.
     pub host: Option<(i64, String)>,
     /// The container whose place it is to take.
     pub replaces: Option<i64>,
@@ -151,7 +151,7 @@ pub(crate) struct Member {
     pub(crate) shape: String,
     /// Version of its code.
     pub(crate) version: i64,
-    /// The container whose place it takes when it has proven itself.
+    /// The container whose place it takes when it is ready.
     pub(crate) replaces: Option<i64>,
 }
 

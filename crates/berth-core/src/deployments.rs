@@ -1,5 +1,5 @@
 //! Deployments: containers that are known by a name of their owner's, in their host's network, always on. Whatever is done to
-//! one is a command; another image or other bounds are a successor, which has to prove itself before the old one goes.
+//! one is a command; another image or other bounds are a successor, which has to become ready before the old one goes.
 
 mod rollouts;
 mod steps;
@@ -395,7 +395,7 @@ impl Core {
         Ok(open.into_iter().find_map(host_of))
     }
 
-    /// The machine that a container is on.
+    /// The host that a container is on.
     ///
     /// # Errors
     /// The database's own.

@@ -1,4 +1,4 @@
-//! What can go wrong, and to whom it is told.
+//! What can go wrong.
 
 use berth_engine::EngineError;
 
@@ -10,7 +10,7 @@ pub enum Error {
     /// See [`FaultKind::Invalid`].
     #[error("{field}: {message}")]
     Invalid {
-        /// The value's name in the core's words.
+        /// The value.
         field: Field,
         /// What is wrong with it.
         message: String,

@@ -34,7 +34,7 @@ impl Core {
         self.inner.events.subscribe()
     }
 
-    pub(crate) fn tell(&self, rows: Vec<berth_store::Event>) {
+    pub(crate) fn publish(&self, rows: Vec<berth_store::Event>) {
         for row in rows {
             // Nobody listening is fine.
             let _ = self.inner.events.send(row.into());

@@ -1,11 +1,11 @@
-//! The machine that this server is.
+//! The host that this server runs on.
 
 use std::fs;
 
 use crate::core::Core;
 use crate::error::Error;
 
-/// Facts about this machine, read when asked.
+/// Facts about this host, read when asked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HostInfo {
     /// Its name.
@@ -29,7 +29,7 @@ pub struct HostInfo {
 }
 
 impl Core {
-    /// Facts about this machine.
+    /// Facts about this host.
     ///
     /// # Errors
     /// That they could not be asked for.

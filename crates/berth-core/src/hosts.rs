@@ -1,4 +1,4 @@
-//! Machines that run containers: what is read from them, what people say about them, and whether they are there.
+//! Hosts that run containers: what is read from them, what people say about them, and whether they are there.
 
 pub(crate) mod settings;
 

@@ -266,7 +266,7 @@ impl Core {
             self.collect_layers_soon();
         }
         let (found, event) = kept?;
-        self.tell(vec![event]);
+        self.publish(vec![event]);
         Ok(found)
     }
 
@@ -353,7 +353,7 @@ impl Core {
                 Ok((removed, event))
             })
             .await?;
-        self.tell(vec![event]);
+        self.publish(vec![event]);
         removed.freed = self.collect_layers().await?;
         Ok(removed)
     }

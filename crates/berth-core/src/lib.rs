@@ -44,6 +44,8 @@ mod downloads;
 mod error;
 mod events;
 mod fetch;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod host;
 mod hosts;
 mod images;

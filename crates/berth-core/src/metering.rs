@@ -394,7 +394,7 @@ impl Core {
         self.measure(vec![(id, found.uid)], false).await?;
         let (created, at) = (found.created_at / MS, now() / MS);
         if from.zip(to).is_some_and(|(from, to)| from > to) {
-            return Err(Error::invalid(Field::FlowEnd, "before from_time"));
+            return Err(Error::invalid(Field::FlowEnd, "before the beginning"));
         }
         let (from, to) = (from.unwrap_or(created).max(created), to.unwrap_or(at).min(at));
         let used = self

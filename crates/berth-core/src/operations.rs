@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::Core;
 use crate::error::Error;
-use crate::services::{Group, GroupSpec};
+use crate::services::spec::{Group, GroupSpec};
 use crate::settings::Settings;
 
 pub use container::{ContainerCreate, ContainerDelete, ContainerRestart, ContainerStart, ContainerStop};
@@ -328,7 +328,7 @@ impl Domain for Core {
     }
 
     fn tell(&self, events: Vec<berth_store::Event>) {
-        Self::tell(self, events);
+        self.publish(events);
     }
 }
 

@@ -11,7 +11,7 @@ use crate::containers::Container;
 use crate::core::Core;
 use crate::error::{Error, Field};
 use crate::fetch::Temporary;
-use crate::services::{Group, GroupSpec};
+use crate::services::spec::{Group, GroupSpec};
 use berth_identity::Caller;
 use berth_types::{now, random_hex};
 

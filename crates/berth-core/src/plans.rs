@@ -405,7 +405,7 @@ impl Core {
                 return Err(error);
             }
         };
-        self.tell(vec![event]);
+        self.publish(vec![event]);
         self.operations().enqueue(self, enqueued);
         Ok(made)
     }

@@ -2,7 +2,7 @@
 
 pub(crate) mod error;
 mod logins;
-mod manifests;
+pub(crate) mod manifests;
 mod progress;
 mod protocol;
 mod pull;

@@ -72,7 +72,7 @@ pub struct Settings {
     pub rollout_batch_percent: u8,
     /// Plans of the dialect `comb`.
     pub plans: PlanSettings,
-    /// This server's own machine.
+    /// This server's own host.
     pub host: HostSettings,
     /// Zone of the times that dialects show without one, as the tz database names it.
     pub time_zone: String,

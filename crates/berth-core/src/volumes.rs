@@ -130,7 +130,7 @@ impl Core {
             let _ = tokio::fs::remove_dir(&path).await;
         }
         let (made, event) = made?;
-        self.tell(event.into_iter().collect());
+        self.publish(event.into_iter().collect());
         Ok(made)
     }
 
@@ -185,7 +185,7 @@ impl Core {
                 Ok((row.folder, event))
             })
             .await?;
-        self.tell(vec![event]);
+        self.publish(vec![event]);
         let path = self.volume_path(&folder);
         let removing = tokio::task::spawn_blocking(move || berth_image::remove_tree(&path));
         removing

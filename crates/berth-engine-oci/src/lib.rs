@@ -46,6 +46,8 @@ mod dns;
 mod engine;
 mod exec_io;
 mod files;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod groups;
 mod host;
 mod instance;

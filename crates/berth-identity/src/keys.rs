@@ -164,7 +164,7 @@ fn is_within(address: IpAddr, text: &str) -> bool {
 }
 
 impl KeyBounds {
-    fn check(&self, dialects: &[String]) -> Result<(), Error> {
+    pub(crate) fn check(&self, dialects: &[String]) -> Result<(), Error> {
         if let Some(wrong) = self.addresses.iter().find(|text| block(text).is_none()) {
             return Err(Error::invalid(
                 Field::Addresses,
@@ -177,7 +177,7 @@ impl KeyBounds {
         Ok(())
     }
 
-    fn allow(&self, asked: &Signed<'_>) -> Result<(), Refusal> {
+    pub(crate) fn allow(&self, asked: &Signed<'_>) -> Result<(), Refusal> {
         let action = |pattern: &String| match pattern.strip_suffix('*') {
             Some(beginning) => asked.action.starts_with(beginning),
             None => pattern == asked.action || pattern == "read" && asked.reads,

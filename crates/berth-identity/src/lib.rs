@@ -6,6 +6,8 @@
 
 mod audit;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod idempotency;
 mod keys;
 mod limiter;

@@ -80,7 +80,8 @@ impl Identity {
     }
 
     /// Whose token this is, in a dialect whose callers exchange keys for tokens: any token, or one of a key that is good for
-    /// what is `asked`.
+    /// what is `asked`. Only such a dialect may call this: everywhere else a token of a key is good for nothing, and
+    /// [`authenticate`](Self::authenticate) refuses it.
     ///
     /// # Errors
     /// The database's own.

@@ -138,3 +138,9 @@ pub(crate) fn forget(stale: impl Fn(&Flow) -> bool) -> Result<usize, Error> {
     }
     Ok(found.len())
 }
+
+/// For fuzz targets: reads a connection.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn read(body: &[u8]) {
+    let _ = (flow(body), is_opening(body, [10, 0, 0, 1], &[80]));
+}

@@ -8,6 +8,8 @@
 
 mod bridge;
 mod conntrack;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod link;
 mod netlink;
 mod netns;

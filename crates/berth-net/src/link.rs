@@ -170,7 +170,7 @@ fn stats_message(index: u32, flags: u16) -> Message {
     Message::new("read link counters", RTM_GETSTATS, flags, &header)
 }
 
-fn stats_in(kind: u16, body: &[u8]) -> Option<(u32, LinkStats)> {
+pub(crate) fn stats_in(kind: u16, body: &[u8]) -> Option<(u32, LinkStats)> {
     const IFLA_STATS_LINK_64: u16 = 1;
     let attributes = body.get(12..).filter(|_| kind == RTM_NEWSTATS)?;
     let stats = attribute(attributes, IFLA_STATS_LINK_64)?;

@@ -60,6 +60,14 @@ fn parse(handle: &[u8], attributes: &[u8]) -> Option<Bucket> {
     Some(Bucket { handle: u32::from_ne_bytes(handle.try_into().ok()?), rate })
 }
 
+/// For fuzz targets: reads a queue.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn read(body: &[u8]) {
+    if body.len() >= 20 {
+        let _ = parse(&body[8..12], &body[20..]);
+    }
+}
+
 /// Bytes that may go at once: 5 ms of the rate, so that timers need not be exact, but a quarter of a second at most of a
 /// slow one, and two packets at least.
 fn burst(rate: u64) -> u64 {

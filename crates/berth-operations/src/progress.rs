@@ -47,7 +47,7 @@ pub(crate) enum Event {
     Planned(Vec<i64>),
     /// A step is over.
     Ended(usize, Outcome),
-    /// It is to stop: cancelled, overtaken, or its time is up.
+    /// It is to stop: cancelled, superseded, or timed out.
     Stop(Outcome),
     /// A new server found it.
     Resume,

@@ -209,7 +209,7 @@ impl Operations {
         command::<D>(row, Vec::new())
     }
 
-    /// One command of the caller's account, with its activities.
+    /// One command of the caller's account, with its steps.
     ///
     /// # Errors
     /// [`Error::NotFound`], or the database's own.

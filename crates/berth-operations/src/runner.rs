@@ -168,8 +168,9 @@ impl Operations {
     /// The database's own.
     pub async fn resume<D: Domain>(&self, domain: &D) -> Result<(), Error> {
         for (kind, id) in self.read(|tx| Ok(tx.command_targets()?)).await? {
-            if let Some(target) = target_of::<D>(&kind, id) {
-                self.drive(domain, target);
+            match target_of::<D>(&kind, id) {
+                Some(target) => self.drive(domain, target),
+                None => tracing::warn!(kind, id, "commands of an unknown kind of target wait for another version"),
             }
         }
         Ok(())
@@ -276,7 +277,7 @@ impl Operations {
                 ended = under_way.join_next() => match ended {
                     Some(Ok((index, done))) => {
                         let outcome = done.outcome;
-                        // What overtakes it is told here too late, perhaps: it may be why the step failed.
+                        // What supersedes it is known here too late, perhaps: it may be why the step failed.
                         if outcome != Outcome::Success
                             && let Some(why) = self.asked_to_stop(&mut run).await?
                         {

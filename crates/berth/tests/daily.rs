@@ -716,7 +716,11 @@ async fn what_readers_of_logs_and_output_hold_is_bounded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ports_that_nobody_serves_cost_nothing_and_are_bounded() {
-    let Some(server) = server("ports", "[engine]\nports_per_account = 500\n").await else { return };
+    let Some(server) =
+        server("ports", "[engine]\nports_per_account = 500\n[core]\nport_range = [10000, 29999]\n").await
+    else {
+        return;
+    };
     let ports = |count: u16| (0..count).map(|n| json!({"container_port": 1000 + n})).collect::<Vec<_>>();
     let before = open_files(&server);
     for name in ["a", "b"] {

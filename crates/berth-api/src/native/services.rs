@@ -166,7 +166,7 @@ pub(super) async fn group_rename(
     Ok(Json(shown(&core, renamed).await?))
 }
 
-/// Removes a group with its containers; commands that wait are overtaken.
+/// Removes a group with its containers; commands that wait are superseded.
 #[utoipa::path(delete, path = "/v1/services/{service}/groups/{group}", tag = "services",
     params(("service" = String, Path), ("group" = String, Path)), responses((status = 202, body = Command)))]
 pub(super) async fn group_remove(

@@ -130,7 +130,7 @@ pub(super) async fn tar_of(
 ) -> Result<Response, Error> {
     let body = written_by(place, work).await.map_err(|error| {
         tracing::error!(%error, "an archive could not be written");
-        let detail = "the archive can't be read; the server's log says why";
+        let detail = "the archive can't be read; the server log has the reason";
         Error::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
     })?;
     Ok(tar(body))

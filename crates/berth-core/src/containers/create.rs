@@ -381,7 +381,7 @@ impl Core {
         }
         let lock = self.lock(made.id);
         let _busy = lock.lock().await;
-        self.tell(vec![event]);
+        self.publish(vec![event]);
         // Somebody may have removed it before this one had the lock.
         let id = made.id;
         if self.read(move |tx| Ok(tx.container(id)?)).await?.is_none_or(|row| row.wanted == "removed") {

@@ -62,7 +62,7 @@ impl Core {
         let event = self
             .write(move |tx| Ok(tx.event_add(now(), account, "container.exec", &uid, &detail.to_string())?))
             .await?;
-        self.tell(vec![event]);
+        self.publish(vec![event]);
         Ok(if asked.terminal { self.counted(found.id, session) } else { session })
     }
 

@@ -185,7 +185,7 @@ impl Core {
                 Ok((target, told))
             })
             .await?;
-        self.tell(event.into_iter().collect());
+        self.publish(event.into_iter().collect());
         Ok(target)
     }
 
@@ -204,7 +204,7 @@ impl Core {
                 Ok(tx.event_add(now(), account, "container.removed", &uid, &detail)?)
             })
             .await?;
-        self.tell(vec![event]);
+        self.publish(vec![event]);
         Ok(())
     }
 

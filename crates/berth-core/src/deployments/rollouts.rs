@@ -80,7 +80,7 @@ impl Core {
     }
 
     /// Moves a share of an image's deployments to a version, a batch at a time; halts and takes back what it moved when one
-    /// does not prove itself.
+    /// does not become ready.
     ///
     /// # Errors
     /// [`Error::Invalid`].

@@ -117,7 +117,7 @@ impl Core {
             .await;
         drop(gate);
         let (made, event) = made?;
-        self.tell(vec![event]);
+        self.publish(vec![event]);
         Ok(made)
     }
 
@@ -232,7 +232,7 @@ impl Core {
         }
     }
 
-    /// Whether a deployment has a successor that was to run: then it rests only until that has proven itself.
+    /// Whether a deployment has a successor that was to run: then it rests only until that is ready.
     async fn rests_for_a_successor(&self, caller: &Caller, name: &str, id: i64) -> Result<bool, Error> {
         let (account, name) = (caller.account, name.to_owned());
         self.read(move |tx| {
@@ -247,7 +247,7 @@ impl Core {
         .await
     }
 
-    /// A successor has not proven itself: the old one runs again; what is to be told of it.
+    /// A successor did not become ready: the old one runs again; the text about it.
     async fn go_back(
         &self,
         caller: &Caller,

@@ -83,7 +83,7 @@ impl Core {
                 Ok((image(row, names)?, event))
             })
             .await?;
-        self.tell(vec![event]);
+        self.publish(vec![event]);
         Ok(found)
     }
 
@@ -300,7 +300,7 @@ impl Core {
                 Ok((removed, event))
             })
             .await?;
-        self.tell(event.into_iter().collect());
+        self.publish(event.into_iter().collect());
         let freed = self.collect_layers().await?;
         Ok(Pruned { images, freed })
     }
@@ -383,7 +383,7 @@ impl Core {
                     Ok(Some(tx.event_add(now(), row.account_id, "image.collected", &row.digest, "{}")?))
                 })
                 .await?;
-            self.tell(event.into_iter().collect());
+            self.publish(event.into_iter().collect());
             self.collect_layers().await?;
         }
         Ok(())

@@ -24,9 +24,18 @@ pub(crate) fn full_name(name: &str) -> Result<String, Error> {
         Some((repository, tag)) if !tag.contains('/') => (repository, tag),
         _ => (name, "latest"),
     };
-    let part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-' | ':');
+    let part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-');
     let begins = |p: &str| p.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
-    if repository.split('/').any(|p| !begins(p) || !p.chars().all(part)) {
+    // Only a registry, which is the first of several parts, has a port.
+    let is_port = |port: &str| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    let (registry, path) = match repository.split_once('/') {
+        Some((first, rest)) => match first.rsplit_once(':') {
+            Some((host, port)) if is_port(port) => (Some(host), rest),
+            _ => (Some(first), rest),
+        },
+        None => (None, repository),
+    };
+    if registry.into_iter().chain(path.split('/')).any(|p| !begins(p) || !p.chars().all(part)) {
         return Err(wrong("lower-case letters, digits, '.', '_', '-' in parts separated by '/'"));
     }
     if tag.is_empty()
@@ -46,4 +55,29 @@ pub(super) fn alternatives(full: &str) -> Vec<String> {
         all.extend(full.strip_prefix(prefix).map(str::to_owned));
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::full_name;
+
+    #[test]
+    fn only_a_registry_has_a_port() {
+        assert_eq!(full_name("host:5000/a/b").ok().as_deref(), Some("host:5000/a/b:latest"));
+        assert_eq!(full_name("a:1").ok().as_deref(), Some("a:1"));
+        for wrong in [
+            "a:b:c",
+            "a:b:c@sha256:00",
+            "host:port/a",
+            "host:/a",
+            "host:+80/a",
+            "a/b:c/d",
+            "/a",
+            "a//b",
+            "host:5000/",
+            ":5000/a",
+        ] {
+            assert!(full_name(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -10,7 +10,7 @@ use super::{Body, MEMBERS, Operation, PREPARE, PlannedStep, SETTLE, SURPLUS, pla
 use crate::containers::container;
 use crate::core::Core;
 use crate::error::Error;
-use crate::services::{Group, GroupSpec};
+use crate::services::spec::{Group, GroupSpec};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GroupApply {

@@ -13,7 +13,7 @@ use super::steps::Pull;
 use super::{Body, MEMBERS, Operation, PREPARE, PlannedStep, SETTLE, StepBody, planned};
 use crate::core::Core;
 use crate::error::Error;
-use crate::services::Group;
+use crate::services::spec::Group;
 
 /// Code by address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,7 +10,7 @@ use super::steps::{Pull, Start};
 use super::{Body, MEMBERS, Operation, PREPARE, PlannedStep, SETTLE, planned};
 use crate::core::Core;
 use crate::error::Error;
-use crate::services::{Group, GroupSpec};
+use crate::services::spec::{Group, GroupSpec};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupStart {

@@ -9,7 +9,7 @@ use super::steps::Stop;
 use super::{Body, MEMBERS, PlannedStep, SETTLE, planned};
 use crate::core::Core;
 use crate::error::Error;
-use crate::services::Group;
+use crate::services::spec::Group;
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupStop {

@@ -10,7 +10,7 @@ use super::{PREPARE, PlannedStep, StepBody, WATCH, planned};
 use crate::containers::{Container, ContainerState, Member};
 use crate::core::Core;
 use crate::error::Error;
-use crate::services::{Group, GroupSpec, group};
+use crate::services::spec::{Group, GroupSpec, group};
 use berth_identity::Caller;
 
 /// Time for what is put back to become ready, if its command has none left.

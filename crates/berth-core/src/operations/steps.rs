@@ -93,7 +93,7 @@ impl StepBody for Start {
         let (caller, deadline) = (&work.caller, work.command.deadline);
         match core.container_start_number(caller, self.container).await {
             Ok(started) if started.group.is_none() => {}
-            // A member has to become ready; what failed is told with its last words.
+            // A member has to become ready; the message of a failure ends with its last output.
             Ok(found) => drop(core.start_and_await_ready(caller, &found, deadline).await?),
             Err(error @ Error::NotFound { .. }) => return Err(error),
             Err(error) => match core.container_by_number(caller, self.container).await {
@@ -251,7 +251,7 @@ impl Core {
         }
     }
 
-    /// Starts a container and waits until it is ready; what failed is told with its last words.
+    /// Starts a container and waits until it is ready; the message of a failure ends with its last output.
     pub(super) async fn start_and_await_ready(
         &self,
         caller: &Caller,

@@ -12,7 +12,7 @@ pub struct PlanSpec {
     pub cpus: f64,
     /// Memory, MiB.
     pub memory_mib: u64,
-    /// Disk, GiB; told, not enforced.
+    /// Disk, GiB; shown, not enforced.
     pub disk_gib: u64,
 }
 

@@ -94,3 +94,15 @@ impl Platform {
         same(&config.architecture, &self.architecture) && same(&config.os, &self.os)
     }
 }
+
+/// For fuzz targets: reads a manifest and chooses from it.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn read(bytes: &[u8]) {
+    let Ok(manifest) = serde_json::from_slice::<AnyManifest>(bytes) else { return };
+    let Ok(platform) = Platform::read(None) else { return };
+    for one in manifest.manifests.into_iter().flatten() {
+        if let Ok(descriptor) = serde_json::from_value::<Descriptor>(one) {
+            let _ = (descriptor.may_be_image(), descriptor.platform.as_ref().and_then(|p| platform.rank(p)));
+        }
+    }
+}

@@ -39,7 +39,7 @@ pub struct Container {
     pub shape: String,
     /// Version of the code in it; 0 is none.
     pub version: i64,
-    /// The container whose place it takes when it has proven itself.
+    /// The container whose place it takes when it is ready.
     pub replaces: Option<i64>,
     /// Number of the host that it is on.
     pub host_id: i64,

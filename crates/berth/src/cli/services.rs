@@ -162,7 +162,7 @@ pub(crate) enum GroupCommand {
     Start {
         /// SERVICE/GROUP
         group: String,
-        /// Make the containers anew; the old one stays until the new one has proven itself
+        /// Make the containers anew; the old one stays until the new one is ready
         #[arg(long)]
         update: bool,
         /// From this image from now on
@@ -184,7 +184,7 @@ pub(crate) enum GroupCommand {
         group: String,
         /// http or https address
         url: String,
-        /// Make the containers anew; the old one stays until the new one has proven itself
+        /// Make the containers anew; the old one stays until the new one is ready
         #[arg(long)]
         update: bool,
         #[command(flatten)]
@@ -197,7 +197,7 @@ pub(crate) enum GroupCommand {
         /// Version
         #[arg(value_name = "VERSION")]
         to: Option<i64>,
-        /// Make the containers anew; the old one stays until the new one has proven itself
+        /// Make the containers anew; the old one stays until the new one is ready
         #[arg(long)]
         update: bool,
         #[command(flatten)]

@@ -332,7 +332,7 @@ pub(crate) fn method(text: Option<&str>) -> Result<Method, CoreError> {
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct GroupStart {
-    /// Containers are made anew; the old one stays until the new one has proven itself.
+    /// Containers are made anew; the old one stays until the new one is ready.
     pub update: bool,
     /// From this image from now on.
     pub image: Option<String>,

@@ -144,7 +144,7 @@ fn versions(world: &World, story: &str) -> Vec<(&'static str, String)> {
 
 fn expected(deed: Option<Deed>) -> Vec<(&'static str, String)> {
     let all = match deed {
-        // What does not prove itself leaves everything as it was.
+        // What does not become ready leaves everything as it was.
         None | Some(Deed::UpdateBroken | Deed::RolloutBroken) => vec![("one", "1"), ("two", "1"), ("three", "1")],
         Some(Deed::Create) => vec![("one", "1"), ("two", "1"), ("three", "1"), ("new", "2")],
         Some(Deed::Update) => vec![("one", "2"), ("two", "1"), ("three", "1")],
