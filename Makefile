@@ -41,10 +41,9 @@ check: deps checkers
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 	cargo machete
 	cargo deny --locked --all-features check bans licenses sources
-	@if command -v rustup >/dev/null; then \
-		rustup toolchain install $(MSRV) --profile minimal >/dev/null 2>&1; \
+	@if command -v rustup >/dev/null && rustup toolchain install $(MSRV) --profile minimal >/dev/null 2>&1; then \
 		cargo +$(MSRV) check --workspace --locked --target-dir $(TARGET_DIR)/msrv; \
-	else echo "not checked with Rust $(MSRV): there is no rustup"; fi
+	else echo "not checked with Rust $(MSRV): rustup can't install it here"; fi
 
 # With the network: known weaknesses of dependencies, from https://github.com/rustsec/advisory-db.
 advisories: checkers
