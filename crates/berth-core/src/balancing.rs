@@ -79,7 +79,7 @@ impl Core {
             return Ok(());
         }
         let mut to = Vec::new();
-        for row in members.into_iter().filter(|row| row.wanted == "running") {
+        for row in members.into_iter().filter(|row| row.desired == "running") {
             let member = container(row)?;
             if self.takes_connections(&member) {
                 to.push(member.uid);

@@ -252,7 +252,7 @@ pub struct Container {
     pub host: i64,
     pub(crate) shape: String,
     pub(crate) replaces: Option<i64>,
-    pub(crate) wanted_running: bool,
+    pub(crate) desired_running: bool,
     pub(crate) trouble: Option<FailureReason>,
     /// Processes of the newest run that the OOM killer has killed.
     pub oom_kills: u64,
@@ -314,7 +314,7 @@ pub(crate) fn container(row: berth_store::Container) -> Result<Container, Error>
         host: row.host_id,
         shape: row.shape,
         replaces: row.replaces,
-        wanted_running: row.wanted == "running",
+        desired_running: row.desired == "running",
         trouble: detail.trouble,
         oom_kills: detail.oom_kills,
         pause: Duration::from_millis(detail.pause_ms),
@@ -413,7 +413,7 @@ impl Core {
     pub async fn container(&self, caller: &Caller, reference: &str) -> Result<Container, Error> {
         let (account, wanted) = (caller.account, reference.to_owned());
         let mut found = self.read(move |tx| Ok(tx.containers_by_reference(account, &wanted)?)).await?;
-        found.retain(|row| row.wanted != "removed");
+        found.retain(|row| row.desired != "removed");
         if found.len() > 1 {
             return Err(Error::invalid(
                 Field::Container,
@@ -431,7 +431,7 @@ impl Core {
     pub(crate) async fn container_named(&self, caller: &Caller, name: &str) -> Result<Container, Error> {
         let (account, wanted) = (caller.account, name.to_owned());
         let row = self.read(move |tx| Ok(tx.container_named(account, &wanted)?)).await?;
-        let row = row.filter(|row| row.wanted != "removed");
+        let row = row.filter(|row| row.desired != "removed");
         let row = row.ok_or_else(|| Error::NotFound { what: "container", name: name.to_owned() })?;
         self.up_to_date(container(row)?).await
     }
@@ -442,7 +442,7 @@ impl Core {
     /// [`Error::NotFound`].
     pub async fn container_by_number(&self, caller: &Caller, id: i64) -> Result<Container, Error> {
         let row = self.read(move |tx| Ok(tx.container(id)?)).await?;
-        let row = row.filter(|row| row.account_id == caller.account && row.wanted != "removed");
+        let row = row.filter(|row| row.account_id == caller.account && row.desired != "removed");
         let row = row.ok_or_else(|| Error::NotFound { what: "container", name: id.to_string() })?;
         self.up_to_date(container(row)?).await
     }
@@ -495,7 +495,7 @@ impl Core {
         let more = rows.len() > limit as usize;
         rows.truncate(limit as usize);
         let next = rows.last().filter(|_| more).map(|row| row.id);
-        rows.retain(|row| row.wanted != "removed");
+        rows.retain(|row| row.desired != "removed");
         let mut items = Vec::with_capacity(rows.len());
         for row in rows {
             items.push(self.up_to_date(container(row)?).await?);

@@ -60,7 +60,7 @@ pub(crate) struct Inner {
     pub(crate) disks_looked_at: std::sync::atomic::AtomicI64,
     pub(crate) ssh: crate::ssh::listening::Listening,
     /// What is being done to containers now, and interactive sessions in them.
-    pub(crate) busy: Mutex<HashMap<i64, crate::containers::in_flight::InFlight>>,
+    pub(crate) in_flight: Mutex<HashMap<i64, crate::containers::in_flight::InFlight>>,
     /// When a write for the sake of readiness was last on disk.
     last_ready: tokio::sync::Mutex<Option<Instant>>,
     locks: Mutex<HashMap<i64, Weak<tokio::sync::Mutex<()>>>>,
@@ -137,7 +137,7 @@ impl Core {
             starting: Mutex::default(),
             disks_looked_at: 0.into(),
             ssh: crate::ssh::listening::Listening::default(),
-            busy: Mutex::default(),
+            in_flight: Mutex::default(),
             last_ready: tokio::sync::Mutex::default(),
             locks: Mutex::default(),
         };

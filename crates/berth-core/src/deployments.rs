@@ -401,7 +401,7 @@ impl Core {
     /// The database's own.
     pub async fn host_of(&self, container: &Container) -> Result<Option<Host>, Error> {
         let id = container.host;
-        self.read(move |tx| Ok(tx.host(id)?)).await?.map(|row| self.known_host(row)).transpose()
+        self.read(move |tx| Ok(tx.host(id)?)).await?.map(|row| self.host_of_row(row)).transpose()
     }
 
     fn deployment_lock(&self, account: i64, name: &str) -> std::sync::Arc<tokio::sync::Mutex<()>> {

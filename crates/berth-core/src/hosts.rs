@@ -65,7 +65,7 @@ fn check(labels: &HostLabels, operators: &[String]) -> Result<(), Error> {
 }
 
 impl Core {
-    pub(crate) fn known_host(&self, row: berth_store::Host) -> Result<Host, Error> {
+    pub(crate) fn host_of_row(&self, row: berth_store::Host) -> Result<Host, Error> {
         let lease = i64::try_from(self.inner.settings.host.lease_s.max(1)).unwrap_or(i64::MAX / 2_000_000_000);
         let facts = serde_json::from_str(&row.facts)
             .map_err(|e| Error::Bug(format!("host {} in the database: {e}", row.id)))?;
@@ -87,7 +87,7 @@ impl Core {
     /// # Errors
     /// The database's own.
     pub async fn hosts(&self) -> Result<Vec<Host>, Error> {
-        self.read(|tx| Ok(tx.hosts()?)).await?.into_iter().map(|row| self.known_host(row)).collect()
+        self.read(|tx| Ok(tx.hosts()?)).await?.into_iter().map(|row| self.host_of_row(row)).collect()
     }
 
     /// The host with this textual id.
@@ -97,7 +97,7 @@ impl Core {
     pub async fn host_by_uid(&self, uid: &str) -> Result<Host, Error> {
         let wanted = uid.to_owned();
         let row = self.read(move |tx| Ok(tx.host_by_uid(&wanted)?)).await?;
-        self.known_host(row.ok_or_else(|| Error::NotFound { what: "host", name: uid.to_owned() })?)
+        self.host_of_row(row.ok_or_else(|| Error::NotFound { what: "host", name: uid.to_owned() })?)
     }
 
     /// Says something about a host, found by its number, textual id or name; for administrators.
@@ -135,7 +135,7 @@ impl Core {
         if found.len() > 1 {
             return Err(Error::invalid(Field::Host, format!("several hosts are called {reference:?}")));
         }
-        self.known_host(found.pop().ok_or_else(|| Error::NotFound { what: "host", name: reference.to_owned() })?)
+        self.host_of_row(found.pop().ok_or_else(|| Error::NotFound { what: "host", name: reference.to_owned() })?)
     }
 
     /// Looks who is there, once.

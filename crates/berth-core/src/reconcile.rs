@@ -176,7 +176,7 @@ async fn settle(core: &Core, id: i64, start: Option<Beginning>, wait: bool) -> R
         busy
     };
     let Some(row) = core.read(move |tx| Ok(tx.container(id)?)).await? else { return Ok(()) };
-    let wanted = row.wanted.clone();
+    let wanted = row.desired.clone();
     let mut before = container(row)?;
     if wanted == "removed" {
         return core.erase(&before).await;
@@ -195,7 +195,7 @@ async fn settle(core: &Core, id: i64, start: Option<Beginning>, wait: bool) -> R
             Ok(placement) => {
                 core.run(Container { address: placement.address, ports: placement.ports, ..before }).await.map(drop)
             }
-            Err(error) => core.want(id, "stopped").await.and(Err(error.into())),
+            Err(error) => core.set_desired(id, "stopped").await.and(Err(error.into())),
         };
         if let Err(error) = done {
             tracing::warn!(error = error.chain(), "a container that was being started could not be");

@@ -183,7 +183,7 @@ impl Core {
         let id = found.id;
         let rows = self.read(move |tx| Ok(tx.containers_of_group(id)?)).await?;
         let mut all = Vec::with_capacity(rows.len());
-        for row in rows.into_iter().filter(|row| row.wanted != "removed") {
+        for row in rows.into_iter().filter(|row| row.desired != "removed") {
             all.push(self.up_to_date(container(row)?).await?);
         }
         Ok(all)
@@ -210,7 +210,7 @@ impl Core {
             service: service.name.clone(),
             name: name.to_owned(),
             spec: serde_json::to_string(&spec).map_err(|e| Error::Bug(e.to_string()))?,
-            wanted: "created".into(),
+            desired: "created".into(),
             version: 0,
             ports: "[]".into(),
             created_at: now(),

@@ -55,7 +55,7 @@ impl Core {
         self.read(|tx| {
             let filter = berth_store::ContainerFilter { limit: u32::MAX, ..Default::default() };
             let mut all = Vec::new();
-            for row in tx.containers(&filter)?.into_iter().filter(|row| row.wanted == "running") {
+            for row in tx.containers(&filter)?.into_iter().filter(|row| row.desired == "running") {
                 let Some(plan) = tx.plan(row.id)? else { continue };
                 let plan: Plan = serde_json::from_str(&plan.plan).map_err(|e| Error::Bug(e.to_string()))?;
                 if plan.ssh_by_us {

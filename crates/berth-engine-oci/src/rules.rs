@@ -23,7 +23,7 @@ const RETRY: Duration = Duration::from_millis(100);
 const THOROUGH: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]
-struct Wanted {
+struct Desired {
     members: BTreeMap<Ipv4Addr, Member>,
     ports: HashSet<Published>,
     backends: BTreeMap<(Protocol, u16), Backends>,
@@ -32,7 +32,7 @@ struct Wanted {
 #[derive(Debug)]
 pub(crate) struct Rules {
     network: Network,
-    wanted: Mutex<Wanted>,
+    desired: Mutex<Desired>,
     /// Held shared while one element changes, alone while all is put back.
     turn: RwLock<()>,
     /// Why all could not be put back, at the last try.
@@ -60,7 +60,7 @@ impl Rules {
     pub(crate) fn new(network: Network) -> Self {
         Self {
             network,
-            wanted: Mutex::default(),
+            desired: Mutex::default(),
             turn: RwLock::new(()),
             broken: Mutex::default(),
             made: Mutex::default(),
@@ -68,8 +68,8 @@ impl Rules {
         }
     }
 
-    fn wanted(&self) -> MutexGuard<'_, Wanted> {
-        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    fn desired(&self) -> MutexGuard<'_, Desired> {
+        self.desired.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn turn(&self) -> RwLockReadGuard<'_, ()> {
@@ -84,10 +84,10 @@ impl Rules {
     /// All at once, in place of whatever is there.
     pub(crate) fn begin(&self, ports: &[Published], backends: &[Backends], members: &[Member]) -> Result<(), Error> {
         {
-            let mut wanted = self.wanted();
-            wanted.ports = ports.iter().copied().collect();
-            wanted.backends = backends.iter().map(|s| ((s.protocol, s.host_port), s.clone())).collect();
-            wanted.members = members.iter().map(|m| (m.address, m.clone())).collect();
+            let mut desired = self.desired();
+            desired.ports = ports.iter().copied().collect();
+            desired.backends = backends.iter().map(|s| ((s.protocol, s.host_port), s.clone())).collect();
+            desired.members = members.iter().map(|m| (m.address, m.clone())).collect();
         }
         self.network.ensure(ports, backends, members)
     }
@@ -105,19 +105,19 @@ impl Rules {
     }
 
     pub(crate) fn admit(&self, member: &Member) -> Result<(), Error> {
-        self.wanted().members.insert(member.address, member.clone());
+        self.desired().members.insert(member.address, member.clone());
         let done = self.change(|network| network.admit(std::slice::from_ref(member)));
         if done.is_err() {
-            self.wanted().members.remove(&member.address);
+            self.desired().members.remove(&member.address);
         }
         done
     }
 
     pub(crate) fn expel(&self, member: &Member) -> Result<(), Error> {
         {
-            let mut wanted = self.wanted();
-            if wanted.members.get(&member.address) == Some(member) {
-                wanted.members.remove(&member.address);
+            let mut desired = self.desired();
+            if desired.members.get(&member.address) == Some(member) {
+                desired.members.remove(&member.address);
             }
         }
         let _turn = self.turn();
@@ -126,21 +126,21 @@ impl Rules {
 
     pub(crate) fn publish(&self, ports: &[Published]) -> Result<(), Error> {
         let new: Vec<Published> = {
-            let mut wanted = self.wanted();
-            ports.iter().filter(|port| wanted.ports.insert(**port)).copied().collect()
+            let mut desired = self.desired();
+            ports.iter().filter(|port| desired.ports.insert(**port)).copied().collect()
         };
         let done = self.change(|network| network.publish(ports));
         if done.is_err() {
-            let mut wanted = self.wanted();
-            new.iter().for_each(|port| _ = wanted.ports.remove(port));
+            let mut desired = self.desired();
+            new.iter().for_each(|port| _ = desired.ports.remove(port));
         }
         done
     }
 
     pub(crate) fn unpublish(&self, ports: &[Published]) -> Result<(), Error> {
         {
-            let mut wanted = self.wanted();
-            ports.iter().for_each(|port| _ = wanted.ports.remove(port));
+            let mut desired = self.desired();
+            ports.iter().for_each(|port| _ = desired.ports.remove(port));
         }
         let _turn = self.turn();
         self.network.unpublish(ports)
@@ -149,18 +149,18 @@ impl Rules {
     pub(crate) fn backends(&self, before: Option<&Backends>, after: &Backends) -> Result<(), Error> {
         let key = (after.protocol, after.host_port);
         let was = {
-            let mut wanted = self.wanted();
+            let mut desired = self.desired();
             match after.to.is_empty() {
-                true => wanted.backends.remove(&key),
-                false => wanted.backends.insert(key, after.clone()),
+                true => desired.backends.remove(&key),
+                false => desired.backends.insert(key, after.clone()),
             }
         };
         let done = self.change(|network| network.backends(before, after));
         if done.is_err() {
-            let mut wanted = self.wanted();
+            let mut desired = self.desired();
             match was {
-                Some(was) => wanted.backends.insert(key, was),
-                None => wanted.backends.remove(&key),
+                Some(was) => desired.backends.insert(key, was),
+                None => desired.backends.remove(&key),
             };
         }
         done
@@ -174,7 +174,7 @@ impl Rules {
         let bridge = || berth_net::link_index(&self.network.bridge);
         // The usual case costs no search.
         link.is_some_and(|link| link.up && Some(link.master) == bridge())
-            || !self.wanted().members.values().any(|member| member.link == name)
+            || !self.desired().members.values().any(|member| member.link == name)
     }
 
     /// What is not as it is to be, in words; with `thorough` element by element.
@@ -182,9 +182,9 @@ impl Rules {
         // Nothing changes meanwhile but by others.
         let _turn = self.turn.write().unwrap_or_else(PoisonError::into_inner);
         let (members, ports) = {
-            let wanted = self.wanted();
-            let members: Vec<Member> = wanted.members.values().cloned().collect();
-            (members, thorough.then(|| wanted.ports.iter().copied().collect::<Vec<_>>()))
+            let desired = self.desired();
+            let members: Vec<Member> = desired.members.values().cloned().collect();
+            (members, thorough.then(|| desired.ports.iter().copied().collect::<Vec<_>>()))
         };
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         self.network.damage(&members, ports.as_deref(), &mut made)
@@ -194,10 +194,10 @@ impl Rules {
     pub(crate) fn restore(&self) -> Result<(), Error> {
         let _turn = self.turn.write().unwrap_or_else(PoisonError::into_inner);
         let (ports, backends, members) = {
-            let wanted = self.wanted();
-            let ports: Vec<_> = wanted.ports.iter().copied().collect();
-            let backends: Vec<_> = wanted.backends.values().cloned().collect();
-            (ports, backends, wanted.members.values().cloned().collect::<Vec<_>>())
+            let desired = self.desired();
+            let ports: Vec<_> = desired.ports.iter().copied().collect();
+            let backends: Vec<_> = desired.backends.values().cloned().collect();
+            (ports, backends, desired.members.values().cloned().collect::<Vec<_>>())
         };
         self.network.restore(&ports, &backends, &members)
     }

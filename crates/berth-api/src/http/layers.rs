@@ -130,7 +130,7 @@ struct AuditGuard {
 }
 
 impl AuditGuard {
-    async fn down(mut self, result: u16, message: String) {
+    async fn write(mut self, result: u16, message: String) {
         self.change.caller = self.who.0.get().copied();
         self.change.result = result;
         self.change.message = message;
@@ -218,7 +218,7 @@ async fn handle(
                         note.change.action = format!("{}: {detail}", note.change.action);
                     }
                     let said = response.extensions().get::<AuditMessage>().map(|said| said.0.clone());
-                    note.down(response.status().as_u16(), said.unwrap_or_default()).await;
+                    note.write(response.status().as_u16(), said.unwrap_or_default()).await;
                 }
                 drop(place);
                 unread.drain(found.0.get().is_some()).await;

@@ -25,7 +25,7 @@ pub(super) fn authenticate<'a>(
 }
 
 /// Who calls, and with what, wherever that is.
-pub(super) async fn enter_with(core: &Core, request: Request) -> Result<(Caller, Parameters), Error> {
+pub(super) async fn authenticate_and_read(core: &Core, request: Request) -> Result<(Caller, Parameters), Error> {
     let (caller, _) = authenticate(core, &request).await?;
     Ok((caller, Parameters::of(request).await?))
 }

@@ -6,7 +6,7 @@ use berth_core::{Caller, Core, Deployment, FaultKind, Host, NewDeployment, Rollo
 use futures_util::StreamExt as _;
 use serde_json::Value;
 
-use super::auth::{authenticate, enter_with};
+use super::auth::{authenticate, authenticate_and_read};
 use super::error::{Error, said};
 use super::wire::{Answer, Asked, Configuration, Done, Found, Item, State as Doing, not_found, text};
 use crate::http::{BodyError, Parameters, small_body};
@@ -147,7 +147,7 @@ pub(super) async fn update_by_name(State(core): State<Core>, request: Request) -
 
 /// `POST /container/inheritUpdate`: another image and version of some, everything else as it is.
 pub(super) async fn inherit_update(State(core): State<Core>, request: Request) -> Batch {
-    let (caller, parameters) = enter_with(&core, request).await?;
+    let (caller, parameters) = authenticate_and_read(&core, request).await?;
     let names = split(&parameters, "deploymentnames")?;
     let image = parameters.text("image")?;
     // The version may stand in the image's name.
@@ -188,7 +188,7 @@ pub(super) async fn update_by_inherit(
     State(core): State<Core>,
     request: Request,
 ) -> Result<Json<Answer<Option<()>>>, Error> {
-    let (caller, parameters) = enter_with(&core, request).await?;
+    let (caller, parameters) = authenticate_and_read(&core, request).await?;
     let operator = parameters.text("operator")?;
     if !super::OPERATORS.contains(&operator.as_str()) {
         return Err(Error::operator());
@@ -233,7 +233,7 @@ pub(super) async fn get(
     State(core): State<Core>,
     request: Request,
 ) -> Result<Json<Answer<Vec<Found<Configuration>>>>, Error> {
-    let (caller, parameters) = enter_with(&core, request).await?;
+    let (caller, parameters) = authenticate_and_read(&core, request).await?;
     let all = named(&core, &caller, &parameters).await?.into_iter();
     let all = all.map(|found| found.map_or_else(Found::none, |found| Found::one(Configuration::of(found))));
     Ok(Json(Answer::of(all.collect())))
@@ -241,7 +241,7 @@ pub(super) async fn get(
 
 /// `POST /container/info`.
 pub(super) async fn info(State(core): State<Core>, request: Request) -> Result<Json<Answer<Vec<Found<Doing>>>>, Error> {
-    let (caller, parameters) = enter_with(&core, request).await?;
+    let (caller, parameters) = authenticate_and_read(&core, request).await?;
     let all = named(&core, &caller, &parameters).await?.into_iter();
     let all = all.map(|found| found.map_or_else(Found::none, |found| Found::one(Doing::of(&core, found.container))));
     Ok(Json(Answer::of(all.collect())))
@@ -252,7 +252,7 @@ pub(super) async fn list(
     State(core): State<Core>,
     request: Request,
 ) -> Result<Json<Answer<Vec<Configuration>>>, Error> {
-    let (caller, parameters) = enter_with(&core, request).await?;
+    let (caller, parameters) = authenticate_and_read(&core, request).await?;
     let uuid = parameters.text("uuid")?;
     let host = core.host_by_uid(host_id(&uuid)).await?;
     let all = core.deployments_on(&caller, host.id).await?;
@@ -261,7 +261,7 @@ pub(super) async fn list(
 
 /// `DELETE /container/delete`.
 pub(super) async fn remove(State(core): State<Core>, request: Request) -> Batch {
-    let (caller, parameters) = enter_with(&core, request).await?;
+    let (caller, parameters) = authenticate_and_read(&core, request).await?;
     let mut answers = Vec::new();
     for name in split(&parameters, "name")? {
         answers.push(match core.deployment_delete(&caller, &name).await {
@@ -274,7 +274,7 @@ pub(super) async fn remove(State(core): State<Core>, request: Request) -> Batch 
 
 /// All that are named; one that is nobody's fails the call, before anything is done.
 async fn each(core: &Core, request: Request) -> Result<(Caller, Vec<Deployment>), Error> {
-    let (caller, parameters) = enter_with(core, request).await?;
+    let (caller, parameters) = authenticate_and_read(core, request).await?;
     let all = named(core, &caller, &parameters).await?;
     let all: Result<Vec<_>, String> = all.into_iter().collect();
     match all {

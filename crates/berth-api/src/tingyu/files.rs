@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use berth_core::{Core, FaultKind};
 use serde::Serialize;
 
-use super::auth::enter_with;
+use super::auth::authenticate_and_read;
 use super::error::{Error, UNKNOWN};
 use super::wire::job_state;
 use crate::http::PathText;
@@ -50,7 +50,7 @@ async fn container(core: &Core, caller: &berth_core::Caller, name: &str) -> Resu
 
 /// `POST /file/downloadfile`: has a file, or a folder as a tar, made ready.
 pub(super) async fn download(State(core): State<Core>, request: Request) -> Result<Json<JobAnswer>, Error> {
-    let (caller, parameters) = enter_with(&core, request).await?;
+    let (caller, parameters) = authenticate_and_read(&core, request).await?;
     let (name, path) = (parameters.text("name")?, parameters.text("filepath")?);
     let begun = async {
         let container = container(&core, &caller, &name).await?;
@@ -63,7 +63,7 @@ pub(super) async fn download(State(core): State<Core>, request: Request) -> Resu
 /// `POST /file/getResponseByJobId`: where the file is to be had, when it is ready.
 pub(super) async fn response(State(core): State<Core>, request: Request) -> Result<Json<Ready>, Error> {
     let base = request.extensions().get::<crate::http::Peer>().map(|peer| peer.base().to_owned()).unwrap_or_default();
-    let (caller, parameters) = enter_with(&core, request).await?;
+    let (caller, parameters) = authenticate_and_read(&core, request).await?;
     let id = parameters.text("jobId").or_else(|_| parameters.text("jobid")).map_err(|_| Error::missing("jobId"))?;
     let command = core.command(&caller, &id).await.map_err(|error| Error::from(error).of_files())?;
     let state = job_state(&command);

@@ -8,7 +8,7 @@ use berth_core::{Caller, Core, FaultKind};
 
 use futures_util::StreamExt as _;
 
-use super::auth::{authenticate, enter_with};
+use super::auth::{authenticate, authenticate_and_read};
 use super::error::Error;
 use super::wire::{Answer, Done};
 use crate::http::Parameters;
@@ -18,13 +18,13 @@ const NO_ARCHIVE: &str = "上传失败!请检查tar包是否是通过docker save
 
 /// `DELETE /image/deleteByImage`: all its versions.
 pub(super) async fn delete_by_image(State(core): State<Core>, request: Request) -> Result<Json<Done>, Error> {
-    let (caller, parameters) = enter_with(&core, request).await?;
+    let (caller, parameters) = authenticate_and_read(&core, request).await?;
     delete(&core, &caller, &parameters.text("image")?, None).await
 }
 
 /// `DELETE /image/deleteByImageVersion`.
 pub(super) async fn delete_by_image_version(State(core): State<Core>, request: Request) -> Result<Json<Done>, Error> {
-    let (caller, parameters) = enter_with(&core, request).await?;
+    let (caller, parameters) = authenticate_and_read(&core, request).await?;
     let (image, version) = (parameters.text("image")?, parameters.text("imageVersion")?);
     delete(&core, &caller, &image, Some(&version)).await
 }
@@ -39,7 +39,7 @@ async fn delete(core: &Core, caller: &Caller, image: &str, version: Option<&str>
 
 /// `GET /image/search`: names and versions that hold a word.
 pub(super) async fn search(State(core): State<Core>, request: Request) -> Result<Json<Answer<Vec<String>>>, Error> {
-    let (caller, parameters) = enter_with(&core, request).await?;
+    let (caller, parameters) = authenticate_and_read(&core, request).await?;
     let word = parameters.optional("wordkey")?.or(parameters.optional("wordKey")?).unwrap_or_default();
     let found = core.image_search(&caller, &word, &std::collections::BTreeMap::new()).await?;
     let lower = word.to_lowercase();

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::{Request, State};
 use berth_core::{Core, Grouped, Series, SeriesPoint};
 
-use super::auth::enter_with;
+use super::auth::authenticate_and_read;
 use super::error::Error;
 use super::wire::{Bandwidth, Info, Of, Used, rounded};
 use crate::http::{Parameters, local_time, local_time_of};
@@ -24,7 +24,7 @@ fn full_name(name: &str) -> String {
 
 /// What was asked for: of one, or of each; a version's name without the version is its `latest`.
 async fn series(core: &Core, request: Request, kind: Grouped, names: &[&'static str]) -> Result<Series, Error> {
-    let (caller, parameters) = enter_with(core, request).await?;
+    let (caller, parameters) = authenticate_and_read(core, request).await?;
     let (from, to) = (time(core, &parameters, "startDate")?, time(core, &parameters, "endDate")?);
     let mut key = None;
     for name in names {

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::{Request, State};
 use berth_core::{Core, FaultKind};
 
-use super::auth::enter_with;
+use super::auth::authenticate_and_read;
 use super::error::Error;
 use super::wire::{Info, Task};
 
@@ -13,7 +13,7 @@ const MOST: usize = 1000;
 
 /// `GET /task/status`: of several jobs, separated by commas.
 pub(super) async fn status(State(core): State<Core>, request: Request) -> Result<Json<Info<Vec<Task>>>, Error> {
-    let (caller, parameters) = enter_with(&core, request).await?;
+    let (caller, parameters) = authenticate_and_read(&core, request).await?;
     let ids = parameters.text("jobid")?;
     let hosts = core.hosts().await?;
     let mut all = Vec::new();

@@ -330,7 +330,7 @@ impl Core {
         let spec = self.decide(caller, &new, &uid, &name, &config, layers.clone())?;
         // A group that is gone, or going, gets no more members.
         if let Some(member) = &member
-            && tx.group(member.group)?.is_none_or(|group| group.wanted == "removed")
+            && tx.group(member.group)?.is_none_or(|group| group.desired == "removed")
         {
             return Err(Error::NotFound { what: "group", name: member.group.to_string() });
         }
@@ -343,7 +343,7 @@ impl Core {
             image_digest: digest,
             layers: json(&layers)?,
             spec: json(&spec)?,
-            wanted: if start { "running" } else { "stopped" }.into(),
+            desired: if start { "running" } else { "stopped" }.into(),
             state: "created".into(),
             run: i64::from(start),
             detail: json(&Detail::default())?,
@@ -384,7 +384,7 @@ impl Core {
         self.publish(vec![event]);
         // Somebody may have removed it before this one had the lock.
         let id = made.id;
-        if self.read(move |tx| Ok(tx.container(id)?)).await?.is_none_or(|row| row.wanted == "removed") {
+        if self.read(move |tx| Ok(tx.container(id)?)).await?.is_none_or(|row| row.desired == "removed") {
             return Err(Error::NotFound { what: "container", name: made.name });
         }
         let placed = self.inner.engine.create(&made.spec).await;
@@ -399,7 +399,7 @@ impl Core {
             Err(error) => Err(error.into()),
         };
         if let Err(error) = result {
-            self.want(made.id, "removed").await?;
+            self.set_desired(made.id, "removed").await?;
             self.erase(&made).await?;
             return Err(error);
         }

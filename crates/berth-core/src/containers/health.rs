@@ -90,7 +90,7 @@ impl Core {
         let busy = lock.lock().await;
         let id = target.id;
         let Some(row) = self.read(move |tx| Ok(tx.container(id)?)).await? else { return Ok(false) };
-        let wanted = row.wanted == "running";
+        let wanted = row.desired == "running";
         let mut current = container(row)?;
         // It may have been stopped, removed or started anew while the check was under way.
         let observed = self.inner.engine.observe(&target.uid).await?;

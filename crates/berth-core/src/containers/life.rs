@@ -98,19 +98,19 @@ impl Core {
     }
 
     /// Writes down what is wanted, before anything is done about it.
-    pub(crate) async fn want(&self, id: i64, wanted: &'static str) -> Result<(), Error> {
+    pub(crate) async fn set_desired(&self, id: i64, desired: &'static str) -> Result<(), Error> {
         self.write(move |tx| {
-            let change = ContainerChange { wanted: Some(wanted), ..ContainerChange::default() };
+            let change = ContainerChange { desired: Some(desired), ..ContainerChange::default() };
             Ok(tx.container_change(id, &change).map(drop)?)
         })
         .await
     }
 
     /// The same, but a removal that was written down meanwhile stays.
-    pub(crate) async fn want_unless_removed(&self, id: i64, wanted: &'static str) -> Result<(), Error> {
+    pub(crate) async fn set_desired_unless_removed(&self, id: i64, desired: &'static str) -> Result<(), Error> {
         self.write(move |tx| {
-            if tx.container(id)?.is_some_and(|row| row.wanted != "removed") {
-                tx.container_change(id, &ContainerChange { wanted: Some(wanted), ..ContainerChange::default() })?;
+            if tx.container(id)?.is_some_and(|row| row.desired != "removed") {
+                tx.container_change(id, &ContainerChange { desired: Some(desired), ..ContainerChange::default() })?;
             }
             Ok(())
         })
@@ -149,7 +149,7 @@ impl Core {
                 }
                 target.error = Some(error.public());
                 // The client hears that it failed: it must not be started behind its back later.
-                self.want(target.id, "stopped").await?;
+                self.set_desired(target.id, "stopped").await?;
                 self.record(target, Some("container.failed")).await?;
                 Err(error)
             }
@@ -231,8 +231,8 @@ impl Core {
         let observed = self.inner.engine.observe(&target.uid).await?;
         if let State::Running { paused, .. } = observed.state {
             // It may have been asked to end by a signal, and not have heeded it: it is wanted again.
-            if !target.wanted_running {
-                self.want(target.id, "running").await?;
+            if !target.desired_running {
+                self.set_desired(target.id, "running").await?;
             }
             if paused {
                 self.inner.engine.resume(&target.uid).await?;
@@ -253,7 +253,7 @@ impl Core {
         (target.restarts, target.pause, target.next_start) = (0, Duration::ZERO, None);
         let (id, run) = (target.id, target.runs);
         self.write(move |tx| {
-            let change = ContainerChange { wanted: Some("running"), run: Some(run), ..ContainerChange::default() };
+            let change = ContainerChange { desired: Some("running"), run: Some(run), ..ContainerChange::default() };
             Ok(tx.container_change(id, &change)?)
         })
         .await?;
@@ -265,7 +265,7 @@ impl Core {
             }
             Err(error) => {
                 let error = Error::from(error);
-                self.want(id, "stopped").await?;
+                self.set_desired(id, "stopped").await?;
                 target.error = Some(error.public());
                 self.record(target, Some("container.failed")).await?;
                 Err(error)
@@ -296,7 +296,7 @@ impl Core {
             Some(Duration::ZERO) => None,
             _ => self.drain(&target).await?,
         };
-        self.want(target.id, "stopped").await?;
+        self.set_desired(target.id, "stopped").await?;
         self.measure_before_end(&target).await;
         let id = target.id;
         let before = self.read(move |tx| Ok(tx.container(id)?)).await?.map(|row| ContainerState::of(&row.state));
@@ -354,15 +354,15 @@ impl Core {
         }
         // Whoever sends these wants it to end: no policy brings it back.
         let id = found.id;
-        let before = self.read(move |tx| Ok(tx.container(id)?)).await?.map(|row| row.wanted);
-        self.want_unless_removed(id, "stopped").await?;
+        let before = self.read(move |tx| Ok(tx.container(id)?)).await?.map(|row| row.desired);
+        self.set_desired_unless_removed(id, "stopped").await?;
         let sent = self.inner.engine.signal(&found.uid, number).await;
         if sent.is_ok() && number == 9 {
             // What is paused can't die; what is not says so.
             let _ = self.inner.engine.resume(&found.uid).await;
         }
         if sent.is_err() && before.as_deref() == Some("running") {
-            self.want_unless_removed(id, "running").await?;
+            self.set_desired_unless_removed(id, "running").await?;
         }
         Ok(sent?)
     }
@@ -375,7 +375,7 @@ impl Core {
         let found = self.container(caller, reference).await?;
         if force {
             // Written down first: a crash from here on ends in the removal, never in a container that was merely killed.
-            self.want(found.id, "removed").await?;
+            self.set_desired(found.id, "removed").await?;
             // While its group still has counters.
             self.measure_before_end(&found).await;
             if let Err(error) = self.inner.engine.signal(&found.uid, 9).await {
@@ -392,7 +392,7 @@ impl Core {
             self.collect_layers_soon();
             return Ok(());
         }
-        if row.is_none_or(|row| !force && row.wanted == "removed") {
+        if row.is_none_or(|row| !force && row.desired == "removed") {
             return Err(Error::NotFound { what: "container", name: reference.to_owned() });
         }
         if !force {
@@ -400,7 +400,7 @@ impl Core {
             if matches!(observed.state, State::Running { .. }) {
                 return Err(Error::WrongState(format!("container {} is running; stop it first, or force", found.name)));
             }
-            self.want(id, "removed").await?;
+            self.set_desired(id, "removed").await?;
         }
         self.erase(&found).await?;
         self.collect_layers_soon();

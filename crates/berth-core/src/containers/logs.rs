@@ -266,7 +266,7 @@ impl LogFollower {
 /// Whether its policy is about to start it again.
 async fn comes_again(core: &Core, id: i64) -> Result<bool, Error> {
     let row = core.read(move |tx| Ok(tx.container(id)?)).await?;
-    let Some(row) = row.filter(|row| row.wanted == "running") else { return Ok(false) };
+    let Some(row) = row.filter(|row| row.desired == "running") else { return Ok(false) };
     let found = super::container(row)?;
     // Its end may not be written down yet.
     Ok(found.next_start.is_some() || found.state.is_live() && found.restart != crate::RestartPolicy::No)

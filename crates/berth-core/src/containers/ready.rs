@@ -94,7 +94,7 @@ impl Core {
     /// also where its owner stopped or removed it since: that says nothing about what runs in it.
     pub(crate) async fn ready_no_more(&self, id: i64) -> Result<Option<(String, NotReady)>, Error> {
         let row = self.read(move |tx| Ok(tx.container(id)?)).await?;
-        let Some(row) = row.filter(|row| row.wanted == "running") else { return Ok(None) };
+        let Some(row) = row.filter(|row| row.desired == "running") else { return Ok(None) };
         let known = self.up_to_date(container(row)?).await?;
         let why = if known.restarts > 0 {
             NotReady::Restarted

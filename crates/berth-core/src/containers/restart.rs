@@ -48,7 +48,7 @@ impl Core {
         let lock = self.lock(id);
         let _busy = lock.lock().await;
         let Some(row) = self.read(move |tx| Ok(tx.container(id)?)).await? else { return Ok(()) };
-        let wanted = row.wanted == "running";
+        let wanted = row.desired == "running";
         let mut target = container(row)?;
         if !wanted || target.next_start != Some(at) || target.state != ContainerState::Exited {
             return Ok(());
@@ -73,7 +73,7 @@ impl Core {
         let still_wanted = self
             .write(move |tx| {
                 // A removal is written down without the lock.
-                if tx.container(id)?.is_none_or(|row| row.wanted != "running") {
+                if tx.container(id)?.is_none_or(|row| row.desired != "running") {
                     return Ok(false);
                 }
                 let change = ContainerChange { run: Some(run), ..ContainerChange::default() };
@@ -95,7 +95,7 @@ impl Core {
         let Err(error) = result else { return Ok(()) };
         tracing::info!(container = %again.uid, error = error.chain(), "a container could not be started again");
         // It failed to run: wanted all the same, later, unless it is to be removed by now.
-        self.want_unless_removed(id, "running").await?;
+        self.set_desired_unless_removed(id, "running").await?;
         let Some(row) = self.read(move |tx| Ok(tx.container(id)?)).await? else { return Ok(()) };
         let mut failed = container(row)?;
         failed.restarts = again.restarts;
@@ -108,7 +108,7 @@ impl Core {
             failed = self.record(failed, None).await?;
             self.restart_in_time(&failed);
         } else {
-            self.want_unless_removed(id, "stopped").await?;
+            self.set_desired_unless_removed(id, "stopped").await?;
             self.record(failed, None).await?;
         }
         Ok(())
@@ -138,7 +138,7 @@ impl Core {
             return Ok(());
         }
         if wanted != "running" {
-            self.want_unless_removed(found.id, "running").await?;
+            self.set_desired_unless_removed(found.id, "running").await?;
             found.exit.get_or_insert(berth_engine::Exit {
                 code: 0,
                 signal: None,

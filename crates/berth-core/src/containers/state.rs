@@ -43,7 +43,7 @@ pub struct Followed {
 
 impl Drop for Followed {
     fn drop(&mut self) {
-        self.core.change_busy(self.container, |busy| busy.followers = busy.followers.saturating_sub(1));
+        self.core.change_in_flight(self.container, |busy| busy.followers = busy.followers.saturating_sub(1));
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let (core, container) = (self.core.clone(), self.container);
             runtime.spawn(async move { crate::reconcile::look_at(&core, container).await });
@@ -59,13 +59,13 @@ pub(crate) struct TransitionGuard<'a> {
 
 impl Drop for TransitionGuard<'_> {
     fn drop(&mut self) {
-        self.core.change_busy(self.container, |busy| busy.doing = None);
+        self.core.change_in_flight(self.container, |busy| busy.doing = None);
     }
 }
 
 impl Core {
-    fn change_busy(&self, container: i64, change: impl FnOnce(&mut InFlight)) {
-        let mut all = self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner);
+    fn change_in_flight(&self, container: i64, change: impl FnOnce(&mut InFlight)) {
+        let mut all = self.inner.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
         let busy = all.entry(container).or_default();
         change(busy);
         if busy.doing.is_none() && busy.sessions == 0 && busy.followers == 0 {
@@ -74,20 +74,20 @@ impl Core {
     }
 
     pub(crate) fn begin(&self, container: i64, doing: Transition) -> TransitionGuard<'_> {
-        self.change_busy(container, |busy| busy.doing = Some(doing));
+        self.change_in_flight(container, |busy| busy.doing = Some(doing));
         TransitionGuard { core: self, container }
     }
 
     /// Somebody waits for what the container says, or for its end: until this is dropped it is not removed by itself.
     pub fn follow(&self, container: i64) -> Followed {
-        self.change_busy(container, |busy| busy.followers += 1);
+        self.change_in_flight(container, |busy| busy.followers += 1);
         Followed { core: self.clone(), container }
     }
 
     /// When a container that has ended is to be removed by itself, nanoseconds since 1970; `None` while somebody follows it.
     pub(crate) fn removal_due(&self, ended: &super::Container) -> Option<i64> {
         let followed = {
-            let all = self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner);
+            let all = self.inner.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
             all.get(&ended.id).is_some_and(|busy| busy.followers > 0)
         };
         let at = ended.exit.as_ref().and_then(|exit| exit.finished_at).unwrap_or(0);
@@ -101,7 +101,7 @@ impl Core {
     pub(crate) fn counted(&self, container: i64, session: Session) -> Session {
         let (core, Session { mut output, input }) = (self.clone(), session);
         let (said, heard) = tokio::sync::mpsc::channel(16);
-        self.change_busy(container, |busy| busy.sessions += 1);
+        self.change_in_flight(container, |busy| busy.sessions += 1);
         tokio::spawn(async move {
             while let Some(piece) = tokio::select! {
                 piece = output.recv() => piece,
@@ -112,7 +112,7 @@ impl Core {
                     break;
                 }
             }
-            core.change_busy(container, |busy| busy.sessions = busy.sessions.saturating_sub(1));
+            core.change_in_flight(container, |busy| busy.sessions = busy.sessions.saturating_sub(1));
         });
         Session { output: heard, input }
     }
@@ -148,7 +148,7 @@ impl Core {
 
     /// What a container is doing.
     pub fn container_phase(&self, of: &Container) -> ContainerPhase {
-        let busy = self.inner.busy.lock().unwrap_or_else(PoisonError::into_inner).get(&of.id).copied();
+        let busy = self.inner.in_flight.lock().unwrap_or_else(PoisonError::into_inner).get(&of.id).copied();
         let busy = busy.unwrap_or_default();
         match (busy.doing, of.state) {
             (Some(Transition::Starting), _) => ContainerPhase::Starting,
@@ -168,7 +168,7 @@ impl Core {
             (None, ContainerState::Exited) if of.error.is_some() => ContainerPhase::StartFailed,
             (None, ContainerState::Exited) => {
                 let code = of.exit.as_ref().map_or(0, |exit| exit.code);
-                if of.wanted_running && code != 0 { ContainerPhase::Failed } else { ContainerPhase::Stopped }
+                if of.desired_running && code != 0 { ContainerPhase::Failed } else { ContainerPhase::Stopped }
             }
         }
     }

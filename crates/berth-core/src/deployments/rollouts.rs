@@ -64,7 +64,7 @@ impl Core {
         let filter = berth_store::ContainerFilter { account: Some(account), limit: u32::MAX, ..Default::default() };
         let all = self.read(move |tx| Ok(tx.containers(&filter)?)).await?.into_iter().filter(|row| {
             row.replaces.is_none()
-                && row.wanted != "removed"
+                && row.desired != "removed"
                 && hosts.contains(&row.host_id)
                 && crate::metering::image_name(&row.image) == asked.image
                 // One that is pinned to a digest has no version to be moved to another.

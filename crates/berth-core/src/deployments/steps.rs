@@ -154,7 +154,7 @@ impl Core {
             Ok(found) => found,
             Err(Error::NotFound { .. }) => {
                 // It rests by its owner's wish; or for an update that was broken off, or because it could not be started.
-                let runs = old.container.wanted_running
+                let runs = old.container.desired_running
                     || old.container.error.is_some()
                     || self.rests_for_a_successor(caller, name, id).await?;
                 self.remove_passing(caller, name).await?;
@@ -272,7 +272,7 @@ impl Core {
             Ok(()) => String::new(),
             Err(error) => {
                 // Nobody wished it to rest: the next update has its successor run.
-                if let Err(error) = self.want(old.id, "running").await {
+                if let Err(error) = self.set_desired(old.id, "running").await {
                     tracing::warn!(container = %old.uid, error = error.chain(), "could not be noted as wanted");
                 }
                 format!("; what it was before could not be started again: {}", error.public())
@@ -317,7 +317,7 @@ impl Core {
     async fn container_erase_kindly(&self, found: &Container) -> Result<(), Error> {
         let lock = self.lock(found.id);
         let _busy = lock.lock().await;
-        self.want(found.id, "removed").await?;
+        self.set_desired(found.id, "removed").await?;
         let running = matches!(self.inner.engine.observe(&found.uid).await?.state, berth_engine::State::Running { .. });
         if running {
             self.measure_before_end(found).await;

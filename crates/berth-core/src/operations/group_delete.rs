@@ -27,7 +27,7 @@ impl Body for GroupDelete {
     }
 
     fn removal_enqueued(&self, tx: &berth_store::Tx<'_>, target: i64) -> Result<(), berth_store::Error> {
-        let change = berth_store::GroupChange { wanted: Some("removed"), ..Default::default() };
+        let change = berth_store::GroupChange { desired: Some("removed"), ..Default::default() };
         tx.group_change(target, &change).map(drop)
     }
 

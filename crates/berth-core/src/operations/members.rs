@@ -186,12 +186,12 @@ impl StepBody for Settle {
         let change = berth_store::GroupChange {
             spec: Some(serde_json::to_string(&context.spec).map_err(|e| Error::Bug(e.to_string()))?),
             version: Some(context.version),
-            wanted: body.desired(&context.group),
+            desired: body.desired(&context.group),
             ..Default::default()
         };
         let (id, version, deployed) = (context.group.id, context.version, body.deploys());
         core.write(move |tx| {
-            if tx.group(id)?.is_some_and(|row| row.wanted != "removed") {
+            if tx.group(id)?.is_some_and(|row| row.desired != "removed") {
                 tx.group_change(id, &change)?;
                 if deployed {
                     tx.package_proven(id, version)?;
@@ -221,10 +221,10 @@ impl Core {
             .await?;
         let gone = || Error::NotFound { what: "group", name: command.target_name.clone() };
         let (row, members) = found.ok_or_else(gone)?;
-        let desired_running = row.wanted != "stopped" && row.wanted != "created"
-            || members.iter().any(|member| member.wanted == "running");
+        let desired_running = row.desired != "stopped" && row.desired != "created"
+            || members.iter().any(|member| member.desired == "running");
         let (unready, members): (Vec<_>, Vec<_>) =
-            members.into_iter().filter(|m| m.wanted != "removed").partition(|m| m.replaces.is_some());
+            members.into_iter().filter(|m| m.desired != "removed").partition(|m| m.replaces.is_some());
         let unready = unready.into_iter().map(|member| member.id).collect();
         Ok(GroupMembers { group: group(row)?, members, unready, desired_running })
     }

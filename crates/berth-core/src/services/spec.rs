@@ -147,7 +147,7 @@ pub(crate) fn group(row: berth_store::Group) -> Result<Group, Error> {
         service: row.service,
         name: row.name,
         spec,
-        state: match row.wanted.as_str() {
+        state: match row.desired.as_str() {
             "running" => GroupState::Running,
             "stopped" => GroupState::Stopped,
             "removed" => GroupState::Deleting,
@@ -156,7 +156,7 @@ pub(crate) fn group(row: berth_store::Group) -> Result<Group, Error> {
         version: row.version,
         ports,
         created_at: row.created_at,
-        members_never_made: row.wanted == "created",
+        members_never_made: row.desired == "created",
     })
 }
 

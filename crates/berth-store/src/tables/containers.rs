@@ -24,7 +24,7 @@ pub struct Container {
     /// What was asked for, JSON.
     pub spec: String,
     /// `stopped`, `running` or `removed`.
-    pub wanted: String,
+    pub desired: String,
     /// What was observed last: `created`, `running`, `exited`.
     pub state: String,
     /// How many times it was asked to start.
@@ -49,7 +49,7 @@ pub struct Container {
 #[derive(Debug, Clone, Default)]
 pub struct ContainerChange {
     /// See [`Container::wanted`].
-    pub wanted: Option<&'static str>,
+    pub desired: Option<&'static str>,
     /// See [`Container::state`].
     pub state: Option<&'static str>,
     /// See [`Container::run`].
@@ -87,7 +87,7 @@ fn container(row: &Row<'_>) -> rusqlite::Result<Container> {
         image_digest: row.get(5)?,
         layers: row.get(6)?,
         spec: row.get(7)?,
-        wanted: row.get(8)?,
+        desired: row.get(8)?,
         state: row.get(9)?,
         run: row.get(10)?,
         detail: row.get(11)?,
@@ -121,7 +121,7 @@ impl Tx<'_> {
                     new.image_digest,
                     new.layers,
                     new.spec,
-                    new.wanted,
+                    new.desired,
                     new.state,
                     new.run,
                     new.detail,
@@ -297,7 +297,7 @@ impl Tx<'_> {
         let sql = "UPDATE containers SET wanted = COALESCE($1, wanted), state = COALESCE($2, state),
                    run = COALESCE($3, run), detail = COALESCE($4, detail), spec = COALESCE($5, spec) WHERE id = $6";
         let changed = self.connection.prepare_cached(sql)?.execute(params![
-            change.wanted,
+            change.desired,
             change.state,
             change.run,
             change.detail,

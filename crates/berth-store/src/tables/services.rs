@@ -33,7 +33,7 @@ pub struct Group {
     /// What its containers are to be, JSON of the core.
     pub spec: String,
     /// `created`, `running`, `stopped` or `removed`.
-    pub wanted: String,
+    pub desired: String,
     /// Version of the code; 0 is none.
     pub version: i64,
     /// Ports of the host that it has, JSON of the core.
@@ -48,7 +48,7 @@ pub struct GroupChange {
     /// See [`Group::spec`].
     pub spec: Option<String>,
     /// See [`Group::wanted`].
-    pub wanted: Option<&'static str>,
+    pub desired: Option<&'static str>,
     /// See [`Group::version`].
     pub version: Option<i64>,
     /// See [`Group::ports`].
@@ -96,7 +96,7 @@ fn group(row: &Row<'_>) -> rusqlite::Result<Group> {
         service: row.get(3)?,
         name: row.get(4)?,
         spec: row.get(5)?,
-        wanted: row.get(6)?,
+        desired: row.get(6)?,
         version: row.get(7)?,
         ports: row.get(8)?,
         created_at: row.get(9)?,
@@ -180,7 +180,7 @@ impl Tx<'_> {
                     new.service_id,
                     new.name,
                     new.spec,
-                    new.wanted,
+                    new.desired,
                     new.version,
                     new.ports,
                     new.created_at
@@ -218,7 +218,7 @@ impl Tx<'_> {
                    version = COALESCE($3, version), ports = COALESCE($4, ports), name = COALESCE($5, name) WHERE id = $6";
         self.connection
             .prepare_cached(sql)?
-            .execute(params![change.spec, change.wanted, change.version, change.ports, change.name, id])
+            .execute(params![change.spec, change.desired, change.version, change.ports, change.name, id])
             .map(|changed| changed == 1)
             .map_err(|e| unique(e, || format!("a group named {:?}", change.name.as_deref().unwrap_or_default())))
     }

@@ -410,7 +410,7 @@ fn what_its_owner_stopped_stays_so_and_what_waits_meets_what_is() {
     let done = world.block_on(world.core.command(&world.caller, &done)).expect("command");
     assert_eq!(done.result, Some(Outcome::Success), "{}", done.message);
     let two = find(&world, "two").expect("there");
-    assert!(!two.container.wanted_running && !two.container.state.is_live() && two.spec.version == "2", "{two:?}");
+    assert!(!two.container.desired_running && !two.container.state.is_live() && two.spec.version == "2", "{two:?}");
     world.block_on(world.core.deployment_start(&world.caller, "two")).expect("started");
     // A roll-out's step that waits for an update of the same takes over what that made of it.
     let point = world.hits() + FIRST_STEP + 3;
