@@ -48,7 +48,7 @@ pub struct Container {
 /// What changes of a row; `None` leaves a value as it is.
 #[derive(Debug, Clone, Default)]
 pub struct ContainerChange {
-    /// See [`Container::wanted`].
+    /// See [`Container::desired`].
     pub desired: Option<&'static str>,
     /// See [`Container::state`].
     pub state: Option<&'static str>,

@@ -47,7 +47,7 @@ pub struct Group {
 pub struct GroupChange {
     /// See [`Group::spec`].
     pub spec: Option<String>,
-    /// See [`Group::wanted`].
+    /// See [`Group::desired`].
     pub desired: Option<&'static str>,
     /// See [`Group::version`].
     pub version: Option<i64>,
