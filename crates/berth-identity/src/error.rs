@@ -1,11 +1,11 @@
 //! Why something about identity failed.
 
-use berth_types::{FaultKind, Field};
+use berth_types::Field;
 
 /// Why a use case of this part failed. The text is for the client; the cause, in `source()`, is for the log.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// See [`FaultKind::Invalid`].
+    /// See [`berth_types::FaultKind::Invalid`].
     #[error("{field}: {message}")]
     Invalid {
         /// The value.
@@ -13,7 +13,7 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
-    /// See [`FaultKind::NotFound`].
+    /// See [`berth_types::FaultKind::NotFound`].
     #[error("no such {what}: {name}")]
     NotFound {
         /// `account`, `token` …
@@ -21,19 +21,19 @@ pub enum Error {
         /// What was asked for.
         name: String,
     },
-    /// See [`FaultKind::Duplicate`].
+    /// See [`berth_types::FaultKind::Duplicate`].
     #[error("{0}")]
     Duplicate(String),
-    /// See [`FaultKind::InUse`].
+    /// See [`berth_types::FaultKind::InUse`].
     #[error("{0}")]
     InUse(String),
-    /// See [`FaultKind::TooOften`].
+    /// See [`berth_types::FaultKind::TooOften`].
     #[error("{0}")]
     TooOften(String),
-    /// See [`FaultKind::Forbidden`].
+    /// See [`berth_types::FaultKind::Forbidden`].
     #[error("{0}")]
     Forbidden(String),
-    /// See [`FaultKind::NoRoom`].
+    /// See [`berth_types::FaultKind::NoRoom`].
     #[error("{0}")]
     NoRoom(String),
     /// The database failed.
@@ -45,20 +45,6 @@ pub enum Error {
 }
 
 impl Error {
-    /// Which kind it is.
-    pub fn kind(&self) -> FaultKind {
-        match self {
-            Self::Invalid { .. } => FaultKind::Invalid,
-            Self::NotFound { .. } => FaultKind::NotFound,
-            Self::Duplicate(_) => FaultKind::Duplicate,
-            Self::InUse(_) => FaultKind::InUse,
-            Self::TooOften(_) => FaultKind::TooOften,
-            Self::Forbidden(_) => FaultKind::Forbidden,
-            Self::NoRoom(_) => FaultKind::NoRoom,
-            Self::Store(_) | Self::Bug(_) => FaultKind::Bug,
-        }
-    }
-
     /// The whole chain, for the log.
     pub fn chain(&self) -> String {
         match self {

@@ -1,9 +1,11 @@
 //! What a domain gives: its operations, their plans and their steps.
 
 use std::future::Future;
+use std::time::Duration;
 
 use berth_identity::Caller;
 use berth_store::Tx;
+use berth_types::now;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -80,6 +82,13 @@ pub struct Work<D: Domain> {
     pub row: berth_store::OperationStep,
     /// The step.
     pub step: D::Step,
+}
+
+impl<D: Domain> Work<D> {
+    /// Time that the command has left.
+    pub fn time_left(&self) -> Duration {
+        Duration::from_nanos((self.command.deadline - now()).max(0) as u64)
+    }
 }
 
 /// What operations are of.

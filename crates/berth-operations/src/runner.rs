@@ -476,16 +476,14 @@ impl Operations {
     }
 
     async fn do_in_time<D: Domain>(&self, domain: &D, work: Work<D>) -> Done {
-        let deadline = work.command.deadline;
-        let left = || Duration::from_nanos((deadline - now()).max(0) as u64);
         let _place = match work.step.only_waits() {
             true => None,
-            false => match self.place_for_step(&work.command, left()).await {
+            false => match self.place_for_step(&work.command, work.time_left()).await {
                 Ok(place) => place,
                 Err(outcome) => return Done { outcome, message: "not begun".into(), container: None },
             },
         };
-        let (domain, left) = (domain.clone(), left());
+        let (domain, left) = (domain.clone(), work.time_left());
         // A task of its own: one that never ends is waited for no longer, and done to its end if that ever comes.
         let work = tokio::spawn(async move {
             let failpoints = domain.operations().failpoints();

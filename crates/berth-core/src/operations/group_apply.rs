@@ -4,9 +4,9 @@ use async_trait::async_trait;
 use berth_operations::{Method, Outcome};
 use serde::{Deserialize, Serialize};
 
-use super::members::{Create, GroupMembers, Ports, Replace, Settle, Update};
+use super::members::{GroupMembers, Ports, Replace, Update, watched};
 use super::steps::{Delete, Pull};
-use super::{Body, MEMBERS, Operation, PREPARE, PlannedStep, SETTLE, SURPLUS, planned};
+use super::{Body, MEMBERS, Operation, PREPARE, PlannedStep, SURPLUS, planned};
 use crate::containers::container;
 use crate::core::Core;
 use crate::error::Error;
@@ -54,7 +54,7 @@ impl Body for GroupApply {
 
     async fn plan(&self, core: &Core, command: &berth_store::Command) -> Result<Vec<PlannedStep>, Error> {
         let found = core.group_members(command).await?;
-        found.watched(core, bring_to(core, &found, &self.spec)?)
+        Ok(watched(core, bring_to(core, &found, &self.spec)?))
     }
 }
 
@@ -91,8 +91,8 @@ fn bring_to(core: &Core, found: &GroupMembers, spec: &GroupSpec) -> Result<Vec<P
             steps.push(planned(MEMBERS, Update { container: member.id }));
         }
     }
-    steps.extend((found.members.len()..replicas).map(|_| planned(MEMBERS, Create { start })));
+    // Either some are too many or some are missing.
     steps.extend(surplus.iter().rev().map(|member| planned(SURPLUS, Delete { container: member.id })));
-    steps.push(planned(SETTLE, Settle {}));
+    steps.extend(found.end(spec.replicas, start));
     Ok(steps)
 }

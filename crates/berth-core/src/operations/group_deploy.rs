@@ -1,16 +1,13 @@
 //! Another version of a group's code: fetched from an address, or one that was there before.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 use berth_operations::{Done, Method, Outcome, Work};
-use berth_types::now;
 use serde::{Deserialize, Serialize};
 
 use super::group_apply::undo_of_group;
-use super::members::{Create, Deploy, GroupMembers, Replace, Settle};
+use super::members::{Deploy, GroupMembers, Replace, watched};
 use super::steps::Pull;
-use super::{Body, MEMBERS, Operation, PREPARE, PlannedStep, SETTLE, StepBody, planned};
+use super::{Body, MEMBERS, Operation, PREPARE, PlannedStep, StepBody, planned};
 use crate::core::Core;
 use crate::error::Error;
 use crate::services::spec::Group;
@@ -69,7 +66,7 @@ impl Body for GroupUpload {
         let mut steps = found.begin();
         steps.push(planned(PREPARE, Fetch {}));
         steps.extend(put_into_all(&found, self.update));
-        found.watched(core, steps)
+        Ok(watched(core, steps))
     }
 }
 
@@ -108,7 +105,7 @@ impl Body for GroupHistory {
         }
         let mut steps = found.begin();
         steps.extend(put_into_all(&found, self.update));
-        found.watched(core, steps)
+        Ok(watched(core, steps))
     }
 }
 
@@ -123,9 +120,7 @@ fn put_into_all(found: &GroupMembers, update: bool) -> Vec<PlannedStep> {
             planned(MEMBERS, Deploy { container: member.id })
         });
     }
-    let missing = found.members.len()..spec.replicas as usize;
-    steps.extend(missing.map(|_| planned(MEMBERS, Create { start: true })));
-    steps.push(planned(SETTLE, Settle {}));
+    steps.extend(found.end(spec.replicas, true));
     steps
 }
 
@@ -140,9 +135,8 @@ impl StepBody for Fetch {
             return Err(Error::Bug("a fetch without an address".into()));
         };
         let group = core.group_by_number(work.command.target).await?;
-        let left = Duration::from_nanos((work.command.deadline - now()).max(0) as u64);
         let fetch = core.package_fetch(&work.caller, &group, work.command.id, &asked.address);
-        let fetched = tokio::time::timeout(left, fetch).await;
+        let fetched = tokio::time::timeout(work.time_left(), fetch).await;
         let version = fetched.map_err(|_| Error::Timeout("fetching the code".into()))??;
         Ok(Done { message: format!("version {version}"), ..Done::success() })
     }

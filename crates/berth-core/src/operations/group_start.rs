@@ -5,9 +5,9 @@ use berth_operations::{Method, Outcome};
 use serde::{Deserialize, Serialize};
 
 use super::group_apply::undo_of_group;
-use super::members::{Create, Replace, Settle};
+use super::members::{Replace, watched};
 use super::steps::{Pull, Start};
-use super::{Body, MEMBERS, Operation, PREPARE, PlannedStep, SETTLE, planned};
+use super::{Body, MEMBERS, Operation, PREPARE, PlannedStep, planned};
 use crate::core::Core;
 use crate::error::Error;
 use crate::services::spec::{Group, GroupSpec};
@@ -61,9 +61,7 @@ impl Body for GroupStart {
                 planned(MEMBERS, Start { container: member.id })
             });
         }
-        let missing = found.members.len()..spec.replicas as usize;
-        steps.extend(missing.map(|_| planned(MEMBERS, Create { start: true })));
-        steps.push(planned(SETTLE, Settle {}));
-        found.watched(core, steps)
+        steps.extend(found.end(spec.replicas, true));
+        Ok(watched(core, steps))
     }
 }

@@ -6,7 +6,7 @@ use berth_types::now;
 use serde::{Deserialize, Serialize};
 
 use super::steps::{Delete, done_of, soak};
-use super::{PREPARE, PlannedStep, StepBody, WATCH, planned};
+use super::{MEMBERS, PREPARE, PlannedStep, SETTLE, StepBody, WATCH, planned};
 use crate::containers::{Container, ContainerState, Member};
 use crate::core::Core;
 use crate::error::Error;
@@ -32,13 +32,19 @@ impl GroupMembers {
         self.unready.iter().map(|id| planned(PREPARE, Delete { container: *id })).collect()
     }
 
-    /// With what was replaced being watched before it counts.
-    pub(super) fn watched(&self, core: &Core, mut steps: Vec<PlannedStep>) -> Result<Vec<PlannedStep>, Error> {
-        if steps.iter().any(|planned| planned.step.replaces()) {
-            steps.push(planned(WATCH, soak(core)));
-        }
-        Ok(steps)
+    /// What a plan ends with: members up to `replicas` are made, and it is written down what the group is.
+    pub(super) fn end(&self, replicas: u32, start: bool) -> impl Iterator<Item = PlannedStep> {
+        let missing = self.members.len()..replicas as usize;
+        missing.map(move |_| planned(MEMBERS, Create { start })).chain([planned(SETTLE, Settle {})])
     }
+}
+
+/// With what was replaced being watched before it counts.
+pub(super) fn watched(core: &Core, mut steps: Vec<PlannedStep>) -> Vec<PlannedStep> {
+    if steps.iter().any(|planned| planned.step.replaces()) {
+        steps.push(planned(WATCH, soak(core)));
+    }
+    steps
 }
 
 /// What the steps of an operation on a group need.

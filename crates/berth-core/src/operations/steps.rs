@@ -6,7 +6,6 @@ use async_trait::async_trait;
 use berth_engine::LogOptions;
 use berth_identity::Caller;
 use berth_operations::{Done, Outcome, Step as _, Work};
-use berth_types::now;
 use serde::{Deserialize, Serialize};
 
 use super::{Step, StepBody};
@@ -205,8 +204,7 @@ impl StepBody for Pull {
         let image = &self.image;
         if matches!(core.image(&work.caller, image).await, Err(Error::NotFound { .. })) {
             let pull = core.image_pull(&work.caller, image, None, None, tokio::sync::mpsc::channel(1).0);
-            let left = Duration::from_nanos((work.command.deadline - now()).max(0) as u64);
-            let pulled = tokio::time::timeout(left, pull).await;
+            let pulled = tokio::time::timeout(work.time_left(), pull).await;
             pulled.map_err(|_| Error::Timeout(format!("fetching image {image}")))??;
         }
         Ok(Done::success())
