@@ -7,12 +7,31 @@ IMAGES := $(TARGET_DIR)/test-images
 LISTEN ?= 127.0.0.1:8080
 DATA ?= $(CURDIR)/data
 
-.PHONY: build run test test-vm check checkers advisories bench images tools deps clean
+.PHONY: build install package package-arm64 run test test-vm check checkers advisories bench images tools deps clean
 
 build: deps
 	cargo build --release --locked -p berth
 	mkdir -p dist
 	install -m 0755 $(RELEASE) dist/berth.new && mv -f dist/berth.new dist/berth
+
+# The service of this machine, of what is built here; a second time is an upgrade.
+install: build
+	dist/berth install
+
+# dist/berth_VERSION_ARCH.deb and dist/berth-VERSION-linux-ARCH.tar.gz for this machine.
+package: build
+	@command -v cargo-deb >/dev/null || cargo install --locked --quiet cargo-deb@3.8.0
+	packaging/package $(HOST) $(RELEASE)
+
+# The same for arm64, with Debian's cross compiler.
+package-arm64: deps
+	@command -v cargo-deb >/dev/null || cargo install --locked --quiet cargo-deb@3.8.0
+	@command -v aarch64-linux-gnu-gcc >/dev/null || { apt-get update -q && apt-get install -yq --no-install-recommends gcc-aarch64-linux-gnu libc6-dev-arm64-cross; }
+	rustup target add aarch64-unknown-linux-gnu
+	CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc AR_aarch64_unknown_linux_gnu=aarch64-linux-gnu-ar \
+		CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+		cargo build --release --locked -p berth --target aarch64-unknown-linux-gnu
+	packaging/package aarch64-unknown-linux-gnu $(TARGET_DIR)/aarch64-unknown-linux-gnu/release/berth
 
 # Ends its start-up by printing a curl line that builds a container; Ctrl-C ends the server, containers run on.
 run: build

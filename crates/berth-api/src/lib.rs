@@ -55,7 +55,7 @@ impl axum::extract::FromRef<Api> for Core {
 }
 
 /// Which dialects are served; one that is not answers as any path that is not there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Dialects {
     /// `/container/*`.
@@ -75,7 +75,7 @@ impl Default for Dialects {
 }
 
 /// Whether the private half of a key can be read again.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PrivateKeys {
     /// Each time: infrastructure tools read it at every refresh.
@@ -86,10 +86,11 @@ pub enum PrivateKeys {
 }
 
 /// Settings of the dialect `comb`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CombSettings {
-    /// Whether the private half of a key can be read again.
+    /// Whether the private half of a key that was made by the dialect `comb` can be read again: `"once"` forgets it after the
+    /// first time.
     pub private_keys: PrivateKeys,
 }
 

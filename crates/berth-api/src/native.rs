@@ -12,6 +12,7 @@ mod host;
 mod hosts;
 mod idempotency;
 mod images;
+mod inspection;
 mod keys;
 mod registries;
 mod services;
@@ -49,6 +50,10 @@ pub(crate) fn router() -> Router<Api> {
         .route("/containers/{id}/stats", get(containers::stats))
         .route("/containers/{id}/traffic", get(containers::traffic))
         .route("/containers/{id}/ports", put(containers::ports))
+        .route("/containers/{id}/processes", get(inspection::processes))
+        .route("/containers/{id}/size", get(inspection::size))
+        .route("/containers/{id}/changes", get(inspection::changes))
+        .route("/containers/{id}/rename", post(inspection::rename))
         .route("/containers/{id}/pause", post(containers::pause))
         .route("/containers/{id}/resume", post(containers::resume))
         .route("/containers/{id}/exec", post(exec::exec).get(exec::exec_session))
@@ -113,8 +118,8 @@ pub(crate) fn router() -> Router<Api> {
         .route("/hosts/{host}", get(hosts::inspect).patch(hosts::label))
         .route("/host", get(host::inspect))
         .route("/events", get(events::list))
-        .route("/accounts", get(accounts::list))
-        .route("/accounts/{name}", patch(accounts::change))
+        .route("/accounts", get(accounts::list).post(accounts::create))
+        .route("/accounts/{name}", get(accounts::inspect).patch(accounts::change).delete(accounts::remove))
         .route("/tokens", get(tokens::list).post(tokens::create))
         .route("/tokens/{id}", delete(tokens::revoke))
         .fallback(error::no_such_path)

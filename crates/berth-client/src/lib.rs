@@ -1,16 +1,20 @@
 //! Typed client of the native API.
 
+mod accounts;
+mod inspection;
 mod services;
 mod session;
 
 use berth_api::wire::{
-    Account, AccountChange, CommitCreate, Container, ContainerCreate, ContainerUpdate, DiskUse, Ended, Event,
-    ExecCreate, ExecResult, FileStat, Host, Image, ImagePull, ImagePush, ImageRemoved, List, LogEntry, LoginCreate,
-    Port, PortList, Problem, PruneAsked, Pruned, RegistryLogin, Stats, Token, TokenCreate, Traffic, Travel, Volume,
-    VolumeCreate,
+    CommitCreate, Container, ContainerCreate, ContainerUpdate, DiskUse, Ended, Event, ExecCreate, ExecResult, FileStat,
+    Host, Image, ImagePull, ImagePush, ImageRemoved, List, LogEntry, LoginCreate, Port, PortList, Problem, PruneAsked,
+    Pruned, RegistryLogin, Stats, Traffic, Travel, Volume, VolumeCreate,
 };
 use futures_util::{Stream, StreamExt, TryStreamExt};
+use std::sync::Arc;
+
 use reqwest::{Body, Method, RequestBuilder, Response};
+use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -55,6 +59,9 @@ impl From<reqwest::Error> for Error {
     fn from(error: reqwest::Error) -> Self {
         if error.is_connect() {
             let url = error.url().map(|u| u.origin().ascii_serialization()).unwrap_or_default();
+            if let Some(why) = berth_tls::explain(&error) {
+                return Self::Connection(format!("the server at {url} can't be trusted: {why}"));
+            }
             let mut cause: &dyn std::error::Error = &error;
             while let Some(next) = cause.source() {
                 cause = next;
@@ -96,14 +103,25 @@ pub struct Client {
     token: String,
     /// The server's Unix socket, if it is reached by that.
     socket: Option<std::path::PathBuf>,
+    /// How a server with TLS is trusted.
+    tls: Arc<rustls::ClientConfig>,
+    /// The account that an administrator acts for, instead of its own.
+    account: Option<String>,
 }
 
 /// Query parameters.
 type Query<'a> = &'a [(&'a str, String)];
 
-fn builder() -> Result<reqwest::ClientBuilder> {
-    berth_tls::builder(Vec::new()).map_err(|e| Error::Connection(e.to_string()))
+fn tls(authorities: Vec<CertificateDer<'static>>) -> Result<Arc<rustls::ClientConfig>> {
+    berth_tls::config(authorities).map(Arc::new).map_err(|e| Error::Connection(format!("certificate authorities: {e}")))
 }
+
+fn builder(tls: &rustls::ClientConfig) -> reqwest::ClientBuilder {
+    reqwest::Client::builder().tls_backend_preconfigured(tls.clone()).no_proxy()
+}
+
+/// Names the account that an administrator acts for.
+pub(crate) const ACCOUNT: &str = "berth-account";
 
 fn segment(text: &str) -> String {
     text.bytes()
@@ -122,18 +140,49 @@ impl Client {
     /// # Errors
     /// That no HTTP client could be made.
     pub fn new(base: &str, token: &str) -> Result<Self> {
-        let http = builder()?.no_proxy().build()?;
-        Ok(Self { http, base: base.trim_end_matches('/').to_owned(), token: token.to_owned(), socket: None })
+        Self::trusting(base, token, Vec::new())
     }
 
-    /// A client of the server that listens on a Unix socket.
+    /// The same for a server that may also show one of these certificates, or one that they signed.
+    ///
+    /// # Errors
+    /// A certificate that is none, or that no HTTP client could be made.
+    pub fn trusting(base: &str, token: &str, authorities: Vec<CertificateDer<'static>>) -> Result<Self> {
+        let tls = tls(authorities)?;
+        let http = builder(&tls).build()?;
+        Ok(Self {
+            http,
+            base: base.trim_end_matches('/').to_owned(),
+            token: token.to_owned(),
+            socket: None,
+            tls,
+            account: None,
+        })
+    }
+
+    /// A client of the server that listens on a Unix socket; with an empty token as whoever the socket is for.
     ///
     /// # Errors
     /// That no HTTP client could be made.
     pub fn unix(socket: &std::path::Path, token: &str) -> Result<Self> {
-        let http = builder()?.no_proxy().unix_socket(socket).build()?;
+        let tls = tls(Vec::new())?;
+        let http = builder(&tls).unix_socket(socket).build()?;
         let socket = Some(socket.to_owned());
-        Ok(Self { http, base: "http://localhost".into(), token: token.to_owned(), socket })
+        Ok(Self { http, base: "http://localhost".into(), token: token.to_owned(), socket, tls, account: None })
+    }
+
+    /// The same for an administrator who acts for another account.
+    #[must_use]
+    pub fn on_behalf(&self, account: &str) -> Self {
+        Self { account: Some(account.to_owned()), ..self.clone() }
+    }
+
+    /// Where the server is, for people.
+    pub fn server(&self) -> String {
+        match &self.socket {
+            Some(socket) => format!("unix:{}", socket.display()),
+            None => self.base.clone(),
+        }
     }
 
     /// A failed request: by a socket the address in it says nothing.
@@ -151,11 +200,16 @@ impl Client {
     }
 
     async fn session(&self, path: &str) -> Result<Session> {
-        Session::open(&self.base, self.socket.as_deref(), path, &self.token).await
+        Session::open(self, path).await
     }
 
     fn request(&self, method: Method, path: &str, query: Query<'_>) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.token).query(query)
+        let request = self.http.request(method, format!("{}{path}", self.base)).query(query);
+        let request = match &self.account {
+            Some(account) => request.header(ACCOUNT, account),
+            None => request,
+        };
+        if self.token.is_empty() { request } else { request.bearer_auth(&self.token) }
     }
 
     async fn send(&self, request: RequestBuilder) -> Result<Response> {
@@ -252,7 +306,19 @@ impl Client {
 
     /// Starts, stops or restarts it (`verb`); `timeout` in seconds is for the stop.
     pub async fn container_do(&self, id: &str, verb: &str, timeout: Option<u64>) -> Result<Container> {
-        let query: Vec<_> = timeout.map(|t| ("timeout", t.to_string())).into_iter().collect();
+        self.container_do_by(id, verb, timeout, None).await
+    }
+
+    /// The same with another signal than its own for the stop.
+    pub async fn container_do_by(
+        &self,
+        id: &str,
+        verb: &str,
+        timeout: Option<u64>,
+        signal: Option<i32>,
+    ) -> Result<Container> {
+        let timeout = timeout.map(|t| ("timeout", t.to_string()));
+        let query: Vec<_> = timeout.into_iter().chain(signal.map(|s| ("signal", s.to_string()))).collect();
         self.json(self.request(Method::POST, &format!("/v1/containers/{}/{verb}", segment(id)), &query)).await
     }
 
@@ -266,6 +332,13 @@ impl Client {
     pub async fn container_remove(&self, id: &str, force: bool) -> Result<()> {
         let path = format!("/v1/containers/{}", segment(id));
         self.send(self.request(Method::DELETE, &path, &[("force", force.to_string())])).await.map(drop)
+    }
+
+    /// Removes it with the volumes that nobody named.
+    pub async fn container_remove_with_volumes(&self, id: &str, force: bool) -> Result<()> {
+        let path = format!("/v1/containers/{}", segment(id));
+        let query = [("force", force.to_string()), ("volumes", "true".into())];
+        self.send(self.request(Method::DELETE, &path, &query)).await.map(drop)
     }
 
     /// Returns when it is not running.
@@ -513,30 +586,5 @@ impl Client {
     /// What happens from now on.
     pub async fn events_follow(&self) -> Result<impl Stream<Item = Result<Event>> + use<>> {
         self.lines("/v1/events", &[("follow", "true".into())]).await
-    }
-
-    /// The account's tokens.
-    pub async fn tokens(&self, all: bool) -> Result<Vec<Token>> {
-        self.get::<List<Token>>("/v1/tokens", &[("all", all.to_string())]).await.map(|list| list.items)
-    }
-
-    /// Makes a token.
-    pub async fn token_create(&self, new: &TokenCreate) -> Result<Token> {
-        self.post("/v1/tokens", &[], new).await
-    }
-
-    /// All accounts with their rights.
-    pub async fn accounts(&self) -> Result<Vec<Account>> {
-        self.get::<List<Account>>("/v1/accounts", &[]).await.map(|list| list.items)
-    }
-
-    /// Changes an account's rights.
-    pub async fn account_change(&self, name: &str, change: &AccountChange) -> Result<Account> {
-        self.json(self.request(Method::PATCH, &format!("/v1/accounts/{}", segment(name)), &[]).json(change)).await
-    }
-
-    /// Revokes a token.
-    pub async fn token_revoke(&self, number: i64) -> Result<()> {
-        self.send(self.request(Method::DELETE, &format!("/v1/tokens/{number}"), &[])).await.map(drop)
     }
 }

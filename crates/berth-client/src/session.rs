@@ -3,14 +3,16 @@
 use berth_api::wire::{ExecCreate, Problem, channel};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
-use std::path::Path;
+use reqwest::Url;
+use rustls::pki_types::ServerName;
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::header::AUTHORIZATION;
 use tokio_tungstenite::tungstenite::{self, Message};
 
-use crate::{Error, Result};
+use crate::{Client, Error, Result};
 
 /// What a session goes over.
 trait Io: tokio::io::AsyncRead + tokio::io::AsyncWrite + std::fmt::Debug + Send + Unpin {}
@@ -45,37 +47,53 @@ pub struct SessionInput(SplitSink<Socket, Message>);
 #[derive(Debug)]
 pub struct SessionOutput(SplitStream<Socket>);
 
+/// A connection to the server, with TLS if its address says so.
+async fn connect(client: &Client, address: &Url) -> Result<Box<dyn Io>> {
+    let unreachable =
+        |e: &dyn std::fmt::Display| Error::Connection(format!("no server answers at {} ({e})", client.base));
+    let (host, port) = (address.host_str().unwrap_or_default(), address.port_or_known_default().unwrap_or(80));
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let stream = TcpStream::connect((host, port)).await.map_err(|e| unreachable(&e))?;
+    // What is typed goes out at once.
+    let _ = stream.set_nodelay(true);
+    if address.scheme() != "https" {
+        return Ok(Box::new(stream));
+    }
+    let name = ServerName::try_from(host.to_owned()).map_err(|e| unreachable(&e))?;
+    let stream = TlsConnector::from(client.tls.clone()).connect(name, stream).await;
+    Ok(Box::new(stream.map_err(|error| match berth_tls::explain(&error) {
+        Some(why) => Error::Connection(format!("the server at {} can't be trusted: {why}", client.base)),
+        None => unreachable(&error),
+    })?))
+}
+
 fn broken(error: &tungstenite::Error) -> Error {
     Error::Connection(error.to_string())
 }
 
 impl Session {
-    pub(crate) async fn open(base: &str, socket: Option<&Path>, path: &str, token: &str) -> Result<Self> {
-        let Some(rest) = base.strip_prefix("http://") else {
-            return Err(Error::Connection(format!("sessions need an http:// address, not {base}")));
-        };
-        let mut request = format!("ws://{rest}{path}").into_client_request().map_err(|e| broken(&e))?;
-        let bearer =
-            format!("Bearer {token}").parse().map_err(|_| Error::Connection("the token is no token".into()))?;
-        request.headers_mut().insert(AUTHORIZATION, bearer);
-        let stream: Box<dyn Io> = match socket {
+    pub(crate) async fn open(client: &Client, path: &str) -> Result<Self> {
+        let address = Url::parse(&format!("{}{path}", client.base));
+        let address = address.map_err(|e| Error::Connection(format!("{}: {e}", client.base)))?;
+        let authority = address.authority();
+        let query = address.query().map(|query| format!("?{query}")).unwrap_or_default();
+        let below = format!("{}{query}", address.path());
+        let mut request = format!("ws://{authority}{below}").into_client_request().map_err(|e| broken(&e))?;
+        if !client.token.is_empty() {
+            let bearer = format!("Bearer {}", client.token);
+            let bearer = bearer.parse().map_err(|_| Error::Connection("the token is no token".into()))?;
+            request.headers_mut().insert(AUTHORIZATION, bearer);
+        }
+        if let Some(account) = &client.account {
+            let name = account.parse().map_err(|_| Error::Connection(format!("{account:?} is no account's name")))?;
+            request.headers_mut().insert(crate::ACCOUNT, name);
+        }
+        let stream: Box<dyn Io> = match &client.socket {
             Some(socket) => {
                 let stream = UnixStream::connect(socket).await;
                 Box::new(stream.map_err(|e| Error::Connection(format!("unix:{}: {e}", socket.display())))?)
             }
-            None => {
-                let host = rest.split('/').next().unwrap_or(rest);
-                let host = if host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok()) {
-                    host.to_owned()
-                } else {
-                    format!("{host}:80")
-                };
-                let stream = TcpStream::connect(&host).await;
-                let stream = stream.map_err(|e| Error::Connection(format!("no server answers at {base} ({e})")))?;
-                // What is typed goes out at once.
-                let _ = stream.set_nodelay(true);
-                Box::new(stream)
-            }
+            None => connect(client, &address).await?,
         };
         match tokio_tungstenite::client_async(request, stream).await {
             Ok((socket, _)) => {

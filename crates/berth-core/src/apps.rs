@@ -45,14 +45,14 @@ impl Core {
     pub async fn app_build(&self, caller: &Caller, new: NewApp) -> Result<App, Error> {
         let core = self.clone();
         let caller = *caller;
-        let limit = Duration::from_secs(self.inner.settings.build_timeout_s);
+        let limit = Duration::from_secs(self.settings().build_timeout_s);
         // A task of its own, so that a client that goes away leaves nothing half done behind.
         let building = tokio::spawn(async move { core.build(&caller, new, limit).await });
         building.await.map_err(|e| Error::Bug(e.to_string()))?
     }
 
     async fn build(&self, caller: &Caller, new: NewApp, limit: Duration) -> Result<App, Error> {
-        let settings = &self.inner.settings;
+        let settings = self.settings();
         let runtime = settings.runtimes.get(&new.runtime).cloned().ok_or_else(|| {
             let known = settings.runtimes.keys().cloned().collect::<Vec<_>>().join(", ");
             Error::invalid(Field::Runtime, format!("{:?} is not one of {known}", new.runtime))
@@ -131,7 +131,7 @@ impl Core {
         address: &str,
         runtime: Runtime,
     ) -> Result<(String, Vec<String>, Pin), Error> {
-        let settings = &self.inner.settings;
+        let settings = self.settings();
         let private = settings.code_from_private_addresses && self.identity().private_allowed(caller).await?;
         let file = Temporary(self.inner.images.work_folder().join(format!("code-{}.zip", random_hex(8))));
         let bound = settings.code_max_mib << 20;
@@ -168,7 +168,7 @@ impl Core {
         let (core, caller_copy, uid) = (self.clone(), *caller, made.uid.clone());
         let starting = tokio::spawn(async move { core.container_start(&caller_copy, uid.as_str()).await });
         let started = starting.await.map_err(|e| Error::Bug(e.to_string()))??;
-        let ready_by = Instant::now() + Duration::from_secs(self.inner.settings.ready_wait_s);
+        let ready_by = Instant::now() + Duration::from_secs(self.settings().ready_wait_s);
         let Some(address) = started.address else { return Ok(started) };
         while Instant::now() < ready_by {
             if let State::Exited(exit) = self.inner.engine.observe(&started.uid).await?.state {

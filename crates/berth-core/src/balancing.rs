@@ -85,7 +85,7 @@ impl Core {
                 to.push(member.uid);
             }
         }
-        let asked = group.load_balancer_ports(self.inner.settings.port_range);
+        let asked = group.load_balancer_ports(self.settings().port_range);
         let ports = self
             .inner
             .engine
@@ -231,7 +231,7 @@ impl Core {
     async fn await_readiness(&self, member: Container, group: i64) -> Result<(), Error> {
         let port = self.group_by_number(group).await?.spec.asked_at();
         let begun = Instant::now();
-        let limit = Duration::from_secs(self.inner.settings.ready_wait_s);
+        let limit = Duration::from_secs(self.settings().ready_wait_s);
         while let (Some(port), Some(address)) = (port, member.address) {
             if crate::takes_connections((address, port)).await || begun.elapsed() > limit {
                 break;

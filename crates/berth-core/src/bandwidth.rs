@@ -160,8 +160,9 @@ impl Core {
                     Grouped::Image => of(SumKind::Image)?,
                     Grouped::Version => of(SumKind::Version)?,
                     Grouped::Account => {
-                        let accounts = tx.accounts()?.into_iter();
-                        let name = accounts.filter(|a| a.id == account).map(|a| a.name).next().unwrap_or_default();
+                        let accounts = tx.account_names()?.into_iter();
+                        let name =
+                            accounts.filter(|(id, _)| *id == account).map(|(_, name)| name).next().unwrap_or_default();
                         let sums = tx.sums_of_account(account, from, to)?;
                         sums.into_iter().map(|sum| Sum { key: name.clone(), ..sum }).collect()
                     }

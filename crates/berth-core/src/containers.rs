@@ -5,8 +5,10 @@ mod create;
 mod exec;
 mod health;
 pub(crate) mod in_flight;
+mod inspection;
 mod life;
 mod logs;
+mod places;
 mod ready;
 mod restart;
 mod state;
@@ -23,8 +25,10 @@ use serde::{Deserialize, Serialize};
 
 pub use change::ContainerUpdate;
 pub(crate) use change::check_port_count;
+pub use create::signal_number;
 pub(crate) use in_flight::{FailureReason, Transition};
 pub use logs::{LogFollower, LogQuery};
+pub(crate) use places::StartingOnes;
 pub(crate) use ready::NotReady;
 pub use state::ContainerPhase;
 
@@ -32,7 +36,7 @@ use crate::core::Core;
 use crate::error::{Error, Field};
 use crate::policies::{HealthCheck, HealthState, RestartPolicy};
 use berth_identity::Caller;
-use berth_types::Page;
+use berth_types::{Extras, Page};
 
 /// What a client asks for. Everything that is empty or `None` comes from the image or the settings.
 #[derive(Debug, Clone, Default)]
@@ -89,6 +93,10 @@ pub struct NewContainer {
     pub stdin: bool,
     /// It has a terminal.
     pub terminal: bool,
+    /// What few containers ask for.
+    pub extras: Extras,
+    /// Every port that the image exposes is published on some port of the host.
+    pub publish_all: bool,
     /// Rows and columns of the terminal at first.
     pub size: Option<(u16, u16)>,
     /// Bits per second in.
@@ -258,8 +266,10 @@ pub struct Container {
     pub oom_kills: u64,
     pub(crate) pause: Duration,
     pub(crate) reading: bool,
-    pub(crate) stop_signal: i32,
-    pub(crate) stop_timeout: Duration,
+    /// Signal that asks it to stop.
+    pub stop_signal: i32,
+    /// Time between that and the kill.
+    pub stop_timeout: Duration,
     pub(crate) auto_remove: bool,
     pub(crate) attended: bool,
 }

@@ -29,7 +29,8 @@ pub(crate) struct Inner {
     pub(crate) pulls: Pulls,
     pub(crate) pulls_at_once: AccountLimiter,
     pub(crate) pushes_at_once: AccountLimiter,
-    pub(crate) settings: Settings,
+    settings: arc_swap::ArcSwap<Settings>,
+    pub(crate) meters: crate::watching::Meters,
     pub(crate) events: broadcast::Sender<Event>,
     /// When this server began, nanoseconds since 1970.
     pub(crate) begun_at: i64,
@@ -55,7 +56,7 @@ pub(crate) struct Inner {
     /// Held while a place among an account's running containers is looked for.
     pub(crate) placing: tokio::sync::Mutex<()>,
     /// Containers that are being started, by account.
-    pub(crate) starting: Mutex<HashMap<i64, std::collections::HashSet<i64>>>,
+    pub(crate) starting: Mutex<crate::containers::StartingOnes>,
     /// The step in which containers' disks were looked at last.
     pub(crate) disks_looked_at: std::sync::atomic::AtomicI64,
     pub(crate) ssh: crate::ssh::listening::Listening,
@@ -125,7 +126,8 @@ impl Core {
             // Others than the one with many get a turn soon.
             builds: AccountLimiter::new(settings.builds_at_once.max(1), (settings.builds_at_once * 3 / 4).max(1)),
             builds_waiting: AccountLimiter::new(settings.builds_waiting.max(1), (settings.builds_waiting / 2).max(1)),
-            settings,
+            settings: arc_swap::ArcSwap::from_pointee(settings),
+            meters: crate::watching::Meters::default(),
             events: broadcast::channel(4096).0,
             gate: tokio::sync::RwLock::default(),
             watched: Mutex::default(),
@@ -142,6 +144,18 @@ impl Core {
             locks: Mutex::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The settings in force; [`Core::reload`] may have others follow.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.inner.settings.load_full()
+    }
+
+    /// Takes other settings for everything that begins from now on. How many builds and steps are under way at a time, and how
+    /// many may wait, is fixed when the core is opened.
+    pub fn reload(&self, settings: Settings) {
+        self.identity().reload(settings.identity());
+        self.inner.settings.store(Arc::new(settings));
     }
 
     /// Accounts, credentials and what they may do.
@@ -172,11 +186,6 @@ impl Core {
     pub(crate) async fn room(&self) -> Result<u64, Error> {
         let images = self.inner.images.clone();
         Ok(Self::aside(move || images.room()).await??)
-    }
-
-    /// The settings in force.
-    pub fn settings(&self) -> &Settings {
-        &self.inner.settings
     }
 
     pub(crate) async fn write<T: Send + 'static>(
@@ -211,11 +220,6 @@ impl Core {
     /// the end of this server's threads, and is not written down.
     pub fn close(&self) {
         self.inner.operations.close();
-    }
-
-    /// How clients reach this server, if the settings say it.
-    pub fn public_url(&self) -> &str {
-        &self.inner.settings.public_url
     }
 
     /// Whether the database takes a write, within five seconds; for readiness. Answered from memory for a second, so that

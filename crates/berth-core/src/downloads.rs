@@ -280,7 +280,7 @@ impl Core {
         let file = format!("{command}-{}", random_hex(4));
         // The sweep spares all of these: some have no row yet, some are about to get another one.
         let _held = self.hold_files(known.iter().map(|row| row.file.clone()).chain([file.clone()]));
-        let quota_mib = self.inner.settings.download_quota_mib;
+        let quota_mib = self.settings().download_quota_mib;
         let order = DownloadJob {
             container,
             path: path.to_owned(),

@@ -36,6 +36,10 @@ impl Core {
 
     pub(crate) fn publish(&self, rows: Vec<berth_store::Event>) {
         for row in rows {
+            if row.kind == "container.oom" {
+                let (container, account) = (&row.subject, row.account_id);
+                tracing::warn!(container, account, "processes of a container were out of memory (OOM-killed)");
+            }
             // Nobody listening is fine.
             let _ = self.inner.events.send(row.into());
         }

@@ -26,6 +26,12 @@ pub struct HostInfo {
     pub disk_free: u64,
     /// Mean number of running tasks in the last minute.
     pub load: f64,
+    /// Version of the cgroup hierarchy, 1 or 2.
+    pub cgroup_version: u8,
+    /// What runs containers.
+    pub runtime: String,
+    /// What is not as it should be.
+    pub warnings: Vec<String>,
 }
 
 impl Core {
@@ -35,7 +41,9 @@ impl Core {
     /// That they could not be asked for.
     pub async fn host_info(&self) -> Result<HostInfo, Error> {
         let images = self.inner.images.clone();
-        Self::aside(move || read_host(&images)).await
+        let read = Self::aside(move || read_host(&images)).await?;
+        let engine = &self.inner.engine;
+        Ok(HostInfo { runtime: engine.runtime(), warnings: engine.trouble().into_iter().collect(), ..read })
     }
 }
 
@@ -58,6 +66,9 @@ fn read_host(images: &berth_image::Store) -> HostInfo {
         memory_available: field("MemAvailable:"),
         disk_free: images.room().unwrap_or(0),
         load: read("/proc/loadavg").split(' ').next().and_then(|l| l.parse().ok()).unwrap_or(0.0),
+        cgroup_version: if std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() { 2 } else { 1 },
+        runtime: String::new(),
+        warnings: Vec::new(),
     }
 }
 

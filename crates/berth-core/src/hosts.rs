@@ -66,7 +66,7 @@ fn check(labels: &HostLabels, operators: &[String]) -> Result<(), Error> {
 
 impl Core {
     pub(crate) fn host_of_row(&self, row: berth_store::Host) -> Result<Host, Error> {
-        let lease = i64::try_from(self.inner.settings.host.lease_s.max(1)).unwrap_or(i64::MAX / 2_000_000_000);
+        let lease = i64::try_from(self.settings().host.lease_s.max(1)).unwrap_or(i64::MAX / 2_000_000_000);
         let facts = serde_json::from_str(&row.facts)
             .map_err(|e| Error::Bug(format!("host {} in the database: {e}", row.id)))?;
         Ok(Host {
@@ -108,7 +108,7 @@ impl Core {
         if caller.role != Role::Admin {
             return Err(Error::Forbidden("hosts are labelled by administrators".into()));
         }
-        check(&labels, &self.inner.settings.operators)?;
+        check(&labels, &self.settings().operators)?;
         let found = self.host_by(reference).await?;
         self.write(move |tx| Ok(tx.host_label(found.id, &labels)?)).await?;
         self.host_by_uid(&found.facts.id).await
@@ -141,7 +141,7 @@ impl Core {
     /// Looks who is there, once.
     pub(crate) async fn register_hosts(&self) -> Result<(), Error> {
         let all = self.inner.engine.hosts().await?;
-        let own = self.inner.settings.host.clone();
+        let own = self.settings().host.clone();
         let mut heard = Vec::with_capacity(all.len());
         for facts in all {
             let text = serde_json::to_string(&facts).map_err(|e| Error::Bug(e.to_string()))?;
@@ -154,7 +154,7 @@ impl Core {
                 operator: Some(own.operator.clone()),
                 bandwidth_mbit: Some(own.bandwidth_mbit),
             },
-            &self.inner.settings.operators,
+            &self.settings().operators,
         )?;
         self.write(move |tx| {
             let at = now();

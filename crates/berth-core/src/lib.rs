@@ -62,6 +62,7 @@ mod services;
 mod settings;
 mod ssh;
 mod volumes;
+mod watching;
 
 pub use berth_identity::Error as IdentityError;
 pub use berth_identity::{
@@ -69,14 +70,15 @@ pub use berth_identity::{
     Identity, KeyBounds, NewKey, NewToken, NoToken, Permit, Refusal, Role, SessionToken, Signed, SshKey, SshKeyKind,
     Token, signature_of, signed_text, unsigned,
 };
-pub use berth_store::{Account, AccountChange};
-pub use berth_types::Page;
+pub use berth_store::{Account, AccountChange, Quota};
+pub use berth_types::{Page, now};
 
 pub use apps::{App, NewApp};
 pub use bandwidth::{Grouped, Series, SeriesPoint};
 pub use berth_operations::{Command, CommandQuery, CommandStatus, Method, OperationStep, Outcome, Target};
 pub use containers::{
     Container, ContainerPhase, ContainerState, ContainerUpdate, LogFollower, LogQuery, NewContainer, Usage,
+    signal_number,
 };
 pub use core::{Core, Paths};
 pub use deployments::{Deployment, DeploymentSpec, NewDeployment, Reservation, Rollout};
@@ -103,6 +105,7 @@ pub use services::{Applied, ContainerOrder, Difference, Group, GroupPort, GroupS
 pub use settings::Settings;
 pub use ssh::SshEndpoint;
 pub use volumes::{NewVolume, Volume};
+pub use watching::{Meters, Watched};
 
 /// Whether somebody takes connections there, within a second.
 pub(crate) async fn takes_connections(address: impl tokio::net::ToSocketAddrs) -> bool {

@@ -277,7 +277,7 @@ impl Core {
 
     /// Two rounds of the sampler, nanoseconds.
     fn unseen(&self) -> i64 {
-        i64::try_from(self.inner.settings.measure_period_s.max(1)).unwrap_or(60).saturating_mul(2_000_000_000)
+        i64::try_from(self.settings().measure_period_s.max(1)).unwrap_or(60).saturating_mul(2_000_000_000)
     }
 
     /// Reads the counters of a container that is about to be ended: those of the run go with it.
@@ -303,7 +303,7 @@ impl Core {
         let with_disks = at.div_euclid(STEPS[0]) != looked;
         self.inner.disks_looked_at.store(at.div_euclid(STEPS[0]), std::sync::atomic::Ordering::Relaxed);
         self.measure(targets, with_disks).await?;
-        let settings = &self.inner.settings;
+        let settings = self.settings();
         let day = |days: u32| i64::from(days.max(1)) * DAY_MS;
         let (raw, middle, long) = (
             day(settings.measure_raw_days),
@@ -337,7 +337,7 @@ impl Core {
 
     /// Reads everything again and again, on the full ten seconds.
     pub(crate) fn begin_measuring(&self) {
-        let period = std::time::Duration::from_secs(self.inner.settings.measure_period_s.max(1));
+        let period = std::time::Duration::from_secs(self.settings().measure_period_s.max(1));
         let weak = std::sync::Arc::downgrade(&self.inner);
         tokio::spawn(async move {
             loop {
@@ -432,7 +432,7 @@ impl Core {
         });
         self.measure(live.filter_map(|row| Some((row.id, row.uid.parse().ok()?))).collect(), false).await?;
         self.read(move |tx| {
-            let names: BTreeMap<i64, String> = tx.accounts()?.into_iter().map(|a| (a.id, a.name)).collect();
+            let names: BTreeMap<i64, String> = tx.account_names()?.into_iter().collect();
             let mut found = Vec::new();
             let meters = tx.meters(account, from, to)?;
             let recent = tx.recent(from / MS, Some(&meters.iter().map(|m| m.id).collect()))?;

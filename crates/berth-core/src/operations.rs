@@ -308,7 +308,7 @@ impl Domain for Core {
     }
 
     fn limit_s(&self, operation: &Operation) -> u64 {
-        operation.body().limit_s(&self.inner.settings)
+        operation.body().limit_s(&self.settings())
     }
 
     fn host_of(command: &berth_store::Command) -> Option<String> {

@@ -105,7 +105,7 @@ impl Core {
         if let Some(known) = self.packages_of(group.id).await?.into_iter().find(|p| p.command_id == command) {
             return Ok(known.version);
         }
-        let settings = &self.inner.settings;
+        let settings = self.settings();
         self.room().await?;
         let private = settings.code_from_private_addresses && self.identity().private_allowed(caller).await?;
         let _place = self.inner.imports.take(group.account).await;
@@ -147,7 +147,7 @@ impl Core {
     }
 
     async fn unpack_package(&self, file: &Path, name: &str, deploy_path: &str) -> Result<(String, Pin), Error> {
-        let settings = &self.inner.settings;
+        let settings = self.settings();
         let budget = Budget { bytes: settings.code_unpacked_max_mib << 20, entries: settings.code_max_entries };
         let (images, file, name) = (self.inner.images.clone(), file.to_owned(), name.to_owned());
         let under = PathBuf::from(deploy_path.trim_matches('/'));
@@ -232,7 +232,7 @@ impl Core {
 
     /// Forgets the oldest versions beyond what is kept; never one that the group or a container of it has.
     pub(crate) async fn packages_prune(&self, group: i64) -> Result<(), Error> {
-        let kept = self.inner.settings.packages_kept.max(1);
+        let kept = self.settings().packages_kept.max(1);
         let removed = self
             .write(move |tx| {
                 let Some(row) = tx.group(group)? else { return Ok(false) };

@@ -315,7 +315,8 @@ impl Core {
     /// # Errors
     /// [`Error::NotFound`] for the spec, the image or a key; [`Error::Invalid`], [`Error::Duplicate`], [`Error::Quota`].
     pub async fn planned_create(&self, caller: &Caller, new: NewPlanned) -> Result<Container, Error> {
-        let settings = &self.inner.settings.plans;
+        let all = self.settings();
+        let settings = &all.plans;
         let NewPlanned { name, mut plan, official } = new;
         let mut named = std::collections::BTreeSet::new();
         plan.ssh_keys.retain(|id| named.insert(*id));
@@ -417,7 +418,8 @@ impl Core {
     pub async fn planned_change(&self, caller: &Caller, id: i64, change: PlanChange) -> Result<(), Error> {
         let found = self.planned(caller, id).await?;
         found.is_free()?;
-        let settings = &self.inner.settings.plans;
+        let all = self.settings();
+        let settings = &all.plans;
         let plan = change.of(&found.plan);
         plan.check(settings)?;
         let image = plan.image;
@@ -487,7 +489,7 @@ impl Core {
                             Ok(all.into_iter().find(|row| row.digest == found.image_digest).map(|row| row.id))
                         };
                         let image = if hex.is_empty() { None } else { own.map_or_else(shared, |id| Ok(Some(id)))? };
-                        Plan::of_container(&found, image.unwrap_or(0), &core.inner.settings.plans)
+                        Plan::of_container(&found, image.unwrap_or(0), &core.settings().plans)
                     }
                 };
                 let newest = tx.command_newest("container", found.id, PlanOperation::COMMANDS)?;
@@ -518,7 +520,7 @@ impl Core {
     pub(crate) async fn plan_apply(&self, caller: &Caller, id: i64, change: &PlanChange) -> Result<(), Error> {
         let found = self.planned(caller, id).await?;
         let plan = change.of(&found.plan);
-        let spec = plan.check(&self.inner.settings.plans)?;
+        let spec = plan.check(&self.settings().plans)?;
         let mut update = ContainerUpdate::default();
         if change.spec.is_some() {
             update.cpu_milli = Some(Some((spec.cpus * 1000.0) as u64));
@@ -538,7 +540,7 @@ impl Core {
 
     /// The address by which the host is reached from outside, where it is known.
     pub fn public_address(&self) -> Option<Ipv4Addr> {
-        self.inner.settings.public_address
+        self.settings().public_address
     }
 }
 

@@ -150,7 +150,7 @@ async fn round(core: &Core, start: Option<Beginning>) -> Result<(), Error> {
     core.free_disk_by_watermark().await?;
     core.packages_sweep(crate::packages::SETTLED_S).await?;
     core.downloads_sweep().await?;
-    let settings = &core.inner.settings;
+    let settings = core.settings();
     let (days, command_days) = (i64::from(settings.event_days), i64::from(settings.command_days));
     let (audit_days, audit_rows) = (i64::from(settings.audit_days), i64::from(settings.audit_max_rows));
     core.write(move |tx| {
@@ -244,6 +244,7 @@ async fn settle(core: &Core, id: i64, start: Option<Beginning>, wait: bool) -> R
             return Ok(());
         }
         core.erase(&after).await?;
+        core.remove_anonymous(after.account, &after.spec.mounts).await;
         core.collect_layers_soon();
     }
     Ok(())

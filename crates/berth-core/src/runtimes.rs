@@ -14,7 +14,7 @@ pub(crate) const APP: &str = "/app";
 pub(crate) const PROGRAM: &str = "/.berth/berth";
 
 /// A runtime that applications are built for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Runtime {
     /// How the entry point is found.
@@ -35,7 +35,7 @@ fn default_port() -> u16 {
 }
 
 /// How the entry point of an application is found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RuntimeKind {
     /// Files, served by berth itself.

@@ -201,7 +201,7 @@ impl Core {
         spec: GroupSpec,
     ) -> Result<(Group, Command), Error> {
         check_short(Field::Name, name)?;
-        spec.check(&self.inner.settings)?;
+        spec.check(&self.settings())?;
         let service = self.service(caller, service).await?;
         let mut row = berth_store::Group {
             id: 0,
@@ -248,7 +248,7 @@ impl Core {
         spec: GroupSpec,
         method: Method,
     ) -> Result<Command, Error> {
-        spec.check(&self.inner.settings)?;
+        spec.check(&self.settings())?;
         self.submit_of_group(caller, found, GroupApply { spec: Box::new(spec), method }).await
     }
 
@@ -370,7 +370,7 @@ impl Core {
         for (service, name, spec) in &wanted {
             check_short(Field::Service, service)?;
             check_short(Field::Group, name)?;
-            spec.check(&self.inner.settings)?;
+            spec.check(&self.settings())?;
         }
         let ports = wanted.iter().flat_map(|(service, name, spec)| {
             spec.ports.iter().filter_map(move |p| Some((p.protocol, p.host_port?, format!("{service}/{name}"))))

@@ -70,7 +70,28 @@ fn volume(row: berth_store::Volume, users: &BTreeMap<String, Vec<String>>) -> Vo
     }
 }
 
+/// Label of a volume that nobody named: it goes with its container where that is removed with its volumes.
+pub(crate) const ANONYMOUS: &str = "berth.anonymous";
+
 impl Core {
+    /// Removes the volumes of a container that nobody named and nobody else uses. Those that can't be removed are left, and told of.
+    pub(crate) async fn remove_anonymous(&self, account: i64, mounts: &[Mount]) {
+        let caller = Caller::of_command(account, berth_identity::Role::User);
+        for mount in mounts {
+            let MountSource::Volume { name, .. } = &mount.source else { continue };
+            let removed = async {
+                let found = self.find_volume(&caller, name).await?;
+                if found.labels.contains_key(ANONYMOUS) && found.used_by.is_empty() {
+                    self.volume_remove(&caller, name).await?;
+                }
+                Ok::<_, Error>(())
+            };
+            if let Err(error) = removed.await {
+                tracing::warn!(volume = name, error = error.chain(), "a container's volume could not be removed");
+            }
+        }
+    }
+
     fn volume_path(&self, folder: &str) -> PathBuf {
         self.inner.paths.volumes.join(folder)
     }
@@ -251,7 +272,12 @@ impl Core {
     pub(crate) async fn mount_volumes(&self, caller: &Caller, mounts: &mut [Mount]) -> Result<(), Error> {
         for mount in mounts {
             if let MountSource::Volume { name, source } = &mut mount.source {
-                let new = NewVolume { name: Some(name.clone()), ..NewVolume::default() };
+                let mut new = NewVolume::default();
+                if name.is_empty() {
+                    *name = random_hex(32);
+                    new.labels.insert(ANONYMOUS.into(), "true".into());
+                }
+                new.name = Some(name.clone());
                 *source = self.volume_path(&self.volume_create(caller, new).await?.folder);
             }
         }

@@ -23,6 +23,7 @@ use crate::allocator::NetworkAllocator;
 use crate::dns::Names;
 use crate::exec_io::{self, RunLog};
 use crate::groups::GroupWatch;
+use crate::host::{host_memory, private_copy};
 use crate::instance::{Instance, descriptors, failed};
 use crate::lifecycle::{StartedRun, of_link};
 use crate::load_balancers::LoadBalancers;
@@ -199,37 +200,6 @@ fn wait_for_the_last(folder: &Path) {
         tracing::warn!("the last server's zygote does not end; it is killed");
         let _ = last.signal(libc::SIGKILL);
     }
-}
-
-/// Bytes of memory of the machine, and available now.
-pub(crate) fn host_memory() -> Option<(u64, u64)> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let field = |key: &str| {
-        text.lines().find_map(|line| line.strip_prefix(key)?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok())
-    };
-    Some((field("MemTotal:")? * 1024, field("MemAvailable:")? * 1024))
-}
-
-/// Containers see a copy of the program, never the file that the host's root runs: whatever becomes of the one, the other stays.
-fn private_copy(program: &Path, folder: &Path) -> Result<PathBuf, EngineError> {
-    use std::os::unix::fs::PermissionsExt;
-    let (copy, making) = (folder.join("program"), folder.join("program.new"));
-    let copied = (|| {
-        let (of, now) = (fs::metadata(program)?, fs::metadata(&copy).ok());
-        let same =
-            |now: fs::Metadata| Ok::<_, std::io::Error>(now.len() == of.len() && now.modified()? == of.modified()?);
-        if now.map(same).transpose()?.unwrap_or(false) {
-            return Ok(());
-        }
-        let _ = fs::remove_file(&making);
-        fs::copy(program, &making)?;
-        fs::set_permissions(&making, fs::Permissions::from_mode(0o555))?;
-        fs::File::open(&making)?.set_modified(of.modified()?)?;
-        // Those that run keep the one that they have.
-        fs::rename(&making, &copy)
-    })();
-    copied.map_err(failed(format!("copy {} for containers", program.display())))?;
-    Ok(copy)
 }
 
 impl OciEngine {
@@ -649,6 +619,24 @@ impl Engine for OciEngine {
             engine.blocking(move |inner| inner.set_ports(&target, asked)).await
         })
         .await
+    }
+
+    async fn rename(&self, id: &UnitId, names: &[String]) -> Result<(), EngineError> {
+        let (engine, unit, names) = (self.clone(), self.inner.unit(id)?, names.to_vec());
+        Self::whole(async move {
+            let _busy = unit.busy.lock().await;
+            let target = unit.clone();
+            engine.blocking(move |inner| inner.rename(&target, names)).await
+        })
+        .await
+    }
+
+    fn runtime(&self) -> String {
+        self.inner.options.runtime.as_ref().map_or_else(|| "built-in".into(), |program| program.display().to_string())
+    }
+
+    fn inspection(&self) -> Option<&dyn berth_engine::Inspection> {
+        Some(self)
     }
 
     async fn pause(&self, id: &UnitId) -> Result<(), EngineError> {

@@ -4,12 +4,43 @@ use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use berth_engine::{DiskFacts, HostFacts, InterfaceFacts};
+use berth_engine::{DiskFacts, EngineError, HostFacts, InterfaceFacts};
 use berth_image::{Digest, architecture};
 
-use crate::engine::host_memory;
+use crate::instance::failed;
+
+/// Containers see a copy of the program, never the file that the host's root runs: whatever becomes of the one, the other stays.
+pub(crate) fn private_copy(program: &Path, folder: &Path) -> Result<PathBuf, EngineError> {
+    use std::os::unix::fs::PermissionsExt;
+    let (copy, making) = (folder.join("program"), folder.join("program.new"));
+    let copied = (|| {
+        let (of, now) = (fs::metadata(program)?, fs::metadata(&copy).ok());
+        let same =
+            |now: fs::Metadata| Ok::<_, std::io::Error>(now.len() == of.len() && now.modified()? == of.modified()?);
+        if now.map(same).transpose()?.unwrap_or(false) {
+            return Ok(());
+        }
+        let _ = fs::remove_file(&making);
+        fs::copy(program, &making)?;
+        fs::set_permissions(&making, fs::Permissions::from_mode(0o555))?;
+        fs::File::open(&making)?.set_modified(of.modified()?)?;
+        // Those that run keep the one that they have.
+        fs::rename(&making, &copy)
+    })();
+    copied.map_err(failed(format!("copy {} for containers", program.display())))?;
+    Ok(copy)
+}
+
+/// Bytes of memory of the machine, and available now.
+pub(crate) fn host_memory() -> Option<(u64, u64)> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let field = |key: &str| {
+        text.lines().find_map(|line| line.strip_prefix(key)?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok())
+    };
+    Some((field("MemTotal:")? * 1024, field("MemAvailable:")? * 1024))
+}
 
 /// What there is to know. `folder` is the engine's, for machines that have no id of their own.
 pub(crate) fn facts(folder: &Path) -> HostFacts {

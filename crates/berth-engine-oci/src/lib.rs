@@ -42,6 +42,7 @@
 //! somebody removed, which it makes anew.
 
 mod allocator;
+mod bundle;
 mod dns;
 mod engine;
 mod exec_io;
@@ -50,6 +51,7 @@ mod files;
 pub mod fuzzing;
 mod groups;
 mod host;
+mod inspection;
 mod instance;
 mod lifecycle;
 mod listening;

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io;
-use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,15 +12,13 @@ use berth_engine::{EngineError, MountSource, NetworkMode, Observed, Placement, S
 use berth_image::{copy_folder, finish_copy};
 use berth_net::{Netns, Network};
 use berth_runtime::log::now_ns;
-use berth_runtime::{
-    Bundle, Cause, DEFAULT_CAPABILITIES, ExitStatus, HOST_NETWORK_CAPABILITIES, Limits, Mount, MountKind, Namespace,
-    PidFd, Process, Rootfs, StartError, View, files, write_json,
-};
+use berth_runtime::{Bundle, Cause, ExitStatus, PidFd, Process, StartError, View, files, write_json};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
-use crate::engine::{Inner, OciEngine, host_memory};
+use crate::engine::{Inner, OciEngine};
+use crate::host::host_memory;
 use crate::instance::{descriptors, failed};
 use crate::traffic_totals::of_run;
 use crate::unit::{Live, RUN, Run, UNIT, Unit, UnitRecord, exit_of, read_json};
@@ -204,14 +201,14 @@ impl Inner {
         Ok(StartedRun { shim, init: started.init, run, netns: netns.filter(|_| link.is_some()).map(Arc::new) })
     }
 
-    fn know_names(&self, unit: &Unit) {
+    pub(crate) fn know_names(&self, unit: &Unit) {
         let record = unit.record();
         if let Some(address) = record.placement.address {
             self.names.add(record.spec.tenant, &record.spec.names, address);
         }
     }
 
-    fn forget_names(&self, unit: &Unit) {
+    pub(crate) fn forget_names(&self, unit: &Unit) {
         let record = unit.record();
         if let Some(address) = record.placement.address {
             self.names.remove(record.spec.tenant, &record.spec.names, address);
@@ -279,102 +276,6 @@ impl Inner {
         copy_folder(&root, target, source).map_err(refused)
     }
 
-    pub(crate) fn bundle(&self, unit: &Unit) -> Result<Bundle, EngineError> {
-        let record = unit.record();
-        let spec = &record.spec;
-        let folder = &unit.folder;
-        let mut layers = Vec::with_capacity(spec.layers.len());
-        for layer in spec.layers.iter().rev() {
-            let name = layer.parse().ok().and_then(|digest| self.images.folder_name(&digest));
-            let name = name.ok_or_else(|| EngineError::Failed(format!("layer {layer} is not on this host")))?;
-            // An image may name a layer twice (an empty one, often), overlayfs refuses that with ELOOP. The uppermost decides
-            // alone: whatever the lower one would add, the upper one has as well.
-            if !layers.contains(&name) {
-                layers.push(name);
-            }
-        }
-        let bind = |from: PathBuf, at: &Path, read_only| Mount {
-            at: at.to_owned(),
-            kind: MountKind::Bind { from },
-            read_only,
-            optional: false,
-        };
-        let mut mounts: Vec<Mount> = ["hosts", "hostname", "resolv.conf"]
-            .iter()
-            .map(|name| Mount { optional: true, ..bind(folder.join(name), &Path::new("/etc").join(name), false) })
-            .collect();
-        for mount in &spec.mounts {
-            mounts.push(match &mount.source {
-                MountSource::Bind { source } => bind(source.clone(), &mount.target, mount.read_only),
-                MountSource::Tmpfs { size } => Mount {
-                    at: mount.target.clone(),
-                    kind: MountKind::Tmpfs { size: *size, mode: 0o1777 },
-                    read_only: mount.read_only,
-                    optional: false,
-                },
-                MountSource::Volume { source, .. } => bind(source.clone(), &mount.target, mount.read_only),
-                MountSource::Program => bind(self.program.clone(), &mount.target, true),
-            });
-        }
-        // What is mounted on a folder would hide what was mounted below it before, whatever order the client gave.
-        mounts.sort_by_key(|mount| mount.at.components().count());
-        Ok(Bundle {
-            id: spec.id.to_string(),
-            hostname: spec.hostname.clone(),
-            args: spec.args.clone(),
-            env: spec.env.clone(),
-            cwd: PathBuf::from(&spec.working_dir),
-            user: spec.user.clone(),
-            rootfs: Rootfs {
-                at: folder.join("rootfs"),
-                layers_in: self.images.layers_folder(),
-                layers,
-                upper: folder.join("upper"),
-                work: folder.join("work"),
-                read_only: spec.read_only,
-            },
-            mounts,
-            shm_size: spec.shm_size,
-            capabilities: match spec.network {
-                NetworkMode::Host if !spec.host_network_trusted => DEFAULT_CAPABILITIES & !HOST_NETWORK_CAPABILITIES,
-                NetworkMode::Host | NetworkMode::Bridge | NetworkMode::None => DEFAULT_CAPABILITIES,
-            },
-            no_new_privileges: !spec.new_privileges,
-            seccomp: true,
-            network: if spec.network == NetworkMode::Host { Namespace::Host } else { Namespace::Given },
-            limits: Limits { cpu_milli: spec.cpu_milli, memory: spec.memory, swap: spec.swap, pids: spec.pids },
-            cgroup_parent: self.instance.cgroup_parent(),
-            log: self.options.log,
-            stdin: spec.stdin,
-            terminal: spec.terminal,
-            size: spec.size,
-            runtime: self.options.runtime.clone(),
-        })
-    }
-
-    /// `/etc/hosts`, `/etc/hostname` and `/etc/resolv.conf`, made anew for every run but for what the container itself
-    /// wrote into them since.
-    pub(crate) fn network_files(&self, unit: &Unit) -> Result<(), EngineError> {
-        let record = unit.record();
-        let spec = &record.spec;
-        let own = unit.record().placement.address.map(|a| format!("{a}\t{}\n", spec.hostname)).unwrap_or_default();
-        let hosts = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{own}");
-        let host_resolv = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-        let resolv = if spec.network == NetworkMode::Host {
-            host_resolv
-        } else {
-            let own = self.serves_names.load(Ordering::Relaxed).then_some(self.network.subnet.gateway);
-            resolv_conf(&host_resolv, &self.options.dns, own.filter(|_| spec.network == NetworkMode::Bridge))
-        };
-        for (name, text) in [("hosts", hosts), ("hostname", format!("{}\n", spec.hostname)), ("resolv.conf", resolv)] {
-            let path = unit.folder.join(name);
-            if !path.exists() {
-                fs::write(&path, text).map_err(failed(format!("write {name}")))?;
-            }
-        }
-        Ok(())
-    }
-
     /// Takes the container out of the books, its folder out of sight. What the folder holds is removed later.
     pub(crate) fn discard(&self, unit: &Unit) -> Result<(), EngineError> {
         let id = unit.id();
@@ -433,22 +334,6 @@ fn entry_is_old(entry: &fs::DirEntry) -> bool {
 
 /// The server's own name service first, if there is one; then the host's name servers, but for those on its loopback, which a
 /// container can't reach.
-fn resolv_conf(host: &str, fallback: &[String], own: Option<Ipv4Addr>) -> String {
-    let reachable = |line: &&str| {
-        let server = line.strip_prefix("nameserver").map(str::trim);
-        server.is_none_or(|s| !s.starts_with("127.") && s != "::1" && !s.contains('%'))
-    };
-    let mut lines: Vec<String> =
-        host.lines().filter(|l| !l.trim_start().starts_with('#')).filter(reachable).map(str::to_owned).collect();
-    if !lines.iter().any(|l| l.starts_with("nameserver")) {
-        lines.extend(fallback.iter().map(|server| format!("nameserver {server}")));
-    }
-    if let Some(own) = own {
-        lines.insert(0, format!("nameserver {own}"));
-    }
-    lines.join("\n") + "\n"
-}
-
 fn is_to_fill(name: &str, source: &Path) -> Result<bool, EngineError> {
     let mut entries = fs::read_dir(source).map_err(failed(format!("open volume {name}")))?;
     Ok(entries.next().is_none() || source.with_extension("copied").exists())
@@ -659,21 +544,5 @@ impl Unit {
             Ok(_) => Ok(()),
             Err(_) => Err(EngineError::Timeout(format!("ending {}", self.id()))),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::resolv_conf;
-
-    #[test]
-    fn name_servers_on_the_hosts_loopback_are_replaced() {
-        let fallback = ["223.5.5.5".to_owned()];
-        assert_eq!(
-            resolv_conf("# stub\nnameserver 127.0.0.53\nsearch lan\n", &fallback, None),
-            "search lan\nnameserver 223.5.5.5\n"
-        );
-        let own = Some("10.1.0.1".parse().expect("address"));
-        assert_eq!(resolv_conf("nameserver 10.0.0.2\n", &fallback, own), "nameserver 10.1.0.1\nnameserver 10.0.0.2\n");
     }
 }

@@ -142,6 +142,21 @@ impl Inner {
         unit.update_record(record).map_err(failed(format!("note the bounds of {}", unit.id())))
     }
 
+    /// Has others find it by these names from now on.
+    pub(crate) fn rename(&self, unit: &Unit, names: Vec<String>) -> Result<(), EngineError> {
+        let runs = unit.known().live.is_some();
+        if runs {
+            self.forget_names(unit);
+        }
+        let mut record = UnitRecord::clone(&unit.record());
+        record.spec.names = names;
+        let noted = unit.update_record(record).map_err(failed(format!("note the names of {}", unit.id())));
+        if runs {
+            self.know_names(unit);
+        }
+        noted
+    }
+
     pub(crate) fn set_ports(&self, unit: &Unit, asked: Vec<PortRequest>) -> Result<Placement, EngineError> {
         let before = unit.record();
         let change = self.allocator().change(unit.id(), before.spec.tenant, &asked)?;

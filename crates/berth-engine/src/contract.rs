@@ -51,6 +51,7 @@ pub fn plain(id: &str, layers: &[String], args: &[String]) -> UnitSpec {
         rates: Rates::default(),
         stdin: false,
         terminal: false,
+        extras: Default::default(),
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 
+use crate::inspection::Inspection;
 use crate::session::{ExecRequest, Files, Session};
 use crate::types::{
     Abilities, HostFacts, LogLine, LogOptions, Observed, Placement, PortBinding, PortProtocol, PortRequest, Resources,
@@ -180,6 +181,19 @@ pub trait Engine: Send + Sync {
 
     /// The container's output.
     async fn logs(&self, id: &UnitId, options: &LogOptions) -> Result<Box<dyn LogReader>, EngineError>;
+
+    /// Has others of its tenant find it by these names, at once if it runs.
+    async fn rename(&self, id: &UnitId, names: &[String]) -> Result<(), EngineError>;
+
+    /// The name of what runs containers.
+    fn runtime(&self) -> String {
+        "built-in".into()
+    }
+
+    /// Looking into containers, if this engine can.
+    fn inspection(&self) -> Option<&dyn Inspection> {
+        None
+    }
 
     /// Why containers can't reach anybody, or be reached, at this moment, if that is so.
     fn trouble(&self) -> Option<String> {

@@ -449,6 +449,13 @@ impl Engine for FakeEngine {
         Ok(unit.placement.clone())
     }
 
+    async fn rename(&self, id: &UnitId, names: &[String]) -> Result<(), EngineError> {
+        let mut units = self.units();
+        let unit = units.get_mut(id).ok_or_else(|| EngineError::NoSuchUnit(id.clone()))?;
+        unit.spec.names = names.to_vec();
+        Ok(())
+    }
+
     async fn set_load_balancer(
         &self,
         id: &UnitId,

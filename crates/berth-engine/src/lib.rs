@@ -6,11 +6,13 @@
 pub mod contract;
 mod engine;
 mod fake;
+mod inspection;
 mod session;
 mod types;
 
 pub use engine::{Changes, Engine, EngineError, Listening, LogReader};
 pub use fake::{FakeEngine, Held};
+pub use inspection::{ChangeKind, Inspection, PathChange, ProcessFacts};
 pub use session::{ExecInput, ExecOutput, ExecRequest, FileStat, Files, Session};
 pub use types::{
     Abilities, DiskFacts, Exit, HostFacts, InterfaceFacts, LogLine, LogOptions, LogStream, Mount, MountSource,

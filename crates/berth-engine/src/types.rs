@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use berth_types::Extras;
 use serde::{Deserialize, Serialize};
 
 /// Textual id of a container: lower-case letters and digits, at most 63. Safe as a file name and in a cgroup path.
@@ -109,6 +110,9 @@ pub struct UnitSpec {
     /// Whether it has a terminal.
     #[serde(default)]
     pub terminal: bool,
+    /// What few containers ask for.
+    #[serde(default)]
+    pub extras: Extras,
 }
 
 /// What is read from a machine.

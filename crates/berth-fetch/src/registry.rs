@@ -3,7 +3,7 @@
 //! A mirror that fails is left alone for a while, and the next one is asked, the registry itself last. A blob whose
 //! connection breaks goes on where it stood, at the same place or another: the digest of the whole decides.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,9 +17,13 @@ use hickory_resolver::TokioResolver;
 use reqwest::header::{self, HeaderMap};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, Response, StatusCode, Url};
-use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
+
+mod settings;
+mod upload;
+
+pub use settings::{RegistriesSettings, RegistrySettings};
+use upload::{PORTION_LIMIT, Part, Upload, arrived, least_part};
 
 use crate::{CONNECT_LIMIT, Guard, Guarded, REDIRECTS, literal, reason};
 
@@ -30,10 +34,6 @@ const ATTEMPTS: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// A mirror that failed is not asked for so long.
 const REST: Duration = Duration::from_secs(60);
-/// Bytes of a blob that are sent in one request; some registries take no smaller parts (5 MiB at Amazon's). One may ask for more.
-const PORTION: u64 = 5 << 20;
-/// Time that a request of so many bytes may take.
-const PORTION_LIMIT: Duration = Duration::from_secs(300);
 /// Longest answer that is no content: a complaint, a token.
 const LONGEST_WORDS: usize = 1 << 20;
 /// Time that such an answer may take.
@@ -49,36 +49,6 @@ const LIFE_MARGIN: u64 = 10;
 
 const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
-
-/// How one registry is reached.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RegistrySettings {
-    /// Addresses that are asked first, in order, such as `https://mirror.example`.
-    pub mirrors: Vec<String>,
-    /// Whether the registry itself speaks HTTP without TLS.
-    pub plain_http: bool,
-    /// PEM file of an authority that signed its certificate.
-    pub ca_file: Option<PathBuf>,
-}
-
-/// How registries are reached.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RegistriesSettings {
-    /// Seconds without a byte after which a connection is given up and taken up anew.
-    pub stall_s: u64,
-    /// Whether registries may be on loopback and private addresses. Link-local and metadata addresses never are.
-    pub private_addresses: bool,
-    /// By host (and port); `*` holds for all: its mirrors are asked after a registry's own.
-    pub hosts: BTreeMap<String, RegistrySettings>,
-}
-
-impl Default for RegistriesSettings {
-    fn default() -> Self {
-        Self { stall_s: 20, private_addresses: true, hosts: BTreeMap::new() }
-    }
-}
 
 /// Speaks to registries.
 pub struct HttpRegistry {
@@ -706,12 +676,22 @@ impl Blob for HttpBlob {
 
 /// Shared by what it hands out.
 #[derive(Debug, Clone)]
-pub struct Registries(Arc<HttpRegistry>);
+pub struct Registries(Arc<arc_swap::ArcSwap<HttpRegistry>>);
 
 impl Registries {
     /// With these settings; `guard` judges where it is led to.
     pub fn new(settings: RegistriesSettings, guard: Guard) -> Self {
-        Self(Arc::new(HttpRegistry::new(settings, guard)))
+        Self(Arc::new(arc_swap::ArcSwap::from_pointee(HttpRegistry::new(settings, guard))))
+    }
+
+    fn now(&self) -> Arc<HttpRegistry> {
+        self.0.load_full()
+    }
+
+    /// Takes other settings for everything that begins from now on.
+    pub fn reload(&self, settings: RegistriesSettings) {
+        let guard = self.now().guard.clone();
+        self.0.store(Arc::new(HttpRegistry::new(settings, guard)));
     }
 
     /// Where an upload goes on.
@@ -720,54 +700,6 @@ impl Registries {
         let text = text.ok_or_else(|| wrong(format!("{}: an upload without a location", endpoint.base)))?;
         answer.url().join(text).map_err(|e| wrong(format!("{}: location {text:?}: {e}", endpoint.base)))
     }
-}
-
-/// An upload that is under way.
-#[derive(Clone)]
-struct Upload {
-    at: Url,
-    /// Bytes of a part, but for the last.
-    portion: u64,
-}
-
-/// Bytes that a part has at least, as the registry says (`OCI-Chunk-Min-Length`).
-fn least_part(answer: &Response) -> u64 {
-    let text = answer.headers().get("oci-chunk-min-length").and_then(|value| value.to_str().ok());
-    text.and_then(|text| text.trim().parse().ok()).unwrap_or(0).max(PORTION)
-}
-
-/// A part of a file.
-struct Part<'a> {
-    file: &'a Path,
-    offset: u64,
-    length: u64,
-}
-
-impl Part<'_> {
-    /// The request with this as its body, read as it is sent.
-    fn of(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
-        let (path, offset, length) = (self.file.to_owned(), self.offset, self.length);
-        let open = async move {
-            let mut file = tokio::fs::File::open(path).await?;
-            file.seek(std::io::SeekFrom::Start(offset)).await?;
-            Ok::<_, std::io::Error>(file.take(length))
-        };
-        let pieces = futures_util::stream::once(open).flat_map(|opened| match opened {
-            Ok(file) => tokio_util::io::ReaderStream::with_capacity(file, 256 << 10).boxed(),
-            Err(error) => futures_util::stream::once(std::future::ready(Err(error))).boxed(),
-        });
-        let time = PORTION_LIMIT * u32::try_from(length / PORTION).unwrap_or(u32::MAX).max(1);
-        let body = reqwest::Body::wrap_stream(pieces);
-        request.header(header::CONTENT_LENGTH, length).timeout(time).body(body)
-    }
-}
-
-/// How many bytes of an upload have arrived, as the registry says (`Range: 0-41`).
-fn arrived(answer: &Response) -> Option<u64> {
-    let text = answer.headers().get(header::RANGE)?.to_str().ok()?;
-    let last: u64 = text.trim_start_matches("bytes=").split_once('-')?.1.parse().ok()?;
-    // Some answer "0-0" for nothing at all; the digest would tell if it were one byte.
-    Some(if last == 0 { 0 } else { last + 1 })
 }
 
 #[async_trait]
@@ -779,15 +711,16 @@ impl Registry for Registries {
         access: &Access,
     ) -> Result<(Vec<u8>, String), RegistryError> {
         let reference = reference.unwrap_or(&image.reference);
-        let endpoints = self.0.endpoints(&image.registry, access)?;
+        let endpoints = self.now().endpoints(&image.registry, access)?;
         let count = endpoints.len();
         let mut last_error = None;
         for (index, endpoint) in endpoints.into_iter().enumerate() {
             let url = endpoint.url(&format!("{}/manifests/{reference}", image.repository))?;
             let permission = Permission { repository: &image.repository, push: false, access };
             let attempts = HttpRegistry::patience(index + 1 == count);
+            let now = self.now();
             let answer =
-                self.0.send(&endpoint, permission, attempts, |c| c.get(url.clone()).header(header::ACCEPT, MANIFESTS));
+                now.send(&endpoint, permission, attempts, |c| c.get(url.clone()).header(header::ACCEPT, MANIFESTS));
             let error = match answer.await {
                 Ok(answer) if answer.status().is_success() => match read_manifest(answer, image).await {
                     Ok(read) => match reference.parse::<Digest>() {
@@ -806,7 +739,7 @@ impl Registry for Registries {
                 Err(error) => error,
             };
             if !matches!(error, RegistryError::NotFound(_)) {
-                self.0.rest(&endpoint);
+                self.now().rest(&endpoint);
             }
             last_error = Some(error);
         }
@@ -821,7 +754,7 @@ impl Registry for Registries {
         access: &Access,
     ) -> Result<Box<dyn Blob>, RegistryError> {
         let mut blob = HttpBlob {
-            registry: self.0.clone(),
+            registry: self.now(),
             image: image.clone(),
             access: access.clone(),
             digest: *digest,
@@ -848,12 +781,13 @@ impl Registry for Registries {
         access: &Access,
         sent: Sent<'_>,
     ) -> Result<bool, RegistryError> {
-        let endpoint = self.0.own(&image.registry, true, access)?;
+        let endpoint = self.now().own(&image.registry, true, access)?;
         let permission = Permission { repository: &image.repository, push: true, access };
         let what = || format!("send blob {digest} of {image}");
         let disk = |e: std::io::Error| wrong(format!("{}: {e}", what()));
         let there = endpoint.url(&format!("{}/blobs/{digest}", image.repository))?;
-        let answer = self.0.send(&endpoint, permission, ATTEMPTS, |c| c.head(there.clone())).await?;
+        let now = self.now();
+        let answer = now.send(&endpoint, permission, ATTEMPTS, |c| c.head(there.clone())).await?;
         match answer.status() {
             status if status.is_success() => return Ok(false),
             StatusCode::NOT_FOUND => {}
@@ -868,7 +802,7 @@ impl Registry for Registries {
         let done = loop {
             let Some(Upload { at, portion }) = upload.clone() else {
                 let begin = |c: &Client| c.post(uploads.clone()).header(header::CONTENT_LENGTH, 0);
-                let begun = self.0.send(&endpoint, permission, ATTEMPTS, begin).await?;
+                let begun = self.now().send(&endpoint, permission, ATTEMPTS, begin).await?;
                 if !begun.status().is_success() {
                     return Err(refused(begun.status(), complaint(begun, &what()).await));
                 }
@@ -888,7 +822,8 @@ impl Registry for Registries {
                     let request = c.put(last.clone()).header(header::CONTENT_TYPE, "application/octet-stream");
                     if in_one { part.of(request) } else { request.header(header::CONTENT_LENGTH, 0) }
                 };
-                let answer = self.0.send(&endpoint, permission, if in_one { 1 } else { ATTEMPTS }, put).await;
+                let now = self.now();
+                let answer = now.send(&endpoint, permission, if in_one { 1 } else { ATTEMPTS }, put).await;
                 match answer {
                     Ok(answer) if answer.status().is_success() => {
                         sent(size);
@@ -906,7 +841,8 @@ impl Registry for Registries {
                 continue;
             }
             let end = offset + length;
-            let answer = self.0.send(&endpoint, permission, 1, |client| {
+            let now = self.now();
+            let answer = now.send(&endpoint, permission, 1, |client| {
                 let request = client.patch(at.clone()).header(header::CONTENT_TYPE, "application/octet-stream");
                 part.of(request.header(header::CONTENT_RANGE, format!("{offset}-{}", end - 1)))
             });
@@ -940,7 +876,7 @@ impl Registry for Registries {
             }
             tokio::time::sleep(FIRST_PAUSE * failures).await;
             // Where it stands is the registry's word; where it knows nothing of it any more, it begins anew.
-            let asked = self.0.send(&endpoint, permission, 2, |c| c.get(at.clone())).await;
+            let asked = self.now().send(&endpoint, permission, 2, |c| c.get(at.clone())).await;
             match asked {
                 Ok(answer) if answer.status().is_success() => {
                     let stands = arrived(&answer).unwrap_or(0).min(size);
@@ -961,7 +897,8 @@ impl Registry for Registries {
             }
         };
         // An answer that was lost: the blob may be there all the same.
-        let answer = self.0.send(&endpoint, permission, ATTEMPTS, |c| c.head(there.clone())).await?;
+        let now = self.now();
+        let answer = now.send(&endpoint, permission, ATTEMPTS, |c| c.head(there.clone())).await?;
         if answer.status().is_success() {
             return Ok(true);
         }
@@ -975,10 +912,11 @@ impl Registry for Registries {
         media_type: &str,
         access: &Access,
     ) -> Result<(), RegistryError> {
-        let endpoint = self.0.own(&image.registry, true, access)?;
+        let endpoint = self.now().own(&image.registry, true, access)?;
         let permission = Permission { repository: &image.repository, push: true, access };
         let url = endpoint.url(&format!("{}/manifests/{}", image.repository, image.reference))?;
-        let answer = self.0.send(&endpoint, permission, ATTEMPTS, |client| {
+        let now = self.now();
+        let answer = now.send(&endpoint, permission, ATTEMPTS, |client| {
             client.request(Method::PUT, url.clone()).header(header::CONTENT_TYPE, media_type).body(manifest.to_vec())
         });
         let answer = answer.await?;
@@ -990,13 +928,14 @@ impl Registry for Registries {
 
     async fn check(&self, registry: &str, login: &Login, private: bool) -> Result<(), RegistryError> {
         let access = Access { login: Some(login.clone()), private };
-        let endpoint = self.0.own(registry, false, &access)?;
+        let endpoint = self.now().own(registry, false, &access)?;
         // A token that an older password got proves nothing.
         let key = (endpoint.base.to_string(), String::new(), Some(digest_of(login)));
-        self.0.tokens.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        self.now().tokens.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
         let url = endpoint.url("")?;
         let permission = Permission { repository: "", push: false, access: &access };
-        let answer = self.0.send(&endpoint, permission, 2, |c| c.get(url.clone())).await?;
+        let now = self.now();
+        let answer = now.send(&endpoint, permission, 2, |c| c.get(url.clone())).await?;
         if answer.status().is_success() {
             return Ok(());
         }

@@ -195,6 +195,7 @@ impl Identity {
             Some(Credential::Token(id)) => format!("token {id}"),
             Some(Credential::Key(id) | Credential::Signature { key: id, .. }) => format!("key {id}"),
             Some(Credential::Command) => "command".into(),
+            Some(Credential::Local(user)) => format!("local user {user}"),
             None => change.who.unwrap_or_default(),
         };
         let row = Row {

@@ -268,7 +268,7 @@ impl Identity {
         Ok(())
     }
 
-    fn forget_keys(&self) {
+    pub(crate) fn forget_keys(&self) {
         self.inner.key_changes.fetch_add(1, Ordering::SeqCst);
         self.inner.keys_known.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
@@ -285,7 +285,7 @@ impl Identity {
         if let Some(account) = &new.account {
             check_name(Field::Account, account)?;
         }
-        new.bounds.check(&self.inner.options.dialects)?;
+        new.bounds.check(&self.options().dialects)?;
         let (public, secret) = (random_hex(10), random_hex(20));
         let sealed = self.sealed(&public, &secret)?;
         let bounds = serde_json::to_string(&new.bounds).map_err(|e| Error::Bug(e.to_string()))?;
@@ -424,7 +424,7 @@ impl Identity {
         let request = u128::from_str_radix(&digest[..32], 16).map_err(|e| Error::Bug(e.to_string()))?;
         let path = asked.path.to_owned();
         // Kept for a day at least: a larger tolerance after the next start must not make it good for another path.
-        let kept = i64::try_from(2 * self.inner.options.timestamp_tolerance_s.min(1 << 31)).unwrap_or(0).max(86_400);
+        let kept = i64::try_from(2 * self.options().timestamp_tolerance_s.min(1 << 31)).unwrap_or(0).max(86_400);
         let expires_at = now().saturating_add(kept * 1_000_000_000);
         let first =
             self.write(move |tx| Ok(tx.signed_request_bind(&request_name(request), &path, expires_at)?)).await?;

@@ -4,6 +4,7 @@
 //! This part knows nothing of containers, images or hosts. A credential is looked up once and remembered for a short while; what
 //! revokes it clears what is remembered (`revocations`, `key_changes`), so that it ends at once.
 
+mod accounts;
 mod audit;
 mod error;
 #[cfg(feature = "fuzzing")]
@@ -60,7 +61,7 @@ type Rates = Mutex<HashMap<i64, (f64, Instant)>>;
 
 struct Inner {
     store: Store,
-    options: Options,
+    options: arc_swap::ArcSwap<Options>,
     secrets: Secrets,
     /// Tokens that were found good, by hash, and when.
     tokens: Mutex<HashMap<String, (Caller, Instant)>>,
@@ -99,7 +100,7 @@ impl Identity {
     pub fn open(store: Store, secret_key: &Path, options: Options) -> Result<Self, Error> {
         let inner = Inner {
             store,
-            options,
+            options: arc_swap::ArcSwap::from_pointee(options),
             secrets: Secrets::open(secret_key)?,
             tokens: Mutex::default(),
             revocations: 0.into(),
@@ -112,6 +113,15 @@ impl Identity {
             failures: audit::Failures::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    fn options(&self) -> Arc<Options> {
+        self.inner.options.load_full()
+    }
+
+    /// Takes other options for everything that begins from now on.
+    pub fn reload(&self, options: Options) {
+        self.inner.options.store(Arc::new(options));
     }
 
     /// What encrypts secrets that have to be read again.

@@ -102,7 +102,8 @@ impl Identity {
 
     /// Refuses an account whose requests, by whatever dialect, come too fast.
     pub(crate) fn check_rate(&self, account: i64) -> Result<(), Error> {
-        let (rate, burst) = (self.inner.options.account_requests_per_s, self.inner.options.account_requests_burst);
+        let options = self.options();
+        let (rate, burst) = (options.account_requests_per_s, options.account_requests_burst);
         if has_place(&self.inner.account_rates, account, rate, burst) {
             return Ok(());
         }
@@ -111,7 +112,8 @@ impl Identity {
 
     /// Whether an account's requests come slowly enough. Each that does takes one place; places come back with time.
     pub fn within_rate(&self, caller: &Caller) -> bool {
-        let (rate, burst) = (self.inner.options.requests_per_s, self.inner.options.requests_burst);
+        let options = self.options();
+        let (rate, burst) = (options.requests_per_s, options.requests_burst);
         has_place(&self.inner.rates, caller.account, rate, burst)
     }
 }

@@ -4,7 +4,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use berth_store::{Account, AccountChange};
+use berth_store::AccountChange;
 use serde::{Deserialize, Serialize};
 
 use crate::Identity;
@@ -41,6 +41,8 @@ pub enum Credential {
     },
     /// A command goes on with what somebody ordered.
     Command,
+    /// A user of this machine, by number, on the Unix socket of administrators.
+    Local(u32),
 }
 
 impl Credential {
@@ -54,7 +56,7 @@ impl Credential {
             Self::Key(id) | Self::Signature { key: id, .. } => {
                 tx.access_key_by_id(id)?.filter(|key| !key.disabled).map(|key| key.expires_at)
             }
-            Self::Command => Some(None),
+            Self::Command | Self::Local(_) => Some(None),
         };
         end.ok_or_else(|| Error::Forbidden("what this was asked with was revoked".into()))
     }
@@ -212,6 +214,12 @@ impl Identity {
         Ok(Some(caller))
     }
 
+    /// Has every token be looked up anew.
+    pub(crate) fn forget_tokens(&self) {
+        self.inner.revocations.fetch_add(1, Ordering::SeqCst);
+        self.inner.tokens.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Makes a token. Only an administrator can give `account` (a name; made if it is new), `rights` to it, or the role of one.
     /// A token lives no longer than the one that makes it.
     ///
@@ -255,31 +263,6 @@ impl Identity {
         Ok(NewToken { token: token(row), secret })
     }
 
-    /// All accounts with their rights; for administrators.
-    ///
-    /// # Errors
-    /// [`Error::Forbidden`], or the database's own.
-    pub async fn accounts(&self, caller: &Caller) -> Result<Vec<Account>, Error> {
-        only_administrators(caller)?;
-        self.read(|tx| Ok(tx.accounts()?)).await
-    }
-
-    /// Changes an account's rights, by its name. What runs goes on; the right is looked at when a container is made or started.
-    ///
-    /// # Errors
-    /// [`Error::Forbidden`], [`Error::NotFound`], or the database's own.
-    pub async fn account_change(&self, caller: &Caller, name: &str, change: AccountChange) -> Result<Account, Error> {
-        only_administrators(caller)?;
-        let wanted = name.to_owned();
-        let found = self
-            .write(move |tx| {
-                tx.account_change(&wanted, &change)?;
-                Ok(tx.accounts()?.into_iter().find(|account| account.name == wanted))
-            })
-            .await?;
-        found.ok_or_else(|| Error::NotFound { what: "account", name: name.to_owned() })
-    }
-
     /// Whether what this caller names may be on loopback and private addresses.
     ///
     /// # Errors
@@ -290,7 +273,7 @@ impl Identity {
         }
         let account = caller.account;
         let own = self.read(move |tx| Ok(tx.account(account)?.and_then(|account| account.private_addresses))).await?;
-        Ok(own.unwrap_or(self.inner.options.private_addresses_for_users))
+        Ok(own.unwrap_or(self.options().private_addresses_for_users))
     }
 
     /// Whether the caller may have a container in the host's network.
@@ -300,7 +283,7 @@ impl Identity {
     pub fn check_host_network(&self, tx: &berth_store::Tx<'_>, caller: &Caller) -> Result<(), Error> {
         let allowed = || {
             let own = tx.account(caller.account)?.and_then(|account| account.host_network);
-            Ok::<_, Error>(own.unwrap_or(self.inner.options.host_network_for_users))
+            Ok::<_, Error>(own.unwrap_or(self.options().host_network_for_users))
         };
         if caller.role == Role::Admin || allowed()? {
             return Ok(());
@@ -320,10 +303,10 @@ impl Identity {
         let (rows, accounts) = self
             .read(move |tx| {
                 let rows = if all { tx.tokens_of_all()? } else { tx.tokens(account)? };
-                Ok((rows, tx.accounts()?))
+                Ok((rows, tx.account_names()?))
             })
             .await?;
-        let name = |id| accounts.iter().find(|a| a.id == id).map(|a| a.name.clone()).unwrap_or_default();
+        let name = |id| accounts.iter().find(|(a, _)| *a == id).map(|(_, name)| name.clone()).unwrap_or_default();
         let named = |row: berth_store::Token| {
             let account = name(row.account_id);
             (token(row), account)
@@ -360,13 +343,12 @@ impl Identity {
                 }
             })
             .await?;
-        self.inner.revocations.fetch_add(1, Ordering::SeqCst);
-        self.inner.tokens.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.forget_tokens();
         if found { Ok(()) } else { Err(Error::NotFound { what: "token", name: id.to_string() }) }
     }
 }
 
-fn only_administrators(caller: &Caller) -> Result<(), Error> {
+pub(crate) fn only_administrators(caller: &Caller) -> Result<(), Error> {
     if caller.role == Role::Admin {
         return Ok(());
     }

@@ -40,6 +40,7 @@ struct Inner {
     driving: runner::Driving,
     cancels: runner::Cancels,
     failpoints: Failpoints,
+    durations: berth_types::Outcomes,
     steps_at_once: AccountLimiter,
     /// Set when the server goes: no command takes a further step.
     closing: AtomicBool,
@@ -67,6 +68,7 @@ impl Operations {
             driving: runner::Driving::default(),
             cancels: runner::Cancels::default(),
             failpoints: Failpoints::default(),
+            durations: berth_types::Outcomes::default(),
             steps_at_once,
             closing: false.into(),
         };
@@ -76,6 +78,11 @@ impl Operations {
     /// Points at which tests have something go wrong.
     pub fn failpoints(&self) -> &Failpoints {
         &self.inner.failpoints
+    }
+
+    /// How long commands took, from when they were accepted to their end.
+    pub fn durations(&self) -> &berth_types::Outcomes {
+        &self.inner.durations
     }
 
     /// Places of steps that are under way.

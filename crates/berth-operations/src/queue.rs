@@ -88,7 +88,7 @@ impl Operations {
         let operations = self.clone();
         let request = match caller.credential {
             Credential::Signature { request, .. } => Some(request_name(request)),
-            Credential::Token(_) | Credential::Key(_) | Credential::Command => None,
+            Credential::Token(_) | Credential::Key(_) | Credential::Command | Credential::Local(_) => None,
         };
         let enqueued = self
             .write(move |tx| {

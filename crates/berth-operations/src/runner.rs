@@ -426,6 +426,15 @@ impl Operations {
             })
             .await?
         };
+        if let Some(ended) = row.ended_at {
+            let good = row.result == Outcome::Success.word();
+            let took = u64::try_from(ended - row.created_at).unwrap_or(0);
+            self.inner.durations.observe(good, Duration::from_nanos(took));
+            if !good {
+                let (command, kind, target, why) = (&row.uid, &row.kind, &row.target_name, &row.message);
+                tracing::warn!(command, kind, target, account = row.account_id, "a command failed: {why}");
+            }
+        }
         if follows && let Some(target) = target_of::<D>(&row.kind, row.target) {
             self.drive(domain, target);
         }

@@ -49,9 +49,31 @@ pub struct Bundle {
     /// Rows and columns of the terminal at first.
     #[serde(default)]
     pub size: Option<(u16, u16)>,
+    /// Further groups of the user, by name or number.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    /// Bounds of each process.
+    #[serde(default)]
+    pub rlimits: Vec<Rlimit>,
+    /// How readily the kernel ends its processes when memory is short.
+    #[serde(default)]
+    pub oom_score_adj: i32,
     /// Absolute path of another OCI runtime's program; the built-in one if `None`.
     #[serde(default)]
     pub runtime: Option<PathBuf>,
+}
+
+/// A bound of each process (setrlimit(2)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rlimit {
+    /// The OCI specification's name, `RLIMIT_NOFILE`.
+    pub name: String,
+    /// The kernel's number.
+    pub number: u32,
+    /// Where it begins to refuse; `u64::MAX` for no bound.
+    pub soft: u64,
+    /// How far a process may raise that.
+    pub hard: u64,
 }
 
 /// Where a namespace comes from.

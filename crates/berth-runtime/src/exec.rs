@@ -160,7 +160,7 @@ fn begin(folder: &Path, mut spec: File, stdio: Vec<OwnedFd>, report: &OwnedFd) -
     if messengers.is_none() {
         drop((joined_write, failed_read, born_read));
         let mut failed = File::from(failed_write);
-        let born = enter(&init, birth_place.is_none()).and_then(|()| {
+        let born = enter(&init, bundle.oom_score_adj, birth_place.is_none()).and_then(|()| {
             let flags = libc::CLONE_PARENT as u64;
             // SAFETY: as above.
             let cloned = unsafe { sys::clone3(flags, birth_place.as_ref().map(std::os::fd::AsFd::as_fd)) };
@@ -217,9 +217,9 @@ fn enter_spaces(container: &PidFd, spaces: i32) -> Result<(), Failure> {
 }
 
 /// Enters the namespaces of a container: its processes' for children only, its cgroups' only if asked.
-fn enter(container: &PidFd, cgroups: bool) -> Result<(), Failure> {
+fn enter(container: &PidFd, score: i32, cgroups: bool) -> Result<(), Failure> {
     // While the host's /proc is still there.
-    let _ = fs::write("/proc/self/oom_score_adj", "0");
+    let _ = fs::write("/proc/self/oom_score_adj", score.to_string());
     let spaces = libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWNET | libc::CLONE_NEWPID;
     enter_spaces(container, if cgroups { spaces | libc::CLONE_NEWCGROUP } else { spaces })
 }
@@ -283,7 +283,7 @@ fn become_process(
         (false, false, true) => &[],
     };
     terminal::own_null(root.as_fd(), silent).named(|| "open /dev/null in the container".into())?;
-    let identity = users::resolve(&spec.user).asked(|| format!("look up user {:?}", spec.user))?;
+    let identity = users::resolve(&spec.user, &bundle.groups).asked(|| format!("look up user {:?}", spec.user))?;
     let cwd = if spec.cwd.as_os_str().is_empty() { Path::new("/") } else { &spec.cwd };
     let what = || format!("enter working directory {}", cwd.display());
     let place = openat2_in_root(root.as_fd(), cwd, libc::O_PATH | libc::O_DIRECTORY, 0, true).asked(what)?;

@@ -55,7 +55,7 @@ fn prepare(
     report: i32,
 ) -> Result<Infallible, Failure> {
     // The shim's own protection from the kernel's choice of whom to kill when memory is short is not the container's.
-    let _ = fs::write("/proc/self/oom_score_adj", "0");
+    let _ = fs::write("/proc/self/oom_score_adj", bundle.oom_score_adj.to_string());
     // SAFETY: plain system calls on this process.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
@@ -106,7 +106,7 @@ fn prepare(
     mounts::protect(root.as_fd(), null.as_fd(), bundle.rootfs.read_only)?;
     drop(null);
 
-    let identity = users::resolve(&bundle.user).asked(|| format!("look up user {:?}", bundle.user))?;
+    let identity = users::resolve(&bundle.user, &bundle.groups).asked(|| format!("look up user {:?}", bundle.user))?;
     let cwd = if bundle.cwd.as_os_str().is_empty() { Path::new("/") } else { &bundle.cwd };
     let what = || format!("enter working directory {}", cwd.display());
     let folder = if bundle.rootfs.read_only {
@@ -138,6 +138,12 @@ pub(crate) fn become_program(bundle: &Bundle, program: &Program<'_>, report: i32
     // A filter loaded without no_new_privs needs CAP_SYS_ADMIN, so it goes before the privileges.
     if bundle.seccomp && !bundle.no_new_privileges {
         seccomp::load(bundle.capabilities).named(|| "load the seccomp filter".into())?;
+    }
+    for limit in &bundle.rlimits {
+        let bounds = libc::rlimit { rlim_cur: limit.soft, rlim_max: limit.hard };
+        // SAFETY: plain system call on this process; the structure outlives it.
+        check(unsafe { libc::setrlimit(limit.number as _, &raw const bounds) }.into())
+            .asked(|| format!("set {} to {}:{}", limit.name, limit.soft, limit.hard))?;
     }
     become_user(identity, bundle.capabilities)?;
     // SAFETY: plain system call on this process; changing the user cleared the setting.

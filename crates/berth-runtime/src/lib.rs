@@ -49,7 +49,7 @@ mod zygote;
 pub use attach::{AttachMessage, Attached, MOST_INPUT};
 pub use bundle::{
     Bundle, DEFAULT_CAPABILITIES, ExitStatus, HOST_NETWORK_CAPABILITIES, Limits, LogLimits, Mount, MountKind,
-    Namespace, Rootfs, Traffic, write_json,
+    Namespace, Rlimit, Rootfs, Traffic, write_json,
 };
 pub use exec::{ExecReport, ExecSpec};
 pub use limits::{open_files, raise_open_files};

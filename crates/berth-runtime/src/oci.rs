@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::bundle::{Bundle, Mount, MountKind, Namespace};
+use crate::bundle::{Bundle, Mount, MountKind, Namespace, Rlimit};
 use crate::exec::ExecSpec;
 use crate::sys::{Cause, Failure, Named, check};
 use crate::{mounts, seccomp, socket, users};
@@ -130,7 +130,7 @@ impl<'a> Other<'a> {
         }
         mounts::detach_from_host()?;
         let root = mounts::root(&self.bundle.rootfs)?;
-        let identity = users::resolve_at(&self.bundle.user, root.as_fd())
+        let identity = users::resolve_at(&self.bundle.user, &self.bundle.groups, root.as_fd())
             .asked(|| format!("look up user {:?}", self.bundle.user))?;
         let cwd = if self.bundle.cwd.as_os_str().is_empty() { Path::new("/") } else { &self.bundle.cwd };
         if !self.bundle.rootfs.read_only {
@@ -171,7 +171,8 @@ impl<'a> Other<'a> {
     pub(crate) fn exec(&self, spec: &ExecSpec, stdio: Vec<OwnedFd>, root: &OwnedFd) -> Result<Made, Failure> {
         // SAFETY: plain system call on this single-threaded process.
         unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
-        let identity = users::resolve_at(&spec.user, root.as_fd()).asked(|| format!("look up user {:?}", spec.user))?;
+        let identity = users::resolve_at(&spec.user, &self.bundle.groups, root.as_fd())
+            .asked(|| format!("look up user {:?}", spec.user))?;
         let cwd = if spec.cwd.as_os_str().is_empty() { Path::new("/") } else { &spec.cwd };
         let process = self.process(&spec.args, &spec.env, cwd, &identity, spec.terminal.then_some(spec.size));
         // A folder for what belongs to this one only.
@@ -231,6 +232,8 @@ impl<'a> Other<'a> {
             .collect();
         let own: &[String] = if identity.uid == 0 { &names } else { &[] };
         let size = terminal.flatten().map(|(rows, columns)| json!({ "height": rows, "width": columns }));
+        let limit = |l: &Rlimit| json!({ "type": l.name, "soft": l.soft, "hard": l.hard });
+        let limits: Vec<_> = self.bundle.rlimits.iter().map(limit).collect();
         json!({
             "terminal": terminal.is_some(),
             "consoleSize": size,
@@ -241,7 +244,8 @@ impl<'a> Other<'a> {
             "capabilities": { "bounding": names, "effective": own, "permitted": own },
             "noNewPrivileges": self.bundle.no_new_privileges,
             // Not the shim's own protection.
-            "oomScoreAdj": 0,
+            "oomScoreAdj": self.bundle.oom_score_adj,
+            "rlimits": limits,
         })
     }
 

@@ -35,17 +35,17 @@ pub(crate) fn environment(given: &[String], home: &str, hostname: &str, terminal
 
 /// Resolves `user` (`name`, `uid`, either with `:group` or `:gid`; empty is root). To be called inside the container's
 /// root: the files are read by their absolute names.
-pub(crate) fn resolve(user: &str) -> io::Result<Identity> {
-    resolve_by(user, |path| fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path))
+pub(crate) fn resolve(user: &str, groups: &[String]) -> io::Result<Identity> {
+    resolve_by(user, groups, |path| fs::File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path))
 }
 
 /// The same from outside, with the container's root.
-pub(crate) fn resolve_at(user: &str, root: BorrowedFd<'_>) -> io::Result<Identity> {
+pub(crate) fn resolve_at(user: &str, groups: &[String], root: BorrowedFd<'_>) -> io::Result<Identity> {
     let flags = libc::O_RDONLY | libc::O_NONBLOCK;
-    resolve_by(user, |path| openat2_in_root(root, Path::new(path), flags, 0, true).map(fs::File::from))
+    resolve_by(user, groups, |path| openat2_in_root(root, Path::new(path), flags, 0, true).map(fs::File::from))
 }
 
-fn resolve_by(user: &str, open: impl Fn(&str) -> io::Result<fs::File>) -> io::Result<Identity> {
+fn resolve_by(user: &str, further: &[String], open: impl Fn(&str) -> io::Result<fs::File>) -> io::Result<Identity> {
     // The image may have a pipe or a link to a device in their place.
     let read = |path| {
         let mut bytes = Vec::new();
@@ -56,7 +56,25 @@ fn resolve_by(user: &str, open: impl Fn(&str) -> io::Result<fs::File>) -> io::Re
         }
         String::from_utf8_lossy(&bytes).into_owned()
     };
-    resolve_in(user, &read("/etc/passwd"), &read("/etc/group"))
+    let groups = read("/etc/group");
+    let mut identity = resolve_in(user, &read("/etc/passwd"), &groups)?;
+    for group in further {
+        let number = group_number(group, &groups)?;
+        if !identity.groups.contains(&number) {
+            identity.groups.push(number);
+        }
+    }
+    Ok(identity)
+}
+
+/// A group by name or number.
+fn group_number(group: &str, file: &str) -> io::Result<u32> {
+    let named = |line: &str| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(group)).then(|| fields.nth(1)?.parse().ok())?
+    };
+    let found = file.lines().find_map(named).or_else(|| group.parse().ok()).filter(|number| *number != u32::MAX);
+    found.ok_or_else(|| io::Error::other(format!("no group {group:?} in the image")))
 }
 
 fn resolve_in(user: &str, passwd: &str, group: &str) -> io::Result<Identity> {
@@ -116,6 +134,14 @@ mod tests {
 
     fn user(text: &str) -> Result<Identity, String> {
         resolve_in(text, PASSWD, GROUP).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn further_groups_are_found_by_name_and_number() {
+        use super::group_number;
+        assert_eq!(group_number("log", GROUP).ok(), Some(40));
+        assert_eq!(group_number("100", GROUP).ok(), Some(100));
+        assert!(group_number("nobody", GROUP).is_err() && group_number("4294967295", GROUP).is_err());
     }
 
     #[test]

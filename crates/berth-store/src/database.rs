@@ -155,6 +155,32 @@ pub struct Store {
     reader: Sender<Read>,
     /// As many reads at a time as there are reading threads; the others wait without a thread.
     reads: Arc<tokio::sync::Semaphore>,
+    load: Arc<Load>,
+}
+
+/// What the database has to do, for whoever watches.
+#[derive(Debug, Default)]
+pub struct Load {
+    /// Time from a write's request until it is on disk.
+    pub writes: berth_types::Histogram,
+    /// Writes that wait or are under way.
+    pub waiting: std::sync::atomic::AtomicI64,
+}
+
+/// A write as long as somebody waits for it.
+struct Waits(Arc<Load>);
+
+impl Waits {
+    fn new(load: Arc<Load>) -> Self {
+        load.waiting.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Self(load)
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+    }
 }
 
 /// Statements, and what has to be done after them that statements can't do.
@@ -169,6 +195,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     (include_str!("migrations/0006_segments.sql"), crate::tables::points::pack_old),
     (include_str!("migrations/0007_deployments.sql"), |_| Ok(())),
     (include_str!("migrations/0008_bounds.sql"), |_| Ok(())),
+    (include_str!("migrations/0009_accounts.sql"), |_| Ok(())),
 ];
 
 fn open(path: &Path, flags: OpenFlags) -> Result<Connection, Error> {
@@ -229,7 +256,7 @@ impl Store {
                 })
                 .map_err(|_| Error::Closed)?;
         }
-        Ok(Self { writer, reader, reads: Arc::new(tokio::sync::Semaphore::new(READERS)) })
+        Ok(Self { writer, reader, reads: Arc::new(tokio::sync::Semaphore::new(READERS)), load: Arc::default() })
     }
 
     /// Runs `work` in a transaction and answers when it is on disk. If it fails, nothing of it is kept.
@@ -242,6 +269,8 @@ impl Store {
         E: From<Error> + Send + 'static,
         F: FnOnce(&Tx<'_>) -> Result<T, E> + Send + 'static,
     {
+        let begun = std::time::Instant::now();
+        let waits = Waits::new(self.load.clone());
         let (answer, answered) = oneshot::channel::<Result<T, E>>();
         let job: Job = Box::new(move |connection| {
             let result = in_savepoint(connection, work);
@@ -265,7 +294,15 @@ impl Store {
                 return Err(Error::Closed.into());
             }
         }
-        answered.await.unwrap_or_else(|_| Err(Error::Closed.into()))
+        let done = answered.await.unwrap_or_else(|_| Err(Error::Closed.into()));
+        self.load.writes.observe(begun.elapsed());
+        drop(waits);
+        done
+    }
+
+    /// What the database has to do.
+    pub fn load(&self) -> &Load {
+        &self.load
     }
 
     /// Runs `work` on one consistent state of the database.

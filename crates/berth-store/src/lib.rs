@@ -10,8 +10,9 @@
 mod database;
 mod tables;
 
-pub use database::{Error, Store, Tx};
+pub use database::{Error, Load, Store, Tx};
 pub use tables::access_keys::AccessKey;
+pub use tables::accounts::{Account, AccountChange, Belongings, Quota};
 pub use tables::audit::{AuditEntry, AuditFilter};
 pub use tables::commands::{Command, CommandFilter, OperationStep};
 pub use tables::containers::{Container, ContainerChange, ContainerFilter};
@@ -26,5 +27,5 @@ pub use tables::points::{Horizons, Point, Recent, Sum, SumKind, Used};
 pub use tables::registries::RegistryLogin;
 pub use tables::services::{Group, GroupChange, Package, Service};
 pub use tables::ssh_keys::SshKey;
-pub use tables::tokens::{Account, AccountChange, Token};
+pub use tables::tokens::Token;
 pub use tables::volumes::Volume;

@@ -1,6 +1,7 @@
 //! Queries, one file a resource.
 
 pub(crate) mod access_keys;
+pub(crate) mod accounts;
 pub(crate) mod audit;
 pub(crate) mod commands;
 pub(crate) mod containers;

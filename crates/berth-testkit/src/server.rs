@@ -88,6 +88,7 @@ pub struct Server {
     pub data: PathBuf,
     port: u16,
     child: Option<Child>,
+    environment: Vec<(&'static str, String)>,
     http: reqwest::Client,
 }
 
@@ -105,6 +106,11 @@ pub fn http() -> reqwest::Client {
 impl Server {
     /// Starts `program`; `name` must be the test's own. `settings` is the text of a settings file.
     pub async fn start(program: &str, name: &str, settings: &str) -> Self {
+        Self::start_with(program, name, settings, &[]).await
+    }
+
+    /// The same with more variables in its environment.
+    pub async fn start_with(program: &str, name: &str, settings: &str, environment: &[(&'static str, String)]) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let data = std::env::temp_dir().join(format!("berth-{name}-{}", std::process::id()));
         let _ = fs::remove_dir_all(&data);
@@ -112,7 +118,8 @@ impl Server {
         fs::write(data.join("berth.toml"), with_own_ports(&with_short_times(settings))).expect("write the settings");
         let port = free_port();
         let http = http();
-        let mut server = Self { program: program.into(), data, port, child: None, http };
+        let environment = environment.to_vec();
+        let mut server = Self { program: program.into(), data, port, child: None, environment, http };
         server.up().await;
         server
     }
@@ -127,6 +134,7 @@ impl Server {
             .arg(&self.data)
             .args(["serve", "--listen", &format!("127.0.0.1:{}", self.port), "--config"])
             .arg(self.data.join("berth.toml"))
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -227,6 +235,13 @@ impl Server {
     /// The server's process.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("it runs").id()
+    }
+
+    /// Sends the server a signal.
+    pub fn signal(&self, signal: i32) {
+        // SAFETY: plain system call, for a child that was not waited for.
+        let sent = unsafe { libc::kill(self.pid().cast_signed(), signal) };
+        assert_eq!(sent, 0, "signal {signal}: {}", std::io::Error::last_os_error());
     }
 
     /// A user's token of an account, which is made if it is new.

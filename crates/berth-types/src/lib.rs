@@ -1,10 +1,14 @@
 //! Words that all parts of the core share.
 
+mod extras;
 mod fault;
 mod field;
+mod histogram;
 
+pub use extras::{Extras, HOST_GATEWAY, NamedAddress, Ulimit};
 pub use fault::FaultKind;
 pub use field::Field;
+pub use histogram::{Histogram, Outcomes};
 
 /// A page of a list.
 #[derive(Debug, Clone)]

@@ -1,20 +1,34 @@
 //! The command line: docker's habits on the native API. Results go to stdout, everything else to stderr.
 
+mod accounts;
 mod change;
 mod client;
+mod config;
 mod containers;
+mod contexts;
+mod events;
 mod files;
+mod filters;
+mod format;
+mod groups;
 mod hosts;
 mod images;
 mod keys;
+mod listing;
+mod logs;
 mod options;
 mod output;
+mod ports;
 mod registries;
+mod scope;
 mod services;
 mod sessions;
+mod shapes;
 mod terminal;
 mod tokens;
+mod unknown;
 mod usage;
+mod values;
 mod volumes;
 
 use std::path::PathBuf;
@@ -25,9 +39,12 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::settings::Settings;
 use client::Connection;
 
+/// Version and commit, `0.2.0 (1a2b3c4d5e6f)`.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("BERTH_COMMIT"), ")");
+
 /// Runs, limits and measures containers on this machine, and speaks the APIs of several container platforms.
 #[derive(Debug, Parser)]
-#[command(name = "berth", version, propagate_version = true)]
+#[command(name = "berth", version = VERSION, propagate_version = true)]
 struct Cli {
     #[command(flatten)]
     connection: Connection,
@@ -40,19 +57,21 @@ enum Command {
     /// Run the server
     Serve(Serve),
     /// Make and start a container from an image
+    #[command(disable_help_flag = true)]
     Run(Box<options::Run>),
     /// Make a container without starting it
+    #[command(disable_help_flag = true)]
     Create(Box<options::Create>),
     /// List containers
-    Ps(containers::Ps),
+    Ps(listing::Ps),
     /// Show a container's output
-    Logs(containers::Logs),
+    Logs(logs::Logs),
     /// Show what containers use
-    Stats(containers::Stats),
+    Stats(listing::Stats),
     /// Show what came in and went out over the network in containers' whole lives, to the byte
-    Traffic(containers::TrafficOf),
+    Traffic(listing::TrafficOf),
     /// Start containers
-    Start(containers::Ids),
+    Start(containers::Start),
     /// Stop containers: signal, grace, kill
     Stop(containers::Stop),
     /// Stop and start containers
@@ -81,8 +100,31 @@ enum Command {
     Unpause(containers::Ids),
     /// Show, add and take back published ports
     Port(change::Ports),
-    /// Show everything about a container or image, as JSON
-    Inspect(containers::Ids),
+    /// Show who has which port of the machine
+    Ports(ports::Ports),
+    /// Show everything about a container, image or volume, as JSON or by a template
+    Inspect(listing::Inspect),
+    /// Give a container another name
+    Rename(containers::Rename),
+    /// Show a container's processes
+    Top(listing::Top),
+    /// Show what a container has changed of its image's files
+    Diff(listing::Diff),
+    /// The same commands by docker's groups
+    #[command(subcommand)]
+    Container(groups::ContainerGroup),
+    /// The same commands by docker's groups
+    #[command(subcommand)]
+    Image(groups::ImageGroup),
+    /// The same commands by docker's groups, and prune of everything
+    #[command(subcommand)]
+    System(groups::SystemGroup),
+    #[command(skip)]
+    ContainerPrune(containers::Prune),
+    #[command(skip)]
+    SystemPrune(groups::SystemPrune),
+    /// Show the versions of client and server
+    Version(tokens::Version),
     /// List images
     Images(images::List),
     /// Import images from a `docker save` or OCI archive, or an OCI layout folder
@@ -144,23 +186,43 @@ enum Command {
     /// Remove images
     Rmi(images::Remove),
     /// Show what happens
-    Events(containers::Events),
+    Events(events::Events),
     /// Show facts about the machine
     Info(tokens::Info),
-    /// List accounts and change their rights, for administrators
+    /// Make, list, change, disable and remove accounts, for administrators
     #[command(subcommand)]
-    Account(tokens::AccountCommand),
+    Account(accounts::AccountCommand),
     /// Make, list and revoke tokens
     #[command(subcommand)]
     Token(tokens::TokenCommand),
     /// Say what this host can do, and what to do about what is missing
     Doctor(crate::doctor::Doctor),
-    /// Take berth's bridge, rules and cgroups out of the kernel; the server must not run
+    /// Make berth a service of this machine: program, settings, group, systemd unit; a second time is an upgrade
+    Install(crate::service::install::Install),
+    /// Take away what berth install has put here, and berth's bridge, rules and cgroups out of the kernel
     Uninstall(Uninstall),
+    /// Take note of servers, and say which one is meant
+    #[command(subcommand)]
+    Context(contexts::ContextCommand),
+    /// Check, show and explain the server's settings
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Print a completion script for a shell
     Completion {
         /// The shell
         shell: clap_complete::Shell,
+    },
+    /// Write manual pages into a folder, for packages
+    #[command(hide = true)]
+    Manuals {
+        /// The folder
+        folder: PathBuf,
+    },
+    /// Be a container's first process (inside containers that ask for one)
+    #[command(hide = true)]
+    InitProcess {
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
     },
     /// Serve files (inside containers of the runtime `static`)
     #[command(hide = true)]
@@ -170,6 +232,18 @@ enum Command {
         #[arg(long)]
         port: u16,
     },
+}
+
+impl Command {
+    /// The command behind docker's groups.
+    fn ungrouped(self) -> Self {
+        match self {
+            Self::Container(group) => group.command(),
+            Self::Image(group) => group.command(),
+            Self::System(group) => group.command(),
+            other => other,
+        }
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -190,6 +264,9 @@ struct Uninstall {
     /// Also while containers run, which are killed
     #[arg(long, short)]
     force: bool,
+    /// Also the settings and all data: containers, images, volumes
+    #[arg(long)]
+    purge: bool,
     /// Settings file; /etc/berth/berth.toml if it is there
     #[arg(long, short)]
     config: Option<PathBuf>,
@@ -208,18 +285,43 @@ pub(crate) fn run() -> ExitCode {
     // A pipe that is closed early (`berth ps | head`) ends the program quietly, as it does for other tools.
     // SAFETY: sets a disposition before any thread exists; the server sets it back.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
-    let cli = Cli::parse();
+    let arguments: Vec<String> = std::env::args().collect();
+    // As docker has it, beside -V.
+    let cli = match arguments.get(1).map(String::as_str) {
+        Some("-v") if arguments.len() == 2 => Cli::try_parse_from(["berth", "--version"]),
+        _ => Cli::try_parse(),
+    };
+    let cli = match cli {
+        Ok(cli) => cli,
+        Err(error) => match unknown::answer(&error, &Cli::command(), &arguments) {
+            Some((text, code)) => {
+                eprintln!("berth: {text}");
+                return ExitCode::from(code);
+            }
+            None if error.use_stderr() => {
+                let _ = error.print();
+                return ExitCode::from(unknown::exit_code(&arguments));
+            }
+            None => error.exit(),
+        },
+    };
+    let cli = Cli { command: cli.command.ungrouped(), ..cli };
     let result = match cli.command {
         Command::Serve(serve) => serve_command(&serve, &cli.connection),
         Command::StaticServer { root, port } => crate::static_server::run(root, port).map(|()| ExitCode::SUCCESS),
+        Command::InitProcess { command } => crate::init_process::run(&command).map(sessions::code),
         Command::Doctor(doctor) => crate::doctor::run(&doctor).map(ExitCode::from),
-        Command::Uninstall(uninstall) => settings(uninstall.config.as_deref(), &cli.connection)
-            .and_then(|s| uninstall_command(&s.data_dir, uninstall.force)),
+        Command::Install(install) => crate::service::install::install(&install).map(|()| ExitCode::SUCCESS),
+        Command::Config(config) => config::run(&config, &cli.connection),
+        Command::Uninstall(uninstall) => uninstall_command(&uninstall, &cli.connection),
         Command::Sign(asked) => keys::sign(&cli.connection, &asked),
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "berth", &mut std::io::stdout());
-            Ok(ExitCode::SUCCESS)
+            let written = std::io::Write::write_all(&mut std::io::stdout(), &completion(shell));
+            written.map(|()| ExitCode::SUCCESS).map_err(|e| e.to_string())
         }
+        Command::Manuals { folder } => clap_mangen::generate_to(Cli::command(), &folder)
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(|e| format!("{}: {e}", folder.display())),
         command => client_command(command, &cli.connection),
     };
     result.unwrap_or_else(|message| {
@@ -228,19 +330,39 @@ pub(crate) fn run() -> ExitCode {
     })
 }
 
-fn uninstall_command(data: &std::path::Path, force: bool) -> Result<ExitCode, String> {
+/// The completion script of a shell.
+pub(crate) fn completion(shell: clap_complete::Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "berth", &mut script);
+    script
+}
+
+fn uninstall_command(uninstall: &Uninstall, connection: &Connection) -> Result<ExitCode, String> {
+    use crate::service::install;
+    let data = settings(uninstall.config.as_deref(), connection)?.data_dir;
+    // Who names another server's data means what that one has in the kernel, and nothing else.
+    let whole = install::is_installed() && data == std::path::Path::new(crate::local::STANDARD_DATA);
     let engine = data.join("engine");
-    if !engine.join("instance.json").exists() {
+    let in_kernel = engine.join("instance.json").exists();
+    if in_kernel {
+        let running = berth_engine_oci::running(&engine).map_err(|e| e.to_string())?;
+        if running > 0 && !uninstall.force {
+            return Err(format!("{running} containers run; stop them first, or --force, which kills them"));
+        }
+    }
+    if whole {
+        install::stop_service()?;
+    }
+    if in_kernel {
+        let _lock = crate::serve::take_lock(&data).map_err(|e| format!("{e}; stop it first"))?;
+        berth_engine_oci::uninstall(&engine).map_err(|e| e.to_string())?;
+        println!("berth's bridge, rules and cgroups are out of the kernel; {} is as it was", data.display());
+    } else if !whole {
         println!("nothing in {} says that berth has anything in the kernel", data.display());
-        return Ok(ExitCode::SUCCESS);
     }
-    let _lock = crate::serve::take_lock(data).map_err(|e| format!("{e}; stop it first"))?;
-    let running = berth_engine_oci::running(&engine).map_err(|e| e.to_string())?;
-    if running > 0 && !force {
-        return Err(format!("{running} containers run; stop them first, or --force, which kills them"));
+    if whole {
+        install::remove_files(uninstall.purge)?;
     }
-    berth_engine_oci::uninstall(&engine).map_err(|e| e.to_string())?;
-    println!("berth's bridge, rules and cgroups are out of the kernel; {} is as it was", data.display());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -258,9 +380,17 @@ fn serve_command(serve: &Serve, connection: &Connection) -> Result<ExitCode, Str
     settings.dev = serve.dev;
     // SAFETY: as in `run`: one thread so far. A client that goes away is an error of its connection only.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
-    crate::serve::begin_log(&settings);
+    let log = crate::log::Log::begin(&settings);
+    let load = || {
+        let mut fresh = self::settings(serve.config.as_deref(), connection)?;
+        if let Some(listen) = serve.listen {
+            fresh.listen = listen;
+        }
+        fresh.dev = serve.dev;
+        Ok(fresh)
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| e.to_string())?;
-    let result = runtime.block_on(crate::serve::serve(settings));
+    let result = runtime.block_on(crate::serve::serve(settings, log, load));
     // Threads that still read a stuck disk must not hold up the end.
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));
     result.map(|()| ExitCode::SUCCESS)
@@ -280,97 +410,109 @@ fn client_command(command: Command, connection: &Connection) -> Result<ExitCode,
     }));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     let outcome = runtime.block_on(async {
-        let client = connection.client()?;
-        match command {
-            // As Docker has it: what berth itself could not do is 125, so that no script takes it for the program's own code.
-            Command::Run(run) => Ok(containers::run(&client, *run).await.unwrap_or_else(|message| {
-                eprintln!("berth: {}", output::harmless(&message));
-                ExitCode::from(125)
-            })),
-            Command::Create(create) => containers::create(&client, *create).await,
-            Command::Ps(ps) => containers::ps(&client, &ps).await,
-            Command::Logs(logs) => containers::logs(&client, &logs).await,
-            Command::Stats(stats) => containers::stats(&client, &stats).await,
-            Command::Traffic(asked) => containers::traffic(&client, &asked).await,
-            Command::Start(ids) => {
-                containers::each("starting", &ids.ids, |id| containers::act(&client, id, "start", None)).await
+        let command = match command {
+            Command::Context(context) => return contexts::run(context, connection.token()).await,
+            other => other,
+        };
+        let client = match (connection.client(), &command) {
+            (Ok(client), _) => client,
+            (Err(error), Command::Version(asked)) => {
+                tokens::version(None, asked).await?;
+                return Err(error);
             }
-            Command::Stop(stop) => {
-                containers::each("stopping", &stop.ids, |id| containers::act(&client, id, "stop", stop.time)).await
-            }
-            Command::Restart(stop) => {
-                containers::each("restarting", &stop.ids, |id| containers::act(&client, id, "restart", stop.time)).await
-            }
-            Command::Kill(kill) => {
-                containers::each("killing", &kill.ids, |id| containers::kill(&client, id, &kill.signal)).await
-            }
-            Command::Rm(rm) => {
-                containers::each("removing", &rm.ids, |id| containers::remove(&client, id, rm.force)).await
-            }
-            Command::Wait(ids) => {
-                if ids.ids.iter().all(|id| services::is_command(id)) {
-                    for id in &ids.ids {
-                        services::follow_id(&client, id).await?;
-                    }
-                    return Ok(ExitCode::SUCCESS);
-                }
-                containers::each("", &ids.ids, |id| containers::wait(&client, id)).await
-            }
-            Command::Exec(exec) => sessions::exec(&client, &exec).await,
-            Command::Attach(attach) => sessions::attach(&client, &attach).await,
-            Command::Cp(copy) => files::copy(&client, &copy).await,
-            Command::Export(export) => files::export(&client, &export).await,
-            Command::Commit(commit) => change::commit(&client, &commit).await,
-            Command::Update(update) => change::update(&client, &update).await,
-            Command::Pause(ids) => {
-                containers::each("pausing", &ids.ids, |id| containers::act(&client, id, "pause", None)).await
-            }
-            Command::Unpause(ids) => {
-                containers::each("resuming", &ids.ids, |id| containers::act(&client, id, "resume", None)).await
-            }
-            Command::Port(ports) => change::ports(&client, &ports).await,
-            Command::Save(save) => images::save(&client, &save).await,
-            Command::Pull(pull) => registries::pull(&client, &pull).await,
-            Command::Push(push) => registries::push(&client, &push).await,
-            Command::Login(login) => registries::login(&client, &login).await,
-            Command::Logout(logout) => registries::logout(&client, &logout).await,
-            Command::Tag(tag) => images::tag(&client, &tag).await,
-            Command::Official(official) => images::official(&client, &official).await,
-            Command::History(history) => images::history(&client, &history).await,
-            Command::Search(search) => images::search(&client, &search).await,
-            Command::Prune(prune) => images::prune(&client, &prune).await,
-            Command::Df(disk) => images::disk(&client, &disk).await,
-            Command::Volume(volume) => volumes::run(&client, volume).await,
-            Command::Inspect(ids) => containers::inspect(&client, &ids.ids).await,
-            Command::Images(list) => images::list(&client, &list).await,
-            Command::Load(load) => images::load(&client, &load).await,
-            Command::Import(import) => images::import(&client, &import).await,
-            Command::Rmi(remove) => images::remove(&client, &remove).await,
-            Command::Events(events) => containers::events(&client, &events).await,
-            Command::Service(service) => services::service(&client, service).await,
-            Command::Group(group) => services::group(&client, group).await,
-            Command::Apply(asked) => services::apply(&client, &asked).await,
-            Command::Commands(asked) => services::commands(&client, &asked).await,
-            Command::Key(key) => keys::run(&client, key).await,
-            Command::Audit(asked) => keys::audit(&client, &asked).await,
-            Command::SshKey(key) => usage::ssh_key(&client, key).await,
-            Command::Usage(asked) => usage::usage(&client, &asked).await,
-            Command::Host(host) => hosts::run(&client, host).await,
-            Command::Bandwidth(asked) => hosts::bandwidth(&client, &asked).await,
-            Command::Info(info) => tokens::info(&client, &info).await,
-            Command::Token(token) => tokens::run(&client, token).await,
-            Command::Account(account) => tokens::account(&client, account).await,
-            Command::Serve(_)
-            | Command::Sign(_)
-            | Command::StaticServer { .. }
-            | Command::Doctor(_)
-            | Command::Uninstall(_)
-            | Command::Completion { .. } => Ok(ExitCode::SUCCESS),
-        }
+            (Err(error), _) => return Err(error),
+        };
+        about_containers(&client, command).await
     });
     // A thread may still wait for a key.
     runtime.shutdown_background();
     outcome
+}
+
+/// Does what a command about containers says.
+async fn about_containers(client: &berth_client::Client, command: Command) -> Result<ExitCode, String> {
+    match command {
+        // As Docker has it: what berth itself could not do is 125, so that no script takes it for the program's own code.
+        Command::Run(run) => Ok(containers::run(client, *run).await.unwrap_or_else(|message| {
+            eprintln!("berth: {}", output::harmless(&message));
+            ExitCode::from(125)
+        })),
+        Command::Create(create) => containers::create(client, *create).await,
+        Command::Ps(ps) => listing::ps(client, &ps).await,
+        Command::Logs(logs) => logs::logs(client, &logs).await,
+        Command::Stats(stats) => listing::stats(client, &stats).await,
+        Command::Traffic(asked) => listing::traffic(client, &asked).await,
+        Command::Start(start) => containers::start(client, &start).await,
+        Command::Stop(stop) => containers::stop(client, &stop, "stop", "stopping").await,
+        Command::Restart(stop) => containers::stop(client, &stop, "restart", "restarting").await,
+        Command::Kill(kill) => containers::kill(client, &kill).await,
+        Command::Rm(rm) => containers::remove(client, &rm).await,
+        Command::Rename(rename) => containers::rename(client, &rename).await,
+        Command::Top(top) => listing::top(client, &top).await,
+        Command::Diff(diff) => listing::diff(client, &diff).await,
+        Command::ContainerPrune(prune) => containers::prune(client, &prune).await,
+        Command::SystemPrune(prune) => images::prune_all(client, &prune).await,
+        Command::Version(version) => tokens::version(Some(client), &version).await,
+        Command::Wait(asked) => {
+            if asked.ids.iter().all(|id| services::is_command(id)) {
+                for id in &asked.ids {
+                    services::follow_id(client, id).await?;
+                }
+                return Ok(ExitCode::SUCCESS);
+            }
+            containers::wait(client, &asked).await
+        }
+        Command::Exec(exec) => sessions::exec(client, &exec).await,
+        Command::Attach(attach) => sessions::attach(client, &attach).await,
+        Command::Cp(copy) => files::copy(client, &copy).await,
+        Command::Export(export) => files::export(client, &export).await,
+        Command::Commit(commit) => change::commit(client, &commit).await,
+        Command::Update(update) => change::update(client, &update).await,
+        Command::Pause(ids) => containers::act(client, &ids, "pause", "pausing").await,
+        Command::Unpause(ids) => containers::act(client, &ids, "resume", "resuming").await,
+        Command::Port(ports) => change::ports(client, &ports).await,
+        other => about_the_rest(client, other).await,
+    }
+}
+
+/// Does what any other command says that needs a server.
+async fn about_the_rest(client: &berth_client::Client, command: Command) -> Result<ExitCode, String> {
+    match command {
+        Command::Save(save) => images::save(client, &save).await,
+        Command::Pull(pull) => registries::pull(client, &pull).await,
+        Command::Push(push) => registries::push(client, &push).await,
+        Command::Login(login) => registries::login(client, &login).await,
+        Command::Logout(logout) => registries::logout(client, &logout).await,
+        Command::Tag(tag) => images::tag(client, &tag).await,
+        Command::Official(official) => images::official(client, &official).await,
+        Command::History(history) => images::history(client, &history).await,
+        Command::Search(search) => images::search(client, &search).await,
+        Command::Prune(prune) => images::prune(client, &prune).await,
+        Command::Df(disk) => images::disk(client, &disk).await,
+        Command::Volume(volume) => volumes::run(client, volume).await,
+        Command::Inspect(asked) => listing::inspect(client, &asked).await,
+        Command::Images(list) => images::list(client, &list).await,
+        Command::Load(load) => images::load(client, &load).await,
+        Command::Import(import) => images::import(client, &import).await,
+        Command::Rmi(remove) => images::remove(client, &remove).await,
+        Command::Events(events) => events::events(client, &events).await,
+        Command::Service(service) => services::service(client, service).await,
+        Command::Group(group) => services::group(client, group).await,
+        Command::Apply(asked) => services::apply(client, &asked).await,
+        Command::Commands(asked) => services::commands(client, &asked).await,
+        Command::Key(key) => keys::run(client, key).await,
+        Command::Audit(asked) => keys::audit(client, &asked).await,
+        Command::SshKey(key) => usage::ssh_key(client, key).await,
+        Command::Usage(asked) => usage::usage(client, &asked).await,
+        Command::Host(host) => hosts::run(client, host).await,
+        Command::Bandwidth(asked) => hosts::bandwidth(client, &asked).await,
+        Command::Info(info) => tokens::info(client, &info).await,
+        Command::Token(token) => tokens::run(client, token).await,
+        Command::Account(account) => accounts::run(client, account).await,
+        Command::Ports(asked) => ports::run(client, &asked).await,
+        // What needs no server was done before.
+        _ => Ok(ExitCode::SUCCESS),
+    }
 }
 
 #[cfg(test)]

@@ -23,16 +23,17 @@ use tower::Service;
 use crate::heads::{Heads, LONGEST_HEAD, Serving};
 
 /// Bounds of HTTP connections.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Http {
-    /// Connections of nobody known, of all addresses.
+    /// HTTP connections that have shown no good credential yet, of all addresses. One more pushes out the oldest of the
+    /// address with the most.
     pub(crate) strangers: usize,
-    /// The same, of one address.
+    /// The same, of one address (of one /64 of IPv6); only those that are older than a second are pushed out.
     pub(crate) strangers_per_address: usize,
-    /// Connections of one account.
+    /// HTTP connections of one account; one more pushes out its oldest idle one.
     pub(crate) connections_per_account: usize,
-    /// Seconds in which a stranger has to have sent a request's head.
+    /// Seconds in which a connection without a good credential has to have sent a request's head.
     pub(crate) head_s: u64,
     /// Seconds that a connection may be idle.
     pub(crate) idle_s: u64,
@@ -174,16 +175,23 @@ fn push_out(all: &mut HashMap<u64, Arc<Entry>>, of: impl Fn(&Entry) -> bool) -> 
     }
 }
 
-/// Serves what comes in at a listener until the server goes, and what is under way to its end. `base_of` says how a connection
-/// reaches the server. Without `connections` there are no
-/// bounds: for a listener that only friends reach.
+/// How a connection reaches the server, and who makes it.
+pub(crate) struct Reached {
+    /// The server's address for this client, `https://10.0.0.5:8443`.
+    pub(crate) base: String,
+    /// The user of this machine, on a socket that only administrators can open.
+    pub(crate) administrator: Option<u32>,
+}
+
+/// Serves what comes in at a listener until the server goes, and what is under way to its end. `reached` tells of each
+/// connection. Without `connections` there are no bounds: for a listener that only friends reach.
 pub(crate) async fn serve<L>(
     mut listener: L,
     router: Router,
     draining: Draining,
     bounds: Http,
     connections: Option<Arc<Connections>>,
-    base_of: impl Fn(&L::Io) -> String,
+    reached: impl Fn(&L::Io) -> Reached,
 ) where
     L: Listener<Addr = SocketAddr>,
 {
@@ -195,8 +203,8 @@ pub(crate) async fn serve<L>(
             () = draining.begun() => break,
         };
         let ticket = connections.as_ref().map(|all| all.enter(from.ip()));
-        let base = base_of(&stream);
-        tasks.spawn(attend(stream, (from, base), router.clone(), draining.clone(), bounds, ticket));
+        let reached = reached(&stream);
+        tasks.spawn(attend(stream, (from, reached), router.clone(), draining.clone(), bounds, ticket));
     }
     drop(listener);
     while tasks.join_next().await.is_some() {}
@@ -204,7 +212,7 @@ pub(crate) async fn serve<L>(
 
 async fn attend(
     stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
-    (from, base): (SocketAddr, String),
+    (from, reached): (SocketAddr, Reached),
     router: Router,
     draining: Draining,
     bounds: Http,
@@ -212,11 +220,14 @@ async fn attend(
 ) {
     let entry = ticket.as_ref().map(|ticket| ticket.entry.clone());
     let known = ticket.as_ref().map(|ticket| (ticket.of.clone(), ticket.entry.clone()));
-    let peer = Peer::new(&base, move |account| {
+    let mut peer = Peer::new(&reached.base, move |account| {
         if let Some((all, entry)) = &known {
             all.known(entry, account);
         }
     });
+    if let Some(user) = reached.administrator {
+        peer = peer.of_administrator(user);
+    }
     let of_requests = entry.clone();
     let serving = Serving::default();
     let requests = serving.clone();

@@ -18,6 +18,8 @@ use berth_runtime::LogLimits;
 use berth_store::Store;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::connections::Reached;
+use crate::service;
 use crate::settings::Settings;
 
 /// Keeps a second server from the same data. The lock goes with the process, however it ends.
@@ -77,15 +79,8 @@ async fn ended() {
     }
 }
 
-pub(crate) fn begin_log(settings: &Settings) {
-    let filter = std::env::var("BERTH_LOG").unwrap_or_else(|_| settings.log.level.clone());
-    let filter = tracing_subscriber::EnvFilter::try_new(&filter).unwrap_or_else(|_| "info".into());
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
-    if settings.log.json { builder.json().init() } else { builder.with_ansi(io::stderr().is_terminal()).init() }
-}
-
 /// Database, images, engine and core of a data folder.
-async fn open_core(settings: &Settings, data: &Path) -> Result<Core, String> {
+async fn open_core(settings: &Settings, data: &Path) -> Result<(Core, Registries), String> {
     let database = data.join("berth.db");
     let store = Store::open(&database).map_err(|e| chain(&e))?;
     fs::set_permissions(&database, fs::Permissions::from_mode(0o600)).map_err(|e| e.to_string())?;
@@ -113,40 +108,73 @@ async fn open_core(settings: &Settings, data: &Path) -> Result<Core, String> {
     };
     // Containers' own addresses are nothing that a client may have the server go to.
     let guard = Guard::new([engine.subnet()]);
-    let registry = Arc::new(Registries::new(settings.registries.clone(), guard.clone()));
+    let registries = Registries::new(settings.registries.clone(), guard.clone());
     let fetch = Arc::new(HttpFetch::new(guard));
-    let mut of_core = settings.core.clone();
-    of_core.operators = berth_api::OPERATORS.map(str::to_owned).to_vec();
-    of_core.dialects = berth_api::DIALECTS_OF_KEYS.map(str::to_owned).to_vec();
-    Core::open(store, Arc::new(engine), images, fetch, registry, paths, of_core).await.map_err(|e| e.chain())
+    let registry = Arc::new(registries.clone());
+    let core = Core::open(store, Arc::new(engine), images, fetch, registry, paths, of_core(settings)).await;
+    Ok((core.map_err(|e| e.chain())?, registries))
 }
 
-/// Runs until SIGTERM or SIGINT. Containers go on.
-pub(crate) async fn serve(settings: Settings) -> Result<(), String> {
-    let data = &settings.data_dir;
-    fs::create_dir_all(data).map_err(|e| format!("{}: {e}", data.display()))?;
-    let data = &fs::canonicalize(data).map_err(|e| format!("{}: {e}", data.display()))?;
-    fs::set_permissions(data, fs::Permissions::from_mode(0o700)).map_err(|e| format!("{}: {e}", data.display()))?;
+/// The core's settings, with what only the dialects know.
+pub(crate) fn of_core(settings: &Settings) -> berth_core::Settings {
+    berth_core::Settings {
+        operators: berth_api::OPERATORS.map(str::to_owned).to_vec(),
+        dialects: berth_api::DIALECTS_OF_KEYS.map(str::to_owned).to_vec(),
+        ..settings.core.clone()
+    }
+}
+
+/// The data folder, its owner's alone.
+fn data_folder(path: &Path) -> Result<std::path::PathBuf, String> {
+    let named = |e: io::Error| format!("{}: {e}", path.display());
+    fs::create_dir_all(path).map_err(named)?;
+    let data = fs::canonicalize(path).map_err(named)?;
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).map_err(named)?;
+    Ok(data)
+}
+
+async fn listen(settings: &Settings) -> Result<tokio::net::TcpListener, String> {
+    let address = settings.listen;
+    if settings.dev && !address.ip().is_loopback() {
+        return Err(format!("--dev takes requests without a signature: only for a loopback listener, not {address}"));
+    }
+    tokio::net::TcpListener::bind(address).await.map_err(|e| format!("listen on {address}: {e}"))
+}
+
+/// Writes down what is only in memory.
+async fn last_words(core: &Core) {
+    // What is on disk now is told again by the next server.
+    match tokio::time::timeout(Duration::from_secs(5), core.sample()).await {
+        Ok(Err(error)) => tracing::error!(error = error.chain(), "traffic could not be read at the end"),
+        Err(_) => tracing::error!("traffic was not read in time at the end"),
+        Ok(Ok(())) => {}
+    }
+    if let Err(error) = core.identity().audit_flush().await {
+        tracing::error!(error = error.chain(), "repeated failures could not be counted in the audit log");
+    }
+}
+
+/// Runs until SIGTERM or SIGINT. Containers go on. `load` reads the settings again, at SIGHUP.
+pub(crate) async fn serve(
+    settings: Settings,
+    log: crate::log::Log,
+    load: impl Fn() -> Result<Settings, String>,
+) -> Result<(), String> {
+    // From now on: what is told to reload while it comes up must not end.
+    let hangups = signal(SignalKind::hangup()).map_err(|e| format!("watch for SIGHUP: {e}"))?;
+    let data = &data_folder(&settings.data_dir)?;
     let _lock = take_lock(data)?;
     if let Err(error) = berth_runtime::raise_open_files() {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
-    if settings.dev && !settings.listen.ip().is_loopback() {
-        return Err(format!(
-            "--dev takes requests without a signature: only for a loopback listener, not {}",
-            settings.listen
-        ));
-    }
-    let listener = tokio::net::TcpListener::bind(settings.listen)
-        .await
-        .map_err(|e| format!("listen on {}: {e}", settings.listen))?;
+    let listener = listen(&settings).await?;
     let address = listener.local_addr().map_err(|e| e.to_string())?;
     let secure = crate::tls::Listener::open(&settings.https).await?;
     if let Some(secure) = &secure {
         tracing::info!(address = %secure.address(), "TLS");
     }
 
-    let core = open_core(&settings, data).await?;
+    let (core, registries) = open_core(&settings, data).await?;
     let first = administrator(&core, data, settings.dev).await?;
     berth_ssh::begin(core.clone()).await.map_err(|e| e.chain())?;
     let draining = Draining::default();
@@ -154,10 +182,23 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), String> {
     let router = berth_api::router(core.clone(), draining.clone(), served);
     let socket = crate::local::path(data);
     let local = crate::local::Listener::open(data).map_err(|e| format!("listen on {}: {e}", socket.display()))?;
+    let administrators = match settings.socket.of(data) {
+        Some(path) => Some(crate::local::Listener::of_administrators(&path, &settings.socket.group)?),
+        None => None,
+    };
     // Where the CLI finds this server, when it is given the folder.
     let places = serde_json::json!({ "url": format!("http://{}", reachable(address)), "socket": &socket });
     fs::write(data.join("server.json"), format!("{places}\n")).map_err(|e| format!("write server.json: {e}"))?;
     greet(reachable(address), data, first, settings.dev, settings.core.port_range);
+
+    let status = format!("serves on http://{}", reachable(address));
+    let reloads = crate::reload::Reloads {
+        core: core.clone(),
+        registries,
+        certificate: secure.as_ref().map(crate::tls::Listener::certificate),
+        log,
+        status: status.clone(),
+    };
 
     let going = draining.clone();
     // Without it an answer's last part waits until the client has acknowledged the part before, and is lost when the
@@ -172,11 +213,13 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), String> {
         draining.clone(),
         bounds,
         Some(connections.clone()),
-        |io| base_of("http", io.local_addr(), address),
+        |io| anybody(base_of("http", io.local_addr(), address)),
     );
+    let watched = core.clone();
     let goes = async move {
         ended().await;
         tracing::info!("going: requests under way are finished, containers run on");
+        service::notify::stopping();
         going.begin();
         core.close();
     };
@@ -190,26 +233,30 @@ pub(crate) async fn serve(settings: Settings) -> Result<(), String> {
             let Some(listener) = secure else { return };
             let own = listener.address();
             crate::connections::serve(listener, router.clone(), draining.clone(), bounds, Some(connections), |io| {
-                base_of("https", io.get_ref().0.local_addr(), own)
+                anybody(base_of("https", io.get_ref().0.local_addr(), own))
             })
             .await;
         };
         let local = crate::connections::serve(local, router.clone(), draining.clone(), bounds, None, |_| {
-            base_of("http", Ok(address), address)
+            anybody(base_of("http", Ok(address), address))
         });
-        tokio::join!(server, secure, local, goes);
-        // What is on disk now is told again by the next server.
-        match tokio::time::timeout(Duration::from_secs(5), last.sample()).await {
-            Ok(Err(error)) => tracing::error!(error = error.chain(), "traffic could not be read at the end"),
-            Err(_) => tracing::error!("traffic was not read in time at the end"),
-            Ok(Ok(())) => {}
-        }
-        if let Err(error) = last.identity().audit_flush().await {
-            tracing::error!(error = error.chain(), "repeated failures could not be counted in the audit log");
-        }
+        let administrators = async {
+            let Some(listener) = administrators else { return };
+            crate::connections::serve(listener, router.clone(), draining.clone(), bounds, None, |io| Reached {
+                base: base_of("http", Ok(address), address),
+                // Who it is can't be told: no rights then, but to show a token.
+                administrator: io.peer_cred().ok().map(|peer| peer.uid()),
+            })
+            .await;
+        };
+        tokio::join!(server, secure, local, administrators, goes);
+        last_words(&last).await;
     };
+    service::notify::ready(&status);
     tokio::select! {
         () = all => Ok(()),
+        () = reloads.follow(hangups, settings, load) => Ok(()),
+        () = service::notify::watchdog(&watched) => Ok(()),
         () = late => {
             tracing::warn!("some requests did not end in {} s", limit.as_secs());
             Ok(())
@@ -225,6 +272,11 @@ fn chain(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
+}
+
+/// A connection that says by a token whose it is.
+fn anybody(base: String) -> Reached {
+    Reached { base, administrator: None }
 }
 
 /// The server as a connection reaches it.

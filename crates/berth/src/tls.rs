@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use rustls::pki_types::pem::PemObject;
@@ -23,18 +23,45 @@ const AT_ONCE: usize = 1024;
 /// The files are looked at so often.
 const LOOK: Duration = Duration::from_secs(30);
 
-/// The certificate in the files, as they are or were.
+/// The certificate in the files, as they are or were. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Certificate(Arc<Mutex<Loaded>>);
+
 #[derive(Debug)]
-struct Certificate {
+struct Loaded {
     settings: Https,
-    now: Mutex<(Arc<CertifiedKey>, Option<SystemTime>, Instant)>,
+    certified: Arc<CertifiedKey>,
+    /// When the file was changed, as far as that is known.
+    of: Option<SystemTime>,
+    looked: Instant,
+}
+
+impl Loaded {
+    fn of(settings: &Https) -> Result<Self, String> {
+        let of = changed(&settings.certificate);
+        Ok(Self { settings: settings.clone(), certified: load(settings)?, of, looked: Instant::now() })
+    }
+}
+
+impl Certificate {
+    fn loaded(&self) -> MutexGuard<'_, Loaded> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the certificate that these settings name for new connections; the one before stays if it can't be read.
+    pub(crate) fn reload(&self, settings: &Https) -> Result<(), String> {
+        let fresh = Loaded::of(settings)?;
+        *self.loaded() = fresh;
+        Ok(())
+    }
 }
 
 fn changed(path: &Path) -> Option<SystemTime> {
     std::fs::metadata(path).and_then(|meta| meta.modified()).ok()
 }
 
-fn load(settings: &Https) -> Result<Arc<CertifiedKey>, String> {
+/// The certificate and key of the settings, which belong together.
+pub(crate) fn load(settings: &Https) -> Result<Arc<CertifiedKey>, String> {
     let (certificate, key) = (&settings.certificate, &settings.key);
     let named = |path: &Path, e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
     let chain: Vec<CertificateDer<'static>> =
@@ -51,22 +78,21 @@ fn load(settings: &Https) -> Result<Arc<CertifiedKey>, String> {
 
 impl ResolvesServerCert for Certificate {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.2.elapsed() > LOOK {
-            now.2 = Instant::now();
-            let at = changed(&self.settings.certificate);
-            if at != now.1 {
-                match load(&self.settings) {
+        let mut now = self.loaded();
+        if now.looked.elapsed() > LOOK {
+            now.looked = Instant::now();
+            if changed(&now.settings.certificate) != now.of {
+                match Loaded::of(&now.settings) {
                     Ok(fresh) => {
                         tracing::info!("the certificate was renewed");
-                        (now.0, now.1) = (fresh, at);
+                        *now = fresh;
                     }
                     // Half written, perhaps: the one before is better than none.
                     Err(error) => tracing::warn!(error, "the certificate has changed and can't be read"),
                 }
             }
         }
-        Some(now.0.clone())
+        Some(now.certified.clone())
     }
 }
 
@@ -74,6 +100,7 @@ impl ResolvesServerCert for Certificate {
 pub(crate) struct Listener {
     ready: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
     address: SocketAddr,
+    certificate: Certificate,
 }
 
 impl Listener {
@@ -85,10 +112,9 @@ impl Listener {
         let socket = TcpListener::bind(&settings.listen).await;
         let socket = socket.map_err(|e| format!("https.listen {}: {e}", settings.listen))?;
         let address = socket.local_addr().map_err(|e| e.to_string())?;
-        let now = Mutex::new((load(settings)?, changed(&settings.certificate), Instant::now()));
-        let certificate = Certificate { settings: settings.clone(), now };
+        let certificate = Certificate(Arc::new(Mutex::new(Loaded::of(settings)?)));
         let mut config =
-            rustls::ServerConfig::builder().with_no_client_auth().with_cert_resolver(Arc::new(certificate));
+            rustls::ServerConfig::builder().with_no_client_auth().with_cert_resolver(Arc::new(certificate.clone()));
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let (send, ready) = mpsc::channel(64);
@@ -126,7 +152,12 @@ impl Listener {
                 shaking.push_back(hands.abort_handle());
             }
         });
-        Ok(Some(Self { ready, address }))
+        Ok(Some(Self { ready, address, certificate }))
+    }
+
+    /// What it shows to clients.
+    pub(crate) fn certificate(&self) -> Certificate {
+        self.certificate.clone()
     }
 
     /// Where it listens.

@@ -49,7 +49,8 @@ const MIB: u64 = 1 << 20;
 impl Container {
     /// `disk` is what its group says, bytes.
     pub(super) fn of(core: &Core, c: &berth_core::Container, disk: Option<u64>) -> Self {
-        let zone = &core.settings().time_zone;
+        let settings = core.settings();
+        let zone = &settings.time_zone;
         let time = |at: Option<i64>| at.map(|at| local_time(at, zone)).unwrap_or_default();
         Self {
             id: c.id,

@@ -56,7 +56,8 @@ impl Image {
             Some((name, tag)) if !tag.contains('/') => (name, tag),
             _ => (full_name, "latest"),
         };
-        let plans = &core.settings().plans;
+        let settings = core.settings();
+        let plans = &settings.plans;
         let note = plans.images.get(full_name);
         let label = image.config.config.labels.get("org.opencontainers.image.description");
         // Bounds that an administrator left open are those of all specs.

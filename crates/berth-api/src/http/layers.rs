@@ -66,25 +66,41 @@ impl Who {
         if self.0.set(caller).is_ok()
             && let Some(peer) = &self.1
         {
-            (peer.0)(caller.account);
+            (peer.known)(caller.account);
         }
     }
 }
 
 /// The other end of a connection; put among a request's extensions by whoever accepts connections.
 #[derive(Clone)]
-pub struct Peer(Arc<dyn Fn(i64) + Send + Sync>, Arc<str>);
+pub struct Peer {
+    known: Arc<dyn Fn(i64) + Send + Sync>,
+    base: Arc<str>,
+    administrator: Option<u32>,
+}
 
 impl Peer {
     /// `known` is told the account when a request on the connection has shown a good credential; `base` is the server as the
     /// connection reaches it, such as `https://10.0.0.5:8443`.
     pub fn new(base: &str, known: impl Fn(i64) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(known), base.into())
+        Self { known: Arc::new(known), base: base.into(), administrator: None }
+    }
+
+    /// The same for a connection that only administrators can make: requests without a token are the administrator's. `user` is
+    /// the number of the user of this machine, for the audit log.
+    #[must_use]
+    pub fn of_administrator(self, user: u32) -> Self {
+        Self { administrator: Some(user), ..self }
+    }
+
+    /// The user of this machine, if it is an administrator without further ado.
+    pub(crate) fn administrator(&self) -> Option<u32> {
+        self.administrator
     }
 
     /// The server as the connection reaches it.
     pub(crate) fn base(&self) -> &str {
-        &self.1
+        &self.base
     }
 }
 
@@ -187,10 +203,16 @@ async fn handle(
     // Without the query: a token may be in it.
     let whole = request.extensions().get::<axum::extract::OriginalUri>().map(|uri| uri.0.path().to_owned());
     let path = shown(whole.unwrap_or_else(|| request.uri().path().to_owned()));
-    let source = client_address(request.extensions()).map(|ip| ip.to_string()).unwrap_or_default();
-    let who = Who(Arc::default(), request.extensions().get::<Peer>().cloned());
+    let peer = request.extensions().get::<Peer>().cloned();
+    let source = match peer.as_ref().and_then(Peer::administrator) {
+        Some(user) => format!("unix socket, user {user}"),
+        None => client_address(request.extensions()).map(|ip| ip.to_string()).unwrap_or_default(),
+    };
+    let client = source.clone();
+    let who = Who(Arc::default(), peer);
     request.extensions_mut().insert(who.clone());
     request.extensions_mut().insert(Client { source: source.clone(), request_id: id.clone() });
+    let caller = who.clone();
     let mut response = match places.try_acquire_owned() {
         Err(_) => (layer.broken)(InternalFallback::Overload),
         Ok(place) => {
@@ -239,15 +261,21 @@ async fn handle(
     let elapsed = begun.elapsed();
     let status = response.status().as_u16();
     layer.meters.request(layer.dialect, status, elapsed);
-    tracing::info!(
-        request_id = id,
-        dialect = layer.dialect,
-        %method,
-        path,
-        status,
-        ms = elapsed.as_secs_f64() * 1000.0,
-        "request"
-    );
+    let (dialect, ms) = (layer.dialect, elapsed.as_secs_f64() * 1000.0);
+    let account = caller.0.get().map_or(0, |caller| caller.account);
+    // A dialect may answer with the status of success all the same.
+    let reason = response.extensions().get::<AuditMessage>().map(|said| said.0.as_str());
+    match (status, reason) {
+        (500.., reason) => {
+            let reason = reason.unwrap_or_default();
+            tracing::error!(request_id = id, dialect, %method, path, status, account, client, ms, reason, "request failed");
+        }
+        (400.., _) | (_, Some(_)) => {
+            let reason = reason.unwrap_or_default();
+            tracing::warn!(request_id = id, dialect, %method, path, status, account, client, ms, reason, "request refused");
+        }
+        _ => tracing::info!(request_id = id, dialect, %method, path, status, account, client, ms, "request"),
+    }
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert("request-id", value);
     }

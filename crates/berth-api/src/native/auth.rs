@@ -7,7 +7,10 @@ use berth_core::{Caller, Core};
 use serde::de::DeserializeOwned;
 
 use super::error::Error;
-use crate::http::{Who, token_of};
+use crate::http::{Peer, Who, token_of};
+
+/// Names the account that an administrator acts for, instead of its own.
+pub(crate) const ACCOUNT: &str = "berth-account";
 
 /// A caller whose token was good.
 pub(super) struct Auth(pub(super) Caller);
@@ -20,10 +23,24 @@ where
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
         let refused = |detail: &str| Error::new(StatusCode::UNAUTHORIZED, "unauthorized", detail);
-        let token = token_of(&parts.headers).ok_or_else(|| {
-            refused("a token is needed: Authorization: Bearer …; the first start wrote one to admin.json")
-        })?;
-        match Core::from_ref(state).identity().authenticate(&token).await? {
+        let core = Core::from_ref(state);
+        let local = parts.extensions.get::<Peer>().and_then(Peer::administrator);
+        let found = match (token_of(&parts.headers), local) {
+            (Some(token), _) => core.identity().authenticate(&token).await?,
+            (None, Some(user)) => Some(core.identity().local_administrator(user).await?),
+            (None, None) => {
+                return Err(refused(
+                    "a token is needed: Authorization: Bearer …; the first start wrote one to admin.json",
+                ));
+            }
+        };
+        let account = parts.headers.get(ACCOUNT).map(|value| value.to_str().map(str::to_owned));
+        let found = match (found, account) {
+            (Some(caller), Some(Ok(account))) => Some(core.identity().on_behalf(caller, &account).await?),
+            (Some(_), Some(Err(_))) => return Err(Error::invalid(format!("{ACCOUNT}: not a name"))),
+            (found, _) => found,
+        };
+        match found {
             Some(caller) => {
                 if let Some(who) = parts.extensions.get::<Who>() {
                     who.is(caller);

@@ -124,6 +124,9 @@ pub(super) struct RemoveParams {
     /// Kills it if it runs.
     #[serde(default)]
     force: bool,
+    /// Removes the volumes, too, that nobody named and nobody else uses.
+    #[serde(default)]
+    volumes: bool,
 }
 
 /// Removes a container.
@@ -135,7 +138,10 @@ pub(super) async fn remove(
     Segment(id): Segment<String>,
     Params(params): Params<RemoveParams>,
 ) -> Result<StatusCode, Error> {
-    core.container_remove(&caller, &id, params.force).await?;
+    match params.volumes {
+        true => core.container_remove_with_volumes(&caller, &id, params.force).await?,
+        false => core.container_remove(&caller, &id, params.force).await?,
+    }
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -157,6 +163,9 @@ pub(super) struct StopParams {
     /// Seconds between the stop signal and the kill; the container's own if absent.
     #[serde(default)]
     timeout: Option<u64>,
+    /// Number of the signal that asks it to stop; the container's own if absent.
+    #[serde(default)]
+    signal: Option<i32>,
 }
 
 impl StopParams {
@@ -174,7 +183,7 @@ pub(super) async fn stop(
     Segment(id): Segment<String>,
     Params(params): Params<StopParams>,
 ) -> Result<Json<Container>, Error> {
-    Ok(Json(core.container_stop(&caller, &id, params.grace()).await?.into()))
+    Ok(Json(core.container_stop_by(&caller, &id, params.grace(), params.signal).await?.into()))
 }
 
 /// Stops and starts it.
@@ -186,7 +195,7 @@ pub(super) async fn restart(
     Segment(id): Segment<String>,
     Params(params): Params<StopParams>,
 ) -> Result<Json<Container>, Error> {
-    Ok(Json(core.container_restart(&caller, &id, params.grace()).await?.into()))
+    Ok(Json(core.container_restart_by(&caller, &id, params.grace(), params.signal).await?.into()))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]

@@ -10,8 +10,8 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use super::{
-    accounts, commands, containers, events, exec, host, hosts, images, keys, registries, services, ssh_keys, tokens,
-    usage, volumes,
+    accounts, commands, containers, events, exec, host, hosts, images, inspection, keys, registries, services,
+    ssh_keys, tokens, usage, volumes,
 };
 
 #[derive(OpenApi)]
@@ -33,7 +33,8 @@ use super::{
         keys::list, keys::create, keys::rotate, keys::disable, keys::enable, keys::remove, keys::audit,
         hosts::list, hosts::inspect, hosts::label, hosts::bandwidth, ssh_keys::list, ssh_keys::create, ssh_keys::remove, usage::list,
         host::inspect, events::list, tokens::list, tokens::create, tokens::revoke,
-        accounts::list, accounts::change,
+        inspection::processes, inspection::size, inspection::changes, inspection::rename,
+        accounts::list, accounts::create, accounts::inspect, accounts::change, accounts::remove,
     ),
     components(schemas(super::wire::Problem)),
     modifiers(&Secured),

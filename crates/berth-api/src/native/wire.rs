@@ -2,7 +2,9 @@
 
 mod containers;
 mod exec;
+mod health;
 mod images;
+mod inspection;
 mod keys;
 mod services;
 mod usage;
@@ -12,15 +14,17 @@ use berth_runtime::log::format_time;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use berth_types::{Extras, NamedAddress, Ulimit};
 pub use containers::{
-    Container, ContainerCreate, ContainerMount, ContainerUpdate, Ended, Health, HealthCheck, LogEntry, Port, PortList,
-    Stats, Traffic,
+    Container, ContainerCreate, ContainerMount, ContainerUpdate, Ended, LogEntry, Port, PortList, Stats, Traffic,
 };
 pub use exec::{ExecCreate, ExecResult, FileStat, channel};
+pub use health::{Health, HealthCheck};
 pub use images::{
     CommitCreate, DiskPart, DiskUse, Image, ImagePull, ImagePush, ImageRemoved, LoginCreate, PruneAsked, Pruned, Quota,
     RegistryLogin, Travel,
 };
+pub use inspection::{ChangedPath, Process, Rename, Written};
 pub use keys::{AccessKey, AuditEntry, KeyCreate, KeyRotate};
 pub(crate) use services::method;
 pub use services::{
@@ -81,6 +85,15 @@ pub struct Host {
     pub disk_free: u64,
     /// Mean number of running tasks in the last minute.
     pub load: f64,
+    /// Version of the cgroup hierarchy, 1 or 2.
+    #[serde(default)]
+    pub cgroup_version: u8,
+    /// What runs containers.
+    #[serde(default)]
+    pub runtime: String,
+    /// What is not as it should be.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 impl From<berth_core::HostInfo> for Host {
@@ -96,6 +109,9 @@ impl From<berth_core::HostInfo> for Host {
             memory_available: h.memory_available,
             disk_free: h.disk_free,
             load: h.load,
+            cgroup_version: h.cgroup_version,
+            runtime: h.runtime,
+            warnings: h.warnings,
         }
     }
 }
@@ -153,6 +169,100 @@ pub struct Account {
     pub host_network: Option<bool>,
     /// Whether its downloads may come from private addresses; the setting's default if null.
     pub private_addresses: Option<bool>,
+    /// When it was made, RFC 3339.
+    #[serde(default)]
+    pub created_at: String,
+    /// Whether its credentials are refused.
+    #[serde(default)]
+    pub disabled: bool,
+    /// What it may have; null is no bound.
+    #[serde(default)]
+    pub quota: AccountQuota,
+    /// What it has now; only where one account is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<AccountUsage>,
+}
+
+/// What an account may have; null is no bound.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AccountQuota {
+    /// Containers that run at a time.
+    pub containers: Option<u64>,
+    /// Bytes of memory of all that run. Each needs a bound of its own then; so for CPUs and bandwidth.
+    pub memory: Option<u64>,
+    /// CPUs of all that run, with fractions.
+    pub cpus: Option<f64>,
+    /// Bits per second of all that run, in each direction.
+    pub bandwidth: Option<u64>,
+    /// Bytes that its containers have written and its volumes hold: at or above it no container is started.
+    pub disk: Option<u64>,
+    /// Bytes of its images; the setting's default if null.
+    pub images: Option<u64>,
+}
+
+/// What an account has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AccountUsage {
+    /// Containers, stopped ones too.
+    pub containers: u64,
+    /// Containers that run.
+    pub running: u64,
+    /// Bytes of memory that those that run may use.
+    pub memory: u64,
+    /// CPUs that those that run may use.
+    pub cpus: f64,
+    /// Bytes that containers have written and volumes hold.
+    pub disk: u64,
+    /// Bytes of images.
+    pub images: u64,
+}
+
+/// A new account.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AccountCreate {
+    /// Unique name.
+    pub name: String,
+    /// What it may have.
+    #[serde(default)]
+    pub quota: AccountQuota,
+    /// Whether its users may have containers in the host's network; the setting's default if absent.
+    #[serde(default)]
+    pub host_network: Option<bool>,
+    /// Whether its downloads may come from private addresses; the setting's default if absent.
+    #[serde(default)]
+    pub private_addresses: Option<bool>,
+}
+
+/// Changes of what an account may have: what is left out stays, `null` takes a bound away.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct QuotaChange {
+    /// See [`AccountQuota::containers`]; so for the others.
+    #[schema(value_type = Option<u64>)]
+    #[serde(skip_serializing_if = "Change::is_kept")]
+    pub containers: Change<u64>,
+    /// See [`AccountQuota::memory`].
+    #[schema(value_type = Option<u64>)]
+    #[serde(skip_serializing_if = "Change::is_kept")]
+    pub memory: Change<u64>,
+    /// See [`AccountQuota::cpus`].
+    #[schema(value_type = Option<f64>)]
+    #[serde(skip_serializing_if = "Change::is_kept")]
+    pub cpus: Change<f64>,
+    /// See [`AccountQuota::bandwidth`].
+    #[schema(value_type = Option<u64>)]
+    #[serde(skip_serializing_if = "Change::is_kept")]
+    pub bandwidth: Change<u64>,
+    /// See [`AccountQuota::disk`].
+    #[schema(value_type = Option<u64>)]
+    #[serde(skip_serializing_if = "Change::is_kept")]
+    pub disk: Change<u64>,
+    /// See [`AccountQuota::images`].
+    #[schema(value_type = Option<u64>)]
+    #[serde(skip_serializing_if = "Change::is_kept")]
+    pub images: Change<u64>,
 }
 
 /// A value of a change: left out it stays, `null` makes it the default.
@@ -206,6 +316,11 @@ pub struct AccountChange {
     #[schema(value_type = Option<bool>)]
     #[serde(skip_serializing_if = "Change::is_kept")]
     pub private_addresses: Change<bool>,
+    /// Whether its credentials are refused. Its containers run on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disabled: Option<bool>,
+    /// What it may have.
+    pub quota: QuotaChange,
 }
 
 /// A token.

@@ -74,7 +74,8 @@ pub(super) async fn response(State(core): State<Core>, request: Request) -> Resu
     match ready {
         Some(file) => {
             // What the client says in Host is no word to be repeated.
-            let base = if core.public_url().is_empty() { base.as_str() } else { core.public_url() };
+            let settings = core.settings();
+            let base = if settings.public_url.is_empty() { base.as_str() } else { settings.public_url.as_str() };
             let url = format!("{}/tingyu/file/get/{}", base.trim_end_matches('/'), file.token);
             Ok(Json(Ready { msg: "success", code: 200, state, size: file.size, sha256: file.sha256, url }))
         }

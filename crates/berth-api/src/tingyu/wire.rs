@@ -416,7 +416,8 @@ impl Node {
 
 impl ListedNode {
     pub(super) fn of(core: &Core, host: Host) -> Self {
-        let zone = &core.settings().time_zone;
+        let settings = core.settings();
+        let zone = &settings.time_zone;
         Self {
             eth: interfaces(&host),
             diskinfo: disks(&host),

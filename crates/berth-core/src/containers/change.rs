@@ -122,6 +122,9 @@ impl Core {
                 "a container that is removed when it has ended can't be started again",
             ));
         }
+        if found.state.is_live() {
+            self.check_change(caller, found.id, &before.unit.resources(), to).await?;
+        }
         self.change_spec(&found, &before, after, async |core, spec| {
             match core.inner.engine.update(&found.uid, spec.unit.resources()).await {
                 // Made when it is started.
@@ -156,7 +159,7 @@ impl Core {
         let before = found.stored();
         let mut after = before.clone();
         after.unit.ports = ports;
-        check_ports(&mut after.unit.ports, after.unit.network, &self.inner.settings)?;
+        check_ports(&mut after.unit.ports, after.unit.network, &self.settings())?;
         let mut given = None;
         self.change_spec(&found, &before, after, async |core, spec| {
             match core.inner.engine.set_ports(&found.uid, &spec.unit.ports).await {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use berth_engine::{Mount, MountSource, NetworkMode, Rates, Resources, UnitId, UnitSpec};
+use berth_engine::{Mount, MountSource, NetworkMode, PortProtocol, PortRequest, Rates, Resources, UnitId, UnitSpec};
 use berth_image::Config;
 
 use super::change::{check_ports, check_resources};
@@ -15,7 +15,7 @@ use berth_identity::{Caller, Role, check_name};
 use berth_types::{now, random_hex};
 
 /// Signals by name and number, for what images and clients write.
-pub(crate) fn signal_number(text: &str) -> Option<i32> {
+pub fn signal_number(text: &str) -> Option<i32> {
     const NAMES: [(&str, i32); 15] = [
         ("HUP", 1),
         ("INT", 2),
@@ -49,6 +49,14 @@ pub(crate) struct Prepared {
     uid: UnitId,
     name: String,
     new: NewContainer,
+}
+
+impl Prepared {
+    /// What it is to have, as far as an account's quotas go.
+    fn resources(&self) -> Resources {
+        let NewContainer { cpu_milli, memory, swap, pids, ingress, egress, .. } = self.new;
+        Resources { cpu_milli, memory, swap, pids, rates: Rates { ingress, egress } }
+    }
 }
 
 /// Where mounts are to be: each at a place of its own, told in one way.
@@ -98,6 +106,20 @@ fn program_of(new: &NewContainer, image: &Config) -> Result<(Vec<String>, Vec<St
     Ok((args, env))
 }
 
+/// The ports that an image exposes, but for those that are published already: each on any port of the host.
+fn exposed(image: &Config, published: &[PortRequest]) -> Vec<PortRequest> {
+    let mut all = Vec::new();
+    for text in image.exposed_ports.keys() {
+        let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+        let protocol = if protocol == "udp" { PortProtocol::Udp } else { PortProtocol::Tcp };
+        let Ok(port) = port.parse::<u16>() else { continue };
+        if !published.iter().any(|has| has.container_port == Some(port) && has.protocol == protocol) {
+            all.push(PortRequest { host_ip: None, host_ports: (0, 0), container_port: Some(port), protocol });
+        }
+    }
+    all
+}
+
 fn host_name_of(new: &NewContainer, uid: &UnitId) -> Result<String, Error> {
     let host_name = new.hostname.clone().unwrap_or_else(|| uid.to_string());
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
@@ -117,7 +139,7 @@ impl Core {
         image: &Config,
         layers: Vec<String>,
     ) -> Result<Spec, Error> {
-        let settings = &self.inner.settings;
+        let settings = self.settings();
         let (args, env) = program_of(new, image)?;
         if new.stop_signal.is_some_and(|s| !(1..=64).contains(&s)) {
             return Err(Error::invalid(Field::StopSignal, "expected a signal number from 1 to 64"));
@@ -156,8 +178,14 @@ impl Core {
             }
         }
         let host_name = host_name_of(new, uid)?;
+        if let Some((field, message)) = new.extras.fault() {
+            return Err(Error::invalid(field, message));
+        }
         let mut ports = new.ports.clone();
-        check_ports(&mut ports, new.network, settings)?;
+        if new.publish_all {
+            ports.extend(exposed(image, &new.ports));
+        }
+        check_ports(&mut ports, new.network, &settings)?;
         // The name by which it was made, its own id, and what it calls itself.
         let mut names = vec![name.to_owned(), uid.to_string(), host_name.clone()];
         names.dedup();
@@ -187,6 +215,7 @@ impl Core {
                 rates: resources.rates,
                 stdin: new.stdin,
                 terminal: new.terminal,
+                extras: new.extras.clone(),
                 size: new.size,
                 host_network_trusted: caller.role == Role::Admin,
             },
@@ -202,7 +231,7 @@ impl Core {
 
     /// Folders below which an account may mount; `{account}` in a setting is its name.
     fn bind_prefixes(&self, caller: &Caller) -> Result<Vec<String>, Error> {
-        let all = &self.inner.settings.bind_prefixes;
+        let all = &self.settings().bind_prefixes;
         if caller.role == Role::Admin || !all.iter().any(|prefix| prefix.contains("{account}")) {
             return Ok(all.clone());
         }
@@ -372,7 +401,7 @@ impl Core {
         member: Option<Member>,
     ) -> Result<Container, Error> {
         let prepared = self.container_prepare(caller, new).await?;
-        let mut place = if start { self.place_to_run(caller, None).await? } else { None };
+        let mut place = if start { self.place_to_run(caller, None, prepared.resources()).await? } else { None };
         let (core, caller) = (self.clone(), *caller);
         let made = self.write(move |tx| core.container_add(tx, &caller, prepared, layers_above, start, member)).await;
         let (made, event) = made?;

@@ -1,102 +1,31 @@
 //! From start to removal, each step written down before it is done.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use berth_engine::{NetworkMode, State};
 use berth_store::ContainerChange;
 
 use super::create::signal_number;
-use super::{Container, ContainerState, Detail, FailureReason, Transition, json};
+use super::{Container, ContainerState, FailureReason, Transition, json};
 use crate::core::Core;
 use crate::error::{Error, Field};
-use berth_identity::{Caller, Role};
+use berth_identity::Caller;
 use berth_types::now;
 
 /// Between two collections of unused layers.
 const COLLECTION_PAUSE: Duration = Duration::from_millis(200);
 
-/// A place among the containers of an account that run, while one is being started.
-pub(super) struct Starting {
-    core: Core,
-    account: i64,
-    container: i64,
-}
-
-impl Starting {
-    /// The container that is started, which had no number yet.
-    pub(super) fn is(&mut self, container: i64) {
-        let mut all = self.core.starting();
-        if let Some(own) = all.get_mut(&self.account) {
-            own.remove(&self.container);
-            own.insert(container);
+fn check_signal(signal: Option<i32>) -> Result<(), Error> {
+    match signal {
+        Some(number) if !(1..=64).contains(&number) => {
+            Err(Error::invalid(Field::Signal, format!("{number}: expected a signal number from 1 to 64")))
         }
-        self.container = container;
-    }
-}
-
-impl Drop for Starting {
-    fn drop(&mut self) {
-        let mut all = self.core.starting();
-        if let Some(own) = all.get_mut(&self.account) {
-            own.remove(&self.container);
-            if own.is_empty() {
-                all.remove(&self.account);
-            }
-        }
+        _ => Ok(()),
     }
 }
 
 impl Core {
-    fn starting(&self) -> MutexGuard<'_, HashMap<i64, HashSet<i64>>> {
-        self.inner.starting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A place to run for a container of the caller's account, by number (`None`: it is not made yet); to be held until its record says
-    /// that it runs. One that waits to be started again by its policy keeps its place.
-    pub(super) async fn place_to_run(
-        &self,
-        caller: &Caller,
-        container: Option<i64>,
-    ) -> Result<Option<Starting>, Error> {
-        static UNNUMBERED: AtomicI64 = AtomicI64::new(-1);
-        let bound = self.inner.settings.running_per_account as usize;
-        if caller.role == Role::Admin || bound == 0 {
-            return Ok(None);
-        }
-        let account = caller.account;
-        let container = container.unwrap_or_else(|| UNNUMBERED.fetch_sub(1, Ordering::Relaxed));
-        // One after the other: of two that want the last place one gets it.
-        let _turn = self.inner.placing.lock().await;
-        let rows = self.read(move |tx| Ok(tx.containers_running_of(account)?)).await?;
-        let mut all = HashSet::new();
-        for (id, state, detail) in rows {
-            let counts = match ContainerState::of(&state) {
-                ContainerState::Running | ContainerState::Paused => true,
-                ContainerState::Exited => {
-                    let detail: Detail = serde_json::from_str(&detail).map_err(|e| Error::Bug(e.to_string()))?;
-                    detail.next_start.is_some()
-                }
-                ContainerState::Created => false,
-            };
-            if counts {
-                all.insert(id);
-            }
-        }
-        let mut starting = self.starting();
-        all.extend(starting.get(&account).into_iter().flatten());
-        all.remove(&container);
-        if all.len() >= bound {
-            let running = all.len();
-            return Err(Error::NoRoom(format!("{running} containers of the account run, of {bound} that may")));
-        }
-        starting.entry(account).or_default().insert(container);
-        drop(starting);
-        Ok(Some(Starting { core: self.clone(), account, container }))
-    }
-
     /// Writes down what is wanted, before anything is done about it.
     pub(crate) async fn set_desired(&self, id: i64, desired: &'static str) -> Result<(), Error> {
         self.write(move |tx| {
@@ -120,7 +49,10 @@ impl Core {
     /// Has the engine do the run that is written down, and writes down what came of it.
     pub(crate) async fn run(&self, mut target: Container) -> Result<Container, Error> {
         let run = target.runs as u64;
-        match self.inner.engine.start(&target.uid, run).await {
+        let begun = std::time::Instant::now();
+        let started = self.inner.engine.start(&target.uid, run).await;
+        self.inner.meters.starts.observe(started.is_ok(), begun.elapsed());
+        match started {
             Ok(()) => {
                 let observed = self.inner.engine.observe(&target.uid).await?;
                 target.observe(&observed);
@@ -242,7 +174,7 @@ impl Core {
             self.watch_health(&target);
             return Ok(target);
         }
-        let _place = self.place_to_run(caller, Some(target.id)).await?;
+        let _place = self.place_to_run(caller, Some(target.id), target.spec.resources()).await?;
         if target.spec.network == NetworkMode::Host {
             let (core, caller) = (self.clone(), *caller);
             self.read(move |tx| Ok(core.identity().check_host_network(tx, &caller)?)).await?;
@@ -283,10 +215,28 @@ impl Core {
         reference: &str,
         grace: Option<Duration>,
     ) -> Result<Container, Error> {
+        self.container_stop_by(caller, reference, grace, None).await
+    }
+
+    /// [`container_stop`](Self::container_stop) by another signal than its own.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a signal that is none, and those of it.
+    pub async fn container_stop_by(
+        &self,
+        caller: &Caller,
+        reference: &str,
+        grace: Option<Duration>,
+        signal: Option<i32>,
+    ) -> Result<Container, Error> {
+        check_signal(signal)?;
         let found = self.container(caller, reference).await?;
         let lock = self.lock(found.id);
         let _busy = lock.lock().await;
-        self.stop_locked(self.container(caller, found.uid.as_str()).await?, grace).await
+        let found = self.container(caller, found.uid.as_str()).await?;
+        let own = found.stop_signal;
+        let asked = Container { stop_signal: signal.unwrap_or(own), ..found };
+        self.stop_locked(asked, grace).await.map(|stopped| Container { stop_signal: own, ..stopped })
     }
 
     async fn stop_locked(&self, mut target: Container, grace: Option<Duration>) -> Result<Container, Error> {
@@ -332,13 +282,31 @@ impl Core {
         reference: &str,
         grace: Option<Duration>,
     ) -> Result<Container, Error> {
+        self.container_restart_by(caller, reference, grace, None).await
+    }
+
+    /// [`container_restart`](Self::container_restart) by another signal than its own.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a signal that is none, and those of it.
+    pub async fn container_restart_by(
+        &self,
+        caller: &Caller,
+        reference: &str,
+        grace: Option<Duration>,
+        signal: Option<i32>,
+    ) -> Result<Container, Error> {
+        check_signal(signal)?;
         let found = self.container(caller, reference).await?;
         let lock = self.lock(found.id);
         let _busy = lock.lock().await;
         // Nobody else takes it meanwhile.
-        let _place = self.place_to_run(caller, Some(found.id)).await?;
-        let stopped = self.stop_locked(self.container(caller, found.uid.as_str()).await?, grace).await?;
-        self.start_locked(caller, stopped).await
+        let _place = self.place_to_run(caller, Some(found.id), found.spec.resources()).await?;
+        let found = self.container(caller, found.uid.as_str()).await?;
+        let own = found.stop_signal;
+        let asked = Container { stop_signal: signal.unwrap_or(own), ..found };
+        let stopped = self.stop_locked(asked, grace).await?;
+        self.start_locked(caller, Container { stop_signal: own, ..stopped }).await
     }
 
     /// Sends a signal, by name or number.
@@ -365,6 +333,22 @@ impl Core {
             self.set_desired_unless_removed(id, "running").await?;
         }
         Ok(sent?)
+    }
+
+    /// Removes it with the volumes that nobody named; see [`container_remove`](Self::container_remove).
+    ///
+    /// # Errors
+    /// Those of it. Volumes that can't be removed are left.
+    pub async fn container_remove_with_volumes(
+        &self,
+        caller: &Caller,
+        reference: &str,
+        force: bool,
+    ) -> Result<(), Error> {
+        let found = self.container(caller, reference).await?;
+        self.container_remove(caller, found.uid.as_str(), force).await?;
+        self.remove_anonymous(found.account, &found.spec.mounts).await;
+        Ok(())
     }
 
     /// Removes it; one that runs only with `force`, which kills it.

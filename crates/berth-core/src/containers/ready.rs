@@ -42,8 +42,8 @@ impl Core {
     pub(crate) async fn await_ready(&self, started: &Container, deadline: i64) -> Result<(), NotReady> {
         let unknown = |error: Error| NotReady::Unknown(error.public());
         let begun = Instant::now();
-        let ready_time = Duration::from_millis(self.inner.settings.ready_time_ms);
-        let port_wait = Duration::from_secs(self.inner.settings.ready_wait_s).max(ready_time);
+        let ready_time = Duration::from_millis(self.settings().ready_time_ms);
+        let port_wait = Duration::from_secs(self.settings().ready_wait_s).max(ready_time);
         let port = match started.group {
             Some(id) => self.group_by_number(id).await.ok().and_then(|group| group.spec.asked_at()),
             None => None,

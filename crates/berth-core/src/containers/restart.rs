@@ -11,6 +11,9 @@ use crate::error::Error;
 use crate::policies::{RestartPolicy, pause_after};
 use berth_types::now;
 
+/// Pause before a restart from which on a container counts as in a crash loop.
+const CRASH_LOOP: Duration = Duration::from_millis(1600);
+
 impl Core {
     /// Plans the next start of a container that was just seen to have ended, if its policy wants one. Whether it does.
     pub(crate) async fn plan_restart(&self, ended: &mut Container) -> Result<bool, Error> {
@@ -23,10 +26,16 @@ impl Core {
             .started_at
             .filter(|_| ended.error.is_none())
             .map_or(0, |at| exit.finished_at.map_or(0, |end| (end - at).max(0)));
-        let longest = Duration::from_millis(self.inner.settings.restart_pause_max_ms);
+        let longest = Duration::from_millis(self.settings().restart_pause_max_ms);
         let pause = pause_after(ended.pause, Duration::from_nanos(ran as u64), longest);
         ended.pause = pause;
         ended.next_start = Some(now() + pause.as_nanos() as i64);
+        // The pauses grow: from here on it is a loop that somebody should look at.
+        if pause >= CRASH_LOOP {
+            let (container, name, account, code) = (&ended.uid, &ended.name, ended.account, exit.code);
+            let pause_ms = pause.as_millis() as u64;
+            tracing::warn!(%container, name, account, code, pause_ms, restarts = ended.restarts, "crash loop");
+        }
         Ok(true)
     }
 

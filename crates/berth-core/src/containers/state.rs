@@ -91,7 +91,7 @@ impl Core {
             all.get(&ended.id).is_some_and(|busy| busy.followers > 0)
         };
         let at = ended.exit.as_ref().and_then(|exit| exit.finished_at).unwrap_or(0);
-        let wait = i64::try_from(self.inner.settings.attended_ms).unwrap_or(i64::MAX / 1_000_000) * 1_000_000;
+        let wait = i64::try_from(self.settings().attended_ms).unwrap_or(i64::MAX / 1_000_000) * 1_000_000;
         // A client finds a server that was restarted again within that time.
         let due = if ended.attended { at.max(self.inner.begun_at).saturating_add(wait) } else { at };
         (!followed).then_some(due)
@@ -142,7 +142,7 @@ impl Core {
     }
 
     fn has_been_up(&self, of: &Container) -> bool {
-        let ready_time = i64::try_from(self.inner.settings.ready_time_ms).unwrap_or(i64::MAX / 1_000_000) * 1_000_000;
+        let ready_time = i64::try_from(self.settings().ready_time_ms).unwrap_or(i64::MAX / 1_000_000) * 1_000_000;
         of.started_at.is_some_and(|at| berth_types::now() - at >= ready_time)
     }
 

@@ -112,7 +112,7 @@ impl Core {
 
     /// Deployments of a batch of a roll-out.
     pub(crate) fn batch_of(&self, count: usize) -> usize {
-        let percent = usize::from(self.inner.settings.rollout_batch_percent.clamp(1, 100));
+        let percent = usize::from(self.settings().rollout_batch_percent.clamp(1, 100));
         (count * percent).div_ceil(100).max(1)
     }
 }

@@ -8,6 +8,7 @@ use super::{Image, Origin, find, full_name, image};
 use crate::core::Core;
 use crate::error::{Error, Field};
 use berth_identity::{Caller, Role};
+use berth_store::AccountChange;
 use berth_types::now;
 
 /// What a prune takes.
@@ -181,7 +182,7 @@ impl Core {
     /// # Errors
     /// [`Error::Invalid`] for the address or the archive.
     pub async fn image_fetch(&self, caller: &Caller, address: &str, name: Option<String>) -> Result<Vec<Image>, Error> {
-        let settings = &self.inner.settings;
+        let settings = self.settings();
         let file = self.inner.images.work_folder().join(format!("upload-{}.tar", berth_types::random_hex(8)));
         let file = crate::fetch::Temporary(file);
         let bound = settings.image_fetch_max_mib << 20;
@@ -252,7 +253,7 @@ impl Core {
     }
 
     fn quota_of(&self, own: Option<i64>) -> Option<u64> {
-        let default = self.inner.settings.image_quota_mib << 20;
+        let default = self.settings().image_quota_mib << 20;
         own.map(|q| q as u64).or((default > 0).then_some(default))
     }
 
@@ -265,7 +266,8 @@ impl Core {
             return Err(Error::Forbidden("quotas are set by administrators".into()));
         }
         let (wanted, bytes) = (name.to_owned(), bytes.and_then(|b| i64::try_from(b).ok()));
-        if self.write(move |tx| Ok(tx.account_set_image_quota(&wanted, bytes)?)).await? {
+        let change = AccountChange { images: Some(bytes), ..AccountChange::default() };
+        if self.write(move |tx| Ok(tx.account_change(&wanted, &change)?)).await? {
             Ok(())
         } else {
             Err(Error::NotFound { what: "account", name: name.to_owned() })
@@ -359,7 +361,7 @@ impl Core {
     /// When the disk is fuller than the high mark: removes pulled images that no container uses, the longest unused first,
     /// until it is below the low one. What can't be pulled again is never removed by itself.
     pub(crate) async fn free_disk_by_watermark(&self) -> Result<(), Error> {
-        let settings = &self.inner.settings;
+        let settings = self.settings();
         if settings.disk_high_percent == 0 || self.disk_percent().await? < settings.disk_high_percent {
             return Ok(());
         }

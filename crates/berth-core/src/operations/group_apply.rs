@@ -76,7 +76,7 @@ impl Body for GroupUndo {
 }
 
 fn bring_to(core: &Core, found: &GroupMembers, spec: &GroupSpec) -> Result<Vec<PlannedStep>, Error> {
-    spec.check(&core.inner.settings)?;
+    spec.check(&core.settings())?;
     let mut steps = found.begin();
     steps.push(planned(PREPARE, Ports {}));
     steps.push(planned(PREPARE, Pull { image: spec.image.clone() }));

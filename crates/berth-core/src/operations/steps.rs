@@ -53,7 +53,7 @@ pub struct Pull {
 
 /// Watches what was replaced for the soak time.
 pub(super) fn soak(core: &Core) -> Watch {
-    Watch { ms: core.inner.settings.soak_time_ms }
+    Watch { ms: core.settings().soak_time_ms }
 }
 
 /// What came of a step that failed so.

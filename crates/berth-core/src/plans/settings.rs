@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// What a container of a plan may use.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PlanSpec {
     /// CPUs, fractions allowed.
@@ -17,7 +17,7 @@ pub struct PlanSpec {
 }
 
 /// What an administrator says about an image, by its name.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ImageNote {
     /// A line about it; its label `org.opencontainers.image.description` if empty.
@@ -31,14 +31,15 @@ pub struct ImageNote {
 }
 
 /// Settings of plans.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PlanSettings {
-    /// Containers that an account may have by plans; 0 is no bound.
+    /// Containers that an account may have before the dialect `comb` makes it no more; 0: no bound.
     pub container_quota: u64,
-    /// Seconds that making or changing one may take.
+    /// Seconds that making or changing a container may take in it, from when it was accepted. A restart under way is not cut
+    /// off.
     pub operation_timeout_s: u64,
-    /// Bytes that all its variables may take.
+    /// Bytes that all variables of a container may take in it.
     pub env_max_bytes: usize,
     /// Specs by number.
     pub specs: BTreeMap<String, PlanSpec>,

@@ -86,7 +86,13 @@ impl Core {
             let _turn = turn.lock().await;
             // Each layer that comes in holds a thread for as long as the registry takes.
             let _place = core.inner.pulls_at_once.take(caller.account).await;
-            core.pull(&caller, &reference, full, &platform, &access, &progress).await
+            let begun = std::time::Instant::now();
+            let pulled = core.pull(&caller, &reference, full, &platform, &access, &progress).await;
+            core.inner.meters.pulls.observe(pulled.is_ok(), begun.elapsed());
+            if let Err(error) = &pulled {
+                tracing::warn!(image = %reference, error = error.chain(), "an image could not be fetched");
+            }
+            pulled
         });
         work.await.map_err(|e| Error::Bug(e.to_string()))?
     }

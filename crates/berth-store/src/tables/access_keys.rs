@@ -92,7 +92,10 @@ impl Tx<'_> {
     /// # Errors
     /// The database's own.
     pub fn access_key(&self, access_key: &str) -> Result<Option<AccessKey>, Error> {
-        let sql = format!("SELECT {COLUMNS} FROM access_keys WHERE access_key = $1");
+        let sql = format!(
+            "SELECT {COLUMNS} FROM access_keys WHERE access_key = $1
+               AND account_id NOT IN (SELECT id FROM accounts WHERE disabled_at IS NOT NULL)"
+        );
         Ok(self.connection.prepare_cached(&sql)?.query_row([access_key], key).optional()?)
     }
 

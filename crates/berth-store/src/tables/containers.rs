@@ -276,17 +276,27 @@ impl Tx<'_> {
         Ok(statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?)
     }
 
-    /// Number, state and detail of the account's containers that run, or are to run.
+    /// The account's containers that run, or are to run.
     ///
     /// # Errors
     /// The database's own.
-    pub fn containers_running_of(&self, account: i64) -> Result<Vec<(i64, String, String)>, Error> {
-        let sql = "SELECT id, state, detail FROM containers
-                   WHERE account_id = $1 AND (wanted = 'running' OR state IN ('running', 'paused'))";
-        let mut statement = self.connection.prepare_cached(sql)?;
-        Ok(statement
-            .query_map(params![account], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
-            .collect::<Result<_, _>>()?)
+    pub fn containers_running_of(&self, account: i64) -> Result<Vec<Container>, Error> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM containers
+             WHERE account_id = $1 AND (wanted = 'running' OR state IN ('running', 'paused'))"
+        );
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        Ok(statement.query_map(params![account], container)?.collect::<Result<_, _>>()?)
+    }
+
+    /// Gives it another name, and the description that has it.
+    ///
+    /// # Errors
+    /// [`Error::Duplicate`] if another container of the account has the name.
+    pub fn container_rename(&self, id: i64, name: &str, spec: &str) -> Result<(), Error> {
+        let sql = "UPDATE containers SET name = $1, spec = $2 WHERE id = $3";
+        let changed = self.connection.prepare_cached(sql)?.execute(params![name, spec, id]);
+        changed.map(drop).map_err(|e| unique(e, || format!("container {name:?}")))
     }
 
     /// Changes a row; whether it is there.

@@ -1,31 +1,9 @@
-//! Accounts and tokens. Of a token only the hash is kept.
+//! Tokens. Only their hashes are kept.
 
 use rusqlite::{OptionalExtension, Row, params};
 
-use crate::database::{Error, Tx, unique};
+use crate::database::{Error, Tx};
 use crate::tables::access_keys::AccessKey;
-
-/// Who owns things.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Account {
-    /// Number.
-    pub id: i64,
-    /// Unique name.
-    pub name: String,
-    /// Whether its users may have containers in the host's network; the setting's default if `None`.
-    pub host_network: Option<bool>,
-    /// Whether its downloads may come from private addresses; the setting's default if `None`.
-    pub private_addresses: Option<bool>,
-}
-
-/// Changes of an account's rights: `None` leaves one as it is, `Some(None)` makes it the setting's default.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct AccountChange {
-    /// See [`Account::host_network`].
-    pub host_network: Option<Option<bool>>,
-    /// See [`Account::private_addresses`].
-    pub private_addresses: Option<Option<bool>>,
-}
 
 /// A credential of an account, without its secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,95 +38,7 @@ fn token(row: &Row<'_>) -> rusqlite::Result<Token> {
     })
 }
 
-fn account(row: &Row<'_>) -> rusqlite::Result<Account> {
-    Ok(Account { id: row.get(0)?, name: row.get(1)?, host_network: row.get(2)?, private_addresses: row.get(3)? })
-}
-
 impl Tx<'_> {
-    /// Adds an account.
-    ///
-    /// # Errors
-    /// [`Error::Duplicate`] if the name is taken.
-    pub fn account_add(&self, name: &str, now: i64) -> Result<i64, Error> {
-        let sql = "INSERT INTO accounts (name, created_at) VALUES ($1, $2) RETURNING id";
-        self.connection
-            .prepare_cached(sql)?
-            .query_row(params![name, now], |row| row.get(0))
-            .map_err(|e| unique(e, || format!("account {name:?}")))
-    }
-
-    /// All accounts.
-    ///
-    /// # Errors
-    /// The database's own.
-    pub fn accounts(&self) -> Result<Vec<Account>, Error> {
-        let sql = "SELECT id, name, host_network, private_addresses FROM accounts ORDER BY id";
-        let mut statement = self.connection.prepare_cached(sql)?;
-        let rows = statement.query_map([], account)?;
-        Ok(rows.collect::<Result<_, _>>()?)
-    }
-
-    /// One account by its number.
-    ///
-    /// # Errors
-    /// The database's own.
-    pub fn account(&self, id: i64) -> Result<Option<Account>, Error> {
-        let sql = "SELECT id, name, host_network, private_addresses FROM accounts WHERE id = $1";
-        Ok(self.connection.prepare_cached(sql)?.query_row([id], account).optional()?)
-    }
-
-    /// Changes an account's rights, by its name; whether there is such an account.
-    ///
-    /// # Errors
-    /// The database's own.
-    pub fn account_change(&self, name: &str, change: &AccountChange) -> Result<bool, Error> {
-        let Some(now) = self.accounts()?.into_iter().find(|account| account.name == name) else { return Ok(false) };
-        let sql = "UPDATE accounts SET host_network = $1, private_addresses = $2 WHERE id = $3";
-        let host_network = change.host_network.unwrap_or(now.host_network);
-        let private_addresses = change.private_addresses.unwrap_or(now.private_addresses);
-        self.connection.prepare_cached(sql)?.execute(params![host_network, private_addresses, now.id])?;
-        Ok(true)
-    }
-
-    /// The account of that name, made if it is new; `own` if none is named.
-    ///
-    /// # Errors
-    /// The database's own.
-    pub fn account_for(&self, own: i64, name: Option<&str>, now: i64) -> Result<i64, Error> {
-        let Some(name) = name else { return Ok(own) };
-        match self.accounts()?.into_iter().find(|account| account.name == name) {
-            Some(found) => Ok(found.id),
-            None => self.account_add(name, now),
-        }
-    }
-
-    /// The account's name.
-    ///
-    /// # Errors
-    /// The database's own.
-    pub fn account_name(&self, id: i64) -> Result<Option<String>, Error> {
-        let sql = "SELECT name FROM accounts WHERE id = $1";
-        Ok(self.connection.prepare_cached(sql)?.query_row([id], |row| row.get(0)).optional()?)
-    }
-
-    /// Bytes of images that the account may have; `None` is the default's.
-    ///
-    /// # Errors
-    /// The database's own.
-    pub fn account_image_quota(&self, id: i64) -> Result<Option<i64>, Error> {
-        let sql = "SELECT image_quota FROM accounts WHERE id = $1";
-        Ok(self.connection.prepare_cached(sql)?.query_row([id], |row| row.get(0)).optional()?.flatten())
-    }
-
-    /// Sets that, by the account's name; whether there is such an account.
-    ///
-    /// # Errors
-    /// The database's own.
-    pub fn account_set_image_quota(&self, name: &str, bytes: Option<i64>) -> Result<bool, Error> {
-        let sql = "UPDATE accounts SET image_quota = $1 WHERE name = $2";
-        Ok(self.connection.prepare_cached(sql)?.execute(params![bytes, name])? == 1)
-    }
-
     /// Adds a token by its hash.
     ///
     /// # Errors
@@ -195,14 +85,15 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// The token with this hash, unless it was revoked or has expired by `now`.
+    /// The token with this hash, unless it was revoked, has expired by `now`, or is of an account that is disabled.
     ///
     /// # Errors
     /// The database's own.
     pub fn token_by_hash(&self, hash: &str, now: i64) -> Result<Option<Token>, Error> {
         let sql = format!(
             "SELECT {COLUMNS} FROM tokens
-             WHERE hash = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)"
+             WHERE hash = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)
+               AND account_id NOT IN (SELECT id FROM accounts WHERE disabled_at IS NOT NULL)"
         );
         Ok(self.connection.prepare_cached(&sql)?.query_row(params![hash, now], token).optional()?)
     }

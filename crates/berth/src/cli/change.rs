@@ -6,8 +6,9 @@ use berth_api::wire::{CommitCreate, ContainerUpdate, Port};
 use berth_client::Client;
 
 use super::containers::each;
-use super::options::{cpus, port, rate, size};
+use super::options::swap_of;
 use super::output;
+use super::values::{cpus, port, rate, size};
 
 type Outcome = Result<ExitCode, String>;
 
@@ -22,6 +23,9 @@ pub(crate) struct Update {
     /// Swap beyond memory
     #[arg(long, value_parser = or_none(size))]
     swap: Option<Bound<u64>>,
+    /// Memory and swap together, as docker counts it; -1 for as much swap as there is
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, conflicts_with = "swap")]
+    memory_swap: Option<String>,
     /// Processes and threads
     #[arg(long)]
     pids_limit: Option<u64>,
@@ -62,6 +66,9 @@ pub(crate) struct Ports {
     remove: Vec<String>,
     /// Container
     id: String,
+    /// Only what this port of the container leads from: PORT[/udp]
+    #[arg(conflicts_with_all = ["add", "remove"])]
+    port: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -84,6 +91,9 @@ pub(crate) struct Commit {
     /// Label KEY=value of the new image
     #[arg(long, short)]
     label: Vec<String>,
+    /// A line of a Dockerfile that says what the new image is to have: CMD, ENTRYPOINT, ENV or LABEL
+    #[arg(long, short, value_name = "LINE")]
+    change: Vec<String>,
     /// Container
     id: String,
     /// Name of the new image
@@ -92,10 +102,14 @@ pub(crate) struct Commit {
 
 pub(super) async fn update(client: &Client, update: &Update) -> Outcome {
     let both = update.bandwidth.map(|b| b.0);
+    let swap = match &update.memory_swap {
+        Some(together) => Some(Some(swap_of(together, update.memory.and_then(|b| b.0))?)),
+        None => update.swap.map(|b| b.0),
+    };
     let asked = ContainerUpdate {
         cpus: update.cpus.map(|b| b.0),
         memory: update.memory.map(|b| b.0),
-        swap: update.swap.map(|b| b.0),
+        swap,
         pids: update.pids_limit,
         ingress: update.ingress.map(|b| b.0).or(both),
         egress: update.egress.map(|b| b.0).or(both),
@@ -125,6 +139,19 @@ pub(super) async fn ports(client: &Client, ports: &Ports) -> Outcome {
     } else {
         client.container_ports(&ports.id, all).await.map_err(said)?
     };
+    if let Some(wanted) = &ports.port {
+        let (number, protocol) = wanted.split_once('/').unwrap_or((wanted, "tcp"));
+        let is_wanted = |p: &&Port| p.container_port.is_some_and(|n| n.to_string() == number) && p.protocol == protocol;
+        let found: Vec<_> = shown.ports.iter().filter(is_wanted).collect();
+        if found.is_empty() {
+            return Err(format!("port {wanted} of {} is not published", ports.id));
+        }
+        for p in found {
+            let host = p.host_ip.clone().unwrap_or_else(|| "0.0.0.0".into());
+            println!("{host}:{}", p.host_port.unwrap_or(0));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     for p in &shown.ports {
         let number = |n: Option<u16>| n.map(|n| n.to_string()).unwrap_or_default();
         let host = p.host_ip.clone().unwrap_or_else(|| "0.0.0.0".into());
@@ -133,13 +160,38 @@ pub(super) async fn ports(client: &Client, ports: &Ports) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Does what a line of a Dockerfile says.
+fn change(asked: &mut CommitCreate, line: &str) -> Result<(), String> {
+    let (word, rest) = line.trim().split_once(char::is_whitespace).unwrap_or((line, ""));
+    let rest = rest.trim();
+    // A list of JSON, or a line for a shell.
+    let command = || match serde_json::from_str::<Vec<String>>(rest) {
+        Ok(list) => list,
+        Err(_) => vec!["/bin/sh".into(), "-c".into(), rest.to_owned()],
+    };
+    let variable = || match rest.split_once('=') {
+        Some(_) => rest.to_owned(),
+        None => rest.split_once(char::is_whitespace).map_or(rest.to_owned(), |(k, v)| format!("{k}={}", v.trim())),
+    };
+    match word.to_ascii_uppercase().as_str() {
+        "CMD" => asked.command = Some(command()),
+        "ENTRYPOINT" => asked.entrypoint = Some(command()),
+        "ENV" => asked.env.push(variable()),
+        "LABEL" => asked.labels.extend([super::values::pair(&variable())]),
+        other => {
+            return Err(format!("--change {line}: {other} is not possible here; CMD, ENTRYPOINT, ENV and LABEL are"));
+        }
+    }
+    Ok(())
+}
+
 pub(super) async fn commit(client: &Client, commit: &Commit) -> Outcome {
     let words = |line: &String| line.split_whitespace().map(str::to_owned).collect();
     let label = |l: &String| {
         let (key, value) = l.split_once('=').unwrap_or((l, ""));
         (key.to_owned(), value.to_owned())
     };
-    let asked = CommitCreate {
+    let mut asked = CommitCreate {
         name: commit.name.clone(),
         comment: commit.message.clone(),
         author: commit.author.clone(),
@@ -149,6 +201,9 @@ pub(super) async fn commit(client: &Client, commit: &Commit) -> Outcome {
         env: commit.env.clone(),
         labels: commit.label.iter().map(label).collect(),
     };
+    for line in &commit.change {
+        change(&mut asked, line)?;
+    }
     let committed =
         output::with_progress(&format!("committing {}", commit.id), client.container_commit(&commit.id, &asked)).await;
     println!("{}", committed.map_err(|e| e.to_string())?.digest);

@@ -20,6 +20,9 @@ pub(crate) struct Copy {
     /// What a link at the end of the source leads to, instead of the link
     #[arg(long, short = 'L')]
     follow_link: bool,
+    /// Print nothing, which is so in any case
+    #[arg(long, short)]
+    quiet: bool,
     /// CONTAINER:PATH, a path here, or - for a tar from standard input
     source: String,
     /// CONTAINER:PATH, a path here, or - for a tar to standard output

@@ -12,18 +12,38 @@ use tokio::io::AsyncRead;
 use tokio_util::io::ReaderStream;
 
 use super::files::write_body;
-use super::output;
+use super::filters::Filters;
+use super::format::{self, Format};
+use super::scope::Scope;
+use super::{output, shapes};
 
 type Outcome = Result<ExitCode, String>;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct List {
+    /// Those without a name, too, which is so in any case
+    #[arg(long, short)]
+    all: bool,
     /// Print digests only
     #[arg(long, short)]
     quiet: bool,
-    /// Print JSON
+    /// Print digests whole
+    #[arg(long)]
+    no_trunc: bool,
+    /// Show digests beside the short ones
+    #[arg(long)]
+    digests: bool,
+    #[command(flatten)]
+    filters: Filters,
+    #[command(flatten)]
+    format: Format,
+    /// Print JSON with berth's own names
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    scope: Scope,
+    /// Only images with this name, a tag may follow; * and ? stand for any letters
+    reference: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -37,6 +57,9 @@ pub(crate) struct Load {
     /// The archive
     #[arg(long, short, conflicts_with = "path")]
     input: Option<PathBuf>,
+    /// Print names only
+    #[arg(long, short)]
+    quiet: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -99,6 +122,9 @@ pub(crate) struct Official {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct History {
+    /// Print commands whole
+    #[arg(long)]
+    no_trunc: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -111,6 +137,9 @@ pub(crate) struct Search {
     /// Only with this label, KEY or KEY=value
     #[arg(long, short)]
     label: Option<String>,
+    /// At most so many
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -129,17 +158,21 @@ pub(crate) struct Prune {
     unused_for: u64,
     /// Volumes that no container mounts as well
     #[arg(long)]
-    volumes: bool,
+    pub(super) volumes: bool,
     /// Don't ask before volumes are removed
     #[arg(long, short)]
-    force: bool,
+    pub(super) force: bool,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Disk {
-    /// Print JSON
+    #[command(flatten)]
+    format: Format,
+    /// Print JSON with berth's own names
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    scope: Scope,
 }
 
 pub(super) async fn save(client: &Client, save: &Save) -> Outcome {
@@ -172,7 +205,8 @@ pub(super) async fn history(client: &Client, history: &History) -> Outcome {
         .rev()
         .map(|entry| {
             let text = |key: &str| entry[key].as_str().unwrap_or_default().to_owned();
-            let made: String = text("created_by").chars().take(60).collect();
+            let most = if history.no_trunc { usize::MAX } else { 60 };
+            let made: String = text("created_by").chars().take(most).collect();
             vec![
                 match text("created") {
                     at if at.is_empty() => at,
@@ -189,11 +223,13 @@ pub(super) async fn history(client: &Client, history: &History) -> Outcome {
 }
 
 pub(super) async fn search(client: &Client, search: &Search) -> Outcome {
-    let all = client.image_search(&search.word, search.label.as_deref()).await.map_err(|e| e.to_string())?;
+    let mut all = client.image_search(&search.word, search.label.as_deref()).await.map_err(|e| e.to_string())?;
+    all.truncate(search.limit.unwrap_or(usize::MAX));
     if search.json {
         output::json(&all)?
     } else {
-        show(&all)
+        let rows: Vec<_> = all.iter().rev().flat_map(|image| shapes::image_rows(image, "", false)).collect();
+        format::print(&Format::default(), &rows, &COLUMNS)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -216,49 +252,145 @@ pub(super) async fn prune(client: &Client, prune: &Prune) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Removes containers that don't run, images that nothing uses and, if asked, volumes that nobody mounts.
+pub(super) async fn prune_all(client: &Client, asked: &super::groups::SystemPrune) -> Outcome {
+    let what = match (asked.all, asked.volumes) {
+        (false, false) => {
+            "every container that does not run, and every image without a name that no container was made from"
+        }
+        (true, false) => "every container that does not run, and every image that no container was made from",
+        (false, true) => {
+            "every container that does not run, every image without a name, and every volume that no container mounts"
+        }
+        (true, true) => {
+            "every container that does not run, every unused image, and every volume that no container mounts"
+        }
+    };
+    output::confirm(&format!("This removes {what}."), asked.force)?;
+    let stopped = super::containers::Prune::forced();
+    super::containers::prune(client, &stopped).await?;
+    let images = Prune { all: asked.all, unused_for: 0, volumes: asked.volumes, force: true };
+    prune(client, &images).await
+}
+
+/// What is shown of images.
+const COLUMNS: [(&str, &str); 5] =
+    [("NAME", "Name"), ("DIGEST", "ID"), ("IMPORTED", "CreatedSince"), ("ORIGIN", "Origin"), ("SIZE", "Size")];
+
 pub(super) async fn disk(client: &Client, disk: &Disk) -> Outcome {
-    let found = client.disk().await.map_err(|e| e.to_string())?;
+    let mut rows = Vec::new();
+    let mut all = Vec::new();
+    for (account, client) in disk.scope.clients(client).await? {
+        let found = client.disk().await.map_err(|e| e.to_string())?;
+        let row = |name: &str, part: &DiskPart| {
+            serde_json::json!({
+                "Type": name,
+                "TotalCount": part.count.to_string(),
+                "Active": part.active.to_string(),
+                "Size": output::bytes(part.size),
+                "Reclaimable": output::bytes(part.reclaimable),
+                "Account": account,
+            })
+        };
+        rows.extend([
+            row("Images", &found.images),
+            row("Containers", &found.containers),
+            row("Volumes", &found.volumes),
+        ]);
+        all.push(found);
+    }
     if disk.json {
-        output::json(&found)?;
+        match all.as_slice() {
+            [one] => output::json(one)?,
+            all => output::json(&all)?,
+        }
         return Ok(ExitCode::SUCCESS);
     }
-    let row = |name: &str, part: &DiskPart| {
-        let (size, free) = (output::bytes(part.size), output::bytes(part.reclaimable));
-        vec![name.to_owned(), part.count.to_string(), part.active.to_string(), size, free]
-    };
-    let rows = [row("Images", &found.images), row("Containers", &found.containers), row("Volumes", &found.volumes)];
-    output::table(&["TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"], &rows);
-    if let Some(quota) = found.image_quota {
+    let mut columns = vec![
+        ("TYPE", "Type"),
+        ("TOTAL", "TotalCount"),
+        ("ACTIVE", "Active"),
+        ("SIZE", "Size"),
+        ("RECLAIMABLE", "Reclaimable"),
+    ];
+    if disk.scope.shows_accounts() {
+        columns.insert(0, ("ACCOUNT", "Account"));
+    }
+    format::print(&disk.format, &rows, &columns)?;
+    if disk.format.is_given() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let [one] = all.as_slice()
+        && let Some(quota) = one.image_quota
+    {
         println!("Images may take {}", output::bytes(quota));
     }
-    println!("Free on the disk: {}", output::bytes(found.free));
+    if let Some(any) = all.first() {
+        println!("Free on the disk: {}", output::bytes(any.free));
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a name is what is asked for: a repository, with a tag or not, in which `*` and `?` stand for any letters.
+fn matches(name: &str, wanted: &str) -> bool {
+    fn like(text: &[u8], pattern: &[u8]) -> bool {
+        match (text, pattern) {
+            (_, [b'*', rest @ ..]) => (0..=text.len()).any(|at| like(&text[at..], rest)),
+            ([_, text @ ..], [b'?', rest @ ..]) => like(text, rest),
+            ([a, text @ ..], [b, rest @ ..]) => a == b && like(text, rest),
+            ([], []) => true,
+            _ => false,
+        }
+    }
+    let repository =
+        name.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).map_or(name, |(repository, _)| repository);
+    [name, repository, &format!("{name}:latest")].iter().any(|text| like(text.as_bytes(), wanted.as_bytes()))
 }
 
 pub(super) async fn list(client: &Client, list: &List) -> Outcome {
-    let all = client.images().await.map_err(|e| e.to_string())?;
-    if list.json {
-        output::json(&all)?;
-    } else if list.quiet {
-        all.iter().for_each(|i| println!("{}", i.digest));
-    } else {
-        show(&all);
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn show(all: &[Image]) {
+    let filters = list.filters.by_key(&["dangling", "reference", "since", "before"])?;
     let mut rows = Vec::new();
-    for image in all.iter().rev() {
-        let names = if image.names.is_empty() { vec!["<none>".to_owned()] } else { image.names.clone() };
-        for name in names {
-            let digest = image.digest.trim_start_matches("sha256:").chars().take(12).collect();
-            let ago = format!("{} ago", output::age(&image.imported_at));
-            let origin = if image.official { "official".to_owned() } else { image.origin.clone() };
-            rows.push(vec![name, digest, ago, origin, output::bytes(image.size)]);
+    let mut images = Vec::new();
+    for (account, client) in list.scope.clients(client).await? {
+        let all = client.images().await.map_err(|e| e.to_string())?;
+        let made = |key: &str| {
+            let named = filters.get(key).and_then(|all| all.first())?;
+            all.iter().find(|i| i.names.iter().any(|n| matches(n, named))).map(|i| i.imported_at.clone())
+        };
+        let (since, before) = (made("since"), made("before"));
+        let wanted = |image: &&Image| {
+            let named = |wanted: &String| image.names.iter().any(|name| matches(name, wanted));
+            list.reference.as_ref().is_none_or(named)
+                && filters.get("reference").is_none_or(|all| all.iter().any(named))
+                && filters.get("dangling").is_none_or(|all| all.iter().any(|v| (v == "true") == image.names.is_empty()))
+                && since.as_ref().is_none_or(|at| image.imported_at > *at)
+                && before.as_ref().is_none_or(|at| image.imported_at < *at)
+        };
+        for image in all.iter().filter(wanted).rev() {
+            let wanted = |row: &serde_json::Value| {
+                list.reference.as_ref().is_none_or(|wanted| matches(row["Name"].as_str().unwrap_or_default(), wanted))
+            };
+            rows.extend(shapes::image_rows(image, &account, list.no_trunc).into_iter().filter(wanted));
         }
+        images.extend(all.into_iter().filter(|image| wanted(&image)));
     }
-    output::table(&["NAME", "DIGEST", "IMPORTED", "ORIGIN", "SIZE"], &rows);
+    if list.json {
+        output::json(&images)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if list.quiet {
+        images.iter().for_each(|i| println!("{}", i.digest));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut columns = COLUMNS.to_vec();
+    if list.digests {
+        columns.insert(2, ("WHOLE DIGEST", "Digest"));
+    }
+    if list.scope.shows_accounts() {
+        columns.insert(0, ("ACCOUNT", "Account"));
+    }
+    format::print(&list.format, &rows, &columns)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// A bar of `length` bytes (a spinner if it is not known) on a terminal, nothing elsewhere.
@@ -323,7 +455,8 @@ pub(super) async fn load(client: &Client, load: &Load) -> Outcome {
     }
     for image in all {
         let names = if image.names.is_empty() { image.digest.clone() } else { image.names.join(", ") };
-        println!("Loaded image: {names}");
+        let said = if load.quiet { "" } else { "Loaded image: " };
+        println!("{said}{names}");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -359,4 +492,16 @@ pub(super) async fn remove(client: &Client, remove: &Remove) -> Outcome {
         }
     }
     Ok(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::matches;
+
+    #[test]
+    fn names_are_found_with_and_without_their_tags() {
+        assert!(matches("busybox:latest", "busybox") && matches("busybox:1", "busybox:1"));
+        assert!(matches("host:5000/a:1", "host:5000/a") && matches("busybox:1", "busy*") && matches("ab:1", "a?:1"));
+        assert!(!matches("busybox:1", "busybox:2") && !matches("busybox:1", "box") && matches("a", "a:latest"));
+    }
 }

@@ -1,126 +1,207 @@
 //! `berth run` and `berth create`: docker's flags into a request.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
-use berth_api::wire::{ContainerCreate, ContainerMount, HealthCheck, Port};
+use berth_api::wire::{ContainerCreate, ContainerMount, Extras, HealthCheck, NamedAddress, Ulimit};
+use berth_client::Client;
+
+use super::values::{
+    Ports, cpus, host_entry, mount, pair, ports, rate, seconds, signal, size, tmpfs, ulimit, volume, whole_seconds,
+};
 
 /// What a container is to be.
 #[derive(Debug, clap::Args)]
+#[command(disable_help_flag = true)]
 pub(crate) struct Create {
     /// Name
     #[arg(long)]
     name: Option<String>,
-    /// Publish a port: [IP:]HOST[-LAST]:CONTAINER[/udp], or CONTAINER for any host port
-    #[arg(long, short = 'p', value_name = "PORT", value_parser = port)]
-    publish: Vec<Port>,
-    /// Memory limit, with b, k, m or g
-    #[arg(long, short, value_parser = size)]
-    memory: Option<u64>,
-    /// Swap beyond memory, with b, k, m or g (none unless given)
-    #[arg(long, value_parser = size)]
-    swap: Option<u64>,
-    /// CPUs, with fractions
-    #[arg(long, value_parser = cpus)]
-    cpus: Option<f64>,
-    /// Processes and threads
-    #[arg(long)]
-    pids_limit: Option<u64>,
-    /// Environment variable KEY=value, or KEY from here
-    #[arg(long, short)]
-    env: Vec<String>,
-    /// Read environment variables from a file, one KEY=value a line
-    #[arg(long)]
-    env_file: Vec<std::path::PathBuf>,
-    /// Working directory
-    #[arg(long, short)]
-    workdir: Option<String>,
-    /// User, as name or uid, with :group
-    #[arg(long, short)]
-    user: Option<String>,
-    /// Host name inside
-    #[arg(long)]
-    hostname: Option<String>,
-    /// Program instead of the image's entry point
-    #[arg(long)]
-    entrypoint: Option<String>,
-    /// bridge, host or none
-    #[arg(long, alias = "net")]
-    network: Option<String>,
-    /// Mount a volume or a folder of the host: NAME:/container[:ro] or /host:/container[:ro]
-    #[arg(long, short, value_parser = volume)]
-    volume: Vec<ContainerMount>,
-    /// Mount memory: /container[:size=64m]
-    #[arg(long, value_parser = tmpfs)]
-    tmpfs: Vec<ContainerMount>,
-    /// Size of /dev/shm
-    #[arg(long, value_parser = size)]
-    shm_size: Option<u64>,
-    /// Root file system read-only
-    #[arg(long)]
-    read_only: bool,
-    /// Let set-user-id programs such as sudo have their effect
-    #[arg(long)]
-    new_privileges: bool,
-    /// Label KEY=value
-    #[arg(long, short)]
-    label: Vec<String>,
-    /// Seconds between the stop signal and the kill
-    #[arg(long)]
-    stop_timeout: Option<u64>,
-    /// Signal that asks it to stop, number
-    #[arg(long)]
-    stop_signal: Option<i32>,
-    /// Keep standard input open
-    #[arg(long, short)]
-    pub(super) interactive: bool,
-    /// Give it a terminal
-    #[arg(long, short)]
-    pub(super) tty: bool,
-    /// Start it again by itself: no, on-failure[:N], always or unless-stopped
-    #[arg(long)]
-    restart: Option<String>,
-    /// What may come in a second, such as 10mbit
-    #[arg(long, value_parser = rate)]
-    ingress: Option<u64>,
-    /// What may go out a second, such as 10mbit
-    #[arg(long, value_parser = rate)]
-    egress: Option<u64>,
-    /// Both directions
-    #[arg(long, value_parser = rate, conflicts_with_all = ["ingress", "egress"])]
-    bandwidth: Option<u64>,
-    /// Health check: a command line, for /bin/sh in the container
-    #[arg(long, value_name = "LINE")]
-    health_cmd: Option<String>,
-    /// Health check: PORT/path that GET is answered on
-    #[arg(long, value_name = "PORT/PATH", conflicts_with = "health_cmd")]
-    health_http: Option<String>,
-    /// Health check: a port that accepts connections
-    #[arg(long, value_name = "PORT", conflicts_with_all = ["health_cmd", "health_http"])]
-    health_tcp: Option<u16>,
-    /// Seconds between two checks
-    #[arg(long, value_name = "SECONDS")]
-    health_interval: Option<f64>,
-    /// Seconds that a check may take
-    #[arg(long, value_name = "SECONDS")]
-    health_timeout: Option<f64>,
-    /// Failures in a row until it is unhealthy
-    #[arg(long, value_name = "N")]
-    health_retries: Option<u32>,
-    /// Seconds after the start in which failures don't count
-    #[arg(long, value_name = "SECONDS")]
-    health_start_period: Option<f64>,
-    /// Start it anew when it is unhealthy
-    #[arg(long)]
-    health_restart: bool,
-    /// No health check, although the image has one
-    #[arg(long)]
-    no_healthcheck: bool,
     /// When to fetch the image: always, missing or never
     #[arg(long, default_value = "missing", value_parser = ["always", "missing", "never"])]
     pub(super) pull: String,
-    /// Remove it when it has ended
+    /// Print nothing while the image is fetched
+    #[arg(long, short)]
+    pub(super) quiet: bool,
+    /// Only images of this platform; this machine's own is what can run
+    #[arg(long)]
+    platform: Option<String>,
+    /// Remove it, with the volumes that nobody named, when it has ended
     #[arg(long)]
     pub(super) rm: bool,
+    /// Start it again by itself: no, on-failure[:N], always or unless-stopped
+    #[arg(long)]
+    restart: Option<String>,
+    /// Write its id into a file that is not there yet
+    #[arg(long, value_name = "FILE")]
+    pub(super) cidfile: Option<PathBuf>,
+
+    /// Environment variable KEY=value, or KEY from here
+    #[arg(long, short, help_heading = "Program")]
+    env: Vec<String>,
+    /// Read environment variables from a file, one KEY=value a line
+    #[arg(long, help_heading = "Program")]
+    env_file: Vec<PathBuf>,
+    /// Working directory
+    #[arg(long, short, help_heading = "Program")]
+    workdir: Option<String>,
+    /// User, as name or uid, with :group
+    #[arg(long, short, help_heading = "Program")]
+    user: Option<String>,
+    /// Further group of the user, by name or number
+    #[arg(long, help_heading = "Program")]
+    group_add: Vec<String>,
+    /// Program instead of the image's entry point
+    #[arg(long, help_heading = "Program")]
+    entrypoint: Option<String>,
+    /// A first process that passes signals on and waits for orphans
+    #[arg(long, help_heading = "Program")]
+    init: bool,
+    /// Keep standard input open
+    #[arg(long, short, help_heading = "Program")]
+    pub(super) interactive: bool,
+    /// Give it a terminal
+    #[arg(long, short, help_heading = "Program")]
+    pub(super) tty: bool,
+    /// Signal that asks it to stop, by name or number
+    #[arg(long, value_parser = signal, help_heading = "Program")]
+    stop_signal: Option<i32>,
+    /// Time between the stop signal and the kill: seconds, or such as 1m30s
+    #[arg(long, value_parser = whole_seconds, value_name = "TIME", help_heading = "Program")]
+    stop_timeout: Option<u64>,
+    /// Label KEY=value
+    #[arg(long, short, help_heading = "Program")]
+    label: Vec<String>,
+    /// Read labels from a file, one KEY=value a line
+    #[arg(long, help_heading = "Program")]
+    label_file: Vec<PathBuf>,
+
+    /// Memory limit, with b, k, m or g
+    #[arg(long, short, value_parser = size, help_heading = "Limits")]
+    memory: Option<u64>,
+    /// Swap beyond memory, with b, k, m or g (none unless given)
+    #[arg(long, value_parser = size, help_heading = "Limits")]
+    swap: Option<u64>,
+    /// Memory and swap together, as docker counts it; -1 for as much swap as there is
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true, conflicts_with = "swap", help_heading = "Limits")]
+    memory_swap: Option<String>,
+    /// CPUs, with fractions
+    #[arg(long, value_parser = cpus, help_heading = "Limits")]
+    cpus: Option<f64>,
+    /// Processes and threads
+    #[arg(long, help_heading = "Limits")]
+    pids_limit: Option<u64>,
+    /// Bound of each process, such as nofile=1024:2048
+    #[arg(long, value_parser = ulimit, help_heading = "Limits")]
+    ulimit: Vec<Ulimit>,
+    /// How readily the kernel ends it when memory is short, 0 to 1000
+    #[arg(long, value_name = "SCORE", allow_hyphen_values = true, help_heading = "Limits")]
+    oom_score_adj: Option<i32>,
+    /// Size of /dev/shm
+    #[arg(long, value_parser = size, help_heading = "Limits")]
+    shm_size: Option<u64>,
+    /// What may come in a second, such as 10mbit
+    #[arg(long, value_parser = rate, help_heading = "Limits")]
+    ingress: Option<u64>,
+    /// What may go out a second, such as 10mbit
+    #[arg(long, value_parser = rate, help_heading = "Limits")]
+    egress: Option<u64>,
+    /// Both directions
+    #[arg(long, value_parser = rate, conflicts_with_all = ["ingress", "egress"], help_heading = "Limits")]
+    bandwidth: Option<u64>,
+
+    /// Publish a port: [IP:]HOST[-LAST]:CONTAINER[/udp], or CONTAINER for any host port
+    #[arg(long, short = 'p', value_name = "PORT", value_parser = ports, help_heading = "Network")]
+    publish: Vec<Ports>,
+    /// Publish every port that the image exposes on some port of the host
+    #[arg(long, short = 'P', help_heading = "Network")]
+    publish_all: bool,
+    /// A port that --publish-all publishes, too
+    #[arg(long, value_name = "PORT", value_parser = ports, help_heading = "Network")]
+    expose: Vec<Ports>,
+    /// bridge, host or none
+    #[arg(long, alias = "net", help_heading = "Network")]
+    network: Option<String>,
+    /// Host name inside
+    #[arg(long, short = 'h', help_heading = "Network")]
+    hostname: Option<String>,
+    /// Line of /etc/hosts, NAME:ADDRESS; host-gateway is this machine
+    #[arg(long, value_name = "NAME:ADDRESS", value_parser = host_entry, help_heading = "Network")]
+    add_host: Vec<NamedAddress>,
+    /// Name server, instead of berth's own: other containers are not found by name then
+    #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
+    dns: Vec<String>,
+    /// Domain in which names without a dot are looked for
+    #[arg(long, value_name = "DOMAIN", help_heading = "Network")]
+    dns_search: Vec<String>,
+    /// Another name of a container, for this one only: CONTAINER:NAME
+    #[arg(long, value_name = "CONTAINER:NAME", help_heading = "Network")]
+    link: Vec<String>,
+
+    /// Mount a volume or a folder of the host: NAME:/container[:ro], /host:/container[:ro], or /container
+    #[arg(long, short, value_parser = volume, help_heading = "Files")]
+    volume: Vec<ContainerMount>,
+    /// The same in words: type=bind|volume|tmpfs,source=…,target=…[,readonly]
+    #[arg(long, value_parser = mount, help_heading = "Files")]
+    mount: Vec<ContainerMount>,
+    /// Mount memory: /container[:size=64m]
+    #[arg(long, value_parser = tmpfs, help_heading = "Files")]
+    tmpfs: Vec<ContainerMount>,
+    /// Mount what another container has mounted: CONTAINER[:ro]
+    #[arg(long, value_name = "CONTAINER", help_heading = "Files")]
+    volumes_from: Vec<String>,
+    /// Root file system read-only
+    #[arg(long, help_heading = "Files")]
+    read_only: bool,
+
+    /// Let set-user-id programs such as sudo have their effect
+    #[arg(long, help_heading = "Security")]
+    new_privileges: bool,
+    /// no-new-privileges, as is usual here
+    #[arg(long, value_name = "OPTION", help_heading = "Security")]
+    security_opt: Vec<String>,
+    /// host: there are no others
+    #[arg(long, value_parser = ["host", ""], help_heading = "Security")]
+    userns: Option<String>,
+
+    /// max-size=10m, max-file=3: how its log is rotated
+    #[arg(long, value_name = "KEY=VALUE", help_heading = "Log")]
+    log_opt: Vec<String>,
+    /// json-file or local: both are berth's own log
+    #[arg(long, value_parser = ["json-file", "local"], help_heading = "Log")]
+    log_driver: Option<String>,
+
+    /// A command line, for /bin/sh in the container
+    #[arg(long, value_name = "LINE", help_heading = "Health check")]
+    health_cmd: Option<String>,
+    /// PORT/path that GET is answered on
+    #[arg(long, value_name = "PORT/PATH", conflicts_with = "health_cmd", help_heading = "Health check")]
+    health_http: Option<String>,
+    /// A port that accepts connections
+    #[arg(long, value_name = "PORT", conflicts_with_all = ["health_cmd", "health_http"], help_heading = "Health check")]
+    health_tcp: Option<u16>,
+    /// Time between two checks: seconds, or such as 1m30s
+    #[arg(long, value_name = "TIME", value_parser = seconds, help_heading = "Health check")]
+    health_interval: Option<f64>,
+    /// Time that a check may take
+    #[arg(long, value_name = "TIME", value_parser = seconds, help_heading = "Health check")]
+    health_timeout: Option<f64>,
+    /// Failures in a row until it is unhealthy
+    #[arg(long, value_name = "N", help_heading = "Health check")]
+    health_retries: Option<u32>,
+    /// Time after the start in which failures don't count
+    #[arg(long, value_name = "TIME", value_parser = seconds, help_heading = "Health check")]
+    health_start_period: Option<f64>,
+    /// Start it anew when it is unhealthy
+    #[arg(long, help_heading = "Health check")]
+    health_restart: bool,
+    /// No health check, although the image has one
+    #[arg(long, help_heading = "Health check")]
+    no_healthcheck: bool,
+
+    /// Print help
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
     /// Image
     pub(super) image: String,
     /// Command and arguments, instead of the image's
@@ -130,110 +211,65 @@ pub(crate) struct Create {
 
 /// What to make, and whether to stay.
 #[derive(Debug, clap::Args)]
+#[command(disable_help_flag = true)]
 pub(crate) struct Run {
     /// Print the id and leave; otherwise its output is shown until it ends
     #[arg(long, short)]
     pub(super) detach: bool,
+    /// Only these of stdin, stdout and stderr
+    #[arg(long, short, value_name = "STREAM", value_parser = ["stdin", "stdout", "stderr"], conflicts_with = "detach", ignore_case = true)]
+    pub(super) attach: Vec<String>,
+    /// Whether signals to this command are the container's
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) sig_proxy: bool,
+    /// Keys that let go of it, such as ctrl-p,ctrl-q
+    #[arg(long, value_name = "KEYS", value_parser = super::sessions::keys_of)]
+    pub(super) detach_keys: Option<super::sessions::Keys>,
     #[command(flatten)]
     pub(super) create: Create,
 }
 
-pub(super) fn size(text: &str) -> Result<u64, String> {
-    let lower = text.trim().to_ascii_lowercase();
-    let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let factor: u64 = match lower[digits.len()..].trim_end_matches("ib").trim_end_matches('b') {
-        "" => 1,
-        "k" => 1 << 10,
-        "m" => 1 << 20,
-        "g" => 1 << 30,
-        "t" => 1 << 40,
-        other => return Err(format!("{other:?} is not b, k, m, g or t")),
-    };
-    let number: f64 = digits.parse().map_err(|_| format!("{text:?} is not a size"))?;
-    if number.is_finite() && number >= 0.0 {
-        Ok((number * factor as f64) as u64)
-    } else {
-        Err(format!("{text:?} is not a size"))
+/// The lines of a file that say something.
+fn lines_of(path: &std::path::Path) -> Result<Vec<String>, String> {
+    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
+    Ok(lines.map(str::to_owned).collect())
+}
+
+/// Variables of files and flags; those without a value are this process' own.
+pub(super) fn environment(files: &[PathBuf], given: &[String]) -> Result<Vec<String>, String> {
+    let mut all = Vec::new();
+    for path in files {
+        all.extend(lines_of(path)?);
     }
+    all.extend(given.iter().cloned());
+    let resolve = |variable: String| match variable.contains('=') {
+        true => Some(variable),
+        false => std::env::var(&variable).ok().map(|value| format!("{variable}={value}")),
+    };
+    Ok(all.into_iter().filter_map(resolve).collect())
 }
 
-pub(super) fn cpus(text: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|n: &f64| n.is_finite()).ok_or_else(|| format!("{text:?} is not a number of CPUs"))
-}
-
-/// `10mbit`, `1.5gbit`, or bits per second.
-pub(super) fn rate(text: &str) -> Result<u64, String> {
-    let lower = text.trim().to_ascii_lowercase();
-    let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let factor = match &lower[digits.len()..] {
-        "" | "bit" | "bps" => 1e0,
-        "k" | "kbit" | "kbps" => 1e3,
-        "m" | "mbit" | "mbps" => 1e6,
-        "g" | "gbit" | "gbps" => 1e9,
-        other => return Err(format!("{other:?} is not bit, kbit, mbit or gbit")),
-    };
-    let number: f64 = digits.parse().map_err(|_| format!("{text:?} is no rate"))?;
-    if number.is_finite() && number > 0.0 { Ok((number * factor) as u64) } else { Err(format!("{text:?} is no rate")) }
-}
-
-pub(super) fn port(text: &str) -> Result<Port, String> {
-    let wrong = || format!("{text:?} is not [IP:]HOST:CONTAINER[/tcp|/udp]");
-    let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-    let parts: Vec<&str> = ports.split(':').collect();
-    let (ip, host, inside) = match parts.as_slice() {
-        [inside] => (None, "", *inside),
-        [host, inside] => (None, *host, *inside),
-        [ip, host, inside] => (Some((*ip).to_owned()), *host, *inside),
-        _ => return Err(wrong()),
-    };
-    let number = |text: &str| text.parse::<u16>().ok().filter(|p| *p > 0).ok_or_else(wrong);
-    let (first, last) = match host.split_once('-') {
-        Some((first, last)) => (Some(number(first)?), Some(number(last)?)),
-        None if matches!(host, "" | "0") => (None, None),
-        None => (Some(number(host)?), None),
-    };
-    Ok(Port {
-        container_port: Some(number(inside)?),
-        host_port: first,
-        host_port_last: last,
-        host_ip: ip.filter(|ip| !ip.is_empty()),
-        protocol: protocol.to_owned(),
-    })
-}
-
-fn volume(text: &str) -> Result<ContainerMount, String> {
-    let parts: Vec<&str> = text.split(':').collect();
-    let (source, target, read_only) = match parts.as_slice() {
-        [source, target] => (source, target, false),
-        [source, target, mode @ ("ro" | "rw")] => (source, target, *mode == "ro"),
-        _ => return Err(format!("{text:?} is not NAME:/container[:ro] or /host:/container[:ro]")),
-    };
-    // As Docker tells them apart: a path has a slash, or begins with a dot.
-    let kind = if source.contains('/') || source.starts_with('.') { "bind" } else { "volume" };
-    let source = match kind {
-        "bind" => std::path::absolute(source).map_err(|e| format!("{source}: {e}"))?.to_string_lossy().into_owned(),
-        _ => (*source).to_owned(),
-    };
-    Ok(ContainerMount { kind: kind.into(), target: (*target).into(), source: Some(source), size: None, read_only })
-}
-
-fn tmpfs(text: &str) -> Result<ContainerMount, String> {
-    let (target, options) = text.split_once(':').unwrap_or((text, ""));
-    let size = match options.strip_prefix("size=") {
-        Some(value) => Some(size(value)?),
-        None if options.is_empty() => None,
-        None => return Err(format!("{options:?} is not size=…")),
-    };
-    Ok(ContainerMount { kind: "tmpfs".into(), target: target.into(), source: None, size, read_only: false })
+/// Swap beyond memory, of what docker counts together.
+pub(super) fn swap_of(together: &str, memory: Option<u64>) -> Result<u64, String> {
+    /// As good as any: more than there is.
+    const ALL: u64 = 1 << 50;
+    if together == "-1" {
+        return Ok(ALL);
+    }
+    let all = size(together)?;
+    let memory = memory.ok_or("--memory-swap counts memory and swap together: it needs --memory")?;
+    all.checked_sub(memory)
+        .ok_or_else(|| format!("--memory-swap {together}: less than --memory; it counts both together"))
 }
 
 impl Create {
-    pub(super) fn request(self, start: bool) -> Result<ContainerCreate, String> {
-        let health_command =
-            self.health_cmd.as_ref().map(|line| vec!["/bin/sh".to_owned(), "-c".to_owned(), line.clone()]);
-        let has_check = health_command.is_some() || self.health_http.is_some() || self.health_tcp.is_some();
-        let health = has_check.then(|| HealthCheck {
-            command: health_command,
+    fn health(&self) -> Option<HealthCheck> {
+        let line = |line: &String| vec!["/bin/sh".to_owned(), "-c".to_owned(), line.clone()];
+        let command = self.health_cmd.as_ref().map(line);
+        let has_check = command.is_some() || self.health_http.is_some() || self.health_tcp.is_some();
+        has_check.then(|| HealthCheck {
+            command,
             http: self.health_http.clone(),
             tcp: self.health_tcp,
             interval: self.health_interval,
@@ -241,47 +277,134 @@ impl Create {
             retries: self.health_retries,
             start_period: self.health_start_period,
             restart: self.health_restart,
-        });
-        let mut env = Vec::new();
-        for path in &self.env_file {
-            let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-            let lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
-            env.extend(lines.map(str::to_owned));
+        })
+    }
+
+    fn labels(&self) -> Result<BTreeMap<String, String>, String> {
+        let mut all = BTreeMap::new();
+        for path in &self.label_file {
+            all.extend(lines_of(path)?.iter().map(|line| pair(line)));
         }
-        env.extend(self.env);
-        let mut resolved = Vec::new();
-        for variable in env {
-            if variable.contains('=') {
-                resolved.push(variable);
-            } else if let Ok(value) = std::env::var(&variable) {
-                resolved.push(format!("{variable}={value}"));
+        all.extend(self.label.iter().map(|label| pair(label)));
+        Ok(all)
+    }
+
+    fn extras(&self) -> Result<Extras, String> {
+        let mut extras = Extras {
+            init: self.init,
+            ulimits: self.ulimit.clone(),
+            hosts: self.add_host.clone(),
+            dns: self.dns.clone(),
+            dns_search: self.dns_search.clone(),
+            groups: self.group_add.clone(),
+            oom_score_adj: self.oom_score_adj,
+            ..Extras::default()
+        };
+        for option in &self.log_opt {
+            match option.split_once('=') {
+                Some(("max-size", value)) => extras.log_max_size = Some(size(value)?),
+                Some(("max-file", value)) => {
+                    let files = value.parse().map_err(|_| format!("--log-opt {option}: not a number"))?;
+                    extras.log_max_files = Some(files);
+                }
+                _ => return Err(format!("--log-opt {option}: max-size= and max-file= are possible here")),
             }
         }
-        let mut labels = BTreeMap::new();
-        for label in &self.label {
-            let (key, value) = label.split_once('=').unwrap_or((label, ""));
-            labels.insert(key.to_owned(), value.to_owned());
+        Ok(extras)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        for option in &self.security_opt {
+            match option.as_str() {
+                "no-new-privileges" | "no-new-privileges:true" | "no-new-privileges=true" if self.new_privileges => {
+                    return Err("--security-opt no-new-privileges and --new-privileges contradict each other".into());
+                }
+                "no-new-privileges" | "no-new-privileges:true" | "no-new-privileges=true" => {}
+                other => {
+                    return Err(format!(
+                        "--security-opt {other}: system calls and capabilities of containers are Docker's defaults and can't be changed"
+                    ));
+                }
+            }
         }
+        if self.rm && self.restart.as_deref().is_some_and(|policy| policy != "no") {
+            return Err(
+                "--rm and --restart contradict each other: what is removed when it has ended can't be started again"
+                    .into(),
+            );
+        }
+        if let Some(path) = &self.cidfile
+            && path.exists()
+        {
+            return Err(format!("--cidfile {}: it is there already", path.display()));
+        }
+        let own = format!("linux/{}", berth_image::architecture());
+        match self.platform.as_deref() {
+            Some(platform) if platform != own && !platform.starts_with(&format!("{own}/")) => Err(format!(
+                "--platform {platform}: this server's machine runs {own}; `berth pull --platform` fetches other images"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// What other containers have that this one is to have, too: mounts and addresses.
+    async fn of_others(&self, client: &Client) -> Result<(Vec<ContainerMount>, Vec<NamedAddress>), String> {
+        let (mut mounts, mut hosts) = (Vec::new(), Vec::new());
+        for text in &self.volumes_from {
+            let (id, read_only) =
+                text.strip_suffix(":ro").map_or((text.trim_end_matches(":rw"), false), |id| (id, true));
+            let other = client.container(id).await.map_err(|e| format!("--volumes-from {text}: {e}"))?;
+            let shared = other.mounts.into_iter().filter(|m| matches!(m.kind.as_str(), "bind" | "volume"));
+            mounts.extend(shared.map(|m| ContainerMount { read_only: m.read_only || read_only, ..m }));
+        }
+        for text in &self.link {
+            let (id, name) = text.split_once(':').unwrap_or((text, text));
+            let other = client.container(id).await.map_err(|e| format!("--link {text}: {e}"))?;
+            let address = other.address.ok_or_else(|| format!("--link {text}: {id} has no address of its own"))?;
+            hosts.push(NamedAddress { name: name.to_owned(), address });
+        }
+        Ok((mounts, hosts))
+    }
+
+    pub(super) async fn request(self, client: &Client, start: bool) -> Result<ContainerCreate, String> {
+        self.check()?;
+        let (shared, linked) = self.of_others(client).await?;
+        let health = self.health();
+        let mut extras = self.extras()?;
+        extras.hosts.extend(linked);
+        let env = environment(&self.env_file, &self.env)?;
+        let labels = self.labels()?;
+        let swap = match &self.memory_swap {
+            Some(together) => Some(swap_of(together, self.memory)?),
+            None => self.swap,
+        };
+        let mut ports: Vec<_> = self.publish.into_iter().flat_map(|ports| ports.0).collect();
+        if self.publish_all {
+            ports.extend(self.expose.into_iter().flat_map(|ports| ports.0));
+        }
+        let own: Vec<_> = self.volume.into_iter().chain(self.mount).chain(self.tmpfs).collect();
+        let mut mounts: Vec<_> = shared.into_iter().filter(|m| own.iter().all(|o| o.target != m.target)).collect();
+        mounts.extend(own);
         let size = if self.tty { super::terminal::size() } else { None };
         Ok(ContainerCreate {
             name: self.name,
             image: self.image,
             command: (!self.command.is_empty()).then_some(self.command),
             entrypoint: self.entrypoint.map(|e| if e.is_empty() { Vec::new() } else { vec![e] }),
-            env: resolved,
+            env,
             working_dir: self.workdir,
             user: self.user,
             hostname: self.hostname,
             cpus: self.cpus,
             memory: self.memory,
-            swap: self.swap,
+            swap,
             pids: self.pids_limit,
             shm_size: self.shm_size,
             read_only: self.read_only,
             new_privileges: self.new_privileges,
-            mounts: self.volume.into_iter().chain(self.tmpfs).collect(),
+            mounts,
             network: self.network,
-            ports: self.publish,
+            ports,
             labels,
             stdin: self.interactive,
             terminal: self.tty,
@@ -297,36 +420,21 @@ impl Create {
             auto_remove: self.rm,
             attended: false,
             start,
+            extras,
+            publish_all: self.publish_all,
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{port, size, tmpfs, volume};
+    use super::swap_of;
 
     #[test]
-    fn flags_are_read_as_docker_reads_them() {
-        assert_eq!((size("64m"), size("1.5G"), size("10")), (Ok(64 << 20), Ok(3 << 29), Ok(10)));
-        assert!(size("x").is_err() && size("5q").is_err() && size("-1").is_err());
-        let p = port("127.0.0.1:8080:80/udp").expect("port");
-        assert_eq!(
-            (p.host_ip.as_deref(), p.host_port, p.container_port, p.protocol.as_str()),
-            (Some("127.0.0.1"), Some(8080), Some(80), "udp")
-        );
-        let p = port("8000-8010:80").expect("range");
-        assert_eq!((p.host_port, p.host_port_last), (Some(8000), Some(8010)));
-        assert_eq!(port("80").expect("any").host_port, None);
-        assert!(port("a:b").is_err() && port("1:2:3:4").is_err() && port("1:0").is_err());
-        assert_eq!(port("0:80").expect("any").host_port, None);
-        assert!(super::cpus("nan").is_err());
-        assert!(volume("/a:/b:ro").is_ok_and(|v| v.read_only && v.kind == "bind") && volume("/a").is_err());
-        assert!(volume("data:/b").is_ok_and(|v| v.kind == "volume" && v.source.as_deref() == Some("data")));
-        assert_eq!(
-            (super::rate("10mbit"), super::rate("1.5G"), super::rate("100000")),
-            (Ok(10_000_000), Ok(1_500_000_000), Ok(100_000))
-        );
-        assert!(super::rate("x").is_err() && super::rate("5parsec").is_err() && super::rate("-1").is_err());
-        assert_eq!(tmpfs("/x:size=1k").expect("tmpfs").size, Some(1024));
+    fn swap_is_what_is_beyond_memory() {
+        assert_eq!(swap_of("128m", Some(64 << 20)), Ok(64 << 20));
+        assert_eq!(swap_of("64m", Some(64 << 20)), Ok(0));
+        assert!(swap_of("-1", None).is_ok_and(|swap| swap > 1 << 40));
+        assert!(swap_of("64m", None).is_err() && swap_of("32m", Some(64 << 20)).is_err());
     }
 }

@@ -95,6 +95,18 @@ pub(super) fn bytes(n: u64) -> String {
     format!("{value:.1}TiB")
 }
 
+/// `10Mbit/s`.
+pub(super) fn bits(n: u64) -> String {
+    let mut value = n as f64;
+    for unit in ["bit/s", "kbit/s", "Mbit/s"] {
+        if value < 1000.0 {
+            return format!("{value}{unit}");
+        }
+        value /= 1000.0;
+    }
+    format!("{value}Gbit/s")
+}
+
 /// `3 minutes`, of nanoseconds since 1970 until now.
 pub(super) fn age(at: &str) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs() as i64);

@@ -170,10 +170,16 @@ pub(super) async fn login(client: &Client, login: &Login) -> Outcome {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let username = login.username.clone().ok_or("whose login? name the user with -u")?;
+    let asks = std::io::stdin().is_terminal();
+    let username = match &login.username {
+        Some(username) => username.clone(),
+        None if asks => super::terminal::line("Username: ")?,
+        None => return Err("whose login? name the user with -u".into()),
+    };
     let password = match (&login.password, login.password_stdin) {
         (Some(password), _) => password.clone(),
         (None, true) => read_secret()?,
+        (None, false) if asks => super::terminal::secret("Password: ")?,
         (None, false) => {
             return Err("give the password by --password-stdin (or -p, which others on this machine can see)".into());
         }
@@ -185,7 +191,13 @@ pub(super) async fn login(client: &Client, login: &Login) -> Outcome {
 }
 
 pub(super) async fn logout(client: &Client, logout: &Logout) -> Outcome {
-    client.registry_logout(&logout.registry).await.map_err(|e| e.to_string())?;
+    match client.registry_logout(&logout.registry).await {
+        Err(error) if error.code() == Some("not_found") => {
+            println!("Not logged in at {}", logout.registry);
+            return Ok(ExitCode::SUCCESS);
+        }
+        other => other.map_err(|e| e.to_string())?,
+    }
     println!("Logged out at {}", logout.registry);
     Ok(ExitCode::SUCCESS)
 }

@@ -10,7 +10,7 @@ use berth_api::wire::{
 use berth_client::Client;
 use futures_util::StreamExt;
 
-use super::{options, output};
+use super::output;
 
 type Outcome = Result<ExitCode, String>;
 
@@ -58,13 +58,13 @@ pub(crate) struct Spec {
     #[arg(long, short)]
     env: Vec<String>,
     /// Memory limit of each, with b, k, m or g
-    #[arg(long, short, value_parser = options::size)]
+    #[arg(long, short, value_parser = super::values::size)]
     memory: Option<u64>,
     /// CPUs of each, with fractions
     #[arg(long)]
     cpus: Option<f64>,
     /// Disk that each is meant to use, with b, k, m or g; told to clients, not enforced
-    #[arg(long, value_parser = options::size)]
+    #[arg(long, value_parser = super::values::size)]
     disk: Option<u64>,
     /// Folder that code is put into
     #[arg(long)]

@@ -8,6 +8,7 @@ use berth_client::{Client, Error, Heard, Session, SessionInput};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::scope::Scope;
 use super::terminal::{self, Raw};
 
 type Outcome = Result<ExitCode, String>;
@@ -26,12 +27,20 @@ pub(crate) struct Exec {
     /// Environment variable KEY=value, or KEY from here
     #[arg(long, short)]
     env: Vec<String>,
+    /// Read environment variables from a file, one KEY=value a line
+    #[arg(long)]
+    env_file: Vec<std::path::PathBuf>,
     /// Working directory
     #[arg(long, short)]
     workdir: Option<String>,
     /// User, as name or uid, with :group
     #[arg(long, short)]
     user: Option<String>,
+    /// Keys that let go of it, such as ctrl-p,ctrl-q
+    #[arg(long, value_name = "KEYS", value_parser = keys_of)]
+    detach_keys: Option<Keys>,
+    #[command(flatten)]
+    scope: Scope,
     /// Container
     id: String,
     /// Command and arguments
@@ -44,6 +53,14 @@ pub(crate) struct Attach {
     /// Don't pass standard input on
     #[arg(long)]
     no_stdin: bool,
+    /// Whether signals to this command are the container's
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    sig_proxy: bool,
+    /// Keys that let go of it, such as ctrl-p,ctrl-q
+    #[arg(long, value_name = "KEYS", value_parser = keys_of)]
+    detach_keys: Option<Keys>,
+    #[command(flatten)]
+    scope: Scope,
     /// Container
     id: String,
 }
@@ -56,12 +73,35 @@ pub(super) fn code(code: i32) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
-pub(super) fn variables(given: &[String]) -> Vec<String> {
-    let resolve = |v: &String| match v.contains('=') {
-        true => Some(v.clone()),
-        false => std::env::var(v).ok().map(|value| format!("{v}={value}")),
-    };
-    given.iter().filter_map(resolve).collect()
+/// Keys that let go of a container.
+#[derive(Debug, Clone)]
+pub(crate) struct Keys(Vec<u8>);
+
+pub(super) fn keys_of(text: &str) -> Result<Keys, String> {
+    super::values::keys(text).map(Keys)
+}
+
+impl Default for Keys {
+    /// Ctrl-P Ctrl-Q.
+    fn default() -> Self {
+        Self(vec![16, 17])
+    }
+}
+
+/// How a session is talked with.
+#[derive(Debug, Clone)]
+pub(super) struct Talk {
+    pub(super) tty: bool,
+    pub(super) input: bool,
+    pub(super) stdout: bool,
+    pub(super) stderr: bool,
+    pub(super) keys: Option<Keys>,
+}
+
+impl Default for Talk {
+    fn default() -> Self {
+        Self { tty: false, input: false, stdout: true, stderr: true, keys: None }
+    }
 }
 
 pub(super) async fn exec(client: &Client, exec: &Exec) -> Outcome {
@@ -73,7 +113,7 @@ pub(super) async fn exec(client: &Client, exec: &Exec) -> Outcome {
         rows: size.map(|(rows, _)| rows),
         columns: size.map(|(_, columns)| columns),
         command: exec.command.clone(),
-        env: variables(&exec.env),
+        env: super::options::environment(&exec.env_file, &exec.env)?,
         working_dir: exec.workdir.clone(),
         user: exec.user.clone(),
         terminal: exec.tty,
@@ -84,6 +124,7 @@ pub(super) async fn exec(client: &Client, exec: &Exec) -> Outcome {
         eprintln!("berth: {error}");
         refused(&error)
     };
+    let client = &exec.scope.of_container(client, &exec.id).await.map_err(|e| e.to_string())?;
     if exec.detach {
         let simple = ExecCreate { terminal: false, stdin: false, ..asked };
         return Ok(client.container_exec(&exec.id, &simple).await.map_or_else(failed, |_| ExitCode::SUCCESS));
@@ -92,7 +133,8 @@ pub(super) async fn exec(client: &Client, exec: &Exec) -> Outcome {
         Ok(session) => session,
         Err(error) => return Ok(failed(error)),
     };
-    match talk(session, exec.tty, exec.interactive).await {
+    let how = Talk { tty: exec.tty, input: exec.interactive, keys: exec.detach_keys.clone(), ..Talk::default() };
+    match talk(session, &how).await {
         Ok(Some(ended)) => Ok(code(ended)),
         Ok(None) => Ok(ExitCode::SUCCESS),
         Err(error) => Ok(failed(error)),
@@ -100,20 +142,22 @@ pub(super) async fn exec(client: &Client, exec: &Exec) -> Outcome {
 }
 
 pub(super) async fn attach(client: &Client, attach: &Attach) -> Outcome {
+    let client = &attach.scope.of_container(client, &attach.id).await.map_err(|e| e.to_string())?;
     let found = client.container(&attach.id).await.map_err(|e| e.to_string())?;
     let session = client.container_attach(&attach.id).await.map_err(|e| e.to_string())?;
     let listens = (found.stdin || found.terminal) && !attach.no_stdin;
-    match talk(session, found.terminal, listens).await.map_err(|e| e.to_string())? {
+    let passes_on = attach.sig_proxy && !(found.terminal && listens);
+    let _passing_on = passes_on.then(|| super::containers::PassingOn::begin(client, &found.id)).transpose()?;
+    let how = Talk { tty: found.terminal, input: listens, keys: attach.detach_keys.clone(), ..Talk::default() };
+    match talk(session, &how).await.map_err(|e| e.to_string())? {
         Some(ended) => Ok(code(ended)),
         None => Ok(ExitCode::SUCCESS),
     }
 }
 
-/// Ctrl-P Ctrl-Q lets go of a container's terminal, which goes on.
-const LET_GO: [u8; 2] = [16, 17];
-
 /// Passes on both ways until the process has ended; its exit code, or `None` if it was let go of.
-pub(super) async fn talk(mut session: Session, tty: bool, input: bool) -> Result<Option<i32>, Error> {
+pub(super) async fn talk(mut session: Session, how: &Talk) -> Result<Option<i32>, Error> {
+    let (tty, input) = (how.tty, how.input);
     let raw = if tty && input { Raw::enter() } else { None };
     let lost = |e: std::io::Error| Error::Connection(format!("watch for signals: {e}"));
     let resized = signal(SignalKind::window_change()).map_err(lost)?;
@@ -123,11 +167,13 @@ pub(super) async fn talk(mut session: Session, tty: bool, input: bool) -> Result
     }
     let (to, mut from) = session.split();
     // Apart from what is heard: a process that waits to be heard takes no input until it is.
-    let mut telling = tokio::spawn(tell(to, resized, tty, input, raw.is_some()));
+    let mut telling =
+        tokio::spawn(tell(to, resized, (tty, input), raw.is_some().then(|| how.keys.clone().unwrap_or_default())));
     let mut told = false;
     let result = loop {
         tokio::select! {
             heard = from.next() => match heard {
+                Ok(Heard::Stdout(_)) if !how.stdout => {}
                 Ok(Heard::Stdout(bytes)) => {
                     let mut out = std::io::stdout();
                     // Whoever read this has gone (`| head`): so does the session.
@@ -135,6 +181,7 @@ pub(super) async fn talk(mut session: Session, tty: bool, input: bool) -> Result
                         break Ok(None);
                     }
                 }
+                Ok(Heard::Stderr(_)) if !how.stderr => {}
                 Ok(Heard::Stderr(bytes)) => drop(std::io::stderr().write_all(&bytes)),
                 Ok(Heard::Ended(code)) => break Ok(Some(code)),
                 Err(error) => break Err(error),
@@ -158,10 +205,16 @@ enum InputEnd {
 }
 
 /// Tells the process what is typed, and its terminal's size.
-async fn tell(mut to: SessionInput, mut resized: Signal, tty: bool, mut listens: bool, raw: bool) -> InputEnd {
+async fn tell(
+    mut to: SessionInput,
+    mut resized: Signal,
+    (tty, mut listens): (bool, bool),
+    keys: Option<Keys>,
+) -> InputEnd {
     let mut stdin = tokio::io::stdin();
     let mut buffer = vec![0; 16 * 1024];
-    let mut last = 0;
+    // What was typed last, as far as it may be the beginning of the keys.
+    let mut last: Vec<u8> = Vec::new();
     loop {
         let sent = tokio::select! {
             read = stdin.read(&mut buffer), if listens => match read {
@@ -171,11 +224,13 @@ async fn tell(mut to: SessionInput, mut resized: Signal, tty: bool, mut listens:
                 }
                 Ok(length) => {
                     let bytes = &buffer[..length];
-                    let let_go = |pair: &[u8]| pair == LET_GO;
-                    if raw && (bytes.windows(2).any(let_go) || (last == LET_GO[0] && bytes[0] == LET_GO[1])) {
-                        return InputEnd::LetGo;
+                    if let Some(Keys(keys)) = &keys {
+                        last.extend_from_slice(bytes);
+                        if last.windows(keys.len().max(1)).any(|typed| typed == keys) {
+                            return InputEnd::LetGo;
+                        }
+                        last.drain(..last.len().saturating_sub(keys.len()));
                     }
-                    last = bytes[length - 1];
                     to.input(bytes).await
                 }
             },

@@ -39,3 +39,21 @@ pub(super) fn size() -> Option<(u16, u16)> {
         (asked == 0 && size.ws_row > 0).then_some((size.ws_row, size.ws_col))
     }
 }
+
+/// Asks for what is not shown while it is typed.
+pub(super) fn secret(prompt: &str) -> Result<String, String> {
+    let typed = rpassword::prompt_password(prompt).map_err(|e| format!("read from the terminal: {e}"))?;
+    let typed = typed.trim().to_owned();
+    if typed.is_empty() { Err("nothing was typed".into()) } else { Ok(typed) }
+}
+
+/// Asks for a line.
+pub(super) fn line(prompt: &str) -> Result<String, String> {
+    use io::Write;
+    eprint!("{prompt}");
+    let _ = io::stderr().flush();
+    let mut typed = String::new();
+    io::stdin().read_line(&mut typed).map_err(|e| format!("read standard input: {e}"))?;
+    let typed = typed.trim().to_owned();
+    if typed.is_empty() { Err("nothing was typed".into()) } else { Ok(typed) }
+}

@@ -2,16 +2,19 @@
 
 use std::process::ExitCode;
 
-use berth_api::wire::{AccountChange, Change, TokenCreate};
+use berth_api::wire::TokenCreate;
 use berth_client::Client;
 
+use super::format::Format;
 use super::output;
 
 type Outcome = Result<ExitCode, String>;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Info {
-    /// Print JSON
+    #[command(flatten)]
+    format: Format,
+    /// Print JSON with berth's own names
     #[arg(long)]
     json: bool,
 }
@@ -51,93 +54,94 @@ pub(crate) enum TokenCommand {
     },
 }
 
-/// A right as it is told on the command line.
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-pub(crate) enum Right {
-    /// They may
-    Yes,
-    /// They may not
-    No,
-    /// As the server's settings say
-    Default,
+#[derive(Debug, clap::Args)]
+pub(crate) struct Version {
+    #[command(flatten)]
+    format: Format,
 }
 
-impl Right {
-    fn change(right: Option<Self>) -> Change<bool> {
-        match right {
-            None => Change::Kept,
-            Some(Self::Yes) => Change::To(Some(true)),
-            Some(Self::No) => Change::To(Some(false)),
-            Some(Self::Default) => Change::To(None),
-        }
-    }
-
-    fn word(of: Option<bool>) -> &'static str {
-        match of {
-            Some(true) => "yes",
-            Some(false) => "no",
-            None => "default",
-        }
-    }
-}
-
-#[derive(Debug, clap::Subcommand)]
-pub(crate) enum AccountCommand {
-    /// List accounts with their rights
-    Ls {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Change an account's rights
-    Set {
-        /// Whether its users may have containers in the host's network
-        #[arg(long)]
-        host_network: Option<Right>,
-        /// Whether its downloads may come from private addresses
-        #[arg(long)]
-        private_addresses: Option<Right>,
-        /// The account's name
-        name: String,
-    },
-}
-
-pub(super) async fn account(client: &Client, command: AccountCommand) -> Outcome {
-    let all = match command {
-        AccountCommand::Ls { json: true } => {
-            output::json(&client.accounts().await.map_err(|e| e.to_string())?)?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        AccountCommand::Ls { json: false } => client.accounts().await,
-        AccountCommand::Set { host_network, private_addresses, name } => {
-            let change = AccountChange {
-                host_network: Right::change(host_network),
-                private_addresses: Right::change(private_addresses),
-            };
-            client.account_change(&name, &change).await.map(|changed| vec![changed])
-        }
+/// Versions of client and, if it answers, server.
+pub(super) async fn version(client: Option<&Client>, asked: &Version) -> Outcome {
+    let host = match client {
+        Some(client) => Some(client.host().await.map_err(|e| e.to_string())?),
+        None => None,
     };
-    let row = |a: berth_api::wire::Account| {
-        let rights = [a.host_network, a.private_addresses].map(|right| Right::word(right).to_owned());
-        [vec![a.name], rights.to_vec()].concat()
-    };
-    let rows: Vec<_> = all.map_err(|e| e.to_string())?.into_iter().map(row).collect();
-    output::table(&["ACCOUNT", "HOST NETWORK", "PRIVATE ADDRESSES"], &rows);
+    let own = serde_json::json!({
+        "Version": env!("CARGO_PKG_VERSION"),
+        "GitCommit": env!("BERTH_COMMIT"),
+        "Os": std::env::consts::OS,
+        "Arch": berth_image::architecture(),
+    });
+    let server = host.as_ref().map(|host| {
+        serde_json::json!({
+            "Version": host.berth,
+            "Os": "linux",
+            "Arch": host.architecture,
+            "KernelVersion": host.kernel,
+        })
+    });
+    if asked.format.is_given() {
+        asked.format.one(&serde_json::json!({ "Client": own, "Server": server }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!(
+        "client    berth {} ({}), {}",
+        env!("CARGO_PKG_VERSION"),
+        env!("BERTH_COMMIT"),
+        berth_image::architecture()
+    );
+    if let Some(host) = host {
+        println!("server    berth {}, {}, Linux {}", host.berth, host.architecture, host.kernel);
+    }
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) async fn info(client: &Client, info: &Info) -> Outcome {
-    let host = client.host().await.map_err(|e| e.to_string())?;
+    let said = |e: berth_client::Error| e.to_string();
+    let host = client.host().await.map_err(said)?;
     if info.json {
         output::json(&host)?;
         return Ok(ExitCode::SUCCESS);
     }
-    println!("host      {}", host.name);
-    println!("berth     {}", host.berth);
-    println!("system    {}, Linux {}, {}", host.os, host.kernel, host.architecture);
-    println!("cpus      {}, load {:.2}", host.cpus, host.load);
-    println!("memory    {}, {} available", output::bytes(host.memory), output::bytes(host.memory_available));
-    println!("disk      {} free", output::bytes(host.disk_free));
+    let containers = client.containers().await.map_err(said)?;
+    let images = client.images().await.map_err(said)?.len();
+    let count = |state: &str| containers.iter().filter(|c| c.state == state).count();
+    let (running, paused) = (count("running"), count("paused"));
+    if info.format.is_given() {
+        info.format.one(&serde_json::json!({
+            "ServerVersion": host.berth,
+            "Name": host.name,
+            "OperatingSystem": host.os,
+            "OSType": "linux",
+            "KernelVersion": host.kernel,
+            "Architecture": host.architecture,
+            "NCPU": host.cpus,
+            "MemTotal": host.memory,
+            "Containers": containers.len(),
+            "ContainersRunning": running,
+            "ContainersPaused": paused,
+            "ContainersStopped": containers.len() - running - paused,
+            "Images": images,
+            "Driver": "overlayfs",
+            "CgroupVersion": host.cgroup_version.to_string(),
+            "DefaultRuntime": host.runtime,
+            "Warnings": host.warnings,
+        }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("host        {}", host.name);
+    println!("berth       {}", host.berth);
+    println!("system      {}, Linux {}, {}", host.os, host.kernel, host.architecture);
+    println!("containers  {}, {running} running, {paused} paused", containers.len());
+    println!("images      {images}");
+    println!("storage     overlayfs, {} free", output::bytes(host.disk_free));
+    println!("cgroups     version {}", host.cgroup_version);
+    println!("runtime     {}", host.runtime);
+    println!("cpus        {}, load {:.2}", host.cpus, host.load);
+    println!("memory      {}, {} available", output::bytes(host.memory), output::bytes(host.memory_available));
+    for warning in host.warnings {
+        println!("warning     {warning}");
+    }
     Ok(ExitCode::SUCCESS)
 }
 

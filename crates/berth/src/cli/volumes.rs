@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use berth_api::wire::VolumeCreate;
+use berth_api::wire::{Volume, VolumeCreate};
 use berth_client::Client;
 
 use super::containers::each;
 use super::files::{body_of, write_body};
-use super::output;
+use super::filters::{Filters, has_label};
+use super::format::{self, Format};
+use super::scope::Scope;
+use super::{listing, output, shapes};
 
 type Outcome = Result<ExitCode, String>;
 
@@ -20,6 +23,12 @@ pub(crate) enum VolumeCommand {
         /// Label KEY=value
         #[arg(long, short)]
         label: Vec<String>,
+        /// local: there are no others
+        #[arg(long, short, value_parser = ["local"])]
+        driver: Option<String>,
+        /// As the name that follows
+        #[arg(long = "name", value_name = "NAME", conflicts_with = "name")]
+        named: Option<String>,
         /// Name; made up if it is missing
         name: Option<String>,
     },
@@ -28,18 +37,31 @@ pub(crate) enum VolumeCommand {
         /// Print names only
         #[arg(long, short)]
         quiet: bool,
-        /// Print JSON
+        #[command(flatten)]
+        filters: Filters,
+        #[command(flatten)]
+        format: Format,
+        /// Print JSON with berth's own names
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        scope: Scope,
     },
     /// Show volumes as JSON, with their sizes
     Inspect {
+        /// A template, such as '{{.Name}}'
+        #[arg(long, short, value_name = "TEMPLATE")]
+        format: Option<String>,
         /// Volumes
         #[arg(required = true)]
         names: Vec<String>,
     },
     /// Remove volumes with all that is in them
+    #[command(visible_alias = "remove")]
     Rm {
+        /// Those that are not there are no error
+        #[arg(long, short)]
+        force: bool,
         /// Volumes
         #[arg(required = true)]
         names: Vec<String>,
@@ -49,6 +71,9 @@ pub(crate) enum VolumeCommand {
         /// Don't ask
         #[arg(long, short)]
         force: bool,
+        /// Those with a name, too, which is so in any case
+        #[arg(long, short)]
+        all: bool,
     },
     /// Write a volume's content as a tar
     Backup {
@@ -71,7 +96,8 @@ pub(crate) enum VolumeCommand {
 pub(super) async fn run(client: &Client, command: VolumeCommand) -> Outcome {
     let said = |e: berth_client::Error| e.to_string();
     match command {
-        VolumeCommand::Create { label, name } => {
+        VolumeCommand::Create { label, name, named, driver: _ } => {
+            let name = name.or(named);
             let labels: BTreeMap<String, String> = label
                 .iter()
                 .map(|l| l.split_once('=').unwrap_or((l, "")))
@@ -79,33 +105,48 @@ pub(super) async fn run(client: &Client, command: VolumeCommand) -> Outcome {
                 .collect();
             println!("{}", client.volume_create(&VolumeCreate { name, labels }).await.map_err(said)?.name);
         }
-        VolumeCommand::Ls { quiet, json } => {
-            let all = client.volumes().await.map_err(said)?;
+        VolumeCommand::Ls { quiet, filters, format, json, scope } => {
+            let filters = filters.by_key(&["dangling", "name", "label", "driver"])?;
+            let wanted = |v: &Volume| {
+                filters.iter().all(|(key, values)| match *key {
+                    "dangling" => values.iter().any(|value| (value == "true") == v.used_by.is_empty()),
+                    "name" => values.iter().any(|value| v.name.contains(value.as_str())),
+                    "label" => values.iter().all(|value| has_label(&v.labels, value)),
+                    _ => values.iter().any(|value| value == "local"),
+                })
+            };
+            let (mut all, mut rows) = (Vec::new(), Vec::new());
+            for (account, client) in scope.clients(client).await? {
+                let found: Vec<_> = client.volumes().await.map_err(said)?.into_iter().filter(wanted).collect();
+                rows.extend(found.iter().map(|v| shapes::volume(v, &account)));
+                all.extend(found);
+            }
             if json {
                 output::json(&all)?;
             } else if quiet {
                 all.iter().for_each(|v| println!("{}", v.name));
             } else {
-                let row = |v: &berth_api::wire::Volume| {
-                    vec![v.name.clone(), format!("{} ago", output::age(&v.created_at)), v.used_by.join(", ")]
-                };
-                output::table(&["NAME", "CREATED", "USED BY"], &all.iter().map(row).collect::<Vec<_>>());
+                let mut columns = vec![("NAME", "Name"), ("CREATED", "Created"), ("USED BY", "UsedBy")];
+                if scope.shows_accounts() {
+                    columns.insert(0, ("ACCOUNT", "Account"));
+                }
+                format::print(&format, &rows, &columns)?;
             }
         }
-        VolumeCommand::Inspect { names } => {
-            let mut all = Vec::new();
-            for name in &names {
-                all.push(client.volume(name).await.map_err(said)?);
-            }
-            output::json(&all)?;
+        VolumeCommand::Inspect { format, names } => {
+            let asked = listing::Inspect::of_volumes(format, names);
+            return listing::inspect(client, &asked).await;
         }
-        VolumeCommand::Rm { names } => {
+        VolumeCommand::Rm { force, names } => {
             return each("removing", &names, |name| async move {
-                client.volume_remove(name).await.map(|()| name.to_owned())
+                match client.volume_remove(name).await {
+                    Err(error) if force && error.code() == Some("not_found") => Ok(name.to_owned()),
+                    other => other.map(|()| name.to_owned()),
+                }
             })
             .await;
         }
-        VolumeCommand::Prune { force } => {
+        VolumeCommand::Prune { force, all: _ } => {
             super::output::confirm(
                 "This removes every volume that no container mounts, with all that is in it.",
                 force,

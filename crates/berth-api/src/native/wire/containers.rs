@@ -1,11 +1,12 @@
 //! Containers.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use berth_core::{ContainerState, Error as CoreError, Field, HealthTest, NewContainer, RestartPolicy};
+use super::{Health, HealthCheck};
+use berth_core::{ContainerState, Error as CoreError, Field, NewContainer, RestartPolicy};
 use berth_engine::{Mount, MountSource, NetworkMode, PortProtocol, PortRequest};
 use berth_runtime::log::format_time;
+use berth_types::Extras;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -128,102 +129,10 @@ pub struct ContainerCreate {
     pub no_health: bool,
     /// Started at once.
     pub start: bool,
-}
-
-/// A health check. One of `command`, `http` and `tcp` says how.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct HealthCheck {
-    /// A command in the container that ends with 0.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub command: Option<Vec<String>>,
-    /// Port and path, `8080/healthz`: GET is answered by a status from 200 to 399.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub http: Option<String>,
-    /// A port that accepts connections.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tcp: Option<u16>,
-    /// Seconds between two checks; 30 if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub interval: Option<f64>,
-    /// Seconds that one may take; 30 if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub timeout: Option<f64>,
-    /// Failures in a row until it counts as unhealthy; 3 if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub retries: Option<u32>,
-    /// Seconds after the start in which failures don't count.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub start_period: Option<f64>,
-    /// An unhealthy container is started anew.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub restart: bool,
-}
-
-impl TryFrom<HealthCheck> for berth_core::HealthCheck {
-    type Error = CoreError;
-
-    fn try_from(h: HealthCheck) -> Result<Self, CoreError> {
-        let test = match (h.command, h.http, h.tcp) {
-            (Some(command), None, None) => HealthTest::Exec(command),
-            (None, Some(http), None) => {
-                let (port, path) = http.split_once('/').unwrap_or((&http, ""));
-                let port = port.trim_start_matches(':').parse();
-                let port = port.map_err(|_| invalid(Field::Health, format!("http {http:?} is not PORT/path")))?;
-                HealthTest::Http { port, path: format!("/{path}") }
-            }
-            (None, None, Some(port)) => HealthTest::Tcp { port },
-            _ => return Err(invalid(Field::Health, "one of command, http and tcp is needed")),
-        };
-        let seconds = |value: Option<f64>, otherwise: Duration| match value {
-            None => Ok(otherwise),
-            Some(s) if (0.0..=1e6).contains(&s) => Ok(Duration::from_secs_f64(s)),
-            Some(s) => Err(invalid(Field::Health, format!("{s} is no number of seconds"))),
-        };
-        let check = Self::new(test);
-        Ok(Self {
-            interval: seconds(h.interval, check.interval)?,
-            timeout: seconds(h.timeout, check.timeout)?,
-            start_period: seconds(h.start_period, check.start_period)?,
-            retries: h.retries.unwrap_or(check.retries),
-            restart: h.restart,
-            test: check.test,
-        })
-    }
-}
-
-impl From<berth_core::HealthCheck> for HealthCheck {
-    fn from(h: berth_core::HealthCheck) -> Self {
-        let (command, http, tcp) = match h.test {
-            HealthTest::Exec(command) => (Some(command), None, None),
-            HealthTest::Http { port, path } => (None, Some(format!("{port}{path}")), None),
-            HealthTest::Tcp { port } => (None, None, Some(port)),
-        };
-        Self {
-            command,
-            http,
-            tcp,
-            interval: Some(h.interval.as_secs_f64()),
-            timeout: Some(h.timeout.as_secs_f64()),
-            retries: Some(h.retries),
-            start_period: Some(h.start_period.as_secs_f64()),
-            restart: h.restart,
-        }
-    }
-}
-
-/// What a container's health checks have shown.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct Health {
-    /// `starting`, `healthy` or `unhealthy`.
-    pub status: String,
-    /// Failures in a row.
-    pub failures: u32,
-    /// What the last check that failed said.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_failure: Option<String>,
-    /// Since when.
-    pub since: String,
+    /// What few containers ask for.
+    pub extras: Extras,
+    /// Every port that the image exposes is published on some port of the host.
+    pub publish_all: bool,
 }
 
 /// Changes of a container. What is absent stays; `null` takes a bound away.
@@ -380,6 +289,15 @@ pub struct Container {
     /// It has a terminal.
     #[serde(default)]
     pub terminal: bool,
+    /// What few containers ask for.
+    #[serde(default)]
+    pub extras: Extras,
+    /// Seconds between the stop signal and the kill.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_timeout: Option<u64>,
+    /// Signal that asks it to stop, by number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_signal: Option<i32>,
     /// Restart policy.
     pub restart: String,
     /// How often it was started again by itself since somebody started it.
@@ -483,6 +401,9 @@ impl From<berth_core::Container> for Container {
             egress: c.spec.rates.egress,
             stdin: c.spec.stdin,
             terminal: c.spec.terminal,
+            extras: c.spec.extras,
+            stop_timeout: Some(c.stop_timeout.as_secs()),
+            stop_signal: Some(c.stop_signal),
             restart: c.restart.to_string(),
             restarts: c.restarts,
             next_start: c.next_start.map(format_time),
@@ -536,7 +457,8 @@ impl TryFrom<ContainerCreate> for NewContainer {
                 ("bind", Some(source)) => MountSource::Bind { source: source.into() },
                 ("bind", None) => return Err(invalid(Field::Mounts, "a bind mount needs a source")),
                 ("volume", Some(name)) => MountSource::Volume { name, source: std::path::PathBuf::new() },
-                ("volume", None) => return Err(invalid(Field::Mounts, "a volume is mounted by its name, in source")),
+                // One that nobody named: it gets a name of its own.
+                ("volume", None) => MountSource::Volume { name: String::new(), source: std::path::PathBuf::new() },
                 ("tmpfs", _) => MountSource::Tmpfs { size: m.size.unwrap_or(64 << 20) },
                 (other, _) => return Err(invalid(Field::Mounts, format!("{other:?} is not bind, volume or tmpfs"))),
             };
@@ -572,6 +494,8 @@ impl TryFrom<ContainerCreate> for NewContainer {
             attended: c.attended,
             stdin: c.stdin,
             terminal: c.terminal,
+            extras: c.extras,
+            publish_all: c.publish_all,
             size: c.rows.zip(c.columns),
             ingress: c.ingress,
             egress: c.egress,
@@ -634,7 +558,7 @@ pub struct LogEntry {
 }
 
 /// What a container uses.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 pub struct Stats {
     /// The container.
     pub id: String,

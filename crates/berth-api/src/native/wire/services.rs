@@ -8,7 +8,8 @@ use berth_runtime::log::format_time;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
-use super::containers::{Container, HealthCheck, cpu_milli, invalid, restart_policy};
+use super::HealthCheck;
+use super::containers::{Container, cpu_milli, invalid, restart_policy};
 
 /// A service to be made, or its new name.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]

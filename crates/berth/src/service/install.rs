@@ -1,0 +1,180 @@
+//! `berth install` and `berth uninstall`: this program as a service of the machine, and away with it.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::files;
+
+/// Where `berth install` puts what a package would have in `/usr`.
+const PROGRAM: &str = "/usr/local/bin/berth";
+const UNIT: &str = "/etc/systemd/system/berth.service";
+const TMPFILES: &str = "/etc/tmpfiles.d/berth.conf";
+const SYSUSERS: &str = "/etc/sysusers.d/berth.conf";
+const COMPLETION: &str = "/usr/local/share/bash-completion/completions/berth";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Install {
+    /// Don't start the service, and don't have it start when the machine does
+    #[arg(long)]
+    no_start: bool,
+}
+
+fn named<T>(what: &Path, result: std::io::Result<T>) -> Result<T, String> {
+    result.map_err(|e| format!("{}: {e}", what.display()))
+}
+
+/// Writes a file as a whole or not at all; whether it was different before.
+fn put(path: &Path, content: &[u8], mode: u32) -> Result<bool, String> {
+    if fs::read(path).is_ok_and(|there| there == content) && fs::metadata(path).is_ok_and(|m| m.mode() & 0o777 == mode)
+    {
+        return Ok(false);
+    }
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    named(folder, fs::create_dir_all(folder))?;
+    let temporary = path.with_extension("berth-new");
+    let _ = fs::remove_file(&temporary);
+    let file = fs::File::options().write(true).create_new(true).mode(mode).open(&temporary);
+    let written = file.and_then(|mut f| f.write_all(content).and_then(|()| f.sync_all()));
+    named(&temporary, written)?;
+    named(&temporary, fs::set_permissions(&temporary, fs::Permissions::from_mode(mode)))?;
+    named(path, fs::rename(&temporary, path))?;
+    println!("wrote {}", path.display());
+    Ok(true)
+}
+
+fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
+    let line = || format!("{program} {}", arguments.join(" "));
+    let done = Command::new(program).args(arguments).output().map_err(|e| format!("{}: {e}", line()))?;
+    if done.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&done.stderr);
+    Err(format!("{}: {}, {}", line(), done.status, said.trim()))
+}
+
+/// Whether systemd looks after this machine (sd_booted(3)).
+fn has_systemd() -> bool {
+    Path::new("/run/systemd/system").is_dir()
+}
+
+fn is_root() -> bool {
+    // SAFETY: plain system call.
+    unsafe { libc::geteuid() == 0 }
+}
+
+fn make_group() -> Result<(), String> {
+    const GROUP: &str = "berth";
+    if crate::local::group(GROUP).is_some() {
+        return Ok(());
+    }
+    if put(Path::new(SYSUSERS), files::SYSUSERS.as_bytes(), 0o644).is_ok()
+        && run("systemd-sysusers", &[SYSUSERS]).is_ok()
+        || run("groupadd", &["--system", GROUP]).is_ok()
+        || run("addgroup", &["-S", GROUP]).is_ok()
+    {
+        println!("made the group {GROUP}: its members may use berth without a token, and are as good as root");
+        return Ok(());
+    }
+    println!("the group {GROUP} could not be made: only root may use berth without a token");
+    Ok(())
+}
+
+/// Puts this program, its settings and its service on the machine. A second time it is an upgrade: containers run on.
+pub(crate) fn install(install: &Install) -> Result<(), String> {
+    if !is_root() {
+        return Err("berth install writes to /etc and /usr/local: run it as root".into());
+    }
+    if Path::new(files::PACKAGED).exists() {
+        let package = Path::new("/var/lib/dpkg/info/berth.list").exists();
+        let by = if package { "the Debian package" } else { "somebody else" };
+        return Err(format!("{} is there, from {by}: two installations would be in each other's way", files::PACKAGED));
+    }
+    let own = named(Path::new("/proc/self/exe"), fs::read("/proc/self/exe"))?;
+    let mut changed = put(Path::new(PROGRAM), &own, 0o755)?;
+    make_group()?;
+    let settings = Path::new(files::SETTINGS);
+    if settings.exists() {
+        println!("kept {}", settings.display());
+    } else {
+        put(settings, crate::settings::describe::example().as_bytes(), 0o644)?;
+    }
+    crate::settings::Settings::load(Some(settings))?;
+    put(Path::new(COMPLETION), &crate::cli::completion(clap_complete::Shell::Bash), 0o644)?;
+    if !has_systemd() {
+        println!("systemd does not run here: have whatever starts services run `{PROGRAM} serve` as root");
+        return Ok(());
+    }
+    put(Path::new(TMPFILES), files::TMPFILES.as_bytes(), 0o644)?;
+    changed |= put(Path::new(UNIT), files::UNIT.replace(files::PACKAGED, PROGRAM).as_bytes(), 0o644)?;
+    run("systemctl", &["daemon-reload"])?;
+    if install.no_start {
+        println!("start it with: systemctl enable --now berth");
+        return Ok(());
+    }
+    run("systemctl", &["enable", "berth"])?;
+    let before = run("systemctl", &["is-active", "--quiet", "berth"]).is_ok();
+    if !before || changed {
+        // Returns when the server has said that it is ready.
+        run("systemctl", &["restart", "berth"])
+            .map_err(|e| format!("{e}; `journalctl -u berth -n 50` and `berth doctor` say why"))?;
+    }
+    println!("berth runs, and starts with the machine; `berth doctor` and `systemctl status berth` say how it is");
+    Ok(())
+}
+
+/// What is not taken away, and how it would be.
+fn left(purge: bool) {
+    if !purge {
+        println!(
+            "left: {} and {} (berth uninstall --purge removes them), the group berth",
+            files::SETTINGS,
+            crate::local::STANDARD_DATA
+        );
+    }
+}
+
+/// Whether there is something of `berth install` on this machine.
+pub(crate) fn is_installed() -> bool {
+    [PROGRAM, UNIT].iter().any(|path| Path::new(path).exists())
+}
+
+/// Ends the service, so that nobody else holds its data.
+pub(crate) fn stop_service() -> Result<(), String> {
+    if has_systemd() && Path::new(UNIT).exists() {
+        run("systemctl", &["disable", "--now", "berth"])?;
+        println!("stopped the service");
+    }
+    Ok(())
+}
+
+/// Takes away what [`install`] has put on the machine. With `purge` its settings and all data, too.
+pub(crate) fn remove_files(purge: bool) -> Result<(), String> {
+    if !is_root() {
+        return Err("berth uninstall removes files of /etc and /usr/local: run it as root".into());
+    }
+    for path in [UNIT, TMPFILES, SYSUSERS, COMPLETION, PROGRAM].map(PathBuf::from) {
+        match fs::remove_file(&path) {
+            Ok(()) => println!("removed {}", path.display()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(format!("{}: {error}", path.display())),
+        }
+    }
+    if has_systemd() {
+        run("systemctl", &["daemon-reload"])?;
+    }
+    let _ = fs::remove_file(crate::local::STANDARD);
+    let _ = fs::remove_dir("/run/berth");
+    if purge {
+        for path in [Path::new("/etc/berth"), Path::new(crate::local::STANDARD_DATA)] {
+            if path.exists() {
+                named(path, fs::remove_dir_all(path))?;
+                println!("removed {}", path.display());
+            }
+        }
+    }
+    left(purge);
+    Ok(())
+}

@@ -1,0 +1,131 @@
+//! Administration: accounts with quotas, acting for others, what is seen of all accounts.
+
+use berth_testkit::{Server, image, is_root};
+
+const BERTH: &str = env!("CARGO_BIN_EXE_berth");
+
+#[tokio::test(flavor = "multi_thread")]
+async fn quotas_bound_what_an_account_may_run_in_every_dialect() {
+    if !is_root() || image("busybox").is_none() {
+        return;
+    }
+    let server = Server::start(BERTH, "accounts", "").await;
+    let busybox = image("busybox").expect("image");
+    server.import(&busybox, "busybox", &[]);
+    assert_eq!(server.cli(&["official", "busybox"]).0, 0);
+    let (code, token, error) =
+        server.cli(&["account", "create", "shop", "-m", "100m", "--containers", "2", "--cpus", "1"]);
+    assert_eq!(code, 0, "{error}");
+    let token = token.trim().to_owned();
+    let shop = |args: &[&str]| server.cli(&[&["--token", token.as_str()], args].concat());
+
+    // Each container needs a bound of its own, and all together fit.
+    let (code, _, error) = shop(&["run", "-d", "busybox", "sleep", "1000"]);
+    assert_eq!(code, 125);
+    assert!(error.contains("100 MiB of memory in all: a container needs a bound of its own"), "{error}");
+    assert_eq!(shop(&["run", "-d", "--name", "a", "-m", "60m", "--cpus", "0.5", "busybox", "sleep", "1000"]).0, 0);
+    let (_, _, error) = shop(&["run", "-d", "-m", "60m", "--cpus", "0.1", "busybox", "sleep", "1000"]);
+    assert!(error.contains("60 MiB of memory are too much") && error.contains("60 MiB of 100 MiB"), "{error}");
+    let (_, _, error) = shop(&["run", "-d", "-m", "10m", "--cpus", "0.6", "busybox", "sleep", "1000"]);
+    assert!(error.contains("0.600 CPUs of cpus are too much"), "{error}");
+    assert_eq!(shop(&["run", "-d", "--name", "b", "-m", "40m", "--cpus", "0.5", "busybox", "sleep", "1000"]).0, 0);
+    let (_, _, error) = shop(&["run", "-d", "-m", "1m", "--cpus", "0.1", "busybox", "sleep", "1000"]);
+    assert!(error.contains("2 containers of the account run, of 2"), "{error}");
+    // While it runs, too: more is refused, less is not.
+    let (code, _, error) = shop(&["update", "-m", "80m", "a"]);
+    assert!(code != 0 && error.contains("80 MiB of memory are too much"), "{error}");
+    assert_eq!(shop(&["update", "-m", "50m", "a"]).0, 0);
+    // What is stopped makes room; a start is judged again.
+    assert_eq!(shop(&["stop", "-t", "0", "b"]).0, 0);
+    assert_eq!(server.cli(&["account", "set", "shop", "-m", "70m"]).0, 0);
+    let (code, _, error) = shop(&["start", "b"]);
+    assert!(code != 0 && error.contains("40 MiB of memory are too much"), "{error}");
+
+    // A dialect refuses in its own form.
+    let asked = r#"{"node_id": 1}"#;
+    let refused = server.request_as(Some(&token), "POST", "/container/build?image_name=static&memory=64", asked).await;
+    assert_ne!(refused.json()["code"], 0, "{}", refused.text);
+
+    // What it has, beside what it may have.
+    let seen: serde_json::Value = serde_json::from_str(&server.cli(&["account", "inspect", "shop"]).1).expect("json");
+    assert_eq!((seen[0]["quota"]["memory"].as_u64(), seen[0]["usage"]["running"].as_u64()), (Some(70 << 20), Some(1)));
+    assert_eq!(seen[0]["usage"]["memory"].as_u64(), Some(50 << 20));
+    assert_eq!(server.cli(&["account", "set", "shop", "-m", "none", "--cpus", "none"]).0, 0);
+    assert_eq!(shop(&["start", "b"]).0, 0);
+
+    // The disk: above the quota nothing is started.
+    assert_eq!(shop(&["exec", "b", "dd", "if=/dev/zero", "of=/big", "bs=1M", "count=3"]).0, 0);
+    assert_eq!(server.cli(&["account", "set", "shop", "--disk", "1m"]).0, 0);
+    assert_eq!(shop(&["stop", "-t", "0", "b"]).0, 0);
+    let (code, _, error) = shop(&["start", "b"]);
+    assert!(code != 0 && error.contains("of 1 MiB on disk"), "{error}");
+
+    // Disabled at once, and what runs goes on.
+    assert_eq!(server.cli(&["account", "disable", "shop"]).0, 0);
+    let (code, _, error) = shop(&["ps"]);
+    assert!(code != 0 && error.contains("the token is unknown, expired or revoked"), "{error}");
+    assert!(server.cli(&["ps", "--all-accounts"]).1.contains("shop"));
+    assert_eq!(server.cli(&["account", "enable", "shop"]).0, 0);
+    assert_eq!(shop(&["ps"]).0, 0);
+    let (code, _, error) = server.cli(&["account", "disable", "admin"]);
+    assert!(code != 0 && error.contains("is the administrator's"), "{error}");
+
+    // One that has something is not removed by accident.
+    let (code, _, error) = server.cli(&["account", "rm", "shop"]);
+    assert!(code != 0 && error.contains("has 2 containers"), "{error}");
+    assert_eq!(server.cli(&["account", "rm", "--force", "shop"]).0, 0);
+    assert!(!server.cli(&["account", "ls", "-q"]).1.contains("shop"));
+    assert_ne!(shop(&["ps"]).0, 0);
+    // Its name is free, and nothing of it comes back.
+    assert_eq!(server.cli(&["account", "create", "--no-token", "shop"]).0, 0);
+    assert_eq!(server.cli(&["--for-account", "shop", "ps", "-aq"]).1, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn administrators_see_and_stop_what_others_have() {
+    if !is_root() || image("busybox").is_none() {
+        return;
+    }
+    let server = Server::start(BERTH, "all-accounts", "").await;
+    server.import(&image("busybox").expect("image"), "busybox", &[]);
+    assert_eq!(server.cli(&["official", "busybox"]).0, 0);
+    let (one, other) = (server.tenant("one").await, server.tenant("other").await);
+    let run = |token: &str, name: &str| {
+        let made = server.cli(&["--token", token, "run", "-d", "--name", name, "busybox", "sleep", "1000"]);
+        assert_eq!(made.0, 0, "{}", made.2);
+        made.1.trim().to_owned()
+    };
+    let (a, _b, _c) = (run(&one, "web"), run(&other, "web"), run(&other, "alone"));
+    assert!(!server.cli(&["ps"]).1.contains("web"), "an administrator's own are none");
+    let all = server.cli(&["ps", "--all-accounts", "--format", "{{.Account}} {{.Names}}"]).1;
+    let mut rows: Vec<_> = all.lines().collect();
+    rows.sort_unstable();
+    assert_eq!(rows, ["one web", "other alone", "other web"]);
+    assert!(server.cli(&["stats", "--no-stream", "--all-accounts"]).1.contains("alone"));
+    // By a name that several have it is not guessed which one is meant.
+    let (code, _, error) = server.cli(&["stop", "-t", "0", "--all-accounts", "web"]);
+    assert!(code != 0 && error.contains("several accounts") && error.contains("one, other"), "{error}");
+    assert_eq!(server.cli(&["stop", "-t", "0", "--all-accounts", &a, "alone"]).0, 0);
+    assert_eq!(server.cli(&["--for-account", "other", "logs", "web"]).0, 0);
+    assert_eq!(server.cli(&["inspect", "--all-accounts", "-f", "{{.State.Status}}", &a]).1, "exited\n");
+    // Users can't.
+    for line in [&["ps", "--all-accounts"][..], &["--for-account", "other", "ps"]] {
+        let (code, _, error) = server.cli(&[&["--token", one.as_str()], line].concat());
+        assert!(code != 0 && error.contains("only an administrator"), "{line:?}: {error}");
+    }
+    // Metrics: all of them for the administrator, its own for a user, none for others.
+    let metrics = server.request("GET", "/metrics", "").await.text;
+    let of = |text: &str, name: &str| {
+        text.lines().any(|l| l.starts_with("berth_container_running{") && l.contains(&format!("account=\"{name}\"")))
+    };
+    assert!(of(&metrics, "one") && of(&metrics, "other"), "{metrics}");
+    assert!(metrics.contains("berth_container_start_seconds_count{result=\"success\"} 3"), "{metrics}");
+    let metrics = server.request_as(Some(&one), "GET", "/metrics", "").await.text;
+    assert!(of(&metrics, "one") && !of(&metrics, "other"), "{metrics}");
+    let metrics = server.request_as(None, "GET", "/metrics", "").await.text;
+    assert!(metrics.contains("berth_host_cpus") && !metrics.contains("berth_container_running{"), "{metrics}");
+    assert_eq!(server.request_as(Some("berth_wrong"), "GET", "/metrics", "").await.status, 401);
+    let shown = server.cli(&["rm", "-f", "--all-accounts", &a, "alone"]);
+    assert_eq!(shown.0, 0, "{}", shown.2);
+    assert_eq!(server.cli(&["--for-account", "other", "rm", "-f", "web"]).0, 0);
+}
