@@ -7,7 +7,7 @@ IMAGES := $(TARGET_DIR)/test-images
 LISTEN ?= 127.0.0.1:8080
 DATA ?= $(CURDIR)/data
 
-.PHONY: build install package package-arm64 run test test-vm check checkers advisories bench images tools deps clean
+.PHONY: openapi build install package package-arm64 run test test-vm check checkers advisories bench images tools deps clean
 
 build: deps
 	cargo build --release --locked -p berth
@@ -54,7 +54,7 @@ MSRV := $(shell sed -n 's/^rust-version = "\(.*\)"/\1.0/p' Cargo.toml)
 # Programs that look after the source, of these versions.
 CHECKERS := cargo-deny@0.20.2 cargo-machete@0.9.2
 
-check: deps checkers
+check: deps checkers openapi
 	cargo fmt --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
@@ -63,6 +63,18 @@ check: deps checkers
 	@if command -v rustup >/dev/null && rustup toolchain install $(MSRV) --profile minimal >/dev/null 2>&1; then \
 		cargo +$(MSRV) check --workspace --locked --target-dir $(TARGET_DIR)/msrv; \
 	else echo "not checked with Rust $(MSRV): rustup can't install it here"; fi
+
+# The description of the native API is valid, and a client is generated from it, in Python, that can be read.
+OPENAPI_TOOLS := $(TARGET_DIR)/openapi-tools
+openapi: deps
+	@python3 -c 'import venv, ensurepip' 2>/dev/null || { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends python3-venv; }
+	@[ -x $(OPENAPI_TOOLS)/bin/openapi-python-client ] || { python3 -m venv $(OPENAPI_TOOLS) && \
+		$(OPENAPI_TOOLS)/bin/pip -q install openapi-spec-validator==0.7.2 openapi-python-client==0.26.1; }
+	cargo run --locked --quiet -p berth -- openapi > $(TARGET_DIR)/openapi.json
+	$(OPENAPI_TOOLS)/bin/openapi-spec-validator $(TARGET_DIR)/openapi.json
+	rm -rf $(TARGET_DIR)/openapi-client
+	PATH=$(abspath $(OPENAPI_TOOLS))/bin:$$PATH $(OPENAPI_TOOLS)/bin/openapi-python-client generate --path $(TARGET_DIR)/openapi.json --output-path $(TARGET_DIR)/openapi-client > $(TARGET_DIR)/openapi-client.log
+	python3 -m compileall -q $(TARGET_DIR)/openapi-client
 
 # With the network: known weaknesses of dependencies, from https://github.com/rustsec/advisory-db.
 advisories: checkers

@@ -14,6 +14,7 @@ mod idempotency;
 mod images;
 mod inspection;
 mod keys;
+mod openapi;
 mod registries;
 mod services;
 mod ssh_keys;

@@ -212,6 +212,9 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Print the description of the native API (OpenAPI 3.1)
+    #[command(hide = true)]
+    Openapi,
     /// Write manual pages into a folder, for packages
     #[command(hide = true)]
     Manuals {
@@ -318,6 +321,10 @@ pub(crate) fn run() -> ExitCode {
         Command::Completion { shell } => {
             let written = std::io::Write::write_all(&mut std::io::stdout(), &completion(shell));
             written.map(|()| ExitCode::SUCCESS).map_err(|e| e.to_string())
+        }
+        Command::Openapi => {
+            println!("{:#}", berth_api::openapi());
+            Ok(ExitCode::SUCCESS)
         }
         Command::Manuals { folder } => clap_mangen::generate_to(Cli::command(), &folder)
             .map(|()| ExitCode::SUCCESS)

@@ -52,13 +52,14 @@ impl Modify for Secured {
 }
 
 /// The OpenAPI 3.1 document.
-pub fn openapi() -> utoipa::openapi::OpenApi {
-    Description::openapi()
+pub fn openapi() -> serde_json::Value {
+    super::openapi::complete(serde_json::to_value(Description::openapi()).unwrap_or_default())
 }
 
 /// `GET /openapi.json`.
-pub(crate) async fn openapi_json() -> Json<utoipa::openapi::OpenApi> {
-    Json(openapi())
+pub(crate) async fn openapi_json() -> Json<&'static serde_json::Value> {
+    static DOCUMENT: OnceLock<serde_json::Value> = OnceLock::new();
+    Json(DOCUMENT.get_or_init(openapi))
 }
 
 /// `GET /`: to the page.

@@ -1,0 +1,228 @@
+//! The OpenAPI document, completed: what the types can't say is the same for all operations, or stands in the descriptions.
+
+use serde_json::{Map, Value, json};
+
+/// Answers that any operation may give, with what they mean.
+const ANSWERS: [(&str, &str); 9] = [
+    ("400", "A value that can't be; the detail names it"),
+    ("401", "No token, or one that is unknown, expired or revoked"),
+    ("403", "The token's account may not do that"),
+    ("404", "There is no such thing in the account"),
+    ("409", "Not in its present state, or the name is taken"),
+    ("413", "The body is too long"),
+    ("429", "More requests than an account may send"),
+    ("500", "The server failed; its log has the reason under the Request-Id"),
+    ("503", "No room, overloaded, or on its way out; Retry-After says when to ask again"),
+];
+
+fn meaning(status: &str) -> &'static str {
+    match status {
+        "101" => "A session over a WebSocket",
+        "200" => "Success",
+        "201" => "Made",
+        "202" => "Accepted: it goes on, and is a command",
+        "204" => "Done",
+        "206" => "The part that was asked for",
+        "502" => "A registry or address failed",
+        other => ANSWERS.iter().find(|(status, _)| *status == other).map_or("An error", |(_, meaning)| meaning),
+    }
+}
+
+/// The words that a description begins with, where it is a list of them: "`tcp` or `udp`.".
+fn words(description: &str) -> Option<Vec<&str>> {
+    let mut rest = description;
+    let mut all = Vec::new();
+    loop {
+        let (word, after) = rest.strip_prefix('`')?.split_once('`')?;
+        if word.is_empty() || !word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_') {
+            return None;
+        }
+        all.push(word);
+        let after = match after.strip_prefix(" (").and_then(|noted| noted.split_once(')')) {
+            Some((_, after)) => after,
+            None => after,
+        };
+        if let Some(next) = after.strip_prefix(", `").or_else(|| after.strip_prefix(" or `")) {
+            rest = &description[description.len() - next.len() - 1..];
+            continue;
+        }
+        let ends = after.is_empty() || after.starts_with('.') || after.starts_with(',');
+        return (all.len() > 1 && ends && !after.contains('…')).then_some(all);
+    }
+}
+
+/// Fields whose descriptions begin with words that are no choice.
+const NO_CHOICE: [&str; 1] = ["user"];
+
+fn complete_schema(schema: &mut Value) {
+    let Some(properties) = schema["properties"].as_object_mut() else { return };
+    for (name, property) in properties {
+        let types = property["type"].clone();
+        let is = |kind: &str| types == kind || types.as_array().is_some_and(|all| all.contains(&kind.into()));
+        let description = property["description"].as_str().unwrap_or_default().to_owned();
+        if is("string")
+            && !NO_CHOICE.contains(&name.as_str())
+            && let Some(choice) = words(&description)
+        {
+            let mut all: Vec<Value> = choice.into_iter().map(Value::from).collect();
+            if is("null") {
+                all.push(Value::Null);
+            }
+            property["enum"] = all.into();
+        }
+        if is("integer")
+            && (name == "host_port" || name == "container_port" || name == "host_port_last" || name == "tcp")
+        {
+            property["minimum"] = 1.into();
+            property["maximum"] = 65_535.into();
+        }
+    }
+}
+
+/// Examples of what is sent, by schema.
+fn examples() -> [(&'static str, Value); 8] {
+    [
+        (
+            "ContainerCreate",
+            json!({
+                "name": "web", "image": "nginx:1", "memory": 67_108_864, "cpus": 0.5, "restart": "always", "start": true,
+                "ports": [{ "container_port": 80, "host_port": 8085 }], "env": ["LANG=C.UTF-8"],
+            }),
+        ),
+        ("ContainerUpdate", json!({ "memory": 134_217_728, "ingress": 10_000_000, "egress": 10_000_000 })),
+        ("ExecCreate", json!({ "command": ["ls", "-l", "/"] })),
+        ("ImagePull", json!({ "image": "docker.io/library/nginx:1" })),
+        ("VolumeCreate", json!({ "name": "data" })),
+        ("TokenCreate", json!({ "name": "laptop", "account": "shop", "expires_in": 86_400 })),
+        ("AccountCreate", json!({ "name": "shop", "quota": { "containers": 10, "memory": 4_294_967_296_u64 } })),
+        ("LoginCreate", json!({ "registry": "registry.example", "username": "me", "password": "…" })),
+    ]
+}
+
+/// Archives and files are bytes, whatever the types say.
+fn as_bytes(content: &mut Map<String, Value>) {
+    for (kind, body) in content {
+        if !kind.contains("json") && !kind.starts_with("text/") {
+            body["schema"] = json!({ "type": "string", "format": "binary" });
+        }
+    }
+}
+
+fn complete_operation(method: &str, path: &str, operation: &mut Value) {
+    // Handlers are named within their file only.
+    let of = path.split('/').nth(2).unwrap_or_default().replace('-', "_");
+    if let Some(id) = operation["operationId"].as_str() {
+        operation["operationId"] = format!("{of}_{id}").into();
+    }
+    let takes_body = operation.get("requestBody").is_some();
+    let takes_path = path.contains('{');
+    if let Some(content) = operation["requestBody"]["content"].as_object_mut() {
+        as_bytes(content);
+    }
+    let Some(responses) = operation["responses"].as_object_mut() else { return };
+    for (status, meaning) in ANSWERS {
+        let possible = match status {
+            "404" => takes_path || takes_body,
+            "409" => method != "get" || takes_path,
+            "413" => takes_body,
+            _ => true,
+        };
+        if possible && !responses.contains_key(status) {
+            responses.insert(status.to_owned(), json!({ "description": meaning }));
+        }
+    }
+    for (status, response) in responses {
+        if response["description"].as_str().is_none_or(str::is_empty) {
+            response["description"] = meaning(status).into();
+        }
+        if let Some(content) = response["content"].as_object_mut() {
+            as_bytes(content);
+        }
+        if status.as_bytes()[0] >= b'4' {
+            let problem = json!({ "schema": { "$ref": "#/components/schemas/Problem" } });
+            response["content"] = json!({ "application/problem+json": problem });
+        }
+    }
+    let account = json!({
+        "name": "berth-account", "in": "header", "required": false, "schema": { "type": "string" },
+        "description": "The account that an administrator acts for, instead of its own.",
+    });
+    match operation["parameters"].as_array_mut() {
+        Some(parameters) => parameters.push(account),
+        None => operation["parameters"] = json!([account]),
+    }
+}
+
+/// Completes a document.
+pub(super) fn complete(mut document: Value) -> Value {
+    document["info"]["version"] = env!("CARGO_PKG_VERSION").into();
+    document["info"]["license"] = json!({ "name": "Apache-2.0", "identifier": "Apache-2.0" });
+    document["servers"] = json!([{ "url": "/", "description": "This server" }]);
+    if let Some(schemas) = document["components"]["schemas"].as_object_mut() {
+        schemas.values_mut().for_each(complete_schema);
+        for (name, example) in examples() {
+            if let Some(schema) = schemas.get_mut(name) {
+                schema["examples"] = json!([example]);
+            }
+        }
+    }
+    if let Some(paths) = document["paths"].as_object_mut() {
+        for (path, item) in paths {
+            for (method, operation) in item.as_object_mut().unwrap_or(&mut Map::new()) {
+                if operation.get("responses").is_some() {
+                    complete_operation(method, path, operation);
+                }
+            }
+        }
+    }
+    document
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::words;
+
+    #[test]
+    fn choices_are_read_from_descriptions() {
+        assert_eq!(words("`tcp` or `udp`."), Some(vec!["tcp", "udp"]));
+        assert_eq!(words("`parallel` (default) or `sequential`."), Some(vec!["parallel", "sequential"]));
+        assert_eq!(words("`a`, `b` or `c`, when it is done."), Some(vec!["a", "b", "c"]));
+        for open in ["`start`, `stop` …", "`no`, `on-failure:N` or `always`", "`linux/arm64`; else", "Port", "`one`."]
+        {
+            assert_eq!(words(open), None, "{open}");
+        }
+    }
+
+    #[test]
+    fn every_operation_has_a_name_of_its_own_and_every_answer_a_description() {
+        let document = crate::native::openapi();
+        let mut names = BTreeSet::new();
+        let mut count = 0;
+        for (path, item) in document["paths"].as_object().expect("paths") {
+            for (method, operation) in item.as_object().expect("operations") {
+                count += 1;
+                let name = operation["operationId"].as_str().expect("a name");
+                assert!(names.insert(name.to_owned()), "{method} {path}: {name} is another one's name");
+                let text = operation["summary"].as_str().or(operation["description"].as_str()).unwrap_or_default();
+                assert!(!text.is_empty(), "{method} {path} is not described");
+                for (status, response) in operation["responses"].as_object().expect("answers") {
+                    assert!(
+                        response["description"].as_str().is_some_and(|d| !d.is_empty()),
+                        "{method} {path} {status}"
+                    );
+                    let is_error = status.as_bytes()[0] >= b'4';
+                    let as_problem = response["content"]["application/problem+json"].is_object();
+                    assert_eq!(is_error, as_problem, "{method} {path} {status}: {response}");
+                }
+            }
+        }
+        assert!(count > 95, "{count} operations");
+        let schemas = &document["components"]["schemas"];
+        assert_eq!(schemas["Container"]["properties"]["state"]["enum"][1], "running");
+        assert!(schemas["ContainerCreate"]["properties"]["user"].get("enum").is_none());
+        assert_eq!(schemas["Port"]["properties"]["host_port"]["maximum"], 65_535);
+        assert!(schemas["ContainerCreate"]["examples"][0]["image"].is_string());
+    }
+}
