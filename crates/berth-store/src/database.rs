@@ -209,6 +209,16 @@ fn open(path: &Path, flags: OpenFlags) -> Result<Connection, Error> {
     Ok(connection)
 }
 
+/// Writes the database at `path`, as it is at one moment, into the empty file `to`. A server may serve from it meanwhile.
+///
+/// # Errors
+/// [`Error::Open`], or what the disk said.
+pub fn snapshot(path: &Path, to: &Path) -> Result<(), Error> {
+    let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.execute("VACUUM INTO $1", [to.to_string_lossy()])?;
+    Ok(())
+}
+
 fn migrate(connection: &mut Connection) -> Result<(), Error> {
     let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     let known = MIGRATIONS.len() as i64;

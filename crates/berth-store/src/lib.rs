@@ -10,7 +10,7 @@
 mod database;
 mod tables;
 
-pub use database::{Error, Load, Store, Tx};
+pub use database::{Error, Load, Store, Tx, snapshot};
 pub use tables::access_keys::AccessKey;
 pub use tables::accounts::{Account, AccountChange, Belongings, Quota};
 pub use tables::audit::{AuditEntry, AuditFilter};

@@ -201,6 +201,10 @@ enum Command {
     Install(crate::service::install::Install),
     /// Take away what berth install has put here, and berth's bridge, rules and cgroups out of the kernel
     Uninstall(Uninstall),
+    /// Write what the server knows (database, keys, settings, volumes) into a folder, while it serves
+    Backup(crate::service::backup::Backup),
+    /// Put a backup in the place of the data folder; the server must not run
+    Restore(crate::service::backup::Restore),
     /// Take note of servers, and say which one is meant
     #[command(subcommand)]
     Context(contexts::ContextCommand),
@@ -315,6 +319,10 @@ pub(crate) fn run() -> ExitCode {
         Command::InitProcess { command } => crate::init_process::run(&command).map(sessions::code),
         Command::Doctor(doctor) => crate::doctor::run(&doctor).map(ExitCode::from),
         Command::Install(install) => crate::service::install::install(&install).map(|()| ExitCode::SUCCESS),
+        Command::Restore(restore) => settings(restore.config.as_deref(), &cli.connection)
+            .and_then(|s| crate::service::backup::restore(&restore, &s.data_dir))
+            .map(|()| ExitCode::SUCCESS),
+        Command::Backup(backup) => backup_command(&backup, &cli.connection),
         Command::Config(config) => config::run(&config, &cli.connection),
         Command::Uninstall(uninstall) => uninstall_command(&uninstall, &cli.connection),
         Command::Sign(asked) => keys::sign(&cli.connection, &asked),
@@ -342,6 +350,20 @@ pub(crate) fn completion(shell: clap_complete::Shell) -> Vec<u8> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "berth", &mut script);
     script
+}
+
+fn backup_command(asked: &crate::service::backup::Backup, connection: &Connection) -> Result<ExitCode, String> {
+    use crate::service::backup;
+    let data = settings(asked.config.as_deref(), connection)?.data_dir;
+    // Before anything is written: whether the server can be asked for images at all.
+    let client = if asked.images { Some(connection.client()?) } else { None };
+    backup::backup(asked, &data)?;
+    if let Some(client) = client {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+        runtime.block_on(images::save_all(&client, &asked.folder))?;
+    }
+    backup::seal(&asked.folder)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn uninstall_command(uninstall: &Uninstall, connection: &Connection) -> Result<ExitCode, String> {

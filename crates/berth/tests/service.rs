@@ -236,3 +236,85 @@ async fn systemd_is_told_and_settings_are_read_again() {
     assert!(last.contains("STOPPING=1"), "{last}");
     std::fs::remove_dir_all(folder).expect("clean");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_is_made_while_it_serves_brings_everything_back() {
+    if !is_root() || image("busybox").is_none() {
+        return;
+    }
+    let mut server = Server::start(BERTH, "backup", "").await;
+    let busybox = image("busybox").expect("image");
+    assert_eq!(server.cli(&["import", "--cmd", "sh", busybox.to_str().expect("path"), "busybox"]).0, 0);
+    let token = server.tenant("shop").await;
+    let write = "mkdir -p /data/a; echo kept > /data/a/file; chown 7:8 /data/a/file; exec sleep 1000";
+    let run =
+        ["run", "-d", "--name", "writer", "-v", "data:/data", "--restart", "always", "busybox", "sh", "-c", write];
+    assert_eq!(server.cli(&run).0, 0);
+    let written = async {
+        while server.cli(&["exec", "writer", "cat", "/data/a/file"]).1 != "kept\n" {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), written).await.expect("the file");
+    let folder = std::env::temp_dir().join(format!("berth-kept-{}", std::process::id()));
+    let path = folder.to_str().expect("path");
+    let config = server.data.join("berth.toml");
+    let made = server.cli(&["backup", "--images", "--config", config.to_str().expect("path"), path]);
+    assert_eq!(made.0, 0, "{}", made.2);
+    assert!(made.1.contains("volumes.tar") && made.1.contains("images-admin.tar"), "{}", made.1);
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(folder.join("secret.key")).expect("key"));
+    assert_eq!(mode & 0o777, 0o600);
+    assert_ne!(server.cli(&["backup", path]).0, 0, "a backup does not go over another one");
+
+    // While it serves, and over data that is there, nothing is replaced.
+    let restore = |more: &[&str]| {
+        let data = server.data.to_str().expect("path").to_owned();
+        done(berth(&folder, &[&["--data-dir", data.as_str(), "restore"], more, &[path]].concat()))
+    };
+    let running = restore(&["--force"]);
+    assert!(!running.0 && running.1.contains("another berth serves"), "{}", running.1);
+    assert_eq!(server.cli(&["rm", "-f", "writer"]).0, 0);
+    assert_eq!(server.cli(&["volume", "rm", "data"]).0, 0);
+    server.terminate();
+    let data = server.data.clone();
+    let restore = |more: &[&str]| {
+        let data = data.to_str().expect("path").to_owned();
+        done(berth(&folder, &[&["--data-dir", data.as_str(), "restore"], more, &[path]].concat()))
+    };
+    let there = restore(&[]);
+    assert!(!there.0 && there.1.contains("has data already"), "{}", there.1);
+    // One that is not what it was is found out before anything is replaced.
+    let key = folder.join("secret.key");
+    let good = std::fs::read(&key).expect("key");
+    std::fs::write(&key, "x").expect("key");
+    let broken = restore(&["--force"]);
+    assert!(!broken.0 && broken.1.contains("secret.key"), "{}", broken.1);
+    std::fs::write(&key, good).expect("key");
+    let settings = std::fs::read(data.join("berth.toml")).expect("settings");
+    let restored = restore(&["--force"]);
+    assert!(restored.0 && restored.1.contains("what was there is now in"), "{}", restored.1);
+    std::fs::write(data.join("berth.toml"), settings).expect("settings");
+    server.up().await;
+
+    // Accounts and tokens, volumes with owners, containers by their policy when their images are there again.
+    assert_eq!(server.cli(&["--token", &token, "ps"]).0, 0);
+    let images = folder.join("images-admin.tar");
+    let loaded = server.cli(&["load", "-i", images.to_str().expect("path")]);
+    assert_eq!(loaded.0, 0, "{}", loaded.2);
+    let started = server.cli(&["start", "writer"]);
+    assert_eq!(started.0, 0, "{}\n{}", started.2, server.log());
+    let seen = server.cli(&["run", "--rm", "-v", "data:/data", "busybox", "stat", "-c", "%u:%g %n", "/data/a/file"]);
+    assert_eq!(seen.1, "7:8 /data/a/file\n", "{}", seen.2);
+    assert_eq!(server.cli(&["rm", "-f", "writer"]).0, 0);
+    assert_eq!(server.cli(&["volume", "rm", "data"]).0, 0);
+    for entry in std::fs::read_dir(data.parent().expect("folder")).expect("folder").flatten() {
+        if entry
+            .file_name()
+            .to_string_lossy()
+            .starts_with(&format!("{}.before-", data.file_name().expect("name").to_string_lossy()))
+        {
+            std::fs::remove_dir_all(entry.path()).expect("clean");
+        }
+    }
+    std::fs::remove_dir_all(folder).expect("clean");
+}

@@ -252,6 +252,26 @@ pub(super) async fn prune(client: &Client, prune: &Prune) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Writes the images of every account that have a name into a folder, an archive for each account.
+pub(super) async fn save_all(client: &Client, folder: &Path) -> Result<(), String> {
+    let said = |e: berth_client::Error| e.to_string();
+    for account in client.accounts().await.map_err(said)? {
+        let of = client.on_behalf(&account.name);
+        let mut names: Vec<String> = Vec::new();
+        for image in of.images().await.map_err(said)? {
+            // What another account lets everybody use is in that one's archive.
+            if !image.official || account.number == 1 {
+                names.extend(image.names);
+            }
+        }
+        if !names.is_empty() {
+            let path = folder.join(format!("images-{}.tar", account.name.replace('/', "_")));
+            write_body(of.image_save(&names).await.map_err(said)?, Some(&path)).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes containers that don't run, images that nothing uses and, if asked, volumes that nobody mounts.
 pub(super) async fn prune_all(client: &Client, asked: &super::groups::SystemPrune) -> Outcome {
     let what = match (asked.all, asked.volumes) {
