@@ -151,6 +151,12 @@ case $BOOT in
     ip link show type bridge | grep -q berth && fail "the bridge is left"
     nft list tables | grep -q berth && fail "rules are left"
     [ -d /var/lib/berth ] || fail "the data went with the program"
+    # Here again, it goes on with what was left.
+    apt-get install -y ./berth.deb >/job/out/again.txt 2>&1 || fail "again: $(cat /job/out/again.txt)"
+    within 60 berth ps
+    [ "$(systemctl is-enabled berth)" = enabled ] || fail "after a removal and an installation it is not enabled"
+    berth ps -a | grep -q c1 || fail "the records are gone"
+    apt-get remove -y berth >/job/out/remove2.txt 2>&1 || fail "remove: $(cat /job/out/remove2.txt)"
     apt-get purge -y berth >/job/out/purge.txt 2>&1 || fail "purge: $(cat /job/out/purge.txt)"
     [ ! -e /var/lib/berth ] && [ ! -e /etc/berth ] || fail "purge left data"
 
@@ -162,6 +168,8 @@ case $BOOT in
     berth import --cmd sh /job/busybox.tar busybox >/dev/null 2>&1
     berth run -d --name on --restart always busybox sleep 9999 >/dev/null
     before=$(pid on)
+    apt-get install -y ./berth.deb >/tmp/said 2>&1 && fail "the package went over a berth from the tarball"
+    grep -q "from a tarball" /tmp/said || fail "the refusal does not say why: $(cat /tmp/said)"
     /tmp/tar/berth install >/dev/null
     within 60 berth ps
     [ "$(pid on)" = "$before" ] || fail "a second install ended a container"

@@ -206,7 +206,7 @@ impl Client {
     fn request(&self, method: Method, path: &str, query: Query<'_>) -> RequestBuilder {
         let request = self.http.request(method, format!("{}{path}", self.base)).query(query);
         let request = match &self.account {
-            Some(account) => request.header(ACCOUNT, account),
+            Some(account) => request.header(ACCOUNT, account.as_bytes()),
             None => request,
         };
         if self.token.is_empty() { request } else { request.bearer_auth(&self.token) }

@@ -9,6 +9,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::http::header::AUTHORIZATION;
 use tokio_tungstenite::tungstenite::{self, Message};
 
@@ -85,7 +86,8 @@ impl Session {
             request.headers_mut().insert(AUTHORIZATION, bearer);
         }
         if let Some(account) = &client.account {
-            let name = account.parse().map_err(|_| Error::Connection(format!("{account:?} is no account's name")))?;
+            let name = HeaderValue::from_bytes(account.as_bytes());
+            let name = name.map_err(|_| Error::Connection(format!("{account:?} is not an account's name")))?;
             request.headers_mut().insert(crate::ACCOUNT, name);
         }
         let stream: Box<dyn Io> = match &client.socket {

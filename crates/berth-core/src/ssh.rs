@@ -107,6 +107,10 @@ impl Core {
     /// That it does not run.
     pub async fn ssh_authorized(&self, host: &SshEndpoint) -> Result<Vec<String>, Error> {
         let found = self.noted(host.container).await?;
+        let account = found.account;
+        if self.read(move |tx| Ok(tx.account(account)?)).await?.is_none_or(|owner| owner.disabled_at.is_some()) {
+            return Ok(Vec::new());
+        }
         let files = self.inner.engine.files(&found.uid, false).await?;
         let read = move || {
             use std::io::Read;

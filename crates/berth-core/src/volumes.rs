@@ -78,10 +78,10 @@ impl Core {
     pub(crate) async fn remove_anonymous(&self, account: i64, mounts: &[Mount]) {
         let caller = Caller::of_command(account, berth_identity::Role::User);
         for mount in mounts {
-            let MountSource::Volume { name, .. } = &mount.source else { continue };
+            let MountSource::Volume { name, anonymous: true, .. } = &mount.source else { continue };
             let removed = async {
                 let found = self.find_volume(&caller, name).await?;
-                if found.labels.contains_key(ANONYMOUS) && found.used_by.is_empty() {
+                if found.used_by.is_empty() {
                     self.volume_remove(&caller, name).await?;
                 }
                 Ok::<_, Error>(())
@@ -94,6 +94,11 @@ impl Core {
 
     fn volume_path(&self, folder: &str) -> PathBuf {
         self.inner.paths.volumes.join(folder)
+    }
+
+    /// Where a volume is on the host; for administrators.
+    pub fn volume_folder(&self, caller: &Caller, volume: &Volume) -> Option<PathBuf> {
+        (caller.role == berth_identity::Role::Admin).then(|| self.volume_path(&volume.folder))
     }
 
     /// Removes folders that no volume has: a server was killed in the middle of making or removing one.
@@ -271,9 +276,10 @@ impl Core {
     /// Finds the folders of volumes that are to be mounted, and makes volumes that are not there yet.
     pub(crate) async fn mount_volumes(&self, caller: &Caller, mounts: &mut [Mount]) -> Result<(), Error> {
         for mount in mounts {
-            if let MountSource::Volume { name, source } = &mut mount.source {
+            if let MountSource::Volume { name, source, anonymous } = &mut mount.source {
                 let mut new = NewVolume::default();
-                if name.is_empty() {
+                *anonymous = name.is_empty();
+                if *anonymous {
                     *name = random_hex(32);
                     new.labels.insert(ANONYMOUS.into(), "true".into());
                 }

@@ -119,13 +119,13 @@ pub fn running(folder: &Path) -> Result<usize, EngineError> {
 /// The step that failed.
 pub fn uninstall(folder: &Path) -> Result<(), EngineError> {
     let Some(instance) = Instance::load(folder)? else { return Ok(()) };
-    instance.network().remove().map_err(|e| EngineError::Failed(e.to_string()))?;
     let hierarchies = Hierarchies::detect().map_err(failed("find the cgroups"))?;
     for id in Cgroup::list(&hierarchies, &instance.cgroup_parent()) {
         Cgroup::new(hierarchies.clone(), &instance.cgroup_parent(), &id)
             .remove()
             .map_err(|e| EngineError::Failed(e.to_string()))?;
     }
+    instance.network().remove().map_err(|e| EngineError::Failed(e.to_string()))?;
     Cgroup::remove_parent(&instance.cgroup_parent());
     Cgroup::remove_parent(&instance.shims());
     Ok(())

@@ -250,7 +250,7 @@ impl Inner {
     fn empty_volumes(&self, unit: &Unit) -> Result<Vec<(String, PathBuf, PathBuf)>, EngineError> {
         let mut all = Vec::new();
         for mount in &unit.record().spec.mounts {
-            let MountSource::Volume { name, source } = &mount.source else { continue };
+            let MountSource::Volume { name, source, .. } = &mount.source else { continue };
             if is_to_fill(name, source)? {
                 all.push((name.clone(), mount.target.clone(), source.clone()));
             }

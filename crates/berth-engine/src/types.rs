@@ -249,6 +249,9 @@ pub enum MountSource {
         name: String,
         /// Its folder on the host; begins as what the image has at the target while it is empty.
         source: PathBuf,
+        /// Whether nobody named it: it goes with the container, where that is removed with its volumes.
+        #[serde(default)]
+        anonymous: bool,
     },
     /// The program of the server itself, for workloads that need nothing else.
     Program,

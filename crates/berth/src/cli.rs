@@ -96,7 +96,7 @@ enum Command {
     Update(change::Update),
     /// Stop a container's processes where they are
     Pause(containers::Ids),
-    /// Let them go on
+    /// Resume paused containers
     Unpause(containers::Ids),
     /// Show, add and take back published ports
     Port(change::Ports),
@@ -205,7 +205,7 @@ enum Command {
     Backup(crate::service::backup::Backup),
     /// Put a backup in the place of the data folder; the server must not run
     Restore(crate::service::backup::Restore),
-    /// Take note of servers, and say which one is meant
+    /// Add, list and choose servers
     #[command(subcommand)]
     Context(contexts::ContextCommand),
     /// Check, show and explain the server's settings
@@ -292,7 +292,7 @@ pub(crate) fn run() -> ExitCode {
     // A pipe that is closed early (`berth ps | head`) ends the program quietly, as it does for other tools.
     // SAFETY: sets a disposition before any thread exists; the server sets it back.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
-    let arguments: Vec<String> = std::env::args().collect();
+    let arguments: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
     // As docker has it, beside -V.
     let cli = match arguments.get(1).map(String::as_str) {
         Some("-v") if arguments.len() == 2 => Cli::try_parse_from(["berth", "--version"]),
@@ -370,13 +370,15 @@ fn uninstall_command(uninstall: &Uninstall, connection: &Connection) -> Result<E
     use crate::service::install;
     let data = settings(uninstall.config.as_deref(), connection)?.data_dir;
     // Who names another server's data means what that one has in the kernel, and nothing else.
-    let whole = install::is_installed() && data == std::path::Path::new(crate::local::STANDARD_DATA);
+    let whole = install::is_installed() && connection.data_dir.is_none() && uninstall.config.is_none();
     let engine = data.join("engine");
     let in_kernel = engine.join("instance.json").exists();
     if in_kernel {
         let running = berth_engine_oci::running(&engine).map_err(|e| e.to_string())?;
         if running > 0 && !uninstall.force {
-            return Err(format!("{running} containers run; stop them first, or --force, which kills them"));
+            let (count, verb) = if running == 1 { ("1 container", "runs") } else { ("containers", "run") };
+            let count = if running == 1 { count.to_owned() } else { format!("{running} {count}") };
+            return Err(format!("{count} {verb}; stop first what is to end in order, or --force, which kills"));
         }
     }
     if whole {
@@ -390,7 +392,7 @@ fn uninstall_command(uninstall: &Uninstall, connection: &Connection) -> Result<E
         println!("nothing in {} says that berth has anything in the kernel", data.display());
     }
     if whole {
-        install::remove_files(uninstall.purge)?;
+        install::remove_files(uninstall.purge, &data)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -59,8 +59,9 @@ pub(crate) fn run(command: &[String]) -> Result<i32, String> {
             continue;
         }
         if signal != libc::SIGCHLD {
-            // SAFETY: plain system call; to the command and its group, as a terminal would.
-            unsafe { libc::kill(-main, signal) };
+            // To the command alone, which tells its own processes when it is time for them.
+            // SAFETY: plain system call.
+            unsafe { libc::kill(main, signal) };
             continue;
         }
         loop {

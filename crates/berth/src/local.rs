@@ -28,7 +28,7 @@ pub(crate) struct Socket {
     /// Path of a Unix socket for administrators of this machine: whoever may open it has the administrator's rights without a
     /// token. Empty: `/run/berth/berth.sock` for the data folder `/var/lib/berth`, and none for another one. `none`: none.
     pub(crate) path: String,
-    /// Group whose members may open that socket, beside root, if there is such a group. Its members are as good as root.
+    /// Group whose members may open that socket, beside root, if there is such a group. Its members have root's rights.
     pub(crate) group: String,
 }
 
@@ -77,22 +77,27 @@ pub(crate) fn group(name: &str) -> Option<u32> {
 pub(crate) struct Listener(UnixListener);
 
 fn bind(path: &Path, mode: u32, group: Option<u32>) -> io::Result<Listener> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    use std::os::fd::AsRawFd;
+    use std::os::unix::fs::FileTypeExt;
+    match fs::symlink_metadata(path) {
+        // An earlier server's. Anything else is somebody's file.
+        Ok(meta) if meta.file_type().is_socket() => fs::remove_file(path)?,
+        Ok(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is there, and is no socket")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
     }
-    // Nobody gets in before mode and group are right.
-    // SAFETY: plain system call; at start-up nothing else of this process makes files.
-    let before = unsafe { libc::umask(0o177) };
-    let bound = fitting(path).and_then(UnixListener::bind);
-    // SAFETY: as above.
-    unsafe { libc::umask(before) };
-    let listener = bound?;
+    let socket = tokio::net::UnixSocket::new_stream()?;
+    // The kernel makes the file with the mode of the socket: nobody gets in before group and mode are right.
+    // SAFETY: plain system call on an open descriptor.
+    if unsafe { libc::fchmod(socket.as_raw_fd(), 0o600) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    socket.bind(fitting(path)?)?;
     if group.is_some() {
         std::os::unix::fs::chown(path, None, group)?;
     }
     fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-    Ok(Listener(listener))
+    socket.listen(1024).map(Listener)
 }
 
 impl Listener {

@@ -93,7 +93,9 @@ impl Reloads {
         {
             tracing::error!("{error}: the certificate stays as it was");
         }
-        let (live, fixed): (Vec<_>, Vec<_>) = changed(before, fresh).into_iter().partition(|key| is_live(key));
+        let tls = self.certificate.is_some();
+        let takes_effect = |key: &String| is_live(key) && (tls || !key.starts_with("https."));
+        let (live, fixed): (Vec<_>, Vec<_>) = changed(before, fresh).into_iter().partition(takes_effect);
         tracing::info!(changed = live.join(", "), "the settings were read again");
         if !fixed.is_empty() {
             tracing::warn!(keys = fixed.join(", "), "these settings take effect when the server starts again");

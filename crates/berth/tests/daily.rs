@@ -459,7 +459,7 @@ async fn volumes_outlive_containers_and_belong_to_their_account() {
     assert_eq!(server.request_as(Some(&token), "GET", "/v1/volumes/data/archive", "").await.status, 404);
     assert_eq!(server.request_as(Some(&token), "DELETE", "/v1/volumes/data", "").await.status, 404);
     done(&server, &["rm", "-f", "b", "c"]);
-    assert_eq!(done(&server, &["volume", "prune", "--force"]), "data\ncopy\n");
+    assert_eq!(done(&server, &["volume", "prune", "--all", "--force"]), "data\ncopy\n");
     assert_eq!(fs::read_dir(server.data.join("volumes")).expect("list").count(), 0);
     server.finish().await;
     fs::remove_dir_all(files).expect("clean");

@@ -81,7 +81,8 @@ fn table(all: &[Line]) -> String {
     let mut rows = String::new();
     for line in all {
         let result = match (line.docker == line.berth, line.docker == "0", line.berth == "0") {
-            (true, ..) => "same",
+            (true, true, _) => "as docker",
+            (true, ..) => "both refuse it, with the same exit code",
             (_, false, true) => "berth does it, docker does not",
             (_, false, false) => "both refuse it, with other exit codes",
             _ => "not here: berth says what to use instead",

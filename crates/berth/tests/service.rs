@@ -117,7 +117,7 @@ async fn another_machine_uses_it_by_a_context_with_tls() {
     });
     let renamed = renamed.await.expect("the new certificate");
     assert!(renamed.contains("subjectAltName"), "{renamed}");
-    assert_eq!(done(berth(&folder, &["context", "rm", "prod"])), (true, "prod\n".to_owned()));
+    assert_eq!(done(berth(&folder, &["context", "rm", "--force", "prod"])), (true, "prod\n".to_owned()));
     assert_eq!(server.cli(&["rm", "-f", "far"]).0, 0);
     std::fs::remove_dir_all(folder).expect("clean");
 }

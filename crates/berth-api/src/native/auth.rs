@@ -34,7 +34,7 @@ where
                 ));
             }
         };
-        let account = parts.headers.get(ACCOUNT).map(|value| value.to_str().map(str::to_owned));
+        let account = parts.headers.get(ACCOUNT).map(|value| String::from_utf8(value.as_bytes().to_vec()));
         let found = match (found, account) {
             (Some(caller), Some(Ok(account))) => Some(core.identity().on_behalf(caller, &account).await?),
             (Some(_), Some(Err(_))) => return Err(Error::invalid(format!("{ACCOUNT}: not a name"))),

@@ -41,7 +41,9 @@ pub(super) async fn inspect(
     Auth(caller): Auth,
     Segment(name): Segment<String>,
 ) -> Result<Json<Volume>, Error> {
-    Ok(Json(core.volume(&caller, &name).await?.into()))
+    let found = core.volume(&caller, &name).await?;
+    let mountpoint = core.volume_folder(&caller, &found).map(|path| path.display().to_string());
+    Ok(Json(Volume { mountpoint, ..found.into() }))
 }
 
 /// Removes a volume with all that is in it, unless a container mounts it.

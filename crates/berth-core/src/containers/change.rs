@@ -122,9 +122,11 @@ impl Core {
                 "a container that is removed when it has ended can't be started again",
             ));
         }
-        if found.state.is_live() {
-            self.check_change(caller, found.id, &before.unit.resources(), to).await?;
-        }
+        // One that waits to be started again has its place as well.
+        let _place = match found.state.is_live() || found.next_start.is_some() {
+            true => self.check_change(caller, found.id, &before.unit.resources(), to).await?,
+            false => None,
+        };
         self.change_spec(&found, &before, after, async |core, spec| {
             match core.inner.engine.update(&found.uid, spec.unit.resources()).await {
                 // Made when it is started.

@@ -181,6 +181,13 @@ impl Core {
         if let Some((field, message)) = new.extras.fault() {
             return Err(Error::invalid(field, message));
         }
+        // With these a process gets processor time before all others of the machine, whatever its CPU limit is.
+        let over_others = |limit: &&berth_types::Ulimit| matches!(limit.name.as_str(), "rtprio" | "nice");
+        if caller.role != Role::Admin
+            && let Some(limit) = new.extras.ulimits.iter().find(over_others)
+        {
+            return Err(Error::Forbidden(format!("ulimit {} is for administrators", limit.name)));
+        }
         let mut ports = new.ports.clone();
         if new.publish_all {
             ports.extend(exposed(image, &new.ports));
@@ -346,7 +353,7 @@ impl Core {
         }
         // What was found before this transaction may have been removed since.
         for mount in &new.mounts {
-            if let MountSource::Volume { name, source } = &mount.source {
+            if let MountSource::Volume { name, source, .. } = &mount.source {
                 let row = tx.volume(account, name)?;
                 if row.is_none_or(|row| !source.ends_with(&row.folder)) {
                     return Err(Error::WrongState(format!("volume {name} was removed in the meantime")));
@@ -401,10 +408,24 @@ impl Core {
         member: Option<Member>,
     ) -> Result<Container, Error> {
         let prepared = self.container_prepare(caller, new).await?;
-        let mut place = if start { self.place_to_run(caller, None, prepared.resources()).await? } else { None };
+        let place = if start { self.place_to_run(caller, None, prepared.resources()).await } else { Ok(None) };
+        let mut place = match place {
+            Ok(place) => place,
+            Err(error) => {
+                self.remove_anonymous(caller.account, &prepared.new.mounts).await;
+                return Err(error);
+            }
+        };
         let (core, caller) = (self.clone(), *caller);
+        let mounts = prepared.new.mounts.clone();
         let made = self.write(move |tx| core.container_add(tx, &caller, prepared, layers_above, start, member)).await;
-        let (made, event) = made?;
+        let (made, event) = match made {
+            Ok(made) => made,
+            Err(error) => {
+                self.remove_anonymous(caller.account, &mounts).await;
+                return Err(error);
+            }
+        };
         if let Some(place) = &mut place {
             place.is(made.id);
         }
@@ -430,6 +451,7 @@ impl Core {
         if let Err(error) = result {
             self.set_desired(made.id, "removed").await?;
             self.erase(&made).await?;
+            self.remove_anonymous(made.account, &made.spec.mounts).await;
             return Err(error);
         }
         result

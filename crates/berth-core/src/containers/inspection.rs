@@ -56,19 +56,28 @@ impl Core {
         }
         let lock = self.lock(found.id);
         let _busy = lock.lock().await;
-        let mut spec: Spec = self.container(caller, found.uid.as_str()).await?.stored();
-        for own in &mut spec.unit.names {
-            if *own == found.name {
-                name.clone_into(own);
-            }
+        let found = self.container(caller, found.uid.as_str()).await?;
+        let before: Spec = found.stored();
+        let mut after = before.clone();
+        // The first one is its name; it may have the same as its host name, too.
+        match after.unit.names.first_mut() {
+            Some(own) => name.clone_into(own),
+            None => after.unit.names.push(name.to_owned()),
         }
-        let names = spec.unit.names.clone();
-        let (id, wanted, text) = (found.id, name.to_owned(), json(&spec)?);
+        let hostname = after.unit.hostname.clone();
+        if !after.unit.names.contains(&hostname) {
+            after.unit.names.push(hostname);
+        }
+        let (id, wanted, text) = (found.id, name.to_owned(), json(&after)?);
         self.write(move |tx| Ok(tx.container_rename(id, &wanted, &text)?)).await?;
-        match self.inner.engine.rename(&found.uid, &names).await {
+        match self.inner.engine.rename(&found.uid, &after.unit.names).await {
             // Made when it is started.
             Ok(()) | Err(EngineError::NoSuchUnit(_)) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                let (name, text) = (found.name.clone(), json(&before)?);
+                self.write(move |tx| Ok(tx.container_rename(id, &name, &text)?)).await?;
+                return Err(error.into());
+            }
         }
         self.container(caller, found.uid.as_str()).await
     }

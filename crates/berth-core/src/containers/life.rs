@@ -300,9 +300,9 @@ impl Core {
         let found = self.container(caller, reference).await?;
         let lock = self.lock(found.id);
         let _busy = lock.lock().await;
+        let found = self.container(caller, found.uid.as_str()).await?;
         // Nobody else takes it meanwhile.
         let _place = self.place_to_run(caller, Some(found.id), found.spec.resources()).await?;
-        let found = self.container(caller, found.uid.as_str()).await?;
         let own = found.stop_signal;
         let asked = Container { stop_signal: signal.unwrap_or(own), ..found };
         let stopped = self.stop_locked(asked, grace).await?;

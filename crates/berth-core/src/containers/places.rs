@@ -125,9 +125,10 @@ impl Core {
         let bound = quota.containers.and_then(|own| usize::try_from(own).ok()).map_or(bound, |own| own.min(bound));
         // One after the other: of two that want the last place one gets it.
         let _turn = self.inner.placing.lock().await;
+        // Before the records: one that has started meanwhile is in them, or still here.
+        let mut all = self.starting().get(&account).cloned().unwrap_or_default();
         let rows = self.read(move |tx| Ok(tx.containers_running_of(account)?)).await?;
         let bug = |e: serde_json::Error| Error::Bug(e.to_string());
-        let mut all = HashMap::new();
         for row in rows {
             let counts = match ContainerState::of(&row.state) {
                 ContainerState::Running | ContainerState::Paused => true,
@@ -141,14 +142,13 @@ impl Core {
                 all.insert(row.id, spec.unit.resources());
             }
         }
-        let mut starting = self.starting();
-        all.extend(starting.get(&account).into_iter().flatten().map(|(id, resources)| (*id, *resources)));
         all.remove(&container);
         if all.len() >= bound {
             let running = all.len();
             return Err(Error::NoRoom(format!("{running} containers of the account run, of {bound} that may")));
         }
         check(&quota, &own, all.values())?;
+        let mut starting = self.starting();
         starting.entry(account).or_default().insert(container, own);
         drop(starting);
         Ok(Some(Starting { core: self.clone(), account, container }))
@@ -167,23 +167,22 @@ impl Core {
         Err(Error::NoRoom(format!("the account's containers and volumes hold {held} of {quota} on disk")))
     }
 
-    /// Whether a container of the caller's account that runs may have other bounds. Less of everything may be had always.
+    /// A place for other bounds of a container of the caller's account that runs; to be held until they are written down. Less of
+    /// everything may be had always.
     pub(super) async fn check_change(
         &self,
         caller: &Caller,
         container: i64,
         before: &Resources,
         own: Resources,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Starting>, Error> {
         let most = |value: Option<u64>| value.unwrap_or(u64::MAX);
         let of: [fn(&Resources) -> Option<u64>; 4] =
             [|r| r.memory, |r| r.cpu_milli, |r| r.rates.ingress, |r| r.rates.egress];
         if of.iter().all(|of| most(of(&own)) <= most(of(before))) {
-            return Ok(());
+            return Ok(None);
         }
-        let place = self.place_to_run(caller, Some(container), own).await?;
-        drop(place);
-        Ok(())
+        self.place_to_run(caller, Some(container), own).await
     }
 }
 

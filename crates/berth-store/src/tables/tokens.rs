@@ -103,7 +103,8 @@ impl Tx<'_> {
     /// # Errors
     /// The database's own.
     pub fn token_end(&self, id: i64) -> Result<Option<Option<i64>>, Error> {
-        let sql = "SELECT expires_at FROM tokens WHERE id = $1 AND revoked_at IS NULL";
+        let sql = "SELECT expires_at FROM tokens WHERE id = $1 AND revoked_at IS NULL
+                   AND account_id NOT IN (SELECT id FROM accounts WHERE disabled_at IS NOT NULL)";
         Ok(self.connection.prepare_cached(sql)?.query_row([id], |row| row.get(0)).optional()?)
     }
 

@@ -167,7 +167,7 @@ pub(crate) enum AccountCommand {
         #[arg(required = true)]
         names: Vec<String>,
     },
-    /// Take their credentials again
+    /// Enable accounts again
     Enable {
         /// Accounts
         #[arg(required = true)]
@@ -218,7 +218,16 @@ fn show(all: Vec<Account>) {
 
 /// Removes all that an account has, as far as it can be removed one by one.
 async fn empty(client: &Client, name: &str) -> Result<(), String> {
+    let account = client.account(name).await.map_err(said)?;
+    if account.number == 1 {
+        return Err(format!("account {name} is the administrator's: it can't be removed"));
+    }
     let of = client.on_behalf(name);
+    let services = of.services().await.map_err(said)?;
+    if !services.is_empty() {
+        let names: Vec<_> = services.into_iter().map(|service| service.name).collect();
+        return Err(format!("account {name} has services ({}): remove their groups and them first", names.join(", ")));
+    }
     for container in of.containers().await.map_err(said)? {
         of.container_remove(&container.id, true).await.map_err(said)?;
     }

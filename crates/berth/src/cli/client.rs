@@ -25,7 +25,7 @@ pub(crate) struct Connection {
     /// One of the servers that `berth context` knows
     #[arg(long, env = "BERTH_CONTEXT", global = true, value_name = "NAME")]
     context: Option<String>,
-    /// Act for another account, for administrators
+    /// Act for another account, with an administrator's rights: its quotas don't bind
     #[arg(long, global = true, value_name = "ACCOUNT")]
     for_account: Option<String>,
     /// Tell which server is talked to
@@ -76,6 +76,11 @@ impl Connection {
         value.map(String::as_str).filter(|value| !value.is_empty())
     }
 
+    /// A flag of the line itself: what the environment says gives way to it.
+    fn of_line<'a>(value: Option<&'a String>, variable: &str) -> Option<&'a str> {
+        Self::given(value).filter(|value| std::env::var(variable).ok().as_deref() != Some(value))
+    }
+
     fn data(&self) -> PathBuf {
         self.data_dir.clone().unwrap_or_else(|| crate::local::STANDARD_DATA.into())
     }
@@ -96,23 +101,48 @@ impl Connection {
         self.token.clone()
     }
 
-    /// The context that is meant, if any: the one that is named, or the current one where nothing else says which server.
+    /// The context that is meant, if any. A flag goes before the environment, and in it BERTH_HOST before BERTH_CONTEXT, as docker has
+    /// it; the current context is for whoever says nothing else.
     fn context(&self) -> Result<Option<Context>, String> {
-        let contexts = Contexts::load()?;
-        match Self::given(self.context.as_ref()) {
-            Some("default") => Ok(None),
-            Some(name) => contexts.get(name).cloned().map(Some).ok_or_else(|| {
-                format!("there is no context {name:?}; known: {}", contexts.names().collect::<Vec<_>>().join(", "))
-            }),
-            None if Self::given(self.host.as_ref()).is_some() || self.data_dir.is_some() => Ok(None),
-            None => Ok(contexts.current().cloned()),
+        let host = Self::of_line(self.host.as_ref(), "BERTH_HOST");
+        let name = Self::of_line(self.context.as_ref(), "BERTH_CONTEXT");
+        if host.is_some() && name.is_some() {
+            return Err("--host and --context both say which server is meant: leave one away".into());
         }
+        let named = |name: &str| {
+            let contexts = Contexts::load()?;
+            let known = || contexts.names().collect::<Vec<_>>().join(", ");
+            match name {
+                "default" => Ok(None),
+                name => match contexts.get(name) {
+                    Some(context) => Ok(Some(context.clone())),
+                    None => Err(format!("there is no context {name:?}; known: {}", known())),
+                },
+            }
+        };
+        if let Some(name) = name {
+            return named(name);
+        }
+        if Self::given(self.host.as_ref()).is_some() || self.data_dir.is_some() {
+            return Ok(None);
+        }
+        match Self::given(self.context.as_ref()) {
+            Some(name) => named(name),
+            None => Contexts::load()?.current(),
+        }
+    }
+
+    /// The host that is meant where no context is.
+    fn host(&self) -> Option<&str> {
+        // `--context default` is this machine's own server, whatever the environment says.
+        let own = Self::of_line(self.context.as_ref(), "BERTH_CONTEXT").is_some();
+        Self::given(self.host.as_ref()).filter(|_| !own)
     }
 
     /// Where the server is, for lines that are printed.
     pub(crate) fn address(&self) -> String {
         let of_context = self.context().ok().flatten().map(|context| context.host);
-        let host = Self::given(self.host.as_ref()).map(str::to_owned).or(of_context);
+        let host = of_context.or_else(|| self.host().map(str::to_owned));
         let host = host.filter(|host| socket_of(host).is_none()).or_else(|| self.field("server.json", "url"));
         let host = host.unwrap_or_else(|| "http://127.0.0.1:8080".into());
         address(&host).unwrap_or(host)
@@ -144,30 +174,38 @@ impl Connection {
     }
 
     fn of_server(&self) -> Result<Client, String> {
+        let of_line = Self::of_line(self.token.as_ref(), "BERTH_TOKEN").map(str::to_owned);
         let given = Self::given(self.token.as_ref()).map(str::to_owned);
         if let Some(context) = self.context()? {
-            let token = given.or_else(|| context.token.clone()).unwrap_or_default();
+            // The environment's token may be another server's.
+            let token = of_line.or_else(|| context.token.clone()).or(given).unwrap_or_default();
             return self.remote(&context.host, &token, Some(&context));
         }
-        let explicit = given.is_some();
-        let token = given.or_else(|| self.admin("token"));
-        if let Some(host) = Self::given(self.host.as_ref()) {
+        let own = crate::local::path(&self.data());
+        if let Some(host) = self.host() {
+            // The administrator's token is for the server of the data folder, and is told to nobody else.
+            let is_own = socket_of(host) == Some(own.as_path())
+                || self.field("server.json", "url").is_some_and(|url| address(host).is_ok_and(|host| host == url));
+            let token = given.or_else(|| self.admin("token").filter(|_| is_own));
             // On its socket an administrator needs none.
             return match (token, socket_of(host)) {
                 (Some(token), _) => self.remote(host, &token, None),
                 (None, Some(path)) => unix(path, ""),
-                (None, None) => Err(self.no_token()),
+                (None, None) => Err(format!("no token for {host}: set BERTH_TOKEN, or --token")),
             };
         }
-        let own = crate::local::path(&self.data());
-        match token {
-            Some(token) if own.try_exists().unwrap_or(false) => return unix(&own, &token),
-            Some(token) if explicit => return self.remote(&self.address(), &token, None),
-            _ => {}
+        let explicit = given.clone();
+        if let Some(token) = given.or_else(|| self.admin("token"))
+            && own.try_exists().unwrap_or(false)
+        {
+            return unix(&own, &token);
         }
         let standard = Path::new(crate::local::STANDARD);
         if self.data_dir.is_none() && opens(standard) {
-            return unix(standard, "");
+            return unix(standard, explicit.as_deref().unwrap_or_default());
+        }
+        if let Some(token) = explicit {
+            return self.remote(&self.address(), &token, None);
         }
         if self.admin("token").is_some() {
             return Err(format!("no server answers: {} is not there; is berth serve running?", own.display()));
@@ -179,7 +217,7 @@ impl Connection {
         let standard = Path::new(crate::local::STANDARD);
         if self.data_dir.is_none() && standard.exists() {
             return format!(
-                "{} is for root and the group berth: `sudo usermod -aG berth $USER`, then log in anew; or set BERTH_TOKEN",
+                "{} is for root and the group berth: `sudo usermod -aG berth $USER`, then log in again; or set BERTH_TOKEN",
                 standard.display()
             );
         }

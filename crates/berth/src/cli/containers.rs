@@ -80,7 +80,7 @@ pub(crate) struct Remove {
     /// Kill those that run
     #[arg(long, short)]
     pub(super) force: bool,
-    /// Remove the volumes, too, that nobody named
+    /// Remove its anonymous volumes, too
     #[arg(long, short)]
     pub(super) volumes: bool,
     #[command(flatten)]

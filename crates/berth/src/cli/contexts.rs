@@ -16,7 +16,7 @@ use super::output;
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum ContextCommand {
-    /// Take note of a server; the first one is used from then on
+    /// Add a server; the first one is used from then on
     #[command(visible_alias = "create")]
     Add {
         /// PEM file with the server's certificate or its authority's; it is copied
@@ -46,8 +46,11 @@ pub(crate) enum ContextCommand {
     },
     /// Print the name of the one in use
     Show,
-    /// Forget servers
+    /// Remove servers from the list
     Rm {
+        /// The one in use, too: this machine's own server is used from then on
+        #[arg(long, short)]
+        force: bool,
         /// The contexts
         #[arg(required = true)]
         names: Vec<String>,
@@ -91,8 +94,6 @@ impl Contexts {
         match fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| format!("{}: {e}", path.display())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
-            // Of another user, by sudo: as good as none.
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(Self::default()),
             Err(error) => Err(format!("{}: {error}", path.display())),
         }
     }
@@ -120,8 +121,16 @@ impl Contexts {
         std::iter::once("default").chain(self.contexts.keys().map(String::as_str))
     }
 
-    pub(crate) fn current(&self) -> Option<&Context> {
-        self.contexts.get(self.current.as_ref()?)
+    /// The one that is used where nothing else is said.
+    ///
+    /// # Errors
+    /// That it is not there: another server is never taken instead.
+    pub(crate) fn current(&self) -> Result<Option<Context>, String> {
+        let Some(name) = &self.current else { return Ok(None) };
+        match self.contexts.get(name) {
+            Some(context) => Ok(Some(context.clone())),
+            None => Err(format!("the context in use, {name:?}, is not there any more: berth context use NAME")),
+        }
     }
 
     fn known(&self, name: &str) -> Result<(), String> {
@@ -207,9 +216,12 @@ pub(super) async fn run(command: ContextCommand, token: Option<String>) -> Resul
             println!("{name}");
         }
         ContextCommand::Show => println!("{}", Contexts::load()?.current.as_deref().unwrap_or("default")),
-        ContextCommand::Rm { names } => {
+        ContextCommand::Rm { force, names } => {
             let mut all = Contexts::load()?;
             for name in names {
+                if all.current.as_ref() == Some(&name) && !force {
+                    return Err(format!("context {name:?} is in use: use another one, or --force"));
+                }
                 if all.contexts.remove(&name).is_none() {
                     return Err(format!("there is no context {name:?} that could be forgotten"));
                 }

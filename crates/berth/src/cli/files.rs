@@ -20,7 +20,7 @@ pub(crate) struct Copy {
     /// What a link at the end of the source leads to, instead of the link
     #[arg(long, short = 'L')]
     follow_link: bool,
-    /// Print nothing, which is so in any case
+    /// No effect here
     #[arg(long, short)]
     quiet: bool,
     /// CONTAINER:PATH, a path here, or - for a tar from standard input

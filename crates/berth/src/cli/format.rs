@@ -246,7 +246,7 @@ impl Format {
                 Ok(())
             }
             Some(template) => {
-                println!("{}", Template::new(template)?.line(value)?);
+                println!("{}", output::harmless(&Template::new(template)?.line(value)?));
                 Ok(())
             }
         }

@@ -47,7 +47,7 @@ pub(crate) enum ContainerGroup {
     Rename(containers::Rename),
     /// Stop a container's processes where they are
     Pause(containers::Ids),
-    /// Let them go on
+    /// Resume paused containers
     Unpause(containers::Ids),
     /// Show, add and take back published ports
     Port(change::Ports),
@@ -161,7 +161,7 @@ pub(crate) struct SystemPrune {
     /// Images with names as well, as long as no container was made from them
     #[arg(long, short)]
     pub(super) all: bool,
-    /// Volumes that no container mounts as well
+    /// Anonymous volumes that no container mounts as well
     #[arg(long)]
     pub(super) volumes: bool,
     /// Don't ask

@@ -21,7 +21,7 @@ type Outcome = Result<ExitCode, String>;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct List {
-    /// Those without a name, too, which is so in any case
+    /// No effect here: those without a name are always shown
     #[arg(long, short)]
     all: bool,
     /// Print digests only
@@ -235,11 +235,13 @@ pub(super) async fn search(client: &Client, search: &Search) -> Outcome {
 }
 
 pub(super) async fn prune(client: &Client, prune: &Prune) -> Outcome {
+    if prune.volumes {
+        super::output::confirm("Volumes that no container mounts are removed, with all that is in them.", prune.force)?;
+    }
     let asked = PruneAsked { all: prune.all, unused_for: prune.unused_for * 3600 };
     let pruned = client.image_prune(&asked).await.map_err(|e| e.to_string())?;
     pruned.removed.iter().for_each(|name| println!("{name}"));
     if prune.volumes {
-        super::output::confirm("Volumes that no container mounts are removed, with all that is in them.", prune.force)?;
         client
             .volume_prune()
             .await
@@ -280,16 +282,19 @@ pub(super) async fn prune_all(client: &Client, asked: &super::groups::SystemPrun
         }
         (true, false) => "every container that does not run, and every image that no container was made from",
         (false, true) => {
-            "every container that does not run, every image without a name, and every volume that no container mounts"
+            "every container that does not run, every image without a name, and every anonymous volume that no container mounts"
         }
         (true, true) => {
-            "every container that does not run, every unused image, and every volume that no container mounts"
+            "every container that does not run, every unused image, and every anonymous volume that no container mounts"
         }
     };
     output::confirm(&format!("This removes {what}."), asked.force)?;
     let stopped = super::containers::Prune::forced();
     super::containers::prune(client, &stopped).await?;
-    let images = Prune { all: asked.all, unused_for: 0, volumes: asked.volumes, force: true };
+    if asked.volumes {
+        super::volumes::prune(client, false).await?;
+    }
+    let images = Prune { all: asked.all, unused_for: 0, volumes: false, force: true };
     prune(client, &images).await
 }
 

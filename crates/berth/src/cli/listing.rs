@@ -145,7 +145,7 @@ pub(crate) struct Stats {
     /// Show them once and leave
     #[arg(long)]
     no_stream: bool,
-    /// Ids are whole in any case
+    /// No effect here: ids are short
     #[arg(long)]
     no_trunc: bool,
     #[command(flatten)]
@@ -345,7 +345,7 @@ pub(super) async fn inspect(client: &Client, asked: &Inspect) -> Outcome {
     for id in &asked.ids {
         match found(client, asked, id).await {
             Ok((own, docker)) => match &template {
-                Some(template) => println!("{}", template.line(&docker)?),
+                Some(template) => println!("{}", output::harmless(&template.line(&docker)?)),
                 None => all.push(own),
             },
             Err(error) => {
@@ -416,7 +416,8 @@ pub(crate) struct Diff {
 
 pub(super) async fn diff(client: &Client, diff: &Diff) -> Outcome {
     for path in client.container_changes(&diff.id).await.map_err(said)? {
-        println!("{} {}", path.kind[..1].to_uppercase(), output::harmless(&path.path));
+        let kind: String = path.kind.chars().take(1).collect();
+        println!("{} {}", kind.to_uppercase(), output::harmless(&path.path));
     }
     Ok(ExitCode::SUCCESS)
 }

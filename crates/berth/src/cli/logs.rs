@@ -37,7 +37,7 @@ pub(crate) struct Logs {
     /// Show the time before each line
     #[arg(long, short)]
     timestamps: bool,
-    /// What else is known of a line, which is nothing
+    /// No effect here
     #[arg(long, hide = true)]
     details: bool,
     /// Print JSON, one entry a line

@@ -26,7 +26,7 @@ pub(crate) struct Create {
     /// Only images of this platform; this machine's own is what can run
     #[arg(long)]
     platform: Option<String>,
-    /// Remove it, with the volumes that nobody named, when it has ended
+    /// Remove it, with its anonymous volumes, when it has ended
     #[arg(long)]
     pub(super) rm: bool,
     /// Start it again by itself: no, on-failure[:N], always or unless-stopped
@@ -232,7 +232,7 @@ pub(crate) struct Run {
 /// The lines of a file that say something.
 fn lines_of(path: &std::path::Path) -> Result<Vec<String>, String> {
     let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    let lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
+    let lines = text.lines().map(str::trim_start).filter(|l| !l.trim().is_empty() && !l.starts_with('#'));
     Ok(lines.map(str::to_owned).collect())
 }
 

@@ -11,6 +11,12 @@ pub(super) fn harmless(text: &str) -> String {
     out
 }
 
+/// `Running` of `running`.
+pub(super) fn capitalised(word: &str) -> String {
+    let mut letters = word.chars();
+    letters.next().map(|first| first.to_uppercase().collect::<String>() + letters.as_str()).unwrap_or_default()
+}
+
 /// Columns as wide as their widest cell; wide characters of East Asian scripts count twice.
 pub(super) fn table(head: &[&str], rows: &[Vec<String>]) {
     let rows: Vec<Vec<String>> =

@@ -29,7 +29,7 @@ pub(super) fn status(c: &Container) -> String {
             format!("Exited ({}{why}) {} ago", c.exit_code.unwrap_or(0), output::age(at))
         }
         ("exited", ..) if c.exit_code.is_some() => format!("Exited ({}), end time unknown", c.exit_code.unwrap_or(0)),
-        (state, ..) => state[..1].to_uppercase() + &state[1..],
+        (state, ..) => output::capitalised(state),
     }
 }
 
@@ -211,7 +211,7 @@ pub(super) fn volume(volume: &Volume, account: &str) -> Value {
         "Labels": joined(&volume.labels),
         "UsedBy": volume.used_by.join(", "),
         "Size": volume.size.map(output::bytes).unwrap_or_default(),
-        "Mountpoint": "",
+        "Mountpoint": volume.mountpoint.clone().unwrap_or_default(),
         "Account": account,
     })
 }

@@ -101,7 +101,7 @@ const FLAGS: [(&str, &str); 43] = [
 
 /// What people type and what they don't: `run` of `rnu`, but nothing that removes or ends anything.
 fn near<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    const DANGEROUS: [&str; 9] = ["rm", "rmi", "kill", "prune", "stop", "uninstall", "restore", "logout", "uninstall"];
+    const DANGEROUS: [&str; 8] = ["rm", "rmi", "kill", "prune", "stop", "uninstall", "restore", "logout"];
     let most = if word.len() <= 4 { 1 } else { 2 };
     let nearest =
         known.map(|name| (strsim::osa_distance(word, name), name)).filter(|(distance, _)| *distance <= most).min();
@@ -118,9 +118,16 @@ fn context(error: &clap::Error, kind: ContextKind) -> Option<&str> {
 /// The exit code of a command line that can't be understood: what made no container is 125, as docker has it.
 pub(super) fn exit_code(arguments: &[String]) -> u8 {
     let runs = |words: &[String]| {
-        let first = words.iter().find(|word| !word.starts_with('-')).map(String::as_str);
-        matches!(first, Some("run" | "create"))
-            || first == Some("container") && words.iter().any(|w| matches!(w.as_str(), "run" | "create"))
+        // The first word that is neither a flag of all commands nor the value of one.
+        let mut words = words.iter().map(String::as_str);
+        let mut first = words.next();
+        while let Some(flag) = first.filter(|word| word.starts_with('-')) {
+            let takes_value =
+                matches!(flag, "-H" | "--host" | "--token" | "--cacert" | "--context" | "--for-account" | "--data-dir");
+            first = if takes_value { words.nth(1) } else { words.next() };
+        }
+        let made = |word: Option<&str>| matches!(word, Some("run" | "create"));
+        made(first) || first == Some("container") && made(words.next())
     };
     if runs(arguments.get(1..).unwrap_or_default()) { 125 } else { 2 }
 }

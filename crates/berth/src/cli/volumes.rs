@@ -66,12 +66,12 @@ pub(crate) enum VolumeCommand {
         #[arg(required = true)]
         names: Vec<String>,
     },
-    /// Remove the volumes that no container mounts
+    /// Remove the anonymous volumes that no container mounts; with -a those with a name, too
     Prune {
         /// Don't ask
         #[arg(long, short)]
         force: bool,
-        /// Those with a name, too, which is so in any case
+        /// Volumes with a name, too
         #[arg(long, short)]
         all: bool,
     },
@@ -92,6 +92,17 @@ pub(crate) enum VolumeCommand {
         archive: PathBuf,
     },
 }
+
+/// Removes volumes that no container mounts: those that nobody named, or all.
+pub(super) async fn prune(client: &Client, all: bool) -> Outcome {
+    let is_unused = |v: &Volume| v.used_by.is_empty() && (all || v.labels.contains_key(ANONYMOUS));
+    let found = client.volumes().await.map_err(|e| e.to_string())?;
+    let names: Vec<String> = found.into_iter().filter(is_unused).map(|v| v.name).collect();
+    each("removing", &names, |name| async move { client.volume_remove(name).await.map(|()| name.to_owned()) }).await
+}
+
+/// Label that the server gives a volume that nobody named.
+const ANONYMOUS: &str = "berth.anonymous";
 
 pub(super) async fn run(client: &Client, command: VolumeCommand) -> Outcome {
     let said = |e: berth_client::Error| e.to_string();
@@ -146,12 +157,13 @@ pub(super) async fn run(client: &Client, command: VolumeCommand) -> Outcome {
             })
             .await;
         }
-        VolumeCommand::Prune { force, all: _ } => {
-            super::output::confirm(
-                "This removes every volume that no container mounts, with all that is in it.",
+        VolumeCommand::Prune { force, all } => {
+            let which = if all { "volume" } else { "anonymous volume" };
+            output::confirm(
+                &format!("This removes every {which} that no container mounts, with all that is in it."),
                 force,
             )?;
-            client.volume_prune().await.map_err(said)?.removed.iter().for_each(|name| println!("{name}"));
+            return prune(client, all).await;
         }
         VolumeCommand::Backup { output, name } => {
             write_body(client.volume_backup(&name).await.map_err(said)?, output.as_deref()).await?;

@@ -75,7 +75,7 @@ fn make_group() -> Result<(), String> {
         || run("groupadd", &["--system", GROUP]).is_ok()
         || run("addgroup", &["-S", GROUP]).is_ok()
     {
-        println!("made the group {GROUP}: its members may use berth without a token, and are as good as root");
+        println!("made the group {GROUP}: its members may use berth without a token, and so have root's rights");
         return Ok(());
     }
     println!("the group {GROUP} could not be made: only root may use berth without a token");
@@ -92,58 +92,64 @@ pub(crate) fn install(install: &Install) -> Result<(), String> {
         let by = if package { "the Debian package" } else { "somebody else" };
         return Err(format!("{} is there, from {by}: two installations would be in each other's way", files::PACKAGED));
     }
-    let own = named(Path::new("/proc/self/exe"), fs::read("/proc/self/exe"))?;
-    let mut changed = put(Path::new(PROGRAM), &own, 0o755)?;
-    make_group()?;
     let settings = Path::new(files::SETTINGS);
     if settings.exists() {
+        // Before anything is replaced: what this program can't read, the one that runs may.
+        crate::settings::Settings::load(Some(settings))?;
         println!("kept {}", settings.display());
     } else {
         put(settings, crate::settings::describe::example().as_bytes(), 0o644)?;
     }
-    crate::settings::Settings::load(Some(settings))?;
+    let own = named(Path::new("/proc/self/exe"), fs::read("/proc/self/exe"))?;
+    put(Path::new(PROGRAM), &own, 0o755)?;
+    make_group()?;
     put(Path::new(COMPLETION), &crate::cli::completion(clap_complete::Shell::Bash), 0o644)?;
     if !has_systemd() {
         println!("systemd does not run here: have whatever starts services run `{PROGRAM} serve` as root");
         return Ok(());
     }
     put(Path::new(TMPFILES), files::TMPFILES.as_bytes(), 0o644)?;
-    changed |= put(Path::new(UNIT), files::UNIT.replace(files::PACKAGED, PROGRAM).as_bytes(), 0o644)?;
+    let unit = format!("{MARK}\n{}", files::UNIT.replace(files::PACKAGED, PROGRAM));
+    put(Path::new(UNIT), unit.as_bytes(), 0o644)?;
     run("systemctl", &["daemon-reload"])?;
     if install.no_start {
         println!("start it with: systemctl enable --now berth");
         return Ok(());
     }
     run("systemctl", &["enable", "berth"])?;
-    let before = run("systemctl", &["is-active", "--quiet", "berth"]).is_ok();
-    if !before || changed {
-        // Returns when the server has said that it is ready.
-        run("systemctl", &["restart", "berth"])
-            .map_err(|e| format!("{e}; `journalctl -u berth -n 50` and `berth doctor` say why"))?;
-    }
+    // Returns when the server has said that it is ready. Containers run on over that.
+    run("systemctl", &["restart", "berth"])
+        .map_err(|e| format!("{e}; `journalctl -u berth -n 50` and `berth doctor` say why"))?;
     println!("berth runs, and starts with the machine; `berth doctor` and `systemctl status berth` say how it is");
     Ok(())
 }
 
 /// What is not taken away, and how it would be.
-fn left(purge: bool) {
+fn left(purge: bool, data: &Path) {
     if !purge {
         println!(
             "left: {} and {} (berth uninstall --purge removes them), the group berth",
             files::SETTINGS,
-            crate::local::STANDARD_DATA
+            data.display()
         );
     }
 }
 
+/// The first line of the unit that [`install`] writes: one without it is an operator's own, or a package's.
+const MARK: &str = "# Made by berth install";
+
+fn is_own_unit() -> bool {
+    fs::read_to_string(UNIT).is_ok_and(|text| text.starts_with(MARK))
+}
+
 /// Whether there is something of `berth install` on this machine.
 pub(crate) fn is_installed() -> bool {
-    [PROGRAM, UNIT].iter().any(|path| Path::new(path).exists())
+    Path::new(PROGRAM).exists() || is_own_unit()
 }
 
 /// Ends the service, so that nobody else holds its data.
 pub(crate) fn stop_service() -> Result<(), String> {
-    if has_systemd() && Path::new(UNIT).exists() {
+    if has_systemd() && is_own_unit() {
         run("systemctl", &["disable", "--now", "berth"])?;
         println!("stopped the service");
     }
@@ -151,11 +157,15 @@ pub(crate) fn stop_service() -> Result<(), String> {
 }
 
 /// Takes away what [`install`] has put on the machine. With `purge` its settings and all data, too.
-pub(crate) fn remove_files(purge: bool) -> Result<(), String> {
+pub(crate) fn remove_files(purge: bool, data: &Path) -> Result<(), String> {
     if !is_root() {
         return Err("berth uninstall removes files of /etc and /usr/local: run it as root".into());
     }
+    let unit = is_own_unit();
     for path in [UNIT, TMPFILES, SYSUSERS, COMPLETION, PROGRAM].map(PathBuf::from) {
+        if path == Path::new(UNIT) && !unit {
+            continue;
+        }
         match fs::remove_file(&path) {
             Ok(()) => println!("removed {}", path.display()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -168,13 +178,13 @@ pub(crate) fn remove_files(purge: bool) -> Result<(), String> {
     let _ = fs::remove_file(crate::local::STANDARD);
     let _ = fs::remove_dir("/run/berth");
     if purge {
-        for path in [Path::new("/etc/berth"), Path::new(crate::local::STANDARD_DATA)] {
+        for path in [Path::new("/etc/berth"), data] {
             if path.exists() {
                 named(path, fs::remove_dir_all(path))?;
                 println!("removed {}", path.display());
             }
         }
     }
-    left(purge);
+    left(purge, data);
     Ok(())
 }

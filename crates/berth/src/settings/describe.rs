@@ -57,7 +57,7 @@ fn keys() -> Vec<Key> {
 pub(crate) fn example() -> String {
     let mut text = String::from(
         "# Settings of berth. Each key stands here with its default; take the # away to change it.\n\
-         # `berth config check` says what is wrong with this file, `systemctl reload berth` has most keys take effect.\n",
+         # `berth config check` says what is wrong with this file, `systemctl reload berth` applies most changes without a restart.\n",
     );
     let mut table = String::new();
     for key in keys() {

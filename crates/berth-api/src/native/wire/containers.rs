@@ -456,9 +456,13 @@ impl TryFrom<ContainerCreate> for NewContainer {
             let source = match (m.kind.as_str(), m.source) {
                 ("bind", Some(source)) => MountSource::Bind { source: source.into() },
                 ("bind", None) => return Err(invalid(Field::Mounts, "a bind mount needs a source")),
-                ("volume", Some(name)) => MountSource::Volume { name, source: std::path::PathBuf::new() },
+                ("volume", Some(name)) => {
+                    MountSource::Volume { name, source: std::path::PathBuf::new(), anonymous: false }
+                }
                 // One that nobody named: it gets a name of its own.
-                ("volume", None) => MountSource::Volume { name: String::new(), source: std::path::PathBuf::new() },
+                ("volume", None) => {
+                    MountSource::Volume { name: String::new(), source: std::path::PathBuf::new(), anonymous: true }
+                }
                 ("tmpfs", _) => MountSource::Tmpfs { size: m.size.unwrap_or(64 << 20) },
                 (other, _) => return Err(invalid(Field::Mounts, format!("{other:?} is not bind, volume or tmpfs"))),
             };

@@ -30,10 +30,20 @@ pub struct Volume {
     /// Bytes on disk; only where one volume is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
+    /// Its folder on the host; for administrators, where one volume is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mountpoint: Option<String>,
 }
 
 impl From<berth_core::Volume> for Volume {
     fn from(v: berth_core::Volume) -> Self {
-        Self { name: v.name, labels: v.labels, created_at: format_time(v.created_at), used_by: v.used_by, size: v.size }
+        Self {
+            name: v.name,
+            labels: v.labels,
+            created_at: format_time(v.created_at),
+            used_by: v.used_by,
+            size: v.size,
+            mountpoint: None,
+        }
     }
 }
