@@ -160,6 +160,26 @@ case $BOOT in
     apt-get purge -y berth >/job/out/purge.txt 2>&1 || fail "purge: $(cat /job/out/purge.txt)"
     [ ! -e /var/lib/berth ] && [ ! -e /etc/berth ] || fail "purge left data"
 
+    # What the README says, in both languages, twice on the same machine.
+    mkdir /tmp/readme && cp /job/berth.deb /tmp/readme/berth_0.2.0_amd64.deb && cd /tmp/readme
+    for page in README.md README.zh-CN.md README.md; do
+        python3 - /job/$page >blocks.sh <<'END'
+import re, sys
+wanted = ("Install", "First container", "安装", "第一个容器")
+for part in re.split(r"(?m)^## ", open(sys.argv[1]).read()):
+    if part.startswith(wanted):
+        for block in re.findall(r"(?ms)^```sh\n(.*?)^```", part):
+            print(block)
+END
+        [ "$(wc -l <blocks.sh)" -gt 8 ] || fail "$page has no blocks"
+        bash -e blocks.sh >/job/out/readme.txt 2>&1 || fail "$page: $(cat /job/out/readme.txt)"
+        grep -q "Hello from a container" /job/out/readme.txt || fail "$page: $(cat /job/out/readme.txt)"
+        [ -z "$(berth ps -aq)" ] || fail "$page leaves containers"
+    done
+    cd /job
+    apt-get purge -y berth >/dev/null 2>&1
+    hash -r
+
     # The tarball.
     mkdir /tmp/tar && tar xzf /job/berth.tar.gz -C /tmp/tar --strip-components=1
     /tmp/tar/berth install

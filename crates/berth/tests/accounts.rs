@@ -120,6 +120,18 @@ async fn administrators_see_and_stop_what_others_have() {
     };
     assert!(of(&metrics, "one") && of(&metrics, "other"), "{metrics}");
     assert!(metrics.contains("berth_container_start_seconds_count{result=\"success\"} 3"), "{metrics}");
+    // What the dashboard and the alerts ask for is there.
+    let name = regex::Regex::new(r"berth_[a-z0-9_]+").expect("an expression");
+    for page in ["grafana-dashboard.json", "prometheus-alerts.yml"] {
+        let text = std::fs::read_to_string(format!("{}/../../docs/{page}", env!("CARGO_MANIFEST_DIR"))).expect(page);
+        for asked in name.find_iter(&text) {
+            assert!(
+                metrics.contains(&format!("\n{}", asked.as_str())) || asked.as_str().ends_with("_healthy"),
+                "{page}: {}",
+                asked.as_str()
+            );
+        }
+    }
     let metrics = server.request_as(Some(&one), "GET", "/metrics", "").await.text;
     assert!(of(&metrics, "one") && !of(&metrics, "other"), "{metrics}");
     let metrics = server.request_as(None, "GET", "/metrics", "").await.text;

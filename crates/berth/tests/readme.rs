@@ -1,4 +1,5 @@
-//! The README's tours, pasted block by block into one shell, as a reader does it; each leaves nothing behind.
+//! The tours of the manual, pasted block by block into one shell, as a reader does it; each leaves nothing behind. (What the README says
+//! about installing is done in a Debian guest, tests/vm/service.sh.)
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -11,6 +12,9 @@ use berth_testkit::{Server, free_port, has_program, image, is_root};
 fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("a workspace").to_owned()
 }
+
+/// The tours, in their order.
+const TOURS: [&str; 4] = ["tour", "services", "cloud", "edge"];
 
 /// The blocks of shell commands below each heading of the second level.
 fn tours(text: &str) -> Vec<(String, Vec<String>)> {
@@ -30,8 +34,6 @@ fn tours(text: &str) -> Vec<(String, Vec<String>)> {
         }
     }
     all.retain(|(_, blocks)| !blocks.is_empty());
-    // The first one is how to build and test.
-    all.remove(0);
     all
 }
 
@@ -119,7 +121,8 @@ async fn the_tours_work_as_pasted_and_leave_nothing() {
     let mut shell = Shell::start(&server, &programs);
     let (files, registry) = (free_port().to_string(), free_port().to_string());
     let address = server.url("").trim_start_matches("http://").trim_end_matches('/').to_owned();
-    let text = std::fs::read_to_string(workspace().join("README.md")).expect("README.md");
+    let read = |name: &str| std::fs::read_to_string(workspace().join(format!("docs/{name}.md"))).expect(name);
+    let text = TOURS.map(read).concat();
     // Another test, or the developer's own server, may have those ports.
     let text = text.replace("127.0.0.1:8080", &address).replace("127.0.0.1:9000", &format!("127.0.0.1:{files}"));
     let text =
@@ -192,9 +195,35 @@ fn the_commands_are_the_same_in_both_languages() {
         let blocks = tours(&text).into_iter().flat_map(|(_, blocks)| blocks);
         blocks.flat_map(|block| block.lines().map(without_comment).collect::<Vec<_>>()).collect()
     };
-    let (english, chinese) = (commands("README.md"), commands("README.zh-CN.md"));
-    for (one, other) in english.iter().zip(&chinese) {
-        assert_eq!(one, other);
+    let tours = TOURS.map(|name| (format!("docs/{name}.md"), format!("docs/zh/{name}.md")));
+    for (english, chinese) in tours.into_iter().chain([("README.md".to_owned(), "README.zh-CN.md".to_owned())]) {
+        let (one, other) = (commands(&english), commands(&chinese));
+        for (one, other) in one.iter().zip(&other) {
+            assert_eq!(one, other, "{english}");
+        }
+        assert_eq!(one.len(), other.len(), "{english}");
+        assert!(!one.is_empty(), "{english}");
     }
-    assert_eq!(english.len(), chinese.len());
+}
+
+/// What links lead to is there, in every page.
+#[test]
+fn links_between_pages_lead_somewhere() {
+    let link = regex::Regex::new(r"\]\(([^)#:]+)(#[^)]*)?\)").expect("an expression");
+    let mut pages =
+        vec!["README.md".into(), "README.zh-CN.md".into(), "ARCHITECTURE.md".into(), "CONTRIBUTING.md".into()];
+    for folder in ["docs", "docs/zh"] {
+        let entries = std::fs::read_dir(workspace().join(folder)).expect(folder).flatten();
+        pages.extend(
+            entries.map(|e| PathBuf::from(folder).join(e.file_name())).filter(|p| p.extension() == Some("md".as_ref())),
+        );
+    }
+    assert!(pages.len() > 15);
+    for page in pages {
+        let text = std::fs::read_to_string(workspace().join(&page)).expect("a page");
+        for found in link.captures_iter(&text) {
+            let to = page.parent().unwrap_or(Path::new("")).join(&found[1]);
+            assert!(workspace().join(&to).exists(), "{}: {} is not there", page.display(), to.display());
+        }
+    }
 }
