@@ -376,9 +376,10 @@ fn uninstall_command(uninstall: &Uninstall, connection: &Connection) -> Result<E
     if in_kernel {
         let running = berth_engine_oci::running(&engine).map_err(|e| e.to_string())?;
         if running > 0 && !uninstall.force {
-            let (count, verb) = if running == 1 { ("1 container", "runs") } else { ("containers", "run") };
-            let count = if running == 1 { count.to_owned() } else { format!("{running} {count}") };
-            return Err(format!("{count} {verb}; stop first what is to end in order, or --force, which kills"));
+            return Err(match running {
+                1 => "1 container runs; stop it first, or --force, which kills it".into(),
+                more => format!("{more} containers run; stop them first, or --force, which kills them"),
+            });
         }
     }
     if whole {

@@ -1,5 +1,9 @@
 //! berth: a container manager in one program.
-#![allow(rustdoc::broken_intra_doc_links, reason = "doc comments of arguments are the help texts: [=N] is no link")]
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    rustdoc::bare_urls,
+    reason = "doc comments of arguments are the help texts: [=N] is no link, and an address stands as it is"
+)]
 
 mod cli;
 mod connections;
