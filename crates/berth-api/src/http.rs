@@ -12,4 +12,5 @@ pub(crate) use layers::{
 };
 pub use layers::{Draining, Peer};
 pub(crate) use parameters::{ParameterError, Parameters, PathText, kind_of, token_of};
+pub use times::is_time_zone;
 pub(crate) use times::{local_time, local_time_of};

@@ -22,7 +22,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use berth_core::Core;
 
-pub use http::{Draining, Peer};
+pub use http::{Draining, Peer, is_time_zone};
 pub use native::{openapi, wire};
 pub use tingyu::OPERATORS;
 

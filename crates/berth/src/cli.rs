@@ -208,7 +208,7 @@ enum Command {
     /// Add, list and choose servers
     #[command(subcommand)]
     Context(contexts::ContextCommand),
-    /// Check, show and explain the server's settings
+    /// Check and show the server's settings, and print an example with every key explained
     #[command(subcommand)]
     Config(config::ConfigCommand),
     /// Print a completion script for a shell

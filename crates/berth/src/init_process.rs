@@ -30,12 +30,21 @@ fn all_signals() -> libc::sigset_t {
     }
 }
 
+extern "C" fn nothing(_signal: i32) {}
+
 /// Runs the command to its end; its exit code, 128 + the signal's number where a signal ended it.
 pub(crate) fn run(command: &[String]) -> Result<i32, String> {
     let (program, arguments) = command.split_first().ok_or("no command")?;
     let set = all_signals();
-    // SAFETY: this process has one thread; the mask is put back in the child before it becomes the command.
-    unsafe { libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
+    // A first process gets no signal that it does not handle, and whoever stops the container looks for that (SigCgt): while it
+    // waits for them they are not blocked. The handler itself never runs.
+    // SAFETY: this process has one thread; handlers and mask are put back in the child before it becomes the command.
+    unsafe {
+        libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+        for signal in (1..=64).filter(|signal| libc::sigismember(&raw const set, *signal) == 1) {
+            libc::signal(signal, nothing as *const () as libc::sighandler_t);
+        }
+    }
     let mut child = Command::new(program);
     child.args(arguments);
     // SAFETY: only calls that may be made between fork and exec.

@@ -70,6 +70,9 @@ impl Reloads {
         while hangups.recv().await.is_some() {
             notify::reloading();
             match load() {
+                Ok(fresh) if !fresh.faults().is_empty() => {
+                    tracing::error!("{}: the settings stay as they were", fresh.faults().join("; "));
+                }
                 Ok(fresh) => {
                     self.take(&settings, &fresh);
                     settings = fresh;

@@ -198,6 +198,28 @@ impl Settings {
                 all.push(format!("registries.hosts.{name:?}.ca_file {}: {error}", path.display()));
             }
         }
+        if !berth_api::is_time_zone(&self.core.time_zone) {
+            all.push(format!(
+                "core.time_zone {:?} is not a name of the tz database, such as Asia/Shanghai",
+                self.core.time_zone
+            ));
+        }
+        let relative = self.core.bind_prefixes.iter().filter(|prefix| !prefix.starts_with('/'));
+        all.extend(relative.map(|prefix| format!("core.bind_prefixes: {prefix:?} is not an absolute path")));
+        let is_http = |url: &str| url.starts_with("http://") || url.starts_with("https://");
+        if !self.core.public_url.is_empty() && !is_http(&self.core.public_url) {
+            all.push(format!("core.public_url {:?} is not http://… or https://…", self.core.public_url));
+        }
+        let servers = self.engine.dns.iter().filter(|server| server.parse::<std::net::IpAddr>().is_err());
+        all.extend(servers.map(|server| format!("engine.dns: {server:?} is not an address")));
+        for (name, registry) in &self.registries.hosts {
+            let wrong = registry.mirrors.iter().filter(|mirror| !is_http(mirror));
+            all.extend(
+                wrong.map(|mirror| {
+                    format!("registries.hosts.{name:?}.mirrors: {mirror:?} is not http://… or https://…")
+                }),
+            );
+        }
         if let Some(path) = self.socket.of(&self.data_dir)
             && !path.is_absolute()
         {

@@ -1,5 +1,10 @@
 //! Local times of dialects.
 
+/// Whether the tz database knows a zone by this name (`Asia/Shanghai`).
+pub fn is_time_zone(name: &str) -> bool {
+    jiff::tz::TimeZone::get(name).is_ok()
+}
+
 /// `yyyy-MM-dd HH:mm:ss` in a zone of the tz database, of nanoseconds since 1970.
 pub(crate) fn local_time(at: i64, zone: &str) -> String {
     let Ok(time) = jiff::Timestamp::from_nanosecond(at.into()) else { return String::new() };

@@ -55,7 +55,7 @@ fn words(description: &str) -> Option<Vec<&str>> {
 const NO_CHOICE: [&str; 1] = ["user"];
 
 fn complete_schema(schema: &mut Value) {
-    let Some(properties) = schema["properties"].as_object_mut() else { return };
+    let Some(properties) = schema.pointer_mut("/properties").and_then(Value::as_object_mut) else { return };
     for (name, property) in properties {
         let types = property["type"].clone();
         let is = |kind: &str| types == kind || types.as_array().is_some_and(|all| all.contains(&kind.into()));
@@ -116,10 +116,11 @@ fn complete_operation(method: &str, path: &str, operation: &mut Value) {
     }
     let takes_body = operation.get("requestBody").is_some();
     let takes_path = path.contains('{');
-    if let Some(content) = operation["requestBody"]["content"].as_object_mut() {
+    // By pointer: an index would put a null where there is nothing.
+    if let Some(content) = operation.pointer_mut("/requestBody/content").and_then(Value::as_object_mut) {
         as_bytes(content);
     }
-    let Some(responses) = operation["responses"].as_object_mut() else { return };
+    let Some(responses) = operation.pointer_mut("/responses").and_then(Value::as_object_mut) else { return };
     for (status, meaning) in ANSWERS {
         let possible = match status {
             "404" => takes_path || takes_body,
@@ -135,7 +136,7 @@ fn complete_operation(method: &str, path: &str, operation: &mut Value) {
         if response["description"].as_str().is_none_or(str::is_empty) {
             response["description"] = meaning(status).into();
         }
-        if let Some(content) = response["content"].as_object_mut() {
+        if let Some(content) = response.pointer_mut("/content").and_then(Value::as_object_mut) {
             as_bytes(content);
         }
         if status.as_bytes()[0] >= b'4' {
@@ -147,7 +148,7 @@ fn complete_operation(method: &str, path: &str, operation: &mut Value) {
         "name": "berth-account", "in": "header", "required": false, "schema": { "type": "string" },
         "description": "The account that an administrator acts for, instead of its own.",
     });
-    match operation["parameters"].as_array_mut() {
+    match operation.pointer_mut("/parameters").and_then(Value::as_array_mut) {
         Some(parameters) => parameters.push(account),
         None => operation["parameters"] = json!([account]),
     }
@@ -158,7 +159,7 @@ pub(super) fn complete(mut document: Value) -> Value {
     document["info"]["version"] = env!("CARGO_PKG_VERSION").into();
     document["info"]["license"] = json!({ "name": "Apache-2.0", "identifier": "Apache-2.0" });
     document["servers"] = json!([{ "url": "/", "description": "This server" }]);
-    if let Some(schemas) = document["components"]["schemas"].as_object_mut() {
+    if let Some(schemas) = document.pointer_mut("/components/schemas").and_then(Value::as_object_mut) {
         schemas.values_mut().for_each(complete_schema);
         for (name, example) in examples() {
             if let Some(schema) = schemas.get_mut(name) {
@@ -166,7 +167,7 @@ pub(super) fn complete(mut document: Value) -> Value {
             }
         }
     }
-    if let Some(paths) = document["paths"].as_object_mut() {
+    if let Some(paths) = document.pointer_mut("/paths").and_then(Value::as_object_mut) {
         for (path, item) in paths {
             for (method, operation) in item.as_object_mut().unwrap_or(&mut Map::new()) {
                 if operation.get("responses").is_some() {
@@ -219,6 +220,10 @@ mod tests {
             }
         }
         assert!(count > 95, "{count} operations");
+        let text = document.to_string();
+        for key in ["content", "properties", "requestBody", "responses", "schema", "type"] {
+            assert!(!text.contains(&format!("\"{key}\":null")), "{key} is null somewhere");
+        }
         let schemas = &document["components"]["schemas"];
         assert_eq!(schemas["Container"]["properties"]["state"]["enum"][1], "running");
         assert!(schemas["ContainerCreate"]["properties"]["user"].get("enum").is_none());

@@ -175,6 +175,9 @@ async fn add(name: String, context: Context, check: bool) -> Result<(), String> 
     let mut all = Contexts::load()?;
     if all.contexts.is_empty() {
         all.current = Some(name.clone());
+        eprintln!(
+            "this context is in use from now on; `berth context use default` goes back to this machine's own server"
+        );
     }
     all.contexts.insert(name.clone(), context);
     all.save()?;

@@ -36,6 +36,19 @@ pub(crate) struct Events {
     json: bool,
 }
 
+/// Our word for an event of docker's.
+fn ours(word: &str) -> &str {
+    match word {
+        "start" => "started",
+        "die" | "stop" => "exited",
+        "create" => "created",
+        "destroy" => "removed",
+        "pause" => "paused",
+        "unpause" => "resumed",
+        other => other,
+    }
+}
+
 const EVENT_FILTERS: [&str; 4] = ["type", "event", "container", "image"];
 
 /// A time of RFC 3339, seconds since 1970 or a while ago; in nanoseconds since 1970.
@@ -63,7 +76,7 @@ pub(super) async fn events(client: &Client, events: &Events) -> Outcome {
             && to.is_none_or(|to| at(event) < to)
             && filters.iter().all(|(key, values)| match *key {
                 "type" => values.iter().any(|value| value == kind),
-                "event" => values.iter().any(|value| value == what || *value == event.kind),
+                "event" => values.iter().any(|value| ours(value) == what || *value == event.kind),
                 "container" => kind == "container" && subjects.contains_key(&event.subject),
                 _ => kind == "image" && values.contains(&event.subject),
             })

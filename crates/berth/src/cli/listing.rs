@@ -53,11 +53,16 @@ pub(crate) struct Ps {
 const PS_FILTERS: [&str; 11] =
     ["id", "name", "label", "status", "exited", "ancestor", "volume", "network", "publish", "health", "since"];
 
+const STATES: [&str; 7] = ["created", "running", "paused", "restarting", "exited", "removing", "dead"];
+
 /// Whether a container is one of those that are asked for. `since` is when the container of that filter was made.
 fn is_asked_for(c: &Container, key: &str, value: &str, since: Option<&str>) -> bool {
     match key {
         "id" => c.id.starts_with(value),
-        "name" => c.name.contains(value.trim_start_matches('/')),
+        "name" => match regex::Regex::new(value.trim_start_matches('/')) {
+            Ok(like) => like.is_match(&c.name),
+            Err(_) => c.name.contains(value),
+        },
         "label" => has_label(&c.labels, value),
         "status" => shapes::state(c) == value,
         "exited" => c.state == "exited" && c.exit_code.is_some_and(|code| code.to_string() == value),
@@ -81,6 +86,9 @@ fn is_asked_for(c: &Container, key: &str, value: &str, since: Option<&str>) -> b
 
 pub(super) async fn ps(client: &Client, ps: &Ps) -> Outcome {
     let filters = ps.filters.by_key(&PS_FILTERS)?;
+    if let Some(wrong) = filters.get("status").into_iter().flatten().find(|status| !STATES.contains(&status.as_str())) {
+        return Err(format!("--filter status={wrong}: not one of {}", STATES.join(", ")));
+    }
     let shows_all =
         ps.all || ps.last.is_some() || ps.latest || filters.contains_key("status") || filters.contains_key("exited");
     let mut all: Vec<(String, Container)> = Vec::new();

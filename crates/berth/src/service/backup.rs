@@ -156,6 +156,18 @@ fn check(folder: &Path) -> Result<Manifest, String> {
     Ok(manifest)
 }
 
+/// Whether what the backup calls its bridge and cgroups by is another data folder's on this machine: its containers would be taken for
+/// leftovers, and ended. The copy gets names of its own then.
+fn is_elsewhere(from: &Path, data: &Path) -> bool {
+    let id = |path: PathBuf| {
+        let json: serde_json::Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+        json["id"].as_str().map(str::to_owned)
+    };
+    let Some(of_backup) = id(from.join("instance.json")) else { return false };
+    let in_kernel = Path::new("/sys/class/net").join(format!("berth-{of_backup}")).exists();
+    in_kernel && id(data.join(INSTANCE)).as_ref() != Some(&of_backup)
+}
+
 /// Where data that was there is set aside.
 fn aside(data: &Path) -> PathBuf {
     let at = berth_core::now() / 1_000_000_000;
@@ -193,7 +205,7 @@ pub(crate) fn restore(asked: &Restore, data: &Path) -> Result<(), String> {
         let _ = fs::remove_dir_all(&making);
         format!("{}: {e}", from.join(DATABASE).display())
     })?;
-    if from.join("instance.json").exists() {
+    if from.join("instance.json").exists() && !is_elsewhere(from, data) {
         let to = making.join(INSTANCE);
         named(&making, fs::DirBuilder::new().mode(0o700).create(making.join("engine")))?;
         named(&to, fs::copy(from.join("instance.json"), &to))?;
@@ -232,10 +244,16 @@ pub(crate) fn restore(asked: &Restore, data: &Path) -> Result<(), String> {
     if fs::read_dir(from)
         .is_ok_and(|mut all| all.any(|e| e.is_ok_and(|e| e.file_name().to_string_lossy().starts_with("images-"))))
     {
-        println!("when the server runs: for f in {}/images-*.tar; do berth load -i $f; done", from.display());
+        println!(
+            "when the server runs, for each account: berth --for-account ACCOUNT load -i {}/images-ACCOUNT.tar",
+            from.display()
+        );
     }
     println!(
-        "start the server; containers are made anew when they are started, without what they wrote outside their volumes"
+        "start the server; containers are made anew when they are started, without what they wrote outside their volumes; ports that"
+    );
+    println!(
+        "berth chose may be others, and applications that were built from a zip (dialect standalone) have to be built again"
     );
     Ok(())
 }
