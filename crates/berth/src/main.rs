@@ -18,6 +18,7 @@ mod service;
 mod settings;
 mod static_server;
 mod tls;
+mod whole;
 
 use std::process::ExitCode;
 

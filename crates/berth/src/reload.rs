@@ -70,12 +70,14 @@ impl Reloads {
         while hangups.recv().await.is_some() {
             notify::reloading();
             match load() {
-                Ok(fresh) if !fresh.faults().is_empty() => {
-                    tracing::error!("{}: the settings stay as they were", fresh.faults().join("; "));
-                }
                 Ok(fresh) => {
-                    self.take(&settings, &fresh);
-                    settings = fresh;
+                    let faults = fresh.faults();
+                    if faults.is_empty() {
+                        self.take(&settings, &fresh);
+                        settings = fresh;
+                    } else {
+                        tracing::error!("{}: the settings stay as they were", faults.join("; "));
+                    }
                 }
                 Err(error) => tracing::error!("{error}: the settings stay as they were"),
             }

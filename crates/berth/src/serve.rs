@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,13 +52,7 @@ async fn administrator(core: &Core, data: &Path, dev: bool) -> Result<bool, Stri
             }
             let made = Administrator::make();
             let text = serde_json::to_vec_pretty(&made).map_err(|e| e.to_string())?;
-            let temporary = data.join("admin.tmp");
-            let _ = fs::remove_file(&temporary);
-            let file = fs::File::options().write(true).create_new(true).mode(0o600).open(&temporary);
-            file.and_then(|mut f| f.write_all(&text).and_then(|()| f.sync_all()))
-                .and_then(|()| fs::rename(&temporary, &path))
-                .and_then(|()| fs::File::open(data)?.sync_all())
-                .map_err(|e| format!("{}: {e}", path.display()))?;
+            crate::whole::write(&path, &text, 0o600).map_err(|e| format!("{}: {e}", path.display()))?;
             made
         }
     };

@@ -4,3 +4,8 @@ pub(crate) mod backup;
 pub(crate) mod files;
 pub(crate) mod install;
 pub(crate) mod notify;
+
+/// A result of the file system, whose error names the path.
+fn named<T>(path: &std::path::Path, result: std::io::Result<T>) -> Result<T, String> {
+    result.map_err(|e| format!("{}: {e}", path.display()))
+}

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{IsTerminal, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -102,15 +101,9 @@ impl Contexts {
         let path = path().ok_or("neither XDG_CONFIG_HOME nor HOME says where to keep contexts")?;
         let folder = path.parent().unwrap_or(&path);
         let text = serde_json::to_vec_pretty(self).map_err(|e| e.to_string())?;
-        let temporary = path.with_extension("new");
-        let write = || {
-            fs::create_dir_all(folder)?;
-            let _ = fs::remove_file(&temporary);
-            let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(&temporary)?;
-            file.write_all(&text)?;
-            fs::rename(&temporary, &path)
-        };
-        write().map_err(|e: std::io::Error| format!("{}: {e}", path.display()))
+        fs::create_dir_all(folder)
+            .and_then(|()| crate::whole::write(&path, &text, 0o600))
+            .map_err(|e| format!("{}: {e}", path.display()))
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&Context> {

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::named;
+
 /// Files that are copied as they are: without them the database can't be read, or nobody gets in.
 const FILES: [&str; 2] = ["secret.key", "admin.json"];
 /// What of the engine keeps containers' network and names of cgroups as they were.
@@ -56,10 +58,6 @@ struct Manifest {
     host: String,
     /// SHA-256 of its files.
     files: BTreeMap<String, String>,
-}
-
-fn named<T>(path: &Path, result: std::io::Result<T>) -> Result<T, String> {
-    result.map_err(|e| format!("{}: {e}", path.display()))
 }
 
 fn new_file(path: &Path) -> Result<fs::File, String> {

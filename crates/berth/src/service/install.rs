@@ -1,12 +1,11 @@
 //! `berth install` and `berth uninstall`: this program as a service of the machine, and away with it.
 
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::files;
+use super::{files, named};
 
 /// Where `berth install` puts what a package would have in `/usr`.
 const PROGRAM: &str = "/usr/local/bin/berth";
@@ -22,10 +21,6 @@ pub(crate) struct Install {
     no_start: bool,
 }
 
-fn named<T>(what: &Path, result: std::io::Result<T>) -> Result<T, String> {
-    result.map_err(|e| format!("{}: {e}", what.display()))
-}
-
 /// Writes a file as a whole or not at all; whether it was different before.
 fn put(path: &Path, content: &[u8], mode: u32) -> Result<bool, String> {
     if fs::read(path).is_ok_and(|there| there == content) && fs::metadata(path).is_ok_and(|m| m.mode() & 0o777 == mode)
@@ -34,13 +29,7 @@ fn put(path: &Path, content: &[u8], mode: u32) -> Result<bool, String> {
     }
     let folder = path.parent().unwrap_or(Path::new("/"));
     named(folder, fs::create_dir_all(folder))?;
-    let temporary = path.with_extension("berth-new");
-    let _ = fs::remove_file(&temporary);
-    let file = fs::File::options().write(true).create_new(true).mode(mode).open(&temporary);
-    let written = file.and_then(|mut f| f.write_all(content).and_then(|()| f.sync_all()));
-    named(&temporary, written)?;
-    named(&temporary, fs::set_permissions(&temporary, fs::Permissions::from_mode(mode)))?;
-    named(path, fs::rename(&temporary, path))?;
+    named(path, crate::whole::write(path, content, mode))?;
     println!("wrote {}", path.display());
     Ok(true)
 }
