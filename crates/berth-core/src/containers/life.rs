@@ -234,12 +234,15 @@ impl Core {
         let lock = self.lock(found.id);
         let _busy = lock.lock().await;
         let found = self.container(caller, found.uid.as_str()).await?;
-        let own = found.stop_signal;
-        let asked = Container { stop_signal: signal.unwrap_or(own), ..found };
-        self.stop_locked(asked, grace).await.map(|stopped| Container { stop_signal: own, ..stopped })
+        self.stop_locked(found, grace, signal).await
     }
 
-    async fn stop_locked(&self, mut target: Container, grace: Option<Duration>) -> Result<Container, Error> {
+    async fn stop_locked(
+        &self,
+        mut target: Container,
+        grace: Option<Duration>,
+        signal: Option<i32>,
+    ) -> Result<Container, Error> {
         let _doing = self.begin(target.id, Transition::Stopping);
         // Connections end before it does, unless it is to end at once.
         let _draining = match grace {
@@ -250,8 +253,8 @@ impl Core {
         self.measure_before_end(&target).await;
         let id = target.id;
         let before = self.read(move |tx| Ok(tx.container(id)?)).await?.map(|row| ContainerState::of(&row.state));
-        let stopped =
-            self.inner.engine.stop(&target.uid, target.stop_signal, grace.unwrap_or(target.stop_timeout)).await;
+        let signal = signal.unwrap_or(target.stop_signal);
+        let stopped = self.inner.engine.stop(&target.uid, signal, grace.unwrap_or(target.stop_timeout)).await;
         match stopped {
             // Never started, or lost with the host: there is nothing to stop.
             Err(berth_engine::EngineError::NoSuchUnit(_)) => {}
@@ -303,10 +306,8 @@ impl Core {
         let found = self.container(caller, found.uid.as_str()).await?;
         // Nobody else takes it meanwhile.
         let _place = self.place_to_run(caller, Some(found.id), found.spec.resources()).await?;
-        let own = found.stop_signal;
-        let asked = Container { stop_signal: signal.unwrap_or(own), ..found };
-        let stopped = self.stop_locked(asked, grace).await?;
-        self.start_locked(caller, Container { stop_signal: own, ..stopped }).await
+        let stopped = self.stop_locked(found, grace, signal).await?;
+        self.start_locked(caller, stopped).await
     }
 
     /// Sends a signal, by name or number.
