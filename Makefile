@@ -7,12 +7,23 @@ IMAGES := $(TARGET_DIR)/test-images
 LISTEN ?= 127.0.0.1:8080
 DATA ?= $(CURDIR)/data
 
-.PHONY: openapi build install package package-arm64 run test test-vm check checkers advisories bench images tools deps clean
+.PHONY: openapi console build install package package-arm64 run test test-vm check checkers advisories bench images tools deps clean
 
-build: deps
+build: deps console
 	cargo build --release --locked -p berth
 	mkdir -p dist
 	install -m 0755 $(RELEASE) dist/berth.new && mv -f dist/berth.new dist/berth
+
+# The bundle of the console, which becomes a part of the program.
+console: console/dist/index.html
+
+console/dist/index.html: docs/openapi.json console/build.mjs console/package-lock.json console/tsconfig.json $(wildcard console/src/* console/src/pages/*)
+	@if ! command -v npm >/dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends nodejs npm; \
+		else echo "missing: Node.js 18 or newer with npm, which builds the console (Debian: nodejs npm)" >&2; exit 1; fi; \
+	fi
+	cd console && npm ci --no-audit --no-fund --loglevel=error && npm run --silent build
 
 # The service of this machine, of what is built here; a second time is an upgrade.
 install: build
@@ -24,7 +35,7 @@ package: build
 	packaging/package $(HOST) $(RELEASE)
 
 # The same for arm64, with Debian's cross compiler.
-package-arm64: deps
+package-arm64: deps console
 	@command -v cargo-deb >/dev/null || cargo install --locked --quiet cargo-deb@3.8.0
 	@command -v aarch64-linux-gnu-gcc >/dev/null || { apt-get update -q && apt-get install -yq --no-install-recommends gcc-aarch64-linux-gnu libc6-dev-arm64-cross; }
 	rustup target add aarch64-unknown-linux-gnu
@@ -38,7 +49,7 @@ run: build
 	@if [ "$$(id -u)" != 0 ]; then echo "make run: berth needs root (namespaces, cgroups, network): run it with sudo" >&2; exit 1; fi
 	BERTH_GREETING=1 BERTH_LOG=$${BERTH_LOG:-warn} dist/berth serve --dev --listen $(LISTEN) --data-dir $(DATA) $(if $(CONFIG),--config $(CONFIG))
 
-test: deps images tools
+test: deps console images tools
 	cargo test --workspace --locked --no-fail-fast
 
 # The privileged suites and a story of reboots in a Debian guest (systemd, cgroup v2), without KVM: ten minutes.
@@ -54,7 +65,7 @@ MSRV := $(shell sed -n 's/^rust-version = "\(.*\)"/\1.0/p' Cargo.toml)
 # Programs that look after the source, of these versions.
 CHECKERS := cargo-deny@0.20.2 cargo-machete@0.9.2
 
-check: deps checkers openapi
+check: deps checkers console openapi
 	cargo fmt --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
@@ -108,7 +119,7 @@ $(IMAGES)/%.tar: tests/images/mkroot.sh
 
 # What tests compare with: a registry, other tools for images, another runtime. Without them those tests are skipped.
 tools:
-	@missing=; for pair in docker-registry:docker-registry htpasswd:apache2-utils skopeo:skopeo umoci:umoci runc:runc crun:crun iptables:iptables python3:python3-minimal ssh:openssh-client curl:curl openssl:openssl nft:nftables ip:iproute2 pgrep:procps; do \
+	@missing=; for pair in docker-registry:docker-registry htpasswd:apache2-utils skopeo:skopeo umoci:umoci runc:runc crun:crun iptables:iptables python3:python3-minimal ssh:openssh-client curl:curl openssl:openssl nft:nftables ip:iproute2 pgrep:procps chromium:chromium; do \
 		PATH=$$PATH:/usr/sbin command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; \
 	done; \
 	python3 -c 'import requests' 2>/dev/null || missing="$$missing python3-requests"; \
@@ -128,4 +139,4 @@ deps:
 
 clean:
 	cargo clean
-	rm -rf dist
+	rm -rf dist console/node_modules console/dist/index.html console/dist/assets

@@ -3,6 +3,7 @@
 
 mod acs;
 mod comb;
+mod console;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod http;
@@ -40,6 +41,7 @@ pub(crate) struct Api {
     pub(crate) draining: Draining,
     pub(crate) places: native::StreamLimits,
     pub(crate) comb: CombSettings,
+    pub(crate) pulls: native::pulls::Pulls,
 }
 
 impl axum::extract::FromRef<Api> for native::StreamLimits {
@@ -107,8 +109,14 @@ pub struct Settings {
 pub fn router(core: Core, draining: Draining, settings: Settings) -> Router {
     let dialects = settings.dialects;
     let meters = Arc::new(Meters::default());
-    let api =
-        Api { core, meters: meters.clone(), draining, places: native::StreamLimits::default(), comb: settings.comb };
+    let api = Api {
+        core,
+        meters: meters.clone(),
+        draining,
+        places: native::StreamLimits::default(),
+        comb: settings.comb,
+        pulls: native::pulls::Pulls::default(),
+    };
     let layer = |dialect: &'static str, broken: fn(http::InternalFallback) -> Response| RequestLayer {
         dialect,
         broken,
@@ -129,7 +137,8 @@ pub fn router(core: Core, draining: Draining, settings: Settings) -> Router {
     let tingyu = http::with_layer(tingyu::router(), tingyu_layer.clone());
     let acs = |router| http::with_layer(router, layer("acs", acs::error::broken));
     let other = Router::new()
-        .route("/", get(native::docs::front_page))
+        .route("/", get(console::index))
+        .route("/assets/{file}", get(console::asset))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(prometheus::render))

@@ -15,13 +15,17 @@ mod images;
 mod inspection;
 mod keys;
 mod openapi;
+pub(crate) mod pulls;
 mod registries;
 mod services;
+mod sessions;
 mod ssh_keys;
 mod streams;
+mod summary;
 mod tokens;
 mod usage;
 mod volumes;
+mod watch;
 pub mod wire;
 
 use axum::Router;
@@ -41,6 +45,7 @@ pub(crate) fn ends_with_client(method: &Method, path: &str) -> bool {
 pub(crate) fn router() -> Router<Api> {
     Router::new()
         .route("/containers", get(containers::list).post(containers::create))
+        .route("/containers/summary", get(summary::summary))
         .route("/containers/{id}", get(containers::inspect).patch(containers::update).delete(containers::remove))
         .route("/containers/{id}/start", post(containers::start))
         .route("/containers/{id}/stop", post(containers::stop))
@@ -48,6 +53,7 @@ pub(crate) fn router() -> Router<Api> {
         .route("/containers/{id}/kill", post(containers::kill))
         .route("/containers/{id}/wait", get(containers::wait))
         .route("/containers/{id}/logs", get(containers::logs))
+        .route("/containers/{id}/logs/count", get(containers::count_logs))
         .route("/containers/{id}/stats", get(containers::stats))
         .route("/containers/{id}/traffic", get(containers::traffic))
         .route("/containers/{id}/ports", put(containers::ports))
@@ -60,6 +66,7 @@ pub(crate) fn router() -> Router<Api> {
         .route("/containers/{id}/exec", post(exec::exec).get(exec::exec_session))
         .route("/containers/{id}/attach", get(exec::attach))
         .route("/containers/{id}/files", get(exec::download))
+        .route("/containers/{id}/files/list", get(exec::list_files))
         .route("/containers/{id}/files/stat", get(exec::stat))
         .route("/containers/{id}/archive", get(exec::archive).put(exec::extract))
         .route("/containers/{id}/export", get(exec::export))
@@ -119,8 +126,13 @@ pub(crate) fn router() -> Router<Api> {
         .route("/hosts/{host}", get(hosts::inspect).patch(hosts::label))
         .route("/host", get(host::inspect))
         .route("/events", get(events::list))
+        .route("/events/recent", get(events::recent))
         .route("/accounts", get(accounts::list).post(accounts::create))
         .route("/accounts/{name}", get(accounts::inspect).patch(accounts::change).delete(accounts::remove))
+        .route("/session", get(sessions::inspect).post(sessions::create).delete(sessions::remove))
+        .route("/pulls", get(pulls::list).post(pulls::create))
+        .route("/pulls/{id}", get(pulls::inspect))
+        .route("/watch", get(watch::watch))
         .route("/tokens", get(tokens::list).post(tokens::create))
         .route("/tokens/{id}", delete(tokens::revoke))
         .fallback(error::no_such_path)

@@ -20,7 +20,7 @@ use std::time::Duration;
 use berth_engine::{
     Exit, Mount, NetworkMode, Observed, Placement, PortBinding, PortRequest, State, Stats, UnitId, UnitSpec,
 };
-use berth_store::ContainerFilter;
+use berth_store::{ContainerFilter, ContainerSearch};
 use serde::{Deserialize, Serialize};
 
 pub use change::ContainerUpdate;
@@ -193,13 +193,13 @@ impl ContainerState {
         matches!(self, Self::Running | Self::Paused)
     }
 
+    /// The state of this word.
+    pub fn named(word: &str) -> Option<Self> {
+        [Self::Created, Self::Running, Self::Paused, Self::Exited].into_iter().find(|state| state.word() == word)
+    }
+
     fn of(word: &str) -> Self {
-        match word {
-            "running" => Self::Running,
-            "paused" => Self::Paused,
-            "exited" => Self::Exited,
-            _ => Self::Created,
-        }
+        Self::named(word).unwrap_or(Self::Created)
     }
 }
 
@@ -511,6 +511,24 @@ impl Core {
             items.push(self.up_to_date(container(row)?).await?);
         }
         Ok(Page { items, next })
+    }
+
+    /// A page of the account's containers that match, and how many match in each state, whatever state is asked for.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub async fn containers_search(
+        &self,
+        caller: &Caller,
+        asked: ContainerSearch,
+    ) -> Result<(Vec<Container>, BTreeMap<String, u64>), Error> {
+        let asked = ContainerSearch { account: caller.account, ..asked };
+        let found = self.read(move |tx| Ok(tx.containers_search(&asked)?)).await?;
+        let mut items = Vec::with_capacity(found.page.len());
+        for row in found.page {
+            items.push(self.up_to_date(container(row)?).await?);
+        }
+        Ok((items, found.states.into_iter().map(|(state, count)| (state, u64::try_from(count).unwrap_or(0))).collect()))
     }
 
     /// How many containers the account has.

@@ -29,6 +29,21 @@ impl Core {
         self.read(|tx| Ok(tx.event_newest()?)).await
     }
 
+    /// The account's newest events, of one subject or of all, newest first.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub async fn events_recent(
+        &self,
+        caller: &Caller,
+        subject: Option<String>,
+        limit: u32,
+    ) -> Result<Vec<Event>, Error> {
+        let account = caller.account;
+        let rows = self.read(move |tx| Ok(tx.events_recent(account, subject.as_deref(), limit)?)).await?;
+        Ok(rows.into_iter().map(Event::from).collect())
+    }
+
     /// Wakes whoever follows; what they missed is read by [`events`](Self::events).
     pub fn event_stream(&self) -> broadcast::Receiver<Event> {
         self.inner.events.subscribe()

@@ -66,11 +66,11 @@ mod watching;
 
 pub use berth_identity::Error as IdentityError;
 pub use berth_identity::{
-    AccessKey, AccountLimiter, Administrator, AuditEntry, AuditQuery, Caller, Change, Credential, IdempotencyLookup,
-    Identity, KeyBounds, NewKey, NewToken, NoToken, Permit, Refusal, Role, SessionToken, Signed, SshKey, SshKeyKind,
-    Token, signature_of, signed_text, unsigned,
+    AccessKey, AccountLimiter, Administrator, AuditEntry, AuditQuery, Caller, Change, ConsoleLogin, ConsoleSession,
+    Credential, IdempotencyLookup, Identity, KeyBounds, NewKey, NewToken, NoSession, NoToken, Permit, Refusal, Role,
+    SessionToken, Signed, SshKey, SshKeyKind, Token, csrf_token, signature_of, signed_text, unsigned,
 };
-pub use berth_store::{Account, AccountChange, Quota};
+pub use berth_store::{Account, AccountChange, ContainerSearch, ContainerSort, Quota};
 pub use berth_types::{Page, now};
 
 pub use apps::{App, NewApp};

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use berth_engine::{EngineError, FileStat, Files, State, UnitId};
-use berth_image::{Budget, Keep, clear_folder, open_file, pack_difference, pack_path, stat, unpack_within};
+use berth_image::{
+    Budget, Keep, clear_folder, list_folder, open_file, pack_difference, pack_path, stat, unpack_within,
+};
 use berth_runtime::{Bundle, View, root_of};
 use tokio::sync::OwnedMutexGuard;
 
@@ -40,19 +42,29 @@ impl Open {
     }
 }
 
+/// Entries of a folder that are listed.
+const MOST_ENTRIES: usize = 10_000;
+
+fn file_stat(found: berth_image::Stat) -> FileStat {
+    FileStat {
+        name: found.name,
+        kind: found.kind.to_owned(),
+        size: found.size,
+        mode: found.mode,
+        uid: found.uid,
+        gid: found.gid,
+        mtime: found.mtime,
+        target: found.target,
+    }
+}
+
 impl Files for Open {
     fn stat(&self, path: &Path) -> io::Result<FileStat> {
-        let found = stat(self.root(), path)?;
-        Ok(FileStat {
-            name: found.name,
-            kind: found.kind.to_owned(),
-            size: found.size,
-            mode: found.mode,
-            uid: found.uid,
-            gid: found.gid,
-            mtime: found.mtime,
-            target: found.target,
-        })
+        Ok(file_stat(stat(self.root(), path)?))
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<FileStat>> {
+        Ok(list_folder(self.root(), path, MOST_ENTRIES)?.into_iter().map(file_stat).collect())
     }
 
     fn open(&self, path: &Path) -> io::Result<File> {

@@ -29,7 +29,7 @@ impl Output {
         let since = options.since.unwrap_or(i64::MIN);
         let _turn = READING.acquire().await.map_err(|_| broken())?;
         let opened = tokio::task::spawn_blocking(move || match (options.tail, options.since) {
-            (Some(lines), _) => Reader::tail(&folder, lines),
+            (Some(lines), _) => Reader::tail(&folder, lines, options.until),
             (None, Some(since)) => Ok(Reader::since(&folder, since)),
             (None, None) => Ok(Reader::open(&folder)),
         });

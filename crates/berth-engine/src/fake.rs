@@ -306,6 +306,13 @@ impl Files for OneFile {
         })
     }
 
+    fn list(&self, path: &Path) -> io::Result<Vec<FileStat>> {
+        if path == Path::new("/etc") {
+            return Ok(vec![self.stat(Path::new("/etc/hostname"))?]);
+        }
+        Err(io::ErrorKind::NotFound.into())
+    }
+
     fn open(&self, path: &Path) -> io::Result<std::fs::File> {
         Self::check(path)?;
         // A pipe holds so little at once.

@@ -95,6 +95,12 @@ pub trait Files: Send + Sync {
     /// That there is nothing.
     fn stat(&self, path: &Path) -> std::io::Result<FileStat>;
 
+    /// What is in the folder at `path`, by name: 10,000 entries at most.
+    ///
+    /// # Errors
+    /// That there is no such folder; `InvalidData` for one with more.
+    fn list(&self, path: &Path) -> std::io::Result<Vec<FileStat>>;
+
     /// The regular file at `path`, for reading.
     ///
     /// # Errors

@@ -93,8 +93,8 @@ fn log(bytes: &[u8]) {
     let readers = [
         Reader::open(&folder.0),
         Reader::since(&folder.0, 1_000_000_000),
-        Reader::tail(&folder.0, 3).expect("tail"),
-        Reader::tail(&folder.0, 100_000_000).expect("tail"),
+        Reader::tail(&folder.0, 3, None).expect("tail"),
+        Reader::tail(&folder.0, 100_000_000, Some(0)).expect("tail"),
     ];
     for mut reader in readers {
         let mut read = 0;

@@ -22,6 +22,14 @@ fn check_quota(change: &AccountChange) -> Result<(), Error> {
 }
 
 impl Identity {
+    /// The name of an account; empty for one that is gone.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub async fn account_name(&self, id: i64) -> Result<String, Error> {
+        Ok(self.read(move |tx| Ok(tx.account_name(id)?)).await?.unwrap_or_default())
+    }
+
     /// The first account's administrator, as whom a user of this machine acts who may open the administrators' socket.
     ///
     /// # Errors

@@ -50,15 +50,7 @@ impl Identity {
         let Some(row) = self.key_row(asked.access_key).await? else {
             return Ok(Err(NoToken::Refused(Refusal::UnknownKey)));
         };
-        let about = format!("access key {}", row.access_key);
-        let same = |sealed: &str| -> Result<bool, Error> {
-            let secret = self.inner.secrets.open_sealed(&about, sealed)?;
-            // Compared by what they sign: in constant time.
-            let key = |secret: &str| hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
-            Ok(hmac::verify(&key(&secret), b"session", hmac::sign(&key(secret_key), b"session").as_ref()).is_ok())
-        };
-        let old = row.old_secret.as_deref().filter(|_| row.old_until > now());
-        if !same(&row.secret)? && !old.map(same).transpose()?.unwrap_or(false) {
+        if !self.is_secret_of(&row, secret_key)? {
             return Ok(Err(NoToken::Refused(Refusal::Signature)));
         }
         let caller = match self.key_allows(row.clone(), asked).await? {
@@ -77,6 +69,19 @@ impl Identity {
         let expires = now().saturating_add(i64::try_from(lifetime.as_nanos()).unwrap_or(i64::MAX));
         self.write(move |tx| Ok(tx.token_of_key_add(&row, &hashed, now(), expires)?)).await?;
         Ok(Ok(SessionToken { secret, lifetime, caller }))
+    }
+
+    /// Whether this is the secret half of a key: the present one, or the one before it as long as that is good too.
+    pub(crate) fn is_secret_of(&self, row: &berth_store::AccessKey, secret_key: &str) -> Result<bool, Error> {
+        let about = format!("access key {}", row.access_key);
+        let same = |sealed: &str| -> Result<bool, Error> {
+            let secret = self.inner.secrets.open_sealed(&about, sealed)?;
+            // Compared by what they sign: in constant time.
+            let key = |secret: &str| hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+            Ok(hmac::verify(&key(&secret), b"session", hmac::sign(&key(secret_key), b"session").as_ref()).is_ok())
+        };
+        let old = row.old_secret.as_deref().filter(|_| row.old_until > now());
+        Ok(same(&row.secret)? || old.map(same).transpose()?.unwrap_or(false))
     }
 
     /// Whose token this is, in a dialect whose callers exchange keys for tokens: any token, or one of a key that is good for
@@ -118,8 +123,13 @@ impl Identity {
     }
 }
 
-/// Takes one of an account's places, if there is one; a rate of 0 is no bound.
-fn has_place(all: &Mutex<HashMap<i64, (f64, Instant)>>, account: i64, rate: u32, burst: u32) -> bool {
+/// Takes one of somebody's places, if there is one; a rate of 0 is no bound.
+pub(crate) fn has_place<K: Eq + std::hash::Hash>(
+    all: &Mutex<HashMap<K, (f64, Instant)>>,
+    whose: K,
+    rate: u32,
+    burst: u32,
+) -> bool {
     if rate == 0 {
         return true;
     }
@@ -128,7 +138,7 @@ fn has_place(all: &Mutex<HashMap<i64, (f64, Instant)>>, account: i64, rate: u32,
         // One that is full again is as good as none.
         all.retain(|_, (_, at)| at.elapsed().as_secs_f64() * f64::from(rate) < f64::from(burst));
     }
-    take_place(all.entry(account).or_insert((f64::from(burst.max(1)), Instant::now())), rate, burst)
+    take_place(all.entry(whose).or_insert((f64::from(burst.max(1)), Instant::now())), rate, burst)
 }
 
 fn take_place(places: &mut (f64, Instant), rate: u32, burst: u32) -> bool {

@@ -140,7 +140,7 @@ pub(crate) fn hash(secret: &str) -> String {
     sha256(secret.as_bytes())
 }
 
-fn role(text: &str) -> Role {
+pub(crate) fn role(text: &str) -> Role {
     if text == "admin" { Role::Admin } else { Role::User }
 }
 

@@ -37,7 +37,8 @@ pub use export::{
     prepare_commit, write_archive,
 };
 pub use pack::{
-    Stat, clear_folder, copy_file, disk_percent, disk_usage, is_in_memory, open_file, pack_difference, pack_path, stat,
+    Stat, clear_folder, copy_file, disk_percent, disk_usage, is_in_memory, list_folder, open_file, pack_difference,
+    pack_path, stat,
 };
 pub use platform::rank_of_variant;
 pub use store::{Layer, Pin, Store};

@@ -669,6 +669,33 @@ pub fn stat(root: BorrowedFd<'_>, path: &Path) -> io::Result<Stat> {
     })
 }
 
+/// What is in the folder at `path`, as a container sees it, by name.
+///
+/// # Errors
+/// That there is no such folder; `InvalidData` for one with more than `most` entries.
+pub fn list_folder(root: BorrowedFd<'_>, path: &Path, most: usize) -> io::Result<Vec<Stat>> {
+    let folder = OwnedFd::from(reopen(&locate(root, path, true)?, true)?);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(format!("/proc/self/fd/{}", folder.as_raw_fd()))? {
+        if names.len() >= most {
+            let why = format!("the folder has more than {most} entries");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
+        names.push(entry?.file_name());
+    }
+    names.sort();
+    let mut found = Vec::with_capacity(names.len());
+    for name in names {
+        match stat(root, &path.join(&name)) {
+            Ok(stat) => found.push(stat),
+            // It went meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
 /// Removes everything in the folder at `path`, as a container sees it; links are not followed out of it.
 ///
 /// # Errors

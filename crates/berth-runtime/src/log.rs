@@ -295,16 +295,16 @@ impl Reader {
         reader
     }
 
-    /// Starts at the last `lines` lines (fewer if there are not so many); whatever follows comes after them. The place is looked
-    /// for from the end on, a block at a time.
+    /// Starts at the last `lines` lines (fewer if there are not so many) of those older than `until`, nanoseconds since 1970;
+    /// whatever follows comes after them. The place is looked for from the end on, a block at a time.
     ///
     /// # Errors
     /// What reading said.
-    pub fn tail(folder: &Path, lines: usize) -> io::Result<Self> {
-        Self::tail_by(folder, lines, BLOCK)
+    pub fn tail(folder: &Path, lines: usize, until: Option<i64>) -> io::Result<Self> {
+        Self::tail_by(folder, lines, until, BLOCK)
     }
 
-    fn tail_by(folder: &Path, lines: usize, block: u64) -> io::Result<Self> {
+    fn tail_by(folder: &Path, lines: usize, until: Option<i64>, block: u64) -> io::Result<Self> {
         let mut files = Vec::new();
         let mut holes = 0;
         for age in 0.. {
@@ -324,7 +324,7 @@ impl Reader {
         if lines as u64 >= all / SHORTEST_RECORD {
             return Ok(Self::open(folder));
         }
-        let mut scan = TailScan { block, lines: lines as u64, wanted: None, seen: 0 };
+        let mut scan = TailScan { block, lines: lines as u64, until, wanted: None, seen: 0 };
         let mut oldest = None;
         for (file, _, length) in files {
             let found = scan.file(&file, length)?;
@@ -402,6 +402,8 @@ impl Reader {
 
 /// The shortest record on disk: time, stream, flag, no text, the end of the line; bytes.
 const SHORTEST_RECORD: u64 = 41;
+/// Bytes of a record's time, at its beginning.
+const TIME_LENGTH: usize = 30;
 /// Where a record has the flag that tells whether its line ends with it.
 const FLAG_AT: usize = 38;
 /// Bytes of a log that are looked at in one go from its end on.
@@ -411,6 +413,8 @@ const BLOCK: u64 = 256 << 10;
 struct TailScan {
     block: u64,
     lines: u64,
+    /// Records at or after this time are passed over, until the first older one.
+    until: Option<i64>,
     /// Ends of lines that are still among the wanted ones; known from the newest record on.
     wanted: Option<u64>,
     seen: u64,
@@ -425,6 +429,13 @@ impl TailScan {
             // Torn by a full disk: no reader gives it.
             _ => return false,
         };
+        if let Some(until) = self.until {
+            let time = record.get(..TIME_LENGTH).and_then(|time| std::str::from_utf8(time).ok()).and_then(parse_time);
+            if time.is_none_or(|at| at >= until) {
+                return false;
+            }
+            self.until = None;
+        }
         // A line that has only begun is a line, too.
         let lines = self.lines;
         let wanted = self.wanted.get_or_insert(if ends { lines } else { lines.saturating_sub(1) });
@@ -566,11 +577,11 @@ mod tests {
         seen.extend(all(&mut reader));
         assert_eq!(seen, (0..100).map(|n| format!("stdout {n}")).collect::<Vec<_>>());
         assert!(folder.join("log.3").exists());
-        let mut after = Reader::tail(&folder, 3).expect("tail");
+        let mut after = Reader::tail(&folder, 3, None).expect("tail");
         assert_eq!(all(&mut after), ["stdout 97", "stdout 98", "stdout 99"]);
         writer.take(Stream::Stdout, b"more\n");
         assert_eq!(all(&mut after), ["stdout more"]);
-        let mut after = Reader::tail(&folder, 0).expect("tail");
+        let mut after = Reader::tail(&folder, 0, None).expect("tail");
         assert!(all(&mut after).is_empty());
         writer.take(Stream::Stdout, b"and more\n");
         assert_eq!(all(&mut after), ["stdout and more"]);
@@ -618,10 +629,34 @@ mod tests {
                 });
                 let from = if lines == 0 { whole.len() } else { from.unwrap_or(whole.len()) };
                 for block in [1, 7, 64, 1000, super::BLOCK] {
-                    let mut reader = Reader::tail_by(&folder, lines, block).expect("tail");
+                    let mut reader = Reader::tail_by(&folder, lines, None, block).expect("tail");
                     let got: Vec<_> = std::iter::from_fn(|| reader.next().expect("read")).collect();
                     assert_eq!(got, whole[from..], "{lines} lines, files of {max_size}, blocks of {block}");
                 }
+            }
+        }
+        fs::remove_dir_all(folder).expect("clean");
+    }
+
+    #[test]
+    fn the_last_lines_before_a_time_are_found() {
+        let folder = folder("until");
+        let mut writer = Writer::open(&folder, LogLimits { max_size: 700, max_files: 500 }).expect("open");
+        for n in 0..100 {
+            writer.take(Stream::Stdout, format!("{n}\n").as_bytes());
+        }
+        let mut reader = Reader::open(&folder);
+        let whole: Vec<_> = std::iter::from_fn(|| reader.next().expect("read")).collect();
+        for until in whole.iter().map(|record| record.at).chain([i64::MIN, i64::MAX]) {
+            let older: Vec<_> = whole.iter().filter(|record| record.at < until).cloned().collect();
+            for lines in [1, 3, 50, 200] {
+                let mut reader = Reader::tail_by(&folder, lines, Some(until), 64).expect("tail");
+                let got = std::iter::from_fn(|| reader.next().expect("read")).take_while(|record| record.at < until);
+                assert_eq!(
+                    got.collect::<Vec<_>>(),
+                    older[older.len().saturating_sub(lines)..],
+                    "{lines} before {until}"
+                );
             }
         }
         fs::remove_dir_all(folder).expect("clean");

@@ -4,6 +4,7 @@ pub(crate) mod access_keys;
 pub(crate) mod accounts;
 pub(crate) mod audit;
 pub(crate) mod commands;
+pub(crate) mod console_sessions;
 pub(crate) mod containers;
 pub(crate) mod deployments;
 pub(crate) mod events;

@@ -57,6 +57,13 @@ pub(super) fn page(limit: Option<u32>, cursor: Option<&str>) -> Result<(u32, i64
     Ok((limit, after))
 }
 
+/// The state of a query parameter; none if it is absent or empty.
+pub(super) fn state(text: Option<&str>) -> Result<Option<ContainerState>, Error> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
+    let found = ContainerState::named(text);
+    found.map(Some).ok_or_else(|| Error::invalid(format!("state {text:?} is not created, running, paused or exited")))
+}
+
 /// The account's containers, oldest first.
 #[utoipa::path(get, path = "/v1/containers", params(ListParams), tag = "containers",
     responses((status = 200, body = List<Container>)))]
@@ -66,16 +73,7 @@ pub(super) async fn list(
     Params(params): Params<ListParams>,
 ) -> Result<Json<List<Container>>, Error> {
     let (limit, after) = page(params.limit, params.cursor.as_deref())?;
-    let state = match params.state.as_deref() {
-        None | Some("") => None,
-        Some("created") => Some(ContainerState::Created),
-        Some("running") => Some(ContainerState::Running),
-        Some("paused") => Some(ContainerState::Paused),
-        Some("exited") => Some(ContainerState::Exited),
-        Some(other) => {
-            return Err(Error::invalid(format!("state {other:?} is not created, running, paused or exited")));
-        }
-    };
+    let state = state(params.state.as_deref())?;
     let page = core.containers(&caller, state, after, limit).await?;
     let items = page.items.into_iter().map(Container::from).collect();
     Ok(Json(List { items, next_cursor: page.next.map(|n| n.to_string()) }))
@@ -279,14 +277,8 @@ pub(super) async fn logs(
     Segment(id): Segment<String>,
     Params(params): Params<LogParams>,
 ) -> Result<Response, Error> {
-    let time = |name: &str, value: Option<&str>| match value {
-        None | Some("") => Ok(None),
-        Some(text) => parse_time(text)
-            .or_else(|| text.parse::<f64>().ok().filter(|s| s.is_finite()).map(|s| (s * 1e9) as i64))
-            .map(Some)
-            .ok_or_else(|| Error::invalid(format!("{name} {text:?} is neither RFC 3339 nor seconds"))),
-    };
-    let (since, until) = (time("since", params.since.as_deref())?, time("until", params.until.as_deref())?);
+    let since = log_time("since", params.since.as_deref())?;
+    let until = log_time("until", params.until.as_deref())?;
     let text = match params.format.as_deref() {
         None | Some("" | "json") => false,
         Some("text") => true,
@@ -309,6 +301,48 @@ pub(super) async fn logs(
     ));
     let kind = if text { "text/plain; charset=utf-8" } else { "application/x-ndjson" };
     Ok(([(header::CONTENT_TYPE, kind)], body).into_response())
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LogCountParams {
+    /// Lines in which this regular expression is found.
+    grep: String,
+    /// Not older than this: RFC 3339, or seconds since 1970.
+    #[serde(default)]
+    since: Option<String>,
+    /// Older than this: RFC 3339, or seconds since 1970.
+    #[serde(default)]
+    until: Option<String>,
+}
+
+/// How many lines of the container's output match.
+#[utoipa::path(get, path = "/v1/containers/{id}/logs/count", tag = "containers",
+    params(("id" = String, Path), LogCountParams), responses((status = 200, body = super::wire::LogCount)))]
+pub(super) async fn count_logs(
+    State(api): State<Api>,
+    Auth(caller): Auth,
+    Segment(id): Segment<String>,
+    Params(params): Params<LogCountParams>,
+) -> Result<Json<super::wire::LogCount>, Error> {
+    let since = log_time("since", params.since.as_deref())?;
+    let until = log_time("until", params.until.as_deref())?;
+    let _place = api.places.take(&caller, Kind::Stream)?;
+    let options = LogOptions { since, until, tail: None };
+    let lines = api.core.container_log_count(&caller, &id, &options, &params.grep).await?;
+    Ok(Json(super::wire::LogCount { lines: lines as u64 }))
+}
+
+/// A point in a log: RFC 3339, or seconds since 1970.
+fn log_time(name: &str, value: Option<&str>) -> Result<Option<i64>, Error> {
+    match value {
+        None | Some("") => Ok(None),
+        Some(text) => parse_time(text)
+            .or_else(|| text.parse::<f64>().ok().filter(|s| s.is_finite()).map(|s| (s * 1e9) as i64))
+            .map(Some)
+            .ok_or_else(|| Error::invalid(format!("{name} {text:?} is neither RFC 3339 nor seconds"))),
+    }
 }
 
 /// The next piece of the log, rendered; `None` at the end.
@@ -341,20 +375,26 @@ async fn next_lines(
             out.push(b'\n');
         }
     } else {
-        let entry = LogEntry {
-            time: format_time(line.at),
-            stream: match line.stream {
-                LogStream::Stdout => "stdout".into(),
-                LogStream::Stderr => "stderr".into(),
-            },
-            text: String::from_utf8_lossy(&line.text).into_owned(),
-            bytes: std::str::from_utf8(&line.text).is_err().then(|| line.text.clone()),
-            partial: !line.ends,
-        };
-        out = serde_json::to_vec(&entry).unwrap_or_default();
+        let ends = line.ends;
+        out = serde_json::to_vec(&log_entry(line)).unwrap_or_default();
         out.push(b'\n');
+        return Some((out.into(), ends));
     }
     Some((out.into(), line.ends))
+}
+
+/// A line of a log as it is told.
+pub(super) fn log_entry(line: berth_engine::LogLine) -> LogEntry {
+    LogEntry {
+        time: format_time(line.at),
+        stream: match line.stream {
+            LogStream::Stdout => "stdout".into(),
+            LogStream::Stderr => "stderr".into(),
+        },
+        partial: !line.ends,
+        bytes: std::str::from_utf8(&line.text).is_err().then(|| line.text.clone()),
+        text: String::from_utf8_lossy(&line.text).into_owned(),
+    }
 }
 
 #[derive(Debug, Deserialize, IntoParams)]

@@ -10,18 +10,18 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
 use super::{
-    accounts, commands, containers, events, exec, host, hosts, images, inspection, keys, registries, services,
-    ssh_keys, tokens, usage, volumes,
+    accounts, commands, containers, events, exec, host, hosts, images, inspection, keys, pulls, registries, services,
+    sessions, ssh_keys, summary, tokens, usage, volumes, watch,
 };
 
 #[derive(OpenApi)]
 #[openapi(
     info(title = "berth", description = "The native API of berth. Every answer carries a Request-Id."),
     paths(
-        containers::list, containers::create, containers::inspect, containers::remove, containers::start,
-        containers::stop, containers::restart, containers::kill, containers::wait, containers::logs, containers::stats,
+        containers::list, summary::summary, containers::create, containers::inspect, containers::remove, containers::start,
+        containers::stop, containers::restart, containers::kill, containers::wait, containers::logs, containers::count_logs, containers::stats,
         containers::stats_of_all, containers::traffic, containers::update, containers::ports, containers::pause,
-        containers::resume, exec::exec, exec::exec_session, exec::attach, exec::stat, exec::download,
+        containers::resume, exec::exec, exec::exec_session, exec::attach, exec::stat, exec::list_files, exec::download,
         exec::archive, exec::extract, exec::export, images::commit, images::tag, images::share, images::history,
         images::save, images::prune, images::disk, images::quota, registries::pull, registries::push,
         registries::logins, registries::log_in, registries::log_out, volumes::list, volumes::create, volumes::inspect,
@@ -32,7 +32,8 @@ use super::{
         commands::list, commands::inspect, commands::wait, commands::cancel, commands::follow, commands::follow_all,
         keys::list, keys::create, keys::rotate, keys::disable, keys::enable, keys::remove, keys::audit,
         hosts::list, hosts::inspect, hosts::label, hosts::bandwidth, ssh_keys::list, ssh_keys::create, ssh_keys::remove, usage::list,
-        host::inspect, events::list, tokens::list, tokens::create, tokens::revoke,
+        host::inspect, events::list, events::recent, tokens::list, tokens::create, tokens::revoke,
+        pulls::list, pulls::create, pulls::inspect, sessions::inspect, sessions::create, sessions::remove, watch::watch,
         inspection::processes, inspection::size, inspection::changes, inspection::rename,
         accounts::list, accounts::create, accounts::inspect, accounts::change, accounts::remove,
     ),
@@ -62,23 +63,25 @@ pub(crate) async fn openapi_json() -> Json<&'static serde_json::Value> {
     Json(DOCUMENT.get_or_init(openapi))
 }
 
-/// `GET /`: to the page.
-pub(crate) async fn front_page() -> Redirect {
-    Redirect::temporary("/docs/")
+/// `GET /docs`: the page's files are relative to a folder. The address is relative, as the server may be below a path of a proxy.
+pub(crate) async fn page() -> Redirect {
+    Redirect::temporary("docs/")
 }
 
-/// `GET /docs`: the page's files are relative to a folder.
-pub(crate) async fn page() -> Redirect {
-    Redirect::temporary("/docs/")
-}
+/// The page of Swagger UI styles its elements itself.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
+                      connect-src 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// `GET /docs/…`: Swagger UI, out of this program.
 pub(crate) async fn file(path: Option<Path<String>>) -> Response {
     static CONFIG: OnceLock<Arc<utoipa_swagger_ui::Config<'static>>> = OnceLock::new();
-    let config = CONFIG.get_or_init(|| Arc::new(utoipa_swagger_ui::Config::from("/openapi.json")));
+    let config = CONFIG.get_or_init(|| Arc::new(utoipa_swagger_ui::Config::from("../openapi.json")));
     let name = path.map(|Path(p)| p).unwrap_or_default();
     match utoipa_swagger_ui::serve(&name, config.clone()) {
-        Ok(Some(file)) => ([(header::CONTENT_TYPE, file.content_type)], file.bytes.to_vec()).into_response(),
+        Ok(Some(file)) => {
+            let answer = ([(header::CONTENT_TYPE, file.content_type)], file.bytes.to_vec()).into_response();
+            crate::console::with_policy(answer, POLICY)
+        }
         Ok(None) => StatusCode::NOT_FOUND.into_response(),
         Err(error) => {
             tracing::error!(%error, "the documentation page");

@@ -82,3 +82,28 @@ pub(super) async fn list(
         }));
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response())
 }
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RecentParams {
+    /// Most items, 1 to 1000; 100 if absent.
+    #[serde(default)]
+    limit: Option<u32>,
+    /// Only of this: the id of a container or a command, or an image's digest.
+    #[serde(default)]
+    subject: Option<String>,
+}
+
+/// What happened lately in the account, newest first.
+#[utoipa::path(get, path = "/v1/events/recent", params(RecentParams), tag = "events",
+    responses((status = 200, body = List<Event>)))]
+pub(super) async fn recent(
+    State(api): State<Api>,
+    Auth(caller): Auth,
+    Params(params): Params<RecentParams>,
+) -> Result<Json<List<Event>>, Error> {
+    let (limit, _) = page(params.limit, None)?;
+    let all = api.core.events_recent(&caller, params.subject, limit).await?;
+    Ok(Json(List { items: all.into_iter().map(Event::from).collect(), next_cursor: None }))
+}

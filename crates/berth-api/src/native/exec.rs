@@ -20,7 +20,7 @@ use super::auth::{Auth, Params, Segment};
 use super::containers::read_json;
 use super::error::Error;
 use super::streams::{Kind, StreamLimits, reader, tar, tar_of, written_by};
-use super::wire::{ExecCreate, ExecResult, FileStat, channel};
+use super::wire::{ExecCreate, ExecResult, FileStat, List, channel};
 use crate::http::{AuditDetail, Client, small_body};
 use crate::ranges;
 use crate::{Api, Draining};
@@ -376,6 +376,21 @@ pub(super) async fn stat(
     let path = checked(&params.path)?;
     let files = core.container_files(&caller, &id, false).await?;
     Ok(Json(blocking(&path, move |path| files.stat(path)).await?.into()))
+}
+
+/// What is in a folder of a container, by name; links are shown themselves.
+#[utoipa::path(get, path = "/v1/containers/{id}/files/list", tag = "inside",
+    params(("id" = String, Path), PathParams), responses((status = 200, body = List<FileStat>), (status = 404, body = super::wire::Problem)))]
+pub(super) async fn list_files(
+    State(core): State<Core>,
+    Auth(caller): Auth,
+    Segment(id): Segment<String>,
+    Params(params): Params<PathParams>,
+) -> Result<Json<List<FileStat>>, Error> {
+    let path = checked(&params.path)?;
+    let files = core.container_files(&caller, &id, false).await?;
+    let items = blocking(&path, move |path| files.list(path)).await?.into_iter().map(FileStat::from).collect();
+    Ok(Json(List { items, next_cursor: None }))
 }
 
 /// The content of a file. Ranges are served.

@@ -18,7 +18,7 @@ use crate::http::{Abort, small_body};
 /// Words about layers that wait for a client who is slow; what is beyond is not told.
 const AHEAD: usize = 256;
 
-fn login(given: Option<LoginCreate>) -> Option<Login> {
+pub(super) fn login(given: Option<LoginCreate>) -> Option<Login> {
     given.map(|l| Login { username: l.username, password: l.password })
 }
 

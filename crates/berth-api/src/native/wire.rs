@@ -7,6 +7,8 @@ mod images;
 mod inspection;
 mod keys;
 mod services;
+mod sessions;
+mod summary;
 mod usage;
 mod volumes;
 
@@ -16,13 +18,14 @@ use utoipa::ToSchema;
 
 pub use berth_types::{Extras, NamedAddress, Ulimit};
 pub use containers::{
-    Container, ContainerCreate, ContainerMount, ContainerUpdate, Ended, LogEntry, Port, PortList, Stats, Traffic,
+    Container, ContainerCreate, ContainerMount, ContainerUpdate, Ended, LogCount, LogEntry, Port, PortList, Stats,
+    Traffic,
 };
 pub use exec::{ExecCreate, ExecResult, FileStat, channel};
 pub use health::{Health, HealthCheck};
 pub use images::{
-    CommitCreate, DiskPart, DiskUse, Image, ImagePull, ImagePush, ImageRemoved, LoginCreate, PruneAsked, Pruned, Quota,
-    RegistryLogin, Travel,
+    CommitCreate, DiskPart, DiskUse, Image, ImagePull, ImagePush, ImageRemoved, LoginCreate, PruneAsked, Pruned, Pull,
+    PullLayer, Quota, RegistryLogin, Travel,
 };
 pub use inspection::{ChangedPath, Process, Rename, Written};
 pub use keys::{AccessKey, AuditEntry, KeyCreate, KeyRotate};
@@ -31,13 +34,15 @@ pub use services::{
     Activity, Applied, Apply, Command, Difference, GivenPort, Group, GroupCreate, GroupDeploy, GroupMade, GroupPort,
     GroupRename, GroupSpec, GroupStart, GroupStop, Package, Service, ServiceCreate,
 };
+pub use sessions::{Session, SessionCreate};
+pub use summary::{ContainerSummary, ContainerSummaryList};
 pub use usage::{
     Bandwidth, BandwidthPoint, HostDisk, HostEntry, HostInterface, HostLabel, SshKey, SshKeyCreate, Usage,
 };
 pub use volumes::{Volume, VolumeCreate};
 
 /// What went wrong (RFC 9457).
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     /// Always `about:blank`: `status` and `code` say it all.
     #[serde(rename = "type")]

@@ -87,6 +87,25 @@ impl Core {
         Ok(usage.collect())
     }
 
+    /// How many lines of the container's output there are in which this regular expression is found.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Invalid`] for the expression, or the engine's own.
+    pub async fn container_log_count(
+        &self,
+        caller: &Caller,
+        reference: &str,
+        options: &LogOptions,
+        grep: &str,
+    ) -> Result<usize, Error> {
+        let found = self.container(caller, reference).await?;
+        let grep = expression(grep)?;
+        match self.inner.engine.logs(&found.uid, options).await {
+            Err(berth_engine::EngineError::NoSuchUnit(_)) => Ok(0),
+            reader => count(reader?, &grep).await,
+        }
+    }
+
     /// The container's output; followed it goes on until the container has ended, over restarts by its policy too.
     ///
     /// # Errors

@@ -100,6 +100,48 @@ fn container(row: &Row<'_>) -> rusqlite::Result<Container> {
     })
 }
 
+/// By what containers are sorted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ContainerSort {
+    /// The time of their making.
+    #[default]
+    Created,
+    /// Their names.
+    Name,
+    /// Their images' names.
+    Image,
+    /// Their states.
+    State,
+}
+
+/// Containers that match.
+#[derive(Debug, Clone, Default)]
+pub struct FoundContainers {
+    /// The page that was asked for.
+    pub page: Vec<Container>,
+    /// How many match in each state.
+    pub states: Vec<(String, i64)>,
+}
+
+/// Containers that are looked for.
+#[derive(Debug, Clone, Default)]
+pub struct ContainerSearch {
+    /// Of this account.
+    pub account: i64,
+    /// What is in the name or the image's name, or at the beginning of the textual id; empty for all.
+    pub text: String,
+    /// Only in this state.
+    pub state: Option<String>,
+    /// The order.
+    pub sort: ContainerSort,
+    /// The last first.
+    pub descending: bool,
+    /// At most so many.
+    pub limit: u32,
+    /// After so many.
+    pub offset: u32,
+}
+
 impl Tx<'_> {
     /// Adds a container (`id` is ignored); its number.
     ///
@@ -197,6 +239,39 @@ impl Tx<'_> {
         let mut statement = self.connection.prepare_cached(&sql)?;
         let rows = statement.query_map(params![filter.after, filter.account, filter.state, filter.limit], container)?;
         Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// A page of the account's containers that match, without those that are being removed; and how many match in each state,
+    /// whatever state is asked for.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn containers_search(&self, asked: &ContainerSearch) -> Result<FoundContainers, Error> {
+        const MATCHES: &str = "account_id = $1 AND wanted <> 'removed'
+            AND (name LIKE $2 ESCAPE '\\' OR image LIKE $2 ESCAPE '\\' OR uid LIKE $3 ESCAPE '\\')";
+        let text: String =
+            asked.text.chars().flat_map(|c| "%_\\".contains(c).then_some('\\').into_iter().chain([c])).collect();
+        let (within, beginning) = (format!("%{text}%"), format!("{text}%"));
+        let sql = format!("SELECT state, COUNT(*) FROM containers WHERE {MATCHES} GROUP BY state ORDER BY state");
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let counts =
+            statement.query_map(params![asked.account, within, beginning], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let counts = counts.collect::<Result<_, _>>()?;
+        let column = match asked.sort {
+            ContainerSort::Created => "id",
+            ContainerSort::Name => "name",
+            ContainerSort::Image => "image",
+            ContainerSort::State => "state",
+        };
+        let direction = if asked.descending { "DESC" } else { "ASC" };
+        let sql = format!(
+            "SELECT {COLUMNS} FROM containers WHERE {MATCHES} AND ($4 IS NULL OR state = $4)
+             ORDER BY {column} {direction}, id {direction} LIMIT $5 OFFSET $6"
+        );
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let values = params![asked.account, within, beginning, asked.state, asked.limit, asked.offset];
+        let rows = statement.query_map(values, container)?.collect::<Result<_, _>>()?;
+        Ok(FoundContainers { page: rows, states: counts })
     }
 
     /// The account's containers whose names begin so.

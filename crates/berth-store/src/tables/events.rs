@@ -21,6 +21,17 @@ pub struct Event {
     pub detail: String,
 }
 
+fn event(row: &rusqlite::Row<'_>) -> rusqlite::Result<Event> {
+    Ok(Event {
+        id: row.get(0)?,
+        at: row.get(1)?,
+        account_id: row.get(2)?,
+        kind: row.get(3)?,
+        subject: row.get(4)?,
+        detail: row.get(5)?,
+    })
+}
+
 impl Tx<'_> {
     /// Adds an event.
     ///
@@ -43,17 +54,18 @@ impl Tx<'_> {
         let sql = "SELECT id, at, account_id, kind, subject, detail FROM events
                    WHERE account_id = $1 AND id > $2 ORDER BY id LIMIT $3";
         let mut statement = self.connection.prepare_cached(sql)?;
-        let rows = statement.query_map(params![account, after, limit], |row| {
-            Ok(Event {
-                id: row.get(0)?,
-                at: row.get(1)?,
-                account_id: row.get(2)?,
-                kind: row.get(3)?,
-                subject: row.get(4)?,
-                detail: row.get(5)?,
-            })
-        })?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        Ok(statement.query_map(params![account, after, limit], event)?.collect::<Result<_, _>>()?)
+    }
+
+    /// The account's newest events, of one subject or of all, newest first.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn events_recent(&self, account: i64, subject: Option<&str>, limit: u32) -> Result<Vec<Event>, Error> {
+        let sql = "SELECT id, at, account_id, kind, subject, detail FROM events
+                   WHERE account_id = $1 AND ($2 IS NULL OR subject = $2) ORDER BY id DESC LIMIT $3";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        Ok(statement.query_map(params![account, subject, limit], event)?.collect::<Result<_, _>>()?)
     }
 
     /// The number of the newest event there is, 0 before the first.

@@ -24,9 +24,9 @@ pub struct Token {
     pub key_id: Option<i64>,
 }
 
-const COLUMNS: &str = "id, account_id, name, role, created_at, expires_at, key_id";
+pub(super) const COLUMNS: &str = "id, account_id, name, role, created_at, expires_at, key_id";
 
-fn token(row: &Row<'_>) -> rusqlite::Result<Token> {
+pub(super) fn token(row: &Row<'_>) -> rusqlite::Result<Token> {
     Ok(Token {
         id: row.get(0)?,
         account_id: row.get(1)?,
@@ -75,12 +75,14 @@ impl Tx<'_> {
         Ok(self.connection.prepare_cached(&sql)?.query_row(values, token)?)
     }
 
-    /// Ends the tokens that an access key was given for at `until` at the latest.
+    /// Ends the tokens and the console's sessions that an access key was given for at `until` at the latest.
     ///
     /// # Errors
     /// The database's own.
     pub fn tokens_of_key_end(&self, key: i64, until: i64) -> Result<(), Error> {
         let sql = "UPDATE tokens SET expires_at = $1 WHERE key_id IS NOT NULL AND key_id = $2 AND expires_at > $1";
+        self.connection.prepare_cached(sql)?.execute(params![until, key])?;
+        let sql = "UPDATE console_sessions SET expires_at = $1 WHERE key_id = $2 AND expires_at > $1";
         self.connection.prepare_cached(sql)?.execute(params![until, key])?;
         Ok(())
     }

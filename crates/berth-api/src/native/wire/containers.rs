@@ -211,6 +211,13 @@ impl TryFrom<PortList> for Vec<PortRequest> {
     }
 }
 
+/// How much of a log matches.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
+pub struct LogCount {
+    /// Lines.
+    pub lines: u64,
+}
+
 /// Bytes and packets over a container's whole life. Bytes are those of IP packets with their headers.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Traffic {

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::Problem;
 
 /// An image.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Image {
     /// Digest of its configuration.
     pub digest: String,
@@ -156,6 +156,43 @@ impl From<berth_core::Progress> for Travel {
             ..Self::default()
         }
     }
+}
+
+/// An image that is fetched, or was.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Pull {
+    /// Number, as text; good until the server ends.
+    pub id: String,
+    /// The image as it was named.
+    pub image: String,
+    /// `running`, `done` or `failed`.
+    pub state: String,
+    /// When it began.
+    pub begun_at: String,
+    /// When it was over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<String>,
+    /// Its layers, as far as they are known.
+    pub layers: Vec<PullLayer>,
+    /// The image, once it is here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub result: Option<Box<Image>>,
+    /// Why it could not be fetched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<Problem>,
+}
+
+/// A layer of an image that is fetched.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PullLayer {
+    /// Its digest.
+    pub digest: String,
+    /// `downloading`, `retrying`, `done` or `exists`.
+    pub status: String,
+    /// Bytes so far.
+    pub current: u64,
+    /// Bytes in all.
+    pub total: u64,
 }
 
 /// What to make of a container.

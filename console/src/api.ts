@@ -1,0 +1,102 @@
+// Requests to the native API by the session's cookie.
+import { signal } from "@preact/signals";
+import type { components } from "./schema";
+
+export type Schema = components["schemas"];
+export type Session = Schema["Session"];
+export type Problem = Schema["Problem"];
+
+/** Who is logged in; null before it is known to be nobody. */
+export const session = signal<Session | null | undefined>(undefined);
+/** The account that an administrator acts for; empty for its own. */
+export const account = signal<string>(sessionStorage.getItem("account") ?? "");
+
+/** What the server refused, or that it could not be reached (status 0). */
+export class Failure extends Error {
+  constructor(readonly status: number, readonly code: string, detail: string, readonly requestId = "") {
+    super(detail);
+  }
+}
+
+/** An address of the API, wherever the console is mounted. */
+export function url(path: string): string {
+  return new URL(path, document.baseURI).toString();
+}
+
+/** An address of a WebSocket of the API, for the account that is acted for. */
+export function socketUrl(path: string): string {
+  const made = new URL(path, document.baseURI);
+  made.protocol = made.protocol === "https:" ? "wss:" : "ws:";
+  made.hash = "";
+  if (account.value) made.searchParams.set("account", account.value);
+  return made.toString();
+}
+
+export function headers(extra: Record<string, string> = {}): Record<string, string> {
+  const all: Record<string, string> = { ...extra };
+  if (session.value?.csrf) all["berth-csrf"] = session.value.csrf;
+  if (account.value) all["berth-account"] = account.value;
+  return all;
+}
+
+async function failure(answer: Response): Promise<Failure> {
+  let problem: Partial<Problem> = {};
+  try { problem = await answer.json() as Problem; } catch { /* not the server's own answer */ }
+  const id = answer.headers.get("request-id") ?? "";
+  return new Failure(answer.status, problem.code ?? "", problem.detail ?? answer.statusText, answer.status >= 500 ? id : "");
+}
+
+export async function send(method: string, path: string, body?: BodyInit, type?: string, key?: string): Promise<Response> {
+  const extra: Record<string, string> = {};
+  if (type) extra["content-type"] = type;
+  if (key) extra["idempotency-key"] = key;
+  let answer: Response;
+  try {
+    answer = await fetch(url(path), { method, headers: headers(extra), body: body ?? null, credentials: "same-origin" });
+  } catch (error) {
+    throw new Failure(0, "unreachable", String(error));
+  }
+  if (answer.ok) return answer;
+  const refused = await failure(answer);
+  if (answer.status === 401 && path !== "v1/session") session.value = null;
+  throw refused;
+}
+
+export async function get<T>(path: string): Promise<T> {
+  return await (await send("GET", path)).json() as T;
+}
+
+export async function change<T = unknown>(method: string, path: string, body?: unknown, key?: string): Promise<T> {
+  const answer = await send(method, path, body === undefined ? undefined : JSON.stringify(body), "application/json", key);
+  const text = await answer.text();
+  return (text ? JSON.parse(text) : undefined) as T;
+}
+
+/** All pages of a list, at most so many items. */
+export async function all<T>(path: string, most = 5000): Promise<T[]> {
+  const items: T[] = [];
+  let cursor: string | undefined;
+  do {
+    const made = new URL(url(path));
+    made.searchParams.set("limit", "1000");
+    if (cursor) made.searchParams.set("cursor", cursor);
+    const page = await get<{ items: T[]; next_cursor?: string }>(made.toString());
+    items.push(...page.items);
+    cursor = page.next_cursor;
+  } while (cursor && items.length < most);
+  return items;
+}
+
+export async function readSession(): Promise<void> {
+  try {
+    session.value = await get<Session>("v1/session");
+  } catch (error) {
+    if (error instanceof Failure && error.status === 401) session.value = null;
+    else throw error;
+  }
+}
+
+export function actFor(name: string): void {
+  account.value = name;
+  sessionStorage.setItem("account", name);
+}

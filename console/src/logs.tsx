@@ -1,0 +1,318 @@
+// The log of a container: as text only, followed live, searched by the server, read backwards.
+import { useSignal } from "@preact/signals";
+import { useEffect, useRef } from "preact/hooks";
+import { send, type Schema } from "./api";
+import { bytes, said, t, time } from "./i18n";
+import { online, watch } from "./live";
+import { save } from "./ui";
+
+type Entry = Schema["LogEntry"];
+type Line = { text: string; stream: string; time: string; partial: boolean };
+
+/** Lines that the page holds; older ones are read again when they are scrolled to. */
+const MOST = 20_000;
+/** Characters of a line that are shown at first. */
+const LONG = 4_000;
+const PAGE = 1000;
+
+const COLOURS = ["#56616e", "#c0392b", "#1e8449", "#9a6b00", "#2471a3", "#8e44ad", "#117a8b", "#7b8794"];
+
+/** A line's text in parts with the colours of its ANSI sequences. All other escape sequences are left out, links and clipboard too. */
+export function parts(text: string): { text: string; colour?: string; bold?: boolean }[] {
+  const found: { text: string; colour?: string; bold?: boolean }[] = [];
+  let colour: string | undefined;
+  let bold = false;
+  let at = 0;
+  // CSI … final byte; OSC … BEL or ST; any other escape with one character; other control characters.
+  const escapes = /\x1b\[([0-9;:?]*)[ -/]*([@-~])|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[ -/]*[0-~]?|[\x00-\x08\x0b-\x1f\x7f]/g;
+  const add = (end: number) => {
+    if (end > at) found.push({ text: text.slice(at, end), ...(colour ? { colour } : {}), ...(bold ? { bold } : {}) });
+  };
+  for (const match of text.matchAll(escapes)) {
+    add(match.index);
+    at = match.index + match[0].length;
+    if (match[2] !== "m") continue;
+    for (const code of (match[1] || "0").split(/[;:]/).map(Number)) {
+      if (code === 0) { colour = undefined; bold = false; }
+      else if (code === 1) bold = true;
+      else if (code >= 30 && code <= 37) colour = COLOURS[code - 30];
+      else if (code >= 90 && code <= 97) colour = COLOURS[code - 90];
+      else if (code === 39) colour = undefined;
+    }
+  }
+  add(text.length);
+  return found;
+}
+
+const line = (entry: Entry): Line => ({ text: entry.text, stream: entry.stream, time: entry.time, partial: entry.partial ?? false });
+
+/** Lines of pieces. */
+function whole(pieces: Line[]): Line[] {
+  const found: Line[] = [];
+  const open = new Map<string, Line>();
+  for (const piece of pieces) {
+    const before = open.get(piece.stream);
+    if (before) { before.text += piece.text; before.partial = piece.partial; } else found.push(piece);
+    if (piece.partial) open.set(piece.stream, before ?? piece);
+    else open.delete(piece.stream);
+  }
+  return found;
+}
+
+/** The nanosecond after a time. */
+function after(text: string): string {
+  const match = /^(.*T\d\d:\d\d:\d\d)(?:\.(\d+))?Z$/.exec(text);
+  const next = BigInt((match?.[2] ?? "").padEnd(9, "0")) + 1n;
+  if (!match || next >= 1_000_000_000n) return new Date(Date.parse(text.replace(/(\.\d{3})\d+/, "$1")) + 1).toISOString();
+  return `${match[1]}.${String(next).padStart(9, "0")}Z`;
+}
+
+/** The rows are made by hand: they are many, only ever added at the ends, and a selection in them must live on. */
+class View {
+  lines: Line[] = [];
+  elements: HTMLElement[] = [];
+  constructor(readonly box: HTMLElement, readonly times: () => boolean, readonly found: () => RegExp | null) {}
+
+  private element(of: Line): HTMLElement {
+    const row = document.createElement("div");
+    if (of.stream === "stderr") row.className = "err";
+    if (this.times()) {
+      const at = document.createElement("time");
+      at.textContent = time(of.time);
+      row.append(at);
+    }
+    const shown = of.text.length > LONG ? of.text.slice(0, LONG) : of.text;
+    const sought = this.found();
+    for (const part of parts(shown)) this.span(row, part.text, part.colour, part.bold, sought);
+    if (of.text.length > LONG) {
+      const more = document.createElement("button");
+      more.textContent = t("log.long", { size: bytes(of.text.length - LONG) });
+      more.onclick = () => {
+        const next = document.createElement("span");
+        next.textContent = of.text.slice(LONG, LONG + 500_000);
+        more.replaceWith(next);
+      };
+      row.append(more);
+    }
+    return row;
+  }
+
+  private span(row: HTMLElement, text: string, colour: string | undefined, bold: boolean | undefined, sought: RegExp | null): void {
+    const span = document.createElement("span");
+    if (colour) span.style.color = colour;
+    if (bold) span.style.fontWeight = "bold";
+    let at = 0;
+    if (sought) {
+      for (const match of text.matchAll(sought)) {
+        if (!match[0]) break;
+        span.append(text.slice(at, match.index));
+        const mark = document.createElement("mark");
+        mark.textContent = match[0];
+        span.append(mark);
+        at = match.index + match[0].length;
+      }
+    }
+    span.append(text.slice(at));
+    row.append(span);
+  }
+
+  append(all: Line[]): void {
+    const fragment = document.createDocumentFragment();
+    for (const each of all) {
+      const last = this.lines.at(-1);
+      if (last?.partial && last.stream === each.stream) {
+        last.text += each.text;
+        last.partial = each.partial;
+        const made = this.element(last);
+        this.elements.at(-1)?.replaceWith(made);
+        this.elements[this.elements.length - 1] = made;
+        continue;
+      }
+      const made = this.element(each);
+      this.lines.push({ ...each });
+      this.elements.push(made);
+      fragment.append(made);
+    }
+    this.box.append(fragment);
+  }
+
+  prepend(all: Line[]): void {
+    const fragment = document.createDocumentFragment();
+    const made = all.map((each) => this.element(each));
+    fragment.append(...made);
+    const before = this.box.scrollHeight;
+    this.box.prepend(fragment);
+    this.box.scrollTop += this.box.scrollHeight - before;
+    this.lines.unshift(...all);
+    this.elements.unshift(...made);
+  }
+
+  /** Drops the oldest lines beyond what is held. */
+  trim(): void {
+    const over = this.lines.length - MOST;
+    if (over <= 0) return;
+    const before = this.box.scrollHeight;
+    for (const element of this.elements.splice(0, over)) element.remove();
+    this.lines.splice(0, over);
+    this.box.scrollTop -= before - this.box.scrollHeight;
+  }
+
+  clear(): void {
+    this.lines = [];
+    this.elements = [];
+    this.box.replaceChildren();
+  }
+
+  redraw(): void {
+    const lines = this.lines;
+    this.clear();
+    this.append(lines.map((each) => ({ ...each })));
+  }
+}
+
+function expression(text: string): RegExp | null {
+  if (!text) return null;
+  try { return new RegExp(text, "g"); } catch { return null; }
+}
+
+export function Logs({ id, name }: { id: string; name: string }) {
+  const box = useRef<HTMLDivElement>(null);
+  const view = useRef<View | null>(null);
+  const follow = useSignal(true);
+  const wrap = useSignal(localStorage.getItem("log.wrap") !== "no");
+  const times = useSignal(localStorage.getItem("log.times") === "yes");
+  const grep = useSignal("");
+  const asked = useSignal("");
+  const fresh = useSignal(0);
+  const count = useSignal<number | null>(null);
+  const beginning = useSignal(false);
+  const empty = useSignal(true);
+  const error = useSignal<unknown>(undefined);
+  const older = useRef(false);
+
+  useEffect(() => {
+    const element = box.current;
+    if (!element) return undefined;
+    const made = new View(element, () => times.peek(), () => expression(asked.peek()));
+    view.current = made;
+    made.clear();
+    beginning.value = false;
+    empty.value = true;
+    fresh.value = 0;
+    error.value = undefined;
+    let newest: string | undefined;
+    let seenAtNewest = 0;
+    let waiting: Line[] = [];
+    let frame = 0;
+    const draw = () => {
+      frame = 0;
+      const all = waiting;
+      waiting = [];
+      made.append(all);
+      empty.value = made.lines.length === 0;
+      if (follow.peek()) {
+        made.trim();
+        element.scrollTop = element.scrollHeight;
+      } else {
+        fresh.value += all.length;
+      }
+    };
+    let again = false;
+    let skip = 0;
+    const stop = watch(
+      () => {
+        again = newest !== undefined;
+        // What is of the very time of the last line comes again: it is passed over.
+        skip = again ? seenAtNewest : 0;
+        return again
+          ? { watch: "logs", container: id, since: newest, grep: asked.peek() }
+          : { watch: "logs", container: id, tail: PAGE, grep: asked.peek() };
+      },
+      (message) => {
+        if (message.error) error.value = message.error;
+        for (const entry of message.lines ?? []) {
+          if (again && skip > 0 && entry.time === newest) { skip -= 1; continue; }
+          skip = 0;
+          if (entry.time === newest) seenAtNewest += 1;
+          else { newest = entry.time; seenAtNewest = 1; }
+          waiting.push(line(entry));
+        }
+        if (waiting.length && !frame) frame = requestAnimationFrame(draw);
+      },
+    );
+    return () => { stop(); cancelAnimationFrame(frame); };
+  }, [id, asked.value]);
+
+  useEffect(() => { view.current?.redraw(); }, [times.value]);
+
+  const readOlder = async () => {
+    const made = view.current;
+    const first = made?.lines[0];
+    if (!made || !first || older.current || beginning.value) return;
+    older.current = true;
+    try {
+      // Many lines may have one time: those of the first line's time are read again, and the ones that are here are left out.
+      const held = made.lines.findIndex((each) => each.time !== first.time);
+      const again = held < 0 ? made.lines.length : held;
+      const query = new URLSearchParams({ until: after(first.time), tail: String(PAGE + again) });
+      if (asked.value) query.set("grep", asked.value);
+      const answer = await send("GET", `v1/containers/${encodeURIComponent(id)}/logs?${query.toString()}`);
+      const text = await answer.text();
+      const read = whole(text.split("\n").filter(Boolean).map((each) => line(JSON.parse(each) as Entry)));
+      const lines = read.slice(0, Math.max(0, read.length - again));
+      if (lines.length < PAGE) beginning.value = true;
+      if (lines.length) { follow.value = false; made.prepend(lines); }
+    } catch (failed) {
+      error.value = failed;
+    } finally {
+      older.current = false;
+    }
+  };
+
+  const scrolled = () => {
+    const element = box.current;
+    if (!element) return;
+    const atEnd = element.scrollHeight - element.scrollTop - element.clientHeight < 30;
+    if (atEnd && !follow.value) { follow.value = true; fresh.value = 0; }
+    else if (!atEnd && follow.value && element.scrollTop < last.current) follow.value = false;
+    last.current = element.scrollTop;
+    if (element.scrollTop < 400 && (view.current?.lines.length ?? 0) >= PAGE) void readOlder();
+  };
+  const last = useRef(0);
+
+  const search = async (event: Event) => {
+    event.preventDefault();
+    asked.value = grep.value;
+    count.value = null;
+    if (!grep.value) return;
+    try {
+      const query = new URLSearchParams({ grep: grep.value });
+      const found = await (await send("GET", `v1/containers/${encodeURIComponent(id)}/logs/count?${query.toString()}`)).json() as { lines: number };
+      count.value = found.lines;
+    } catch (failed) {
+      error.value = failed;
+    }
+  };
+
+  return (
+    <div>
+      <form class="row" onSubmit={(e) => void search(e)} style={{ marginBottom: ".6rem" }}>
+        <input type="search" aria-label={t("log.search")} placeholder={t("log.search")} value={grep.value} onInput={(e) => { grep.value = e.currentTarget.value; }} style={{ flex: "1 1 16rem" }} />
+        <button>{t("search")}</button>
+        {count.value === null ? null : <span class="dim">{t("log.matches", { count: count.value })}</span>}
+        <label><input type="checkbox" checked={follow.value} onChange={(e) => { follow.value = e.currentTarget.checked; if (follow.value && box.current) { box.current.scrollTop = box.current.scrollHeight; fresh.value = 0; } }} /> {t("log.follow")}</label>
+        <label><input type="checkbox" checked={wrap.value} onChange={(e) => { wrap.value = e.currentTarget.checked; localStorage.setItem("log.wrap", wrap.value ? "yes" : "no"); }} /> {t("log.wrap")}</label>
+        <label><input type="checkbox" checked={times.value} onChange={(e) => { times.value = e.currentTarget.checked; localStorage.setItem("log.times", times.value ? "yes" : "no"); }} /> {t("log.times")}</label>
+        <button type="button" onClick={() => void send("GET", `v1/containers/${encodeURIComponent(id)}/logs?format=text`).then(async (a) => save(await a.blob(), `${name}.log`), (e: unknown) => { error.value = e; })}>{t("download")}</button>
+      </form>
+      {error.value === undefined ? null : <p class="error" role="alert">{said(error.value)}</p>}
+      <div class={wrap.value ? "log wrap" : "log"} ref={box} onScroll={scrolled} tabIndex={0} role="log" aria-label={t("tab.logs")} aria-live="off" />
+      <div class="row small dim" style={{ marginTop: ".4rem" }}>
+        {empty.value ? <span>{t("log.empty")}</span> : null}
+        {beginning.value ? <span>{t("log.begin")}</span> : <button onClick={() => void readOlder()}>{t("log.older")}</button>}
+        {fresh.value > 0 ? <button class="primary" onClick={() => { follow.value = true; fresh.value = 0; if (box.current) box.current.scrollTop = box.current.scrollHeight; }}>{t("log.new", { count: fresh.value })}</button> : null}
+        {online.value ? null : <span>{t("offline")}</span>}
+      </div>
+    </div>
+  );
+}

@@ -1,0 +1,275 @@
+import { useSignal } from "@preact/signals";
+import { useEffect, useRef } from "preact/hooks";
+import { change, get, send, type Problem as Fault, type Schema } from "../api";
+import { ago, bits, bytes, number, said, t, time } from "../i18n";
+import { watch } from "../live";
+import { Logs } from "../logs";
+import { go, link, route } from "../router";
+import { act, copy, Field, Problem, save, State, Tabs, toast, useLoaded } from "../ui";
+import { condition } from "./overview";
+import { doTo, ports } from "./containers";
+import { Events } from "./events";
+import { words } from "./create";
+import type { Drawn } from "../chart";
+import type { End, Shell } from "../terminal";
+
+type Full = Schema["Container"];
+
+export function Container() {
+  const [, id = "", tab = "summary"] = route.value.path;
+  const container = useSignal<Full | null>(null);
+  const error = useSignal<unknown>(undefined);
+  useEffect(() => watch(() => ({ watch: "container", container: id }), (message) => {
+    if (message.container) { container.value = message.container; error.value = undefined; }
+    if (message.error) error.value = message.error;
+  }), [id]);
+  const c = container.value;
+  if (!c) return error.value === undefined ? <p class="dim">{t("loading")}</p> : <Problem error={error.value} />;
+  const gone = (error.value as Fault | undefined)?.code === "not_found";
+  const live = c.state === "running" || c.state === "paused";
+  const shown = condition({ ...c, health: c.health?.status ?? null } as Parameters<typeof condition>[0]);
+  return (
+    <>
+      <div class="head">
+        <h1><a href={link("containers")}>{t("containers")}</a> / {c.name}</h1>
+        <State of={shown} />
+        {error.value === undefined ? null : <Problem error={error.value} />}
+        <span class="grow" />
+        {live ? null : <button class="primary" disabled={gone} onClick={() => void doTo(c, "start")}>{t("start")}</button>}
+        {live ? <button onClick={() => void doTo(c, "restart")}>{t("restart")}</button> : null}
+        {c.state === "running" ? <button onClick={() => void doTo(c, "pause")}>{t("pause")}</button> : null}
+        {c.state === "paused" ? <button onClick={() => void doTo(c, "resume")}>{t("resume")}</button> : null}
+        {live ? <button onClick={() => void doTo(c, "stop")}>{t("stop")}</button> : null}
+        {live ? <button class="danger" onClick={() => void doTo(c, "kill")}>{t("kill")}</button> : null}
+        <button class="danger" disabled={gone} onClick={() => void doTo(c, "remove").then((done) => { if (done) go("containers"); })}>{t("remove")}</button>
+      </div>
+      <Tabs chosen={tab} choose={(name) => go("containers", id, name)} names={[
+        ["summary", t("tab.summary")], ["logs", t("tab.logs")], ["terminal", t("tab.terminal")], ["charts", t("tab.charts")],
+        ["processes", t("tab.processes")], ["files", t("tab.files")], ["events", t("tab.events")], ["raw", t("tab.raw")],
+      ]} />
+      {tab === "summary" ? <Summary c={c} /> : null}
+      {tab === "logs" ? <Logs id={c.id} name={c.name} /> : null}
+      {tab === "terminal" ? <Term id={c.id} running={c.state === "running"} /> : null}
+      {tab === "charts" ? <Charts id={c.id} live={live} /> : null}
+      {tab === "processes" ? <Processes id={c.id} live={live} /> : null}
+      {tab === "files" ? <Files id={c.id} /> : null}
+      {tab === "events" ? <section class="card"><Events subject={c.id} most={200} /></section> : null}
+      {tab === "raw" ? <><p><button onClick={() => void copy(JSON.stringify(c, null, 2))}>{t("copy")}</button></p><pre>{JSON.stringify(c, null, 2)}</pre></> : null}
+    </>
+  );
+}
+
+function Summary({ c }: { c: Full }) {
+  const name = useSignal(c.name);
+  const traffic = useLoaded(() => get<Schema["Traffic"]>(`v1/containers/${c.id}/traffic`), [c.id, c.state]);
+  const rows: [string, preact.ComponentChildren][] = [
+    [t("id"), <code>{c.id}</code>], [t("image"), <>{c.image} <span class="dim small">{c.image_digest.slice(0, 19)}</span></>],
+    [t("command"), <code>{c.command.join(" ")}</code>], [t("created"), `${time(c.created_at)} (${ago(c.created_at)})`],
+    [t("started"), time(c.started_at)], [t("finished"), time(c.finished_at)],
+    [t("exit_code"), c.exit_code ?? "–"], [t("restart_policy"), c.restart], [t("restarts"), c.restarts],
+    [t("health"), c.health ? <><State of={c.health.status} /> {c.health.last_failure ?? ""}</> : "–"],
+    [t("cpu_limit"), c.cpus ? number(c.cpus, 2) : "–"], [t("memory_limit"), bytes(c.memory)], [t("pids"), c.pids ?? "–"],
+    [t("user"), c.user || "root"], [t("working_dir"), c.working_dir], [t("hostname"), c.hostname],
+  ];
+  return (
+    <>
+      {c.error ? <p class="card error">{t("why")}: {c.error}</p> : null}
+      <div class="two">
+        <section class="card"><dl>{rows.map(([label, value]) => [<dt>{label}</dt>, <dd>{value}</dd>])}</dl></section>
+        <div>
+          <section class="card"><h2>{t("network")}</h2>
+            <dl>
+              <dt>{t("network")}</dt><dd>{c.network}</dd><dt>{t("address")}</dt><dd>{c.address ?? "–"}</dd>
+              <dt>{t("ports")}</dt><dd>{c.ports.length ? ports(c.ports) : "–"}</dd>
+              <dt>{t("traffic")}</dt><dd>{traffic.value ? `${t("traffic_in")} ${bytes(traffic.value.rx_bytes)} · ${t("traffic_out")} ${bytes(traffic.value.tx_bytes)}` : "–"}</dd>
+            </dl>
+            {c.network === "bridge" ? <Rates c={c} /> : null}
+          </section>
+          <section class="card"><h2>{t("rename")}</h2>
+            <form class="row" onSubmit={(e) => { e.preventDefault(); void act(t("rename"), () => change("POST", `v1/containers/${c.id}/rename`, { name: name.value })); }}>
+              <input aria-label={t("name")} value={name.value} onInput={(e) => { name.value = e.currentTarget.value; }} />
+              <button disabled={name.value === c.name || !name.value}>{t("save")}</button>
+            </form>
+          </section>
+        </div>
+      </div>
+      <section class="card"><h2>{t("environment")}</h2><pre>{c.env.join("\n") || t("none")}</pre></section>
+      {c.mounts.length ? <section class="card"><h2>{t("mounts")}</h2><dl>{c.mounts.map((m) => [<dt>{m.target}</dt>, <dd>{m.type} {m.source ?? ""} {m.read_only ? "(ro)" : ""}</dd>])}</dl></section> : null}
+      {Object.keys(c.labels).length ? <section class="card"><h2>{t("labels")}</h2><pre>{Object.entries(c.labels).map(([k, v]) => `${k}=${String(v)}`).join("\n")}</pre></section> : null}
+    </>
+  );
+}
+
+function Rates({ c }: { c: Full }) {
+  const into = useSignal(c.ingress ? String(c.ingress / 1e6) : "");
+  const out = useSignal(c.egress ? String(c.egress / 1e6) : "");
+  const rate = (text: string) => (text.trim() ? Math.round(Number(text) * 1e6) : null);
+  return (
+    <form class="row" style={{ marginTop: ".8rem" }} onSubmit={(e) => { e.preventDefault(); void act(t("rate_limit"), () => change("PATCH", `v1/containers/${c.id}`, { ingress: rate(into.value), egress: rate(out.value) })); }}>
+      <Field label={`${t("create.ingress")} (${bits(c.ingress)})`}><input type="number" min="0.1" step="any" placeholder={t("rate_none")} value={into.value} onInput={(e) => { into.value = e.currentTarget.value; }} /></Field>
+      <Field label={`${t("create.egress")} (${bits(c.egress)})`}><input type="number" min="0.1" step="any" placeholder={t("rate_none")} value={out.value} onInput={(e) => { out.value = e.currentTarget.value; }} /></Field>
+      <button>{t("rate_change")}</button>
+    </form>
+  );
+}
+
+function Term({ id, running }: { id: string; running: boolean }) {
+  const box = useRef<HTMLDivElement>(null);
+  const command = useSignal("");
+  const shell = useRef<Shell | undefined>(undefined);
+  const state = useSignal<"off" | "on">("off");
+  const message = useSignal("");
+  const told = (what: End) => {
+    state.value = "off";
+    message.value = "code" in what ? t("term.ended", { code: what.code }) : "error" in what ? what.error : t("term.lost");
+  };
+  useEffect(() => {
+    let live = true;
+    void import("../terminal").then((module) => {
+      const before = module.known(id);
+      if (live && before && box.current) { shell.current = before; before.listen(told); before.show(box.current); state.value = "on"; }
+    });
+    return () => { live = false; };
+  }, [id]);
+  const connect = async (event: Event) => {
+    event.preventDefault();
+    const module = await import("../terminal");
+    if (!box.current) return;
+    box.current.replaceChildren();
+    message.value = "";
+    // What the image has: bash where it is there, else sh.
+    const wanted = command.value.trim() ? words(command.value) : ["/bin/sh", "-c", "command -v bash >/dev/null 2>&1 && exec bash || exec sh"];
+    shell.current = module.open(id, wanted);
+    shell.current.listen(told);
+    shell.current.show(box.current);
+    state.value = "on";
+  };
+  if (!running && state.value === "off") return <p class="card dim">{t("term.stopped")}</p>;
+  return (
+    <div>
+      <form class="row" style={{ marginBottom: ".6rem" }} onSubmit={(e) => void connect(e)}>
+        <input aria-label={t("term.command")} placeholder="bash / sh" value={command.value} disabled={state.value === "on"} onInput={(e) => { command.value = e.currentTarget.value; }} />
+        {state.value === "off" ? <button class="primary">{t("term.connect")}</button> : <button type="button" onClick={() => { shell.current?.end(); state.value = "off"; }}>{t("term.disconnect")}</button>}
+        <span class="dim" role="status">{message.value}</span>
+      </form>
+      <div class="terminal" ref={box} />
+    </div>
+  );
+}
+
+/** Points of each chart that are kept: an hour of seconds. */
+const POINTS = 3600;
+const BLUE = "#2b8cc4", ORANGE = "#d9822b";
+
+function Charts({ id, live }: { id: string; live: boolean }) {
+  const boxes = { cpu: useRef<HTMLDivElement>(null), memory: useRef<HTMLDivElement>(null), network: useRef<HTMLDivElement>(null), block: useRef<HTMLDivElement>(null) };
+  const last = useSignal<Schema["Stats"] | null>(null);
+  useEffect(() => {
+    if (!live) return undefined;
+    let drawn: Record<string, Drawn> = {};
+    let stop = () => { /* not begun */ };
+    let over = false;
+    void import("../chart").then(({ draw }) => {
+      if (over || !boxes.cpu.current || !boxes.memory.current || !boxes.network.current || !boxes.block.current) return;
+      drawn = {
+        cpu: draw(boxes.cpu.current, [{ label: t("cpu"), colour: BLUE }]),
+        memory: draw(boxes.memory.current, [{ label: t("memory"), colour: BLUE }]),
+        network: draw(boxes.network.current, [{ label: t("traffic_in"), colour: BLUE }, { label: t("traffic_out"), colour: ORANGE }]),
+        block: draw(boxes.block.current, [{ label: t("read"), colour: BLUE }, { label: t("written"), colour: ORANGE }]),
+      };
+      const data: Record<string, number[][]> = { cpu: [[], []], memory: [[], []], network: [[], [], []], block: [[], [], []] };
+      let before: Schema["Stats"] | null = null;
+      stop = watch(() => ({ watch: "stats", container: id }), (message) => {
+        const s = message.stats?.[0];
+        if (!s) return;
+        const at = Date.parse(s.time.replace(/(\.\d{3})\d+/, "$1")) / 1000;
+        const seconds = before ? at - Date.parse(before.time.replace(/(\.\d{3})\d+/, "$1")) / 1000 : 0;
+        const rate = (now: number, then: number, size: number) => (seconds > 0 ? Math.max(0, now - then) / seconds / size : 0);
+        const add = (name: string, ...values: number[]) => {
+          const rows = data[name] as number[][];
+          [at, ...values].forEach((value, row) => { const list = rows[row] as number[]; list.push(value); if (list.length > POINTS) list.shift(); });
+          drawn[name]?.set(rows);
+        };
+        add("cpu", s.cpu_percent);
+        add("memory", s.memory / 1048576);
+        if (before) {
+          add("network", rate(s.rx_bytes, before.rx_bytes, 125000), rate(s.tx_bytes, before.tx_bytes, 125000));
+          add("block", rate(s.block_read, before.block_read, 1048576), rate(s.block_write, before.block_write, 1048576));
+        }
+        before = s;
+        last.value = s;
+      });
+    });
+    return () => { over = true; stop(); for (const each of Object.values(drawn)) each.end(); };
+  }, [id, live]);
+  if (!live) return <p class="card dim">{t("term.stopped")}</p>;
+  const s = last.value;
+  return (
+    <>
+      <p class="dim">{s ? t("chart.live") : t("chart.waiting")}{s ? ` · ${t("cpu")} ${number(s.cpu_percent, 1)} % · ${t("memory")} ${bytes(s.memory)} / ${bytes(s.memory_limit)} · ${t("pids")} ${s.pids}` : ""}</p>
+      <div class="two">
+        {(["cpu", "memory", "network", "block"] as const).map((name) => <section key={name} class="card"><h2>{t(`chart.${name}`)}</h2><div class="chart" ref={boxes[name]} /></section>)}
+      </div>
+    </>
+  );
+}
+
+function Processes({ id, live }: { id: string; live: boolean }) {
+  const { value, error, reload } = useLoaded(() => live ? get<{ items: Schema["Process"][] }>(`v1/containers/${id}/processes`) : Promise.resolve({ items: [] }), [id, live]);
+  useEffect(() => { const timer = setInterval(reload, 3000); return () => clearInterval(timer); }, []);
+  return (
+    <section class="card">
+      <Problem error={error} />
+      <div class="scroll" tabIndex={0}><table>
+        <thead><tr><th scope="col" class="num">PID</th><th scope="col">{t("user")}</th><th scope="col" class="num">{t("cpu")}</th><th scope="col">{t("started")}</th><th scope="col">{t("command")}</th></tr></thead>
+        <tbody>{(value?.items ?? []).map((p) => <tr key={p.pid}><td class="num">{p.pid}</td><td>{p.uid}</td><td class="num">{number(p.cpu_ms / 1000, 2)} s</td><td>{time(p.started_at)}</td><td><code>{p.command.join(" ")}</code></td></tr>)}</tbody>
+      </table></div>
+    </section>
+  );
+}
+
+function Files({ id }: { id: string }) {
+  const path = useSignal("/");
+  const typed = useSignal("/");
+  const { value, error, reload } = useLoaded(() => get<{ items: Schema["FileStat"][] }>(`v1/containers/${id}/files/list?${new URLSearchParams({ path: path.value }).toString()}`), [id, path.value]);
+  const enter = (to: string) => { path.value = to; typed.value = to; };
+  const below = (name: string) => `${path.value.replace(/\/$/, "")}/${name}`;
+  const fetchFile = async (file: Schema["FileStat"]) => {
+    const query = new URLSearchParams({ path: below(file.name) });
+    try {
+      const answer = await send("GET", `v1/containers/${id}/${file.kind === "folder" ? "archive" : "files"}?${query.toString()}`);
+      save(await answer.blob(), file.kind === "folder" ? `${file.name}.tar` : file.name);
+    } catch (failed) {
+      toast(said(failed), true);
+    }
+  };
+  const upload = (file: File | undefined) => {
+    if (!file) return;
+    const query = new URLSearchParams({ path: path.value });
+    void act(file.name, () => send("PUT", `v1/containers/${id}/archive?${query.toString()}`, file, "application/x-tar")).then(reload);
+  };
+  return (
+    <section class="card">
+      <form class="row" onSubmit={(e) => { e.preventDefault(); enter(typed.value); }}>
+        <button type="button" onClick={() => enter(path.value.replace(/\/[^/]*\/?$/, "") || "/")}>{t("files.up")}</button>
+        <input aria-label={t("files.path")} value={typed.value} style={{ flex: 1 }} onInput={(e) => { typed.value = e.currentTarget.value; }} />
+        <button>{t("open")}</button>
+        <label class="button">{t("files.upload")} <input type="file" hidden onChange={(e) => { upload(e.currentTarget.files?.[0]); e.currentTarget.value = ""; }} /></label>
+      </form>
+      <Problem error={error} />
+      <div class="scroll" tabIndex={0}><table>
+        <thead><tr><th scope="col">{t("name")}</th><th scope="col">{t("kind")}</th><th scope="col" class="num">{t("size")}</th><th scope="col">{t("time")}</th><th scope="col" /></tr></thead>
+        <tbody>
+          {(value?.items ?? []).map((file) => (
+            <tr key={file.name}>
+              <td>{file.kind === "folder" ? <button class="plain" style={{ padding: 0, color: "var(--accent)" }} onClick={() => enter(below(file.name))}>{file.name}/</button> : file.name}{file.target ? <span class="dim"> → {file.target}</span> : null}</td>
+              <td>{file.kind === "folder" ? t("files.kind.dir") : file.kind === "link" ? t("files.kind.link") : file.kind === "file" ? t("files.kind.file") : file.kind}</td>
+              <td class="num">{file.kind === "file" ? bytes(file.size) : ""}</td><td>{time(file.modified)}</td>
+              <td>{file.kind === "file" || file.kind === "folder" ? <button onClick={() => void fetchFile(file)}>{t("download")}</button> : null}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table></div>
+    </section>
+  );
+}

@@ -1,0 +1,64 @@
+import { useSignal } from "@preact/signals";
+import { all, change, type Schema } from "../api";
+import { ago, bytes, t } from "../i18n";
+import { act, Bar, Dialog, Field, Problem, State, useLoaded } from "../ui";
+
+type Host = Schema["HostEntry"];
+
+export function Hosts() {
+  const hosts = useLoaded(() => all<Host>("v1/hosts"), [], (kind) => kind.startsWith("host."));
+  const edited = useSignal<Host | null>(null);
+  const places = new Map<string, Host[]>();
+  for (const host of hosts.value ?? []) {
+    const place = `${host.area || t("hosts.unset")} · ${host.operator || t("hosts.unset")}`;
+    places.set(place, [...(places.get(place) ?? []), host]);
+  }
+  return (
+    <>
+      <div class="head"><h1>{t("hosts")}</h1></div>
+      <Problem error={hosts.error} />
+      {[...places].map(([place, list]) => (
+        <section key={place}><h2>{place} <span class="dim small">{t("total", { count: list.length })}</span></h2>
+          <div class="tiles">
+            {list.map((host) => (
+              <div key={host.id} class="card">
+                <div class="row"><strong>{host.name}</strong> {host.ready ? <span class="state good">{t("hosts.ready")}</span> : <State of="failed" />}</div>
+                <div class="small dim">{host.os} · {host.kernel} · {host.architecture}</div>
+                <div>{t("cpu")}: {host.cpus} · {t("memory")}: {bytes(host.memory)}</div>
+                <div>{t("hosts.capacity")}: {host.bandwidth_mbit || t("hosts.unset")}</div>
+                {host.disks.map((disk) => <div key={disk.path} class="small">{disk.path} {bytes(disk.used)} / {bytes(disk.size)} {t("hosts.used")}<Bar used={disk.used} of={disk.size} /></div>)}
+                <div class="small dim">{host.interfaces.map((link) => `${link.name} ${link.address}`).join(" · ")}</div>
+                <div class="small dim">{t("hosts.heartbeat")}: {ago(host.heartbeat_at)}</div>
+                <button onClick={() => { edited.value = host; }}>{t("hosts.label")}</button>
+              </div>
+            ))}
+          </div>
+        </section>
+      ))}
+      {edited.value ? <Label host={edited.value} close={() => { edited.value = null; hosts.reload(); }} /> : null}
+    </>
+  );
+}
+
+function Label({ host, close }: { host: Host; close: () => void }) {
+  const form = useSignal({ name: host.name, area: host.area, operator: host.operator, bandwidth_mbit: String(host.bandwidth_mbit) });
+  const f = form.value;
+  const submit = async (event: Event) => {
+    event.preventDefault();
+    const body = { ...f, bandwidth_mbit: Number(f.bandwidth_mbit) };
+    if (await act(host.name, () => change("PATCH", `v1/hosts/${host.id}`, body))) close();
+  };
+  const field = (name: "name" | "area" | "operator", label: string, list?: string) => (
+    <Field label={label}><input value={f[name]} list={list} onInput={(e) => { form.value = { ...f, [name]: e.currentTarget.value }; }} /></Field>
+  );
+  return (
+    <Dialog title={host.name} close={close}>
+      <form onSubmit={(e) => void submit(e)}>
+        {field("name", t("name"))}{field("area", t("hosts.area"))}{field("operator", t("hosts.operator"), "operators")}
+        <datalist id="operators"><option value="移动" /><option value="联通" /><option value="电信" /></datalist>
+        <Field label={t("hosts.capacity")}><input type="number" min="0" value={f.bandwidth_mbit} onInput={(e) => { form.value = { ...f, bandwidth_mbit: e.currentTarget.value }; }} /></Field>
+        <div class="actions"><button type="button" onClick={close}>{t("cancel")}</button><button class="primary">{t("save")}</button></div>
+      </form>
+    </Dialog>
+  );
+}

@@ -1,0 +1,85 @@
+import { useSignal } from "@preact/signals";
+import { useEffect } from "preact/hooks";
+import { all, change, get, send, type Schema } from "../api";
+import { ago, t, time } from "../i18n";
+import { watch } from "../live";
+import { link, route } from "../router";
+import { Table } from "../table";
+import { act, Problem, State, useLoaded } from "../ui";
+
+type Command = Schema["Command"];
+
+/** What it came to, once it is over; its status before. */
+const word = (of: { status: string; result?: string | null }) => of.result || of.status;
+
+export function Operations() {
+  const id = route.value.path[1];
+  return id ? <One key={id} id={id} /> : <List />;
+}
+
+function List() {
+  const commands = useLoaded(() => get<{ items: Command[] }>("v1/commands?limit=200"), [], (kind) => kind.startsWith("command."));
+  return (
+    <>
+      <div class="head"><h1>{t("operations")}</h1></div>
+      <Problem error={commands.error} />
+      {commands.value?.items.length === 0 ? <p class="card dim">{t("empty.operations")}</p> : (
+        <Table name={(c) => c.id} rows={commands.value?.items ?? []} columns={[
+          { label: t("name"), cell: (c) => <a href={link("operations", c.id)}>{c.name}</a> },
+          { label: t("ops.target"), cell: (c) => c.target },
+          { label: t("ops.status"), cell: (c) => <State of={word(c)} /> },
+          { label: t("ops.begun"), cell: (c) => <span title={time(c.created_at)}>{ago(c.created_at)}</span> },
+          { label: t("ops.ended"), cell: (c) => time(c.ended_at) },
+          { label: t("message"), cell: (c) => c.message },
+        ]} />
+      )}
+    </>
+  );
+}
+
+function One({ id }: { id: string }) {
+  const command = useSignal<Command | null>(null);
+  const error = useSignal<unknown>(undefined);
+  useEffect(() => watch(() => ({ watch: "command", command: id }), (message) => {
+    if (message.command) { command.value = message.command; error.value = undefined; }
+    if (message.error) error.value = message.error;
+  }), [id]);
+  const c = command.value;
+  if (!c) return error.value === undefined ? <p class="dim">{t("loading")}</p> : <Problem error={error.value} />;
+  const steps = c.activities ?? [];
+  const failing = steps.find((step) => step.container && step.message && step.result !== "success" && step.ended_at);
+  return (
+    <>
+      <div class="head">
+        <h1><a href={link("operations")}>{t("operations")}</a> / {c.name}</h1><State of={word(c)} /><span class="dim">{c.target} · {time(c.created_at)}</span><span class="grow" />
+        {c.ended_at ? null : <button class="danger" onClick={() => void act(t("cancel"), () => change("POST", `v1/commands/${encodeURIComponent(id)}/cancel`))}>{t("cancel")}</button>}
+      </div>
+      {c.message ? <p class={c.result && c.result !== "success" ? "card error" : "card"}>{c.message}</p> : null}
+      {c.ended_at ? null : <p class="dim" role="status">{t("ops.follow")}</p>}
+      <h2>{t("ops.steps")}</h2>
+      <Table name={(step) => step.number} rows={steps} columns={[
+        { label: t("name"), cell: (step) => step.name },
+        { label: t("containers"), cell: (step) => step.container ?? "" },
+        { label: t("ops.status"), cell: (step) => <State of={word(step)} /> },
+        { label: t("ops.begun"), cell: (step) => time(step.created_at) },
+        { label: t("ops.ended"), cell: (step) => time(step.ended_at) },
+        { label: t("message"), cell: (step) => step.message },
+      ]} />
+      {failing?.container ? <LastLines number={failing.container} /> : null}
+    </>
+  );
+}
+
+/** The last lines of a container that a step is about, if it is still there. */
+function LastLines({ number }: { number: number }) {
+  const lines = useSignal<string[] | null>(null);
+  useEffect(() => {
+    void (async () => {
+      const found = (await all<Schema["Container"]>("v1/containers")).find((c) => c.number === number);
+      if (!found) return;
+      const answer = await send("GET", `v1/containers/${found.id}/logs?tail=20&format=text`);
+      lines.value = (await answer.text()).split("\n");
+    })().catch(() => undefined);
+  }, [number]);
+  return lines.value ? <section><h2>{t("ops.log")}</h2><pre>{lines.value.join("\n")}</pre></section> : null;
+}

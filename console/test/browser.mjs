@@ -1,0 +1,275 @@
+// Drives the console in a real Chromium. Arguments: the server's address, an administrator's token. A line on standard output asks
+// the caller to restart the server; it answers with a line on standard input.
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { readFileSync } from "node:fs";
+import http from "node:http";
+import net from "node:net";
+import { createInterface } from "node:readline";
+import { chromium } from "playwright-core";
+
+const [base, token] = process.argv.slice(2);
+const shots = process.env.BERTH_SCREENSHOTS;
+const input = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+const api = (method, path, body, extra = {}) => fetch(`${base}/${path}`, {
+  method, headers: { authorization: `Bearer ${token}`, ...(body ? { "content-type": "application/json" } : {}), ...extra }, body: body ? JSON.stringify(body) : undefined,
+});
+const step = (name) => console.error(`console: ${name}`);
+
+const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox", "--disable-dev-shm-usage"] });
+const faults = [];
+const strangers = [];
+
+async function open(locale, where = base, options = {}) {
+  const context = await browser.newContext({ locale, viewport: { width: 1280, height: 800 }, ...options });
+  const page = await context.newPage();
+  page.on("console", (message) => { if (message.type() === "error" && !/Failed to load resource|WebSocket connection/.test(message.text())) faults.push(message.text()); });
+  page.on("pageerror", (error) => faults.push(String(error)));
+  page.on("dialog", (dialog) => { faults.push(`a dialog of script: ${dialog.message()}`); void dialog.dismiss(); });
+  page.on("request", (request) => { if (!request.url().startsWith(new URL(where).origin) && !request.url().startsWith("blob:") && !request.url().startsWith("data:")) strangers.push(request.url()); });
+  await page.goto(`${where}/`);
+  return { context, page };
+}
+
+async function logIn(page, words) {
+  await page.getByLabel(words.token, { exact: true }).fill(token);
+  await page.getByRole("button", { name: words.submit }).click();
+  await page.getByRole("heading", { name: words.overview }).waitFor();
+}
+const english = { token: "Token", submit: "Log in", overview: "Overview" };
+const chinese = { token: "令牌", submit: "登录", overview: "概览" };
+
+try {
+  step("login");
+  const { context, page } = await open("en-US");
+  await page.getByLabel("Token", { exact: true }).fill("berth_wrong");
+  await page.getByRole("button", { name: "Log in" }).click();
+  await page.getByRole("alert").filter({ hasText: "Login failed" }).waitFor();
+  await logIn(page, english);
+  const cookies = await context.cookies();
+  const cookie = cookies.find((each) => each.name === "berth-session");
+  assert.ok(cookie?.httpOnly && cookie.sameSite === "Strict", JSON.stringify(cookies));
+
+  step("attacks on the session");
+  const own = { cookie: `berth-session=${cookie.value}`, origin: base };
+  const raw = (path, options) => fetch(`${base}/${path}`, options);
+  const me = await (await raw("v1/session", { headers: { cookie: own.cookie } })).json();
+  assert.equal(me.role, "admin");
+  const post = (headers) => raw("v1/volumes", { method: "POST", headers: { "content-type": "application/json", ...headers }, body: '{"name":"forged"}' });
+  assert.equal((await post({ ...own })).status, 403, "no token");
+  assert.equal((await post({ cookie: own.cookie, "berth-csrf": me.csrf })).status, 403, "no origin");
+  assert.equal((await post({ ...own, origin: "http://evil.example", "berth-csrf": me.csrf })).status, 403, "another page");
+  assert.equal((await post({ ...own, "berth-csrf": me.csrf })).status, 201);
+  assert.equal((await api("DELETE", "v1/volumes/forged")).status, 204);
+  const dialect = await raw("tingyu/node/list", { headers: own });
+  assert.ok(!(await dialect.text()).includes('"nodes"'), "a dialect takes no cookie");
+  const upgrade = (origin) => new Promise((resolve) => {
+    const to = new URL(base);
+    const socket = net.connect(Number(to.port), to.hostname, () => {
+      socket.write(`GET /v1/watch HTTP/1.1\r\nHost: ${to.host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nCookie: ${own.cookie}\r\nOrigin: ${origin}\r\n\r\n`);
+    });
+    socket.once("data", (data) => { resolve(Number(String(data).split(" ")[1])); socket.destroy(); });
+  });
+  assert.equal(await upgrade("http://evil.example"), 403);
+  assert.equal(await upgrade(base), 101);
+  for (const path of ["", "docs/"]) {
+    const headers = (await raw(path, {})).headers;
+    assert.match(headers.get("content-security-policy"), /frame-ancestors 'none'/, path);
+    assert.equal(headers.get("x-content-type-options"), "nosniff");
+    assert.equal(headers.get("referrer-policy"), "no-referrer");
+  }
+
+  step("a container by the form");
+  await page.keyboard.press("g");
+  await page.keyboard.press("c");
+  await page.getByRole("heading", { name: "Containers" }).waitFor();
+  await page.getByRole("button", { name: "Create", exact: true }).click();
+  const form = page.locator("dialog");
+  await form.locator('input[name="image"]').fill("busybox");
+  await form.locator('input[name="name"]').fill("formed");
+  await form.locator('input[name="command"]').fill("sh -c 'echo it begins; while true; do sleep 1; done'");
+  await form.locator("pre").filter({ hasText: "berth run -d --name formed" }).waitFor();
+  await form.getByRole("button", { name: "Create and start" }).dblclick();
+  await page.getByRole("heading", { name: "/ formed" }).waitFor();
+  assert.equal((await (await api("GET", "v1/containers/summary?text=formed")).json()).total, 1, "a double click makes one");
+
+  step("text that is an attack stays text");
+  const attack = "<img src=x onerror=alert(1)>";
+  const script = `echo '${attack}'; printf '\\033[31mred\\033[0m \\033]52;c;c3RvbGVu\\007after\\n'; n=0; while [ $n -lt 3000 ]; do echo line $n; n=$((n+1)); done; head -c 5000000 /dev/zero | tr '\\0' x; echo; while true; do sleep 0.2; done`;
+  const loud = await (await api("POST", "v1/containers", { image: "busybox", name: "loud", command: ["sh", "-c", script], labels: { "<b>label</b>": attack }, start: true })).json();
+  await page.goto(`${base}/#/containers/${loud.id}`);
+  await page.locator("pre").filter({ hasText: attack }).waitFor();
+
+  step("logs");
+  await page.getByRole("tab", { name: "Logs" }).click();
+  const log = page.locator(".log");
+  await log.getByText("line 2999", { exact: true }).waitFor();
+  await log.locator("div").filter({ hasText: "xxxx" }).first().waitFor();
+  await page.getByLabel("Search with a regular expression").fill("^line 1[0-9]$");
+  await page.getByRole("button", { name: "Search", exact: true }).click();
+  await page.getByText("10 matches").waitFor();
+  await log.getByText("line 15", { exact: true }).waitFor();
+  await page.getByLabel("Search with a regular expression").fill("onerror");
+  await page.getByRole("button", { name: "Search", exact: true }).click();
+  await log.getByText("<img src=x", { exact: false }).waitFor();
+  await page.getByLabel("Search with a regular expression").fill("");
+  await page.getByRole("button", { name: "Search", exact: true }).click();
+  await log.getByText("line 2999", { exact: true }).waitFor();
+  for (let n = 0; n < 40 && !(await page.getByText("Beginning of the log").isVisible()); n += 1) {
+    await log.evaluate((element) => { element.scrollTop = 0; });
+    await page.waitForTimeout(100);
+  }
+  await log.getByText("line 0", { exact: true }).waitFor();
+  await log.getByText("red", { exact: true }).waitFor();
+  const started = page.waitForEvent("download");
+  await page.getByRole("button", { name: "Download" }).click();
+  const saved = readFileSync(await (await started).path());
+  const direct = Buffer.from(await (await api("GET", `v1/containers/${loud.id}/logs?format=text`)).arrayBuffer());
+  assert.ok(saved.equals(direct), "the download is the log");
+
+  step("terminal");
+  await page.goto(`${base}/#/containers/${loud.id}/terminal`);
+  await page.getByRole("button", { name: "Connect", exact: true }).click();
+  const rows = page.locator(".xterm-rows");
+  await rows.getByText("#").first().waitFor();
+  await page.keyboard.type("echo 中文-$((40+2))\n");
+  await rows.getByText("中文-42").waitFor();
+  await page.keyboard.type("sleep 100\n");
+  await page.keyboard.press("Control+c");
+  await page.keyboard.type("echo after-$((1+1))\n");
+  await rows.getByText("after-2").waitFor();
+  await page.getByRole("link", { name: "Images" }).click();
+  await page.getByRole("heading", { name: "Images" }).waitFor();
+  await page.goBack();
+  await rows.getByText("after-2").waitFor();
+  await page.locator(".xterm-helper-textarea").focus();
+  await page.keyboard.type("exit 7\n");
+  await page.getByText("exit code 7").waitFor();
+
+  step("charts, files, processes");
+  await page.goto(`${base}/#/containers/${loud.id}/charts`);
+  await page.locator(".chart canvas").first().waitFor();
+  await page.getByText("Live, since").waitFor();
+  await page.goto(`${base}/#/containers/${loud.id}/files`);
+  await page.getByRole("button", { name: "etc/" }).click();
+  await page.getByRole("cell", { name: "passwd" }).first().waitFor();
+  await page.goto(`${base}/#/containers/${loud.id}/processes`);
+  await page.getByText("sleep 0.2").first().waitFor();
+
+  step("a change elsewhere is seen at once");
+  await page.goto(`${base}/#/containers`);
+  await page.getByRole("link", { name: "formed" }).waitFor();
+  await api("POST", `v1/containers/${loud.id}/stop?timeout=0`);
+  await page.locator("tr").filter({ hasText: "loud" }).getByText("exited").waitFor({ timeout: 2000 });
+  await page.keyboard.press("/");
+  await page.keyboard.type("form");
+  await page.getByRole("link", { name: "loud" }).waitFor({ state: "detached" });
+  await page.getByRole("link", { name: "formed" }).waitFor();
+
+  step("the server goes and comes back");
+  await page.goto(`${base}/#/containers/${loud.id}`);
+  await page.getByRole("heading", { name: "/ loud" }).waitFor();
+  console.log("kill");
+  await input.next();
+  await page.getByText("connection to the server is lost").waitFor({ timeout: 3000 });
+  console.log("start");
+  await input.next();
+  await page.getByText("connection to the server is lost").waitFor({ state: "detached", timeout: 3000 });
+  await api("POST", `v1/containers/${loud.id}/start`);
+  await page.locator(".head .state").filter({ hasText: "running" }).waitFor({ timeout: 3000 });
+
+  step("what can't be taken back is asked for by its name");
+  await api("POST", "v1/volumes", { name: "precious" });
+  await page.getByRole("link", { name: "Volumes" }).click();
+  await page.locator("tr").filter({ hasText: "precious" }).getByRole("button", { name: "Remove" }).click();
+  const sure = page.locator("dialog").getByRole("button", { name: "Confirm" });
+  assert.ok(await sure.isDisabled());
+  await page.locator("dialog input").fill("precious");
+  await sure.click();
+  await page.locator("tr").filter({ hasText: "precious" }).waitFor({ state: "detached" });
+
+  step("all pages, both languages, light and dark, without findings of axe");
+  const axe = readFileSync(new URL("../node_modules/axe-core/axe.min.js", import.meta.url), "utf8");
+  const pages = ["", "containers", `containers/${loud.id}`, `containers/${loud.id}/logs`, "images", "volumes", "services", "operations", "hosts", "bandwidth", "usage", "accounts/accounts", "accounts/tokens", "accounts/keys", "accounts/ssh", "accounts/registries", "audit", "settings", "about"];
+  for (const [locale, words] of [["en-US", english], ["zh-CN", chinese]]) {
+    for (const scheme of ["light", "dark"]) {
+      const seen = await open(locale, base, { colorScheme: scheme, bypassCSP: true });
+      await logIn(seen.page, words);
+      for (const path of pages) {
+        await seen.page.goto(`${base}/#/${path}`);
+        await seen.page.locator("main h1").waitFor();
+        await seen.page.waitForTimeout(150);
+        await seen.page.evaluate(axe);
+        const found = await seen.page.evaluate(() => globalThis.axe.run(document, { runOnly: ["wcag2a", "wcag2aa"] }));
+        const bad = found.violations.filter((each) => ["serious", "critical"].includes(each.impact));
+        assert.deepEqual(bad.map((each) => `${locale} ${scheme} ${path}: ${each.id}: ${each.nodes[0].html}: ${each.nodes[0].failureSummary}`), []);
+        const text = await seen.page.locator("#app").innerText();
+        const keys = text.match(/\b(?:nav|state|acc|ops|bw|log|term|set|ov|error|images|tab)\.[a-z_]+\b/g);
+        assert.equal(keys, null, `${locale} ${path}: ${keys}`);
+        if (shots && ["", "containers", `containers/${loud.id}`, "images", "bandwidth", "accounts/accounts"].includes(path)) {
+          await seen.page.screenshot({ path: `${shots}/${path.split("/")[0] || "overview"}${path.includes("/") && path.startsWith("containers") ? "-detail" : ""}-${locale.slice(0, 2)}-${scheme}.png` });
+        }
+      }
+      await seen.context.close();
+    }
+  }
+
+  step("a narrow screen, and the language switched without a reload");
+  await page.setViewportSize({ width: 360, height: 740 });
+  for (const path of ["", "containers", "images", "bandwidth", "accounts/tokens", `containers/${loud.id}`]) {
+    await page.goto(`${base}/#/${path}`);
+    await page.locator("main h1").waitFor();
+    await page.waitForTimeout(150);
+    const over = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+    assert.ok(over <= 1, `${path} is ${over} px too wide`);
+  }
+  await page.setViewportSize({ width: 1280, height: 800 });
+  await page.goto(`${base}/#/settings`);
+  await page.locator("header").getByLabel("Language").selectOption("zh");
+  await page.getByRole("heading", { name: "设置" }).waitFor();
+
+  step("below a path of a proxy");
+  const target = new URL(base);
+  const proxy = http.createServer((request, response) => {
+    const path = request.url.replace(/^\/berth/, "");
+    const passed = http.request({ host: target.hostname, port: target.port, path, method: request.method, headers: request.headers }, (answer) => { response.writeHead(answer.statusCode, answer.headers); answer.pipe(response); });
+    passed.on("error", () => response.destroy());
+    request.pipe(passed);
+  });
+  proxy.on("upgrade", (request, client, head) => {
+    const passed = net.connect(Number(target.port), target.hostname, () => {
+      passed.write(`${request.method} ${request.url.replace(/^\/berth/, "")} HTTP/1.1\r\n${request.rawHeaders.reduce((all, each, n) => all + (n % 2 ? `${each}\r\n` : `${each}: `), "")}\r\n`);
+      passed.write(head);
+      passed.pipe(client).pipe(passed);
+    });
+    passed.on("error", () => client.destroy());
+    client.on("error", () => passed.destroy());
+  });
+  proxy.listen(0, "127.0.0.1");
+  await once(proxy, "listening");
+  const below = await open("zh-CN", `http://127.0.0.1:${proxy.address().port}/berth`);
+  await logIn(below.page, chinese);
+  await below.page.getByRole("link", { name: "容器", exact: true }).click();
+  await below.page.getByRole("link", { name: "formed" }).waitFor();
+  await api("POST", "v1/containers/formed/stop?timeout=0");
+  await below.page.locator("tr").filter({ hasText: "formed" }).getByText("已退出").waitFor({ timeout: 3000 });
+  await below.context.close();
+  proxy.closeAllConnections();
+  proxy.close();
+
+  step("a revoked token ends its sessions");
+  const other = await (await api("POST", "v1/tokens", { name: "short", role: "admin" })).json();
+  const guest = await open("en-US");
+  await guest.page.getByLabel("Token", { exact: true }).fill(other.token);
+  await guest.page.getByRole("button", { name: "Log in" }).click();
+  await guest.page.getByRole("heading", { name: "Overview" }).waitFor();
+  await api("DELETE", `v1/tokens/${other.number}`);
+  await guest.page.getByLabel("Token", { exact: true }).waitFor({ timeout: 2000 });
+
+  assert.deepEqual(faults, []);
+  assert.deepEqual(strangers, [], "no request goes to another host");
+  step("done");
+} finally {
+  await browser.close();
+}
+process.exit(0);

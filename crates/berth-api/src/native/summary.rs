@@ -1,0 +1,75 @@
+//! Containers as lists show them: found, sorted and counted by the server.
+
+use axum::Json;
+use axum::extract::State;
+use berth_core::{ContainerSearch, ContainerSort, Core};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::auth::{Auth, Params};
+use super::error::Error;
+use super::wire::{ContainerSummary, ContainerSummaryList};
+
+/// Most containers of one answer.
+const MOST: u32 = 1000;
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SummaryParams {
+    /// Only those with this text in their name or in their image's name, or at the beginning of their id.
+    #[serde(default)]
+    text: String,
+    /// Only in this state: `created`, `running`, `paused`, `exited`.
+    #[serde(default)]
+    state: Option<String>,
+    /// `created` (default), `name`, `image` or `state`.
+    #[serde(default)]
+    sort: Option<String>,
+    /// The last first.
+    #[serde(default)]
+    descending: bool,
+    /// 1 to 1000; 100 if absent.
+    #[serde(default)]
+    limit: Option<u32>,
+    /// How many to pass over.
+    #[serde(default)]
+    offset: u32,
+}
+
+/// The account's containers as a list shows them, and how many there are in each state.
+#[utoipa::path(get, path = "/v1/containers/summary", params(SummaryParams), tag = "containers",
+    responses((status = 200, body = ContainerSummaryList)))]
+pub(super) async fn summary(
+    State(core): State<Core>,
+    Auth(caller): Auth,
+    Params(params): Params<SummaryParams>,
+) -> Result<Json<ContainerSummaryList>, Error> {
+    let limit = params.limit.unwrap_or(100);
+    if !(1..=MOST).contains(&limit) {
+        return Err(Error::invalid(format!("limit must be 1 to {MOST}, not {limit}")));
+    }
+    let sort = match params.sort.as_deref() {
+        None | Some("" | "created") => ContainerSort::Created,
+        Some("name") => ContainerSort::Name,
+        Some("image") => ContainerSort::Image,
+        Some("state") => ContainerSort::State,
+        Some(other) => return Err(Error::invalid(format!("sort {other:?} is not created, name, image or state"))),
+    };
+    let state = super::containers::state(params.state.as_deref())?;
+    let asked = ContainerSearch {
+        text: params.text,
+        state: state.map(|state| state.word().to_owned()),
+        sort,
+        descending: params.descending,
+        limit,
+        offset: params.offset,
+        ..ContainerSearch::default()
+    };
+    let (items, states) = core.containers_search(&caller, asked).await?;
+    Ok(Json(ContainerSummaryList {
+        total: states.values().sum(),
+        states,
+        items: items.into_iter().map(ContainerSummary::from).collect(),
+    }))
+}

@@ -1,0 +1,10 @@
+-- Sessions of the console, by the hash of the cookie. Each is good as long as the token or the access key that it was made from.
+CREATE TABLE console_sessions (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    hash TEXT NOT NULL UNIQUE,
+    token_id BIGINT,
+    key_id BIGINT,
+    created_at BIGINT NOT NULL,
+    expires_at BIGINT NOT NULL
+);
+CREATE INDEX console_sessions_end ON console_sessions (expires_at);
