@@ -6,8 +6,11 @@ export type Schema = components["schemas"];
 export type Session = Schema["Session"];
 export type Problem = Schema["Problem"];
 
-/** Who is logged in; null before it is known to be nobody. */
+/** Who is logged in; undefined before that is known, null when nobody is. */
 export const session = signal<Session | null | undefined>(undefined);
+/** What each request shows beside the cookie. It is kept by origin, port included: the cookie alone goes to other ports of the host, too. */
+const CSRF = "berth-csrf";
+const csrf = () => localStorage.getItem(CSRF) ?? "";
 /** The account that an administrator acts for; empty for its own. */
 export const account = signal<string>(sessionStorage.getItem("account") ?? "");
 
@@ -23,21 +26,18 @@ export function url(path: string): string {
   return new URL(path, document.baseURI).toString();
 }
 
-/** An address of a WebSocket of the API, for the account that is acted for. */
-export function socketUrl(path: string): string {
+/** A WebSocket of the API, for the account that is acted for. Its request can have no headers: the session is shown as a protocol. */
+export function socket(path: string): WebSocket {
   const made = new URL(path, document.baseURI);
   made.protocol = made.protocol === "https:" ? "wss:" : "ws:";
   made.hash = "";
   if (account.value) made.searchParams.set("account", account.value);
-  return made.toString();
+  return new WebSocket(made, ["berth", `berth-csrf.${csrf()}`]);
 }
 
-export function headers(extra: Record<string, string> = {}): Record<string, string> {
-  const all: Record<string, string> = { ...extra };
-  if (session.value?.csrf) all["berth-csrf"] = session.value.csrf;
-  if (account.value) all["berth-account"] = account.value;
-  return all;
-}
+/** The language of the server's messages; set by whoever knows the reader's. */
+export const acceptLanguage = signal("en");
+const SESSION = "v1/session";
 
 async function failure(answer: Response): Promise<Failure> {
   let problem: Partial<Problem> = {};
@@ -47,18 +47,20 @@ async function failure(answer: Response): Promise<Failure> {
 }
 
 export async function send(method: string, path: string, body?: BodyInit, type?: string, key?: string): Promise<Response> {
-  const extra: Record<string, string> = {};
+  const extra: Record<string, string> = { "berth-csrf": csrf(), "accept-language": acceptLanguage.value };
+  // Who is logged in is asked for oneself, not for the account that is acted for.
+  if (account.value && path !== SESSION) extra["berth-account"] = account.value;
   if (type) extra["content-type"] = type;
   if (key) extra["idempotency-key"] = key;
   let answer: Response;
   try {
-    answer = await fetch(url(path), { method, headers: headers(extra), body: body ?? null, credentials: "same-origin" });
+    answer = await fetch(url(path), { method, headers: extra, body: body ?? null, credentials: "same-origin" });
   } catch (error) {
     throw new Failure(0, "unreachable", String(error));
   }
   if (answer.ok) return answer;
   const refused = await failure(answer);
-  if (answer.status === 401 && path !== "v1/session") session.value = null;
+  if (answer.status === 401 && path !== SESSION) forget();
   throw refused;
 }
 
@@ -87,13 +89,31 @@ export async function all<T>(path: string, most = 5000): Promise<T[]> {
   return items;
 }
 
+function forget(): void {
+  actFor("");
+  localStorage.removeItem(CSRF);
+  session.value = null;
+}
+
 export async function readSession(): Promise<void> {
   try {
-    session.value = await get<Session>("v1/session");
+    session.value = await get<Session>(SESSION);
   } catch (error) {
-    if (error instanceof Failure && error.status === 401) session.value = null;
+    if (error instanceof Failure && (error.status === 401 || error.status === 403)) forget();
     else throw error;
   }
+}
+
+export async function logIn(credentials: Partial<Schema["SessionCreate"]>): Promise<void> {
+  actFor("");
+  const made = await change<Session>("POST", SESSION, credentials);
+  localStorage.setItem(CSRF, made.csrf ?? "");
+  session.value = made;
+}
+
+export async function logOut(): Promise<void> {
+  await change("DELETE", SESSION);
+  forget();
 }
 
 export function actFor(name: string): void {

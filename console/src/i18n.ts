@@ -1,6 +1,6 @@
 // Words in two languages; both catalogues have the same keys, which the compiler checks.
 import { effect, signal } from "@preact/signals";
-import { Failure, type Problem } from "./api";
+import { acceptLanguage, Failure, type Problem } from "./api";
 import { en } from "./words-en";
 import { zh } from "./words-zh";
 
@@ -19,6 +19,7 @@ export const zone = signal<string>(localStorage.getItem("zone") ?? "local");
 effect(() => {
   document.documentElement.lang = language.value === "zh" ? "zh-CN" : "en";
   localStorage.setItem("language", language.value);
+  acceptLanguage.value = language.value === "zh" ? "zh-CN" : "en";
 });
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const systemDark = signal(dark.matches);

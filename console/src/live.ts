@@ -1,6 +1,6 @@
 // The one WebSocket of this tab: everything that is followed goes through it, and is taken up again when it comes back.
-import { effect, signal } from "@preact/signals";
-import { account, readSession, session, socketUrl, type Problem, type Schema } from "./api";
+import { computed, effect, signal } from "@preact/signals";
+import { account, readSession, session, socket as open, type Problem, type Schema } from "./api";
 
 export type Message = {
   id: number | null;
@@ -35,9 +35,11 @@ function ask(id: number, watch: Watch): void {
 
 function connect(): void {
   clearTimeout(timer);
-  const made = new WebSocket(socketUrl("v1/watch"));
+  const made = open("v1/watch");
+  current = made;
   socket = null;
   made.onopen = () => {
+    if (current !== made) return;
     socket = made;
     online.value = true;
     pause = 250;
@@ -46,6 +48,7 @@ function connect(): void {
     for (const [id, watch] of watches) ask(id, watch);
   };
   made.onmessage = (event) => {
+    if (current !== made) return;
     const message = JSON.parse(String(event.data)) as Message;
     if (message.id !== null) watches.get(message.id)?.tell(message);
   };
@@ -55,16 +58,18 @@ function connect(): void {
     online.value = false;
     timer = setTimeout(() => {
       // A session that is over is no server that is away.
-      readSession().then(() => { if (session.value) connect(); else current = null; }, () => connect());
+      const again = () => { if (current === made && session.value) connect(); };
+      readSession().then(again, again);
     }, pause);
     pause = Math.min(pause * 1.6, 2000);
   };
-  current = made;
 }
 let current: WebSocket | null = null;
 
+/** Whether somebody is logged in: a session that was only read again is the same one. */
+const loggedIn = computed(() => Boolean(session.value));
 effect(() => {
-  const on = Boolean(session.value);
+  const on = loggedIn.value;
   void account.value;
   const before = current;
   current = null;

@@ -32,8 +32,16 @@ export function parts(text: string): { text: string; colour?: string; bold?: boo
     add(match.index);
     at = match.index + match[0].length;
     if (match[2] !== "m") continue;
-    for (const code of (match[1] || "0").split(/[;:]/).map(Number)) {
-      if (code === 0) { colour = undefined; bold = false; }
+    const codes = (match[1] || "0").split(/[;:]/).map(Number);
+    for (let index = 0; index < codes.length; index += 1) {
+      const code = codes[index] ?? 0;
+      if (code === 38 || code === 48) {
+        // Of 256 colours, or of all: 38;5;N and 38;2;R;G;B.
+        const [kind, first = 0, second = 0, third = 0] = codes.slice(index + 1);
+        if (code === 38 && kind === 5) colour = first < 16 ? COLOURS[first % 8] : undefined;
+        if (code === 38 && kind === 2) colour = `rgb(${first} ${second} ${third})`;
+        index += kind === 5 ? 2 : kind === 2 ? 4 : 0;
+      } else if (code === 0) { colour = undefined; bold = false; }
       else if (code === 1) bold = true;
       else if (code >= 30 && code <= 37) colour = COLOURS[code - 30];
       else if (code >= 90 && code <= 97) colour = COLOURS[code - 90];
@@ -71,6 +79,8 @@ function after(text: string): string {
 class View {
   lines: Line[] = [];
   elements: HTMLElement[] = [];
+  /** Lines that have not ended, by stream. */
+  open = new Map<string, Line>();
   constructor(readonly box: HTMLElement, readonly times: () => boolean, readonly found: () => RegExp | null) {}
 
   private element(of: Line): HTMLElement {
@@ -89,7 +99,7 @@ class View {
       more.textContent = t("log.long", { size: bytes(of.text.length - LONG) });
       more.onclick = () => {
         const next = document.createElement("span");
-        next.textContent = of.text.slice(LONG, LONG + 500_000);
+        for (const part of parts(of.text.slice(LONG, LONG + 500_000))) this.span(next, part.text, part.colour, part.bold, null);
         more.replaceWith(next);
       };
       row.append(more);
@@ -119,19 +129,23 @@ class View {
   append(all: Line[]): void {
     const fragment = document.createDocumentFragment();
     for (const each of all) {
-      const last = this.lines.at(-1);
-      if (last?.partial && last.stream === each.stream) {
-        last.text += each.text;
-        last.partial = each.partial;
-        const made = this.element(last);
-        this.elements.at(-1)?.replaceWith(made);
-        this.elements[this.elements.length - 1] = made;
-        continue;
+      const begun = this.open.get(each.stream);
+      const at = begun ? this.lines.lastIndexOf(begun) : -1;
+      if (begun && at >= 0) {
+        begun.text += each.text;
+        begun.partial = each.partial;
+        const made = this.element(begun);
+        this.elements[at]?.replaceWith(made);
+        this.elements[at] = made;
+      } else {
+        const kept = { ...each };
+        const made = this.element(kept);
+        this.lines.push(kept);
+        this.elements.push(made);
+        fragment.append(made);
+        if (each.partial) this.open.set(each.stream, kept);
       }
-      const made = this.element(each);
-      this.lines.push({ ...each });
-      this.elements.push(made);
-      fragment.append(made);
+      if (!each.partial) this.open.delete(each.stream);
     }
     this.box.append(fragment);
   }
@@ -160,13 +174,16 @@ class View {
   clear(): void {
     this.lines = [];
     this.elements = [];
+    this.open.clear();
     this.box.replaceChildren();
   }
 
   redraw(): void {
-    const lines = this.lines;
-    this.clear();
-    this.append(lines.map((each) => ({ ...each })));
+    for (const [at, of] of this.lines.entries()) {
+      const made = this.element(of);
+      this.elements[at]?.replaceWith(made);
+      this.elements[at] = made;
+    }
   }
 }
 
@@ -175,7 +192,8 @@ function expression(text: string): RegExp | null {
   try { return new RegExp(text, "g"); } catch { return null; }
 }
 
-export function Logs({ id, name }: { id: string; name: string }) {
+/** The log of a container; `run` changes when it is started again. */
+export function Logs({ id, name, run }: { id: string; name: string; run: string }) {
   const box = useRef<HTMLDivElement>(null);
   const view = useRef<View | null>(null);
   const follow = useSignal(true);
@@ -189,6 +207,10 @@ export function Logs({ id, name }: { id: string; name: string }) {
   const empty = useSignal(true);
   const error = useSignal<unknown>(undefined);
   const older = useRef(false);
+  /** Grows when the end of the log is to be read anew. */
+  const generation = useSignal(0);
+  const toEnd = useRef<() => void>(() => undefined);
+  const followAgain = useRef<() => void>(() => undefined);
 
   useEffect(() => {
     const element = box.current;
@@ -200,6 +222,7 @@ export function Logs({ id, name }: { id: string; name: string }) {
     empty.value = true;
     fresh.value = 0;
     error.value = undefined;
+    let missed = false;
     let newest: string | undefined;
     let seenAtNewest = 0;
     let waiting: Line[] = [];
@@ -208,7 +231,9 @@ export function Logs({ id, name }: { id: string; name: string }) {
       frame = 0;
       const all = waiting;
       waiting = [];
-      made.append(all);
+      // A page that is read elsewhere takes no more than it can hold: its end is read anew when somebody wants it.
+      if (follow.peek() || made.lines.length < MOST) made.append(all);
+      else missed = true;
       empty.value = made.lines.length === 0;
       if (follow.peek()) {
         made.trim();
@@ -219,7 +244,7 @@ export function Logs({ id, name }: { id: string; name: string }) {
     };
     let again = false;
     let skip = 0;
-    const stop = watch(
+    const begin = () => watch(
       () => {
         again = newest !== undefined;
         // What is of the very time of the last line comes again: it is passed over.
@@ -240,8 +265,23 @@ export function Logs({ id, name }: { id: string; name: string }) {
         if (waiting.length && !frame) frame = requestAnimationFrame(draw);
       },
     );
+    let stop = begin();
+    followAgain.current = () => { stop(); stop = begin(); };
+    toEnd.current = () => {
+      follow.value = true;
+      fresh.value = 0;
+      if (missed) generation.value += 1;
+      else element.scrollTop = element.scrollHeight;
+    };
     return () => { stop(); cancelAnimationFrame(frame); };
-  }, [id, asked.value]);
+  }, [id, asked.value, generation.value]);
+
+  // A log ends with its run; the next run's goes on from there.
+  const lastRun = useRef(run);
+  useEffect(() => {
+    if (lastRun.current !== run) followAgain.current();
+    lastRun.current = run;
+  }, [run]);
 
   useEffect(() => { view.current?.redraw(); }, [times.value]);
 
@@ -258,6 +298,8 @@ export function Logs({ id, name }: { id: string; name: string }) {
       if (asked.value) query.set("grep", asked.value);
       const answer = await send("GET", `v1/containers/${encodeURIComponent(id)}/logs?${query.toString()}`);
       const text = await answer.text();
+      // Another search, or another end of the log, was asked for meanwhile.
+      if (view.current !== made) return;
       const read = whole(text.split("\n").filter(Boolean).map((each) => line(JSON.parse(each) as Entry)));
       const lines = read.slice(0, Math.max(0, read.length - again));
       if (lines.length < PAGE) beginning.value = true;
@@ -273,7 +315,7 @@ export function Logs({ id, name }: { id: string; name: string }) {
     const element = box.current;
     if (!element) return;
     const atEnd = element.scrollHeight - element.scrollTop - element.clientHeight < 30;
-    if (atEnd && !follow.value) { follow.value = true; fresh.value = 0; }
+    if (atEnd && !follow.value) toEnd.current();
     else if (!atEnd && follow.value && element.scrollTop < last.current) follow.value = false;
     last.current = element.scrollTop;
     if (element.scrollTop < 400 && (view.current?.lines.length ?? 0) >= PAGE) void readOlder();
@@ -282,13 +324,14 @@ export function Logs({ id, name }: { id: string; name: string }) {
 
   const search = async (event: Event) => {
     event.preventDefault();
-    asked.value = grep.value;
+    const wanted = grep.value;
+    asked.value = wanted;
     count.value = null;
-    if (!grep.value) return;
+    if (!wanted) return;
     try {
-      const query = new URLSearchParams({ grep: grep.value });
+      const query = new URLSearchParams({ grep: wanted });
       const found = await (await send("GET", `v1/containers/${encodeURIComponent(id)}/logs/count?${query.toString()}`)).json() as { lines: number };
-      count.value = found.lines;
+      if (asked.value === wanted) count.value = found.lines;
     } catch (failed) {
       error.value = failed;
     }
@@ -300,7 +343,7 @@ export function Logs({ id, name }: { id: string; name: string }) {
         <input type="search" aria-label={t("log.search")} placeholder={t("log.search")} value={grep.value} onInput={(e) => { grep.value = e.currentTarget.value; }} style={{ flex: "1 1 16rem" }} />
         <button>{t("search")}</button>
         {count.value === null ? null : <span class="dim">{t("log.matches", { count: count.value })}</span>}
-        <label><input type="checkbox" checked={follow.value} onChange={(e) => { follow.value = e.currentTarget.checked; if (follow.value && box.current) { box.current.scrollTop = box.current.scrollHeight; fresh.value = 0; } }} /> {t("log.follow")}</label>
+        <label><input type="checkbox" checked={follow.value} onChange={(e) => { if (e.currentTarget.checked) toEnd.current(); else follow.value = false; }} /> {t("log.follow")}</label>
         <label><input type="checkbox" checked={wrap.value} onChange={(e) => { wrap.value = e.currentTarget.checked; localStorage.setItem("log.wrap", wrap.value ? "yes" : "no"); }} /> {t("log.wrap")}</label>
         <label><input type="checkbox" checked={times.value} onChange={(e) => { times.value = e.currentTarget.checked; localStorage.setItem("log.times", times.value ? "yes" : "no"); }} /> {t("log.times")}</label>
         <button type="button" onClick={() => void send("GET", `v1/containers/${encodeURIComponent(id)}/logs?format=text`).then(async (a) => save(await a.blob(), `${name}.log`), (e: unknown) => { error.value = e; })}>{t("download")}</button>
@@ -310,7 +353,7 @@ export function Logs({ id, name }: { id: string; name: string }) {
       <div class="row small dim" style={{ marginTop: ".4rem" }}>
         {empty.value ? <span>{t("log.empty")}</span> : null}
         {beginning.value ? <span>{t("log.begin")}</span> : <button onClick={() => void readOlder()}>{t("log.older")}</button>}
-        {fresh.value > 0 ? <button class="primary" onClick={() => { follow.value = true; fresh.value = 0; if (box.current) box.current.scrollTop = box.current.scrollHeight; }}>{t("log.new", { count: fresh.value })}</button> : null}
+        {fresh.value > 0 ? <button class="primary" onClick={() => toEnd.current()}>{t("log.new", { count: fresh.value })}</button> : null}
         {online.value ? null : <span>{t("offline")}</span>}
       </div>
     </div>

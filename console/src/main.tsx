@@ -2,7 +2,7 @@
 import { useSignal } from "@preact/signals";
 import { render, type ComponentType } from "preact";
 import { useEffect, useRef } from "preact/hooks";
-import { account, actFor, all, change, get, readSession, session, type Schema } from "./api";
+import { account, actFor, all, get, logOut, readSession, session, type Schema } from "./api";
 import { language, said, t, theme, type Key } from "./i18n";
 import { online } from "./live";
 import { Login } from "./pages/login";
@@ -87,7 +87,7 @@ function Help({ close }: { close: () => void }) {
   );
 }
 
-function Accountant() {
+function AccountSelect() {
   const names = useSignal<string[]>([]);
   useEffect(() => {
     if (session.value?.role === "admin") all<Schema["Account"]>("v1/accounts").then((list) => { names.value = list.map((each) => each.name); }, () => undefined);
@@ -145,12 +145,12 @@ function Frame() {
           <button class="menu-button" aria-expanded={menu.value} onClick={() => { menu.value = !menu.value; }}>☰ {t("menu")}</button>
           <span class="grow" />
           <button class="plain" onClick={() => { palette.value = true; }}>{t("search")} <kbd>Ctrl K</kbd></button>
-          <Accountant />
+          <AccountSelect />
           <select aria-label={t("set.language")} value={language.value} onChange={(e) => { language.value = e.currentTarget.value === "zh" ? "zh" : "en"; }}>
             <option value="zh">中文</option><option value="en">English</option>
           </select>
           <button class="plain" aria-label={t("set.theme")} onClick={() => { theme.value = document.documentElement.dataset["theme"] === "dark" ? "light" : "dark"; }}>◐</button>
-          <button onClick={() => void change("DELETE", "v1/session").then(() => { session.value = null; }, (e: unknown) => toast(said(e), true))}>{t("logout")}</button>
+          <button onClick={() => void logOut().catch((e: unknown) => toast(said(e), true))}>{t("logout")}</button>
         </header>
         {online.value ? null : <div class="banner" role="status">{t("offline")}</div>}
         <main key={account.value}><Page /></main>

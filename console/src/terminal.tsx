@@ -2,7 +2,8 @@
 import { FitAddon } from "@xterm/addon-fit";
 import { Terminal } from "@xterm/xterm";
 import style from "@xterm/xterm/css/xterm.css";
-import { socketUrl } from "./api";
+import { effect } from "@preact/signals";
+import { account, session, socket as connect } from "./api";
 
 // The page's policy takes style elements only with its nonce; xterm makes some.
 const nonce = document.querySelector<HTMLMetaElement>('meta[name="berth-nonce"]')?.content ?? "";
@@ -31,7 +32,14 @@ export type Shell = {
   end(): void;
 };
 
+let owner = account.value;
 const shells = new Map<string, Shell>();
+// A shell is of who opened it.
+effect(() => {
+  void account.value;
+  if (session.value === null || account.value !== owner) for (const shell of [...shells.values()]) shell.end();
+  owner = account.value;
+});
 
 export function known(id: string): Shell | undefined {
   return shells.get(id);
@@ -45,7 +53,7 @@ export function open(id: string, command: string[]): Shell {
   terminal.loadAddon(fit);
   const host = document.createElement("div");
   host.style.height = "100%";
-  const socket = new WebSocket(socketUrl(`v1/containers/${encodeURIComponent(id)}/exec`));
+  const socket = connect(`v1/containers/${encodeURIComponent(id)}/exec`);
   socket.binaryType = "arraybuffer";
   const encoder = new TextEncoder();
   let over = false;
@@ -58,7 +66,7 @@ export function open(id: string, command: string[]): Shell {
   const finish = (what: End) => {
     if (over) return;
     over = true;
-    shells.delete(id);
+    if (shells.get(id) === shell) shells.delete(id);
     terminal.options.cursorBlink = false;
     terminal.options.disableStdin = true;
     told(what);
@@ -97,7 +105,7 @@ export function open(id: string, command: string[]): Shell {
     },
     end() {
       watched?.disconnect();
-      shells.delete(id);
+      if (shells.get(id) === shell) shells.delete(id);
       over = true;
       socket.close();
       terminal.dispose();

@@ -41,8 +41,8 @@ const busy = new Set<string>();
 
 export type Loaded<T> = { value: T | undefined; error: unknown; reload: () => void };
 
-/** Reads something now, when `about` changes, after each interruption, and soon after events that `on` takes. */
-export function useLoaded<T>(read: () => Promise<T>, about: unknown[], on?: (kind: string) => boolean): Loaded<T> {
+/** Reads something now, when `about` changes, after each interruption, and `pause` ms after events that `on` takes. */
+export function useLoaded<T>(read: () => Promise<T>, about: unknown[], on?: (kind: string) => boolean, pause = 200): Loaded<T> {
   const value = useSignal<T | undefined>(undefined);
   const error = useSignal<unknown>(undefined);
   const latest = useRef(read);
@@ -63,16 +63,20 @@ export function useLoaded<T>(read: () => Promise<T>, about: unknown[], on?: (kin
     });
   };
   useEffect(() => {
+    // What was read about something else is not about this.
+    value.value = undefined;
+    error.value = undefined;
     turn.current += 1;
     if (running.current) again.current = true;
     else reload();
-  }, [...about, reconnects.value]);
+  }, about);
+  useEffect(() => { if (reconnects.value > 0) reload(); }, [reconnects.value]);
   useEffect(() => {
     if (!on) return undefined;
     let timer: ReturnType<typeof setTimeout> | undefined;
     const stop = onEvent((event) => {
       if (!on(event.kind)) return;
-      timer ??= setTimeout(() => { timer = undefined; reload(); }, 120);
+      timer ??= setTimeout(() => { timer = undefined; reload(); }, pause);
     });
     return () => { clearTimeout(timer); stop(); };
   }, []);
@@ -85,7 +89,7 @@ export function Problem({ error }: { error: unknown }) {
 
 const tones: Record<string, string> = {
   running: "good", healthy: "good", done: "good", success: "good", exited: "idle", stopped: "idle", created: "idle", paused: "warn",
-  unhealthy: "bad", failed: "bad", oom: "bad", cancelled: "warn", timed_out: "bad", not_found: "bad", overtaken: "warn", starting: "warn", restarting: "warn", pending: "warn", deleting: "warn",
+  unhealthy: "bad", failed: "bad", oom: "bad", cancelled: "warn", timed_out: "bad", not_found: "bad", overtaken: "warn", publish_failed: "bad", published: "warn", starting: "warn", restarting: "warn", pending: "warn", deleting: "warn",
 };
 
 export function State({ of }: { of: string }) {

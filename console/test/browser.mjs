@@ -53,24 +53,28 @@ try {
   step("attacks on the session");
   const own = { cookie: `berth-session=${cookie.value}`, origin: base };
   const raw = (path, options) => fetch(`${base}/${path}`, options);
-  const me = await (await raw("v1/session", { headers: { cookie: own.cookie } })).json();
+  const csrf = await page.evaluate(() => localStorage.getItem("berth-csrf"));
+  const me = await (await raw("v1/session", { headers: { cookie: own.cookie, "berth-csrf": csrf } })).json();
   assert.equal(me.role, "admin");
+  assert.equal(me.csrf ?? null, null, "told once");
+  assert.equal((await raw("v1/session", { headers: { cookie: own.cookie } })).status, 403, "a cookie that another port of the host was sent is no session");
   const post = (headers) => raw("v1/volumes", { method: "POST", headers: { "content-type": "application/json", ...headers }, body: '{"name":"forged"}' });
   assert.equal((await post({ ...own })).status, 403, "no token");
-  assert.equal((await post({ cookie: own.cookie, "berth-csrf": me.csrf })).status, 403, "no origin");
-  assert.equal((await post({ ...own, origin: "http://evil.example", "berth-csrf": me.csrf })).status, 403, "another page");
-  assert.equal((await post({ ...own, "berth-csrf": me.csrf })).status, 201);
+  assert.equal((await post({ cookie: own.cookie, "berth-csrf": csrf })).status, 403, "no origin");
+  assert.equal((await post({ ...own, origin: "http://evil.example", "berth-csrf": csrf })).status, 403, "another page");
+  assert.equal((await post({ ...own, "berth-csrf": csrf })).status, 201);
   assert.equal((await api("DELETE", "v1/volumes/forged")).status, 204);
   const dialect = await raw("tingyu/node/list", { headers: own });
   assert.ok(!(await dialect.text()).includes('"nodes"'), "a dialect takes no cookie");
-  const upgrade = (origin) => new Promise((resolve) => {
+  const upgrade = (origin, protocol = `berth, berth-csrf.${csrf}`) => new Promise((resolve) => {
     const to = new URL(base);
     const socket = net.connect(Number(to.port), to.hostname, () => {
-      socket.write(`GET /v1/watch HTTP/1.1\r\nHost: ${to.host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nCookie: ${own.cookie}\r\nOrigin: ${origin}\r\n\r\n`);
+      socket.write(`GET /v1/watch HTTP/1.1\r\nHost: ${to.host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nCookie: ${own.cookie}\r\nSec-WebSocket-Protocol: ${protocol}\r\nOrigin: ${origin}\r\n\r\n`);
     });
     socket.once("data", (data) => { resolve(Number(String(data).split(" ")[1])); socket.destroy(); });
   });
   assert.equal(await upgrade("http://evil.example"), 403);
+  assert.equal(await upgrade(base, "berth"), 403, "no secret of a page");
   assert.equal(await upgrade(base), 101);
   for (const path of ["", "docs/"]) {
     const headers = (await raw(path, {})).headers;
@@ -177,6 +181,34 @@ try {
   await page.getByText("connection to the server is lost").waitFor({ state: "detached", timeout: 3000 });
   await api("POST", `v1/containers/${loud.id}/start`);
   await page.locator(".head .state").filter({ hasText: "running" }).waitFor({ timeout: 3000 });
+
+  step("a log over restarts has each line once");
+  const counter = await (await api("POST", "v1/containers", { image: "busybox", name: "counter", command: ["sh", "-c", "n=0; while true; do echo tick $n; n=$((n+1)); sleep 0.05; done"], start: true })).json();
+  await page.goto(`${base}/#/containers/${counter.id}/logs`);
+  await page.locator(".log").getByText("tick 5", { exact: true }).waitFor();
+  console.log("kill");
+  await input.next();
+  await page.locator(".banner").waitFor({ timeout: 3000 });
+  console.log("start");
+  await input.next();
+  await page.locator(".banner").waitFor({ state: "detached", timeout: 3000 });
+  await page.waitForTimeout(1500);
+  const ticks = (await page.locator(".log > div").allInnerTexts()).map((text) => Number(text.trim().split(" ")[1]));
+  assert.deepEqual(ticks, ticks.map((_, n) => ticks[0] + n), "none missed, none twice");
+  await api("POST", `v1/containers/${counter.id}/restart?timeout=0`);
+  await page.waitForFunction((least) => [...document.querySelectorAll(".log > div")].filter((row) => row.textContent.trim() === "tick 5").length > least, 1, { timeout: 5000 });
+  await api("DELETE", `v1/containers/${counter.id}?force=true`);
+
+  step("a terminal ends with its session");
+  await page.goto(`${base}/#/containers/${loud.id}/terminal`);
+  await page.getByRole("button", { name: "Connect", exact: true }).click();
+  await page.locator(".xterm-rows").getByText("#").first().waitFor();
+  await page.getByRole("button", { name: "Log out" }).click();
+  await page.getByLabel("Token", { exact: true }).waitFor();
+  await page.goto(`${base}/#/`);
+  await logIn(page, english);
+  await page.goto(`${base}/#/containers/${loud.id}/terminal`);
+  await page.getByRole("button", { name: "Connect", exact: true }).waitFor();
 
   step("what can't be taken back is asked for by its name");
   await api("POST", "v1/volumes", { name: "precious" });

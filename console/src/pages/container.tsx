@@ -48,7 +48,7 @@ export function Container() {
         ["processes", t("tab.processes")], ["files", t("tab.files")], ["events", t("tab.events")], ["raw", t("tab.raw")],
       ]} />
       {tab === "summary" ? <Summary c={c} /> : null}
-      {tab === "logs" ? <Logs id={c.id} name={c.name} /> : null}
+      {tab === "logs" ? <Logs id={c.id} name={c.name} run={c.started_at ?? ""} /> : null}
       {tab === "terminal" ? <Term id={c.id} running={c.state === "running"} /> : null}
       {tab === "charts" ? <Charts id={c.id} live={live} /> : null}
       {tab === "processes" ? <Processes id={c.id} live={live} /> : null}
@@ -133,16 +133,18 @@ function Term({ id, running }: { id: string; running: boolean }) {
   }, [id]);
   const connect = async (event: Event) => {
     event.preventDefault();
-    const module = await import("../terminal");
-    if (!box.current) return;
-    box.current.replaceChildren();
+    if (state.value === "on") return;
+    state.value = "on";
     message.value = "";
+    const module = await import("../terminal");
+    shell.current?.end();
+    if (!box.current) { state.value = "off"; return; }
+    box.current.replaceChildren();
     // What the image has: bash where it is there, else sh.
     const wanted = command.value.trim() ? words(command.value) : ["/bin/sh", "-c", "command -v bash >/dev/null 2>&1 && exec bash || exec sh"];
     shell.current = module.open(id, wanted);
     shell.current.listen(told);
     shell.current.show(box.current);
-    state.value = "on";
   };
   if (!running && state.value === "off") return <p class="card dim">{t("term.stopped")}</p>;
   return (

@@ -62,7 +62,10 @@ export function Containers() {
       ready.value = true;
       drawn.value += 1;
     } catch (failed) {
-      if (mine === turn.current) { pages.current.delete(page); error.value = failed; }
+      if (mine !== turn.current) return;
+      pages.current.delete(page);
+      error.value = failed;
+      setTimeout(() => { if (mine === turn.current) need(seen.current.first, seen.current.last); }, 2000);
     }
   };
   const need = (first: number, last: number) => {
@@ -81,11 +84,13 @@ export function Containers() {
     const mine = turn.current;
     const first = keep ? Math.floor(seen.current.first / PAGE) : 0;
     const last = keep ? Math.floor(Math.max(0, seen.current.last - 1) / PAGE) : 0;
+    if (!keep) document.querySelector("main .virtual")?.scrollTo({ top: 0 });
     for (let page = first; page <= last; page += 1) {
       const before = old.get(page);
       pages.current.set(page, before ?? "asked");
       void read(page, mine);
     }
+    drawn.value += 1;
   };
   useEffect(() => { state.value = route.value.query.get("state") ?? ""; }, [route.value]);
   useEffect(() => { renew(false); }, [text.value, state.value, sort.value, descending.value]);

@@ -74,7 +74,9 @@ export function Create({ close }: { close: () => void }) {
       go("containers", made.id);
     } catch (failed) {
       error.value = said(failed);
-      if (failed instanceof Failure && failed.status >= 400 && failed.status < 500) key.current = newKey();
+      // One that is under way, or was not looked at, may be sent again; what was refused is another request next time.
+      const undecided = failed instanceof Failure && (failed.status >= 500 || failed.status === 0 || failed.status === 429 || failed.code === "under_way");
+      if (!undecided) key.current = newKey();
     } finally {
       waiting.value = false;
     }

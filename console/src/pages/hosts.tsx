@@ -1,7 +1,7 @@
 import { useSignal } from "@preact/signals";
 import { all, change, type Schema } from "../api";
 import { ago, bytes, t } from "../i18n";
-import { act, Bar, Dialog, Field, Problem, State, useLoaded } from "../ui";
+import { act, Bar, Dialog, Field, Problem, useLoaded } from "../ui";
 
 type Host = Schema["HostEntry"];
 
@@ -22,7 +22,7 @@ export function Hosts() {
           <div class="tiles">
             {list.map((host) => (
               <div key={host.id} class="card">
-                <div class="row"><strong>{host.name}</strong> {host.ready ? <span class="state good">{t("hosts.ready")}</span> : <State of="failed" />}</div>
+                <div class="row"><strong>{host.name}</strong> {host.ready ? <span class="state good">{t("hosts.ready")}</span> : <span class="state bad">{t("hosts.not_ready")}</span>}</div>
                 <div class="small dim">{host.os} · {host.kernel} · {host.architecture}</div>
                 <div>{t("cpu")}: {host.cpus} · {t("memory")}: {bytes(host.memory)}</div>
                 <div>{t("hosts.capacity")}: {host.bandwidth_mbit || t("hosts.unset")}</div>

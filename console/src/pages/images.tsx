@@ -28,7 +28,7 @@ function PullRow({ id, first, over }: { id: string; first: Pull; over: () => voi
         <div key={layer.digest} class="row small">
           <code style={{ width: "7rem" }}>{layer.digest.replace("sha256:", "").slice(0, 12)}</code>
           <span style={{ flex: 1 }}><Bar used={layer.status === "done" || layer.status === "exists" ? 1 : layer.current} of={layer.status === "done" || layer.status === "exists" ? 1 : layer.total} /></span>
-          <span class="dim" style={{ width: "12rem" }}>{layer.status} {bytes(layer.current)} / {bytes(layer.total)}</span>
+          <span class="dim" style={{ width: "12rem" }}>{t(`layer.${layer.status}`)} {bytes(layer.current)} / {bytes(layer.total)}</span>
         </div>
       ))}
     </div>

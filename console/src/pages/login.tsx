@@ -1,5 +1,5 @@
 import { useSignal } from "@preact/signals";
-import { change, session, type Session } from "../api";
+import { logIn } from "../api";
 import { language, t } from "../i18n";
 import { Field, Problem, Tabs } from "../ui";
 
@@ -16,7 +16,7 @@ export function Login() {
     waiting.value = true;
     try {
       const body = way.value === "token" ? { token: token.value } : { access_key: accessKey.value, secret_key: secretKey.value };
-      session.value = await change<Session>("POST", "v1/session", body);
+      await logIn(body);
     } catch (failed) {
       error.value = failed;
     } finally {

@@ -15,20 +15,22 @@ export function condition(c: Pick<Summary, "state" | "health" | "next_start" | "
 }
 
 async function read() {
-  const [states, host, disk, open] = await Promise.all([
-    get<Schema["ContainerSummaryList"]>("v1/containers/summary?limit=1000"),
+  const [states, host, open] = await Promise.all([
+    get<Schema["ContainerSummaryList"]>("v1/containers/summary?limit=1000&descending=true"),
     get<Schema["Host"]>("v1/host"),
-    get<Schema["DiskUse"]>("v1/disk"),
     get<{ items: Schema["Command"][] }>("v1/commands?open=true&limit=20"),
   ]);
   const attention = states.items.filter((c) => ["unhealthy", "restarting", "oom"].includes(condition(c)) || (c.state === "exited" && c.error));
-  return { states, host, disk, open: open.items, attention };
+  return { states, host, open: open.items, attention };
 }
 
 export function Overview() {
-  const { value, error } = useLoaded(read, [], () => true);
+  const { value, error } = useLoaded(read, [], (kind) => kind.startsWith("container.") || kind.startsWith("command."), 1500);
+  // What lies on the disk is added up: it is read when the page is opened.
+  const sizes = useLoaded(() => get<Schema["DiskUse"]>("v1/disk"), []);
   if (!value) return error === undefined ? <p class="dim">{t("loading")}</p> : <Problem error={error} />;
-  const { states, host, disk, open, attention } = value;
+  const { states, host, open, attention } = value;
+  const disk = sizes.value;
   return (
     <>
       <div class="head"><h1>{t("overview")}</h1></div>
@@ -47,10 +49,10 @@ export function Overview() {
         </div>
         <div class="card">
           <div class="dim">{t("ov.disk")}</div>
-          <div>{t("images")}: {bytes(disk.images.size)}</div>
-          <div>{t("containers")}: {bytes(disk.containers.size)}</div>
-          <div>{t("volumes")}: {bytes(disk.volumes.size)}</div>
-          <div class="dim">{bytes(disk.free)} {t("ov.free")}</div>
+          <div>{t("images")}: {bytes(disk?.images.size)}</div>
+          <div>{t("containers")}: {bytes(disk?.containers.size)}</div>
+          <div>{t("volumes")}: {bytes(disk?.volumes.size)}</div>
+          <div class="dim">{bytes(disk?.free)} {t("ov.free")}</div>
         </div>
       </div>
       {host.warnings?.length ? <section class="card"><h2>{t("ov.warnings")}</h2><ul>{host.warnings.map((text) => <li key={text}>{text}</li>)}</ul></section> : null}

@@ -13,7 +13,7 @@ export function Settings() {
         <Field label={t("set.theme")}><select value={theme.value} onChange={(e) => { theme.value = e.currentTarget.value; }}><option value="auto">{t("set.theme.auto")}</option><option value="light">{t("set.theme.light")}</option><option value="dark">{t("set.theme.dark")}</option></select></Field>
         <Field label={t("set.zone")}><select value={zone.value} onChange={(e) => { zone.value = e.currentTarget.value; }}><option value="local">{t("set.zone.local")} ({Intl.DateTimeFormat().resolvedOptions().timeZone})</option><option value="utc">{t("set.zone.utc")}</option></select></Field>
       </section>
-      <section class="card"><h2>{t("set.session")}</h2><p>{session.value?.account} · {session.value?.role} · {session.value?.expires_at ? t("set.session_ends", { time: time(session.value.expires_at) }) : ""}</p></section>
+      <section class="card"><h2>{t("set.session")}</h2><p>{session.value?.account} · {t(session.value?.role === "admin" ? "acc.role.admin" : "acc.role.user")} · {session.value?.expires_at ? t("set.session_ends", { time: time(session.value.expires_at) }) : ""}</p></section>
     </>
   );
 }

@@ -2,12 +2,14 @@
 
 mod body;
 mod cookies;
+mod language;
 mod layers;
 mod parameters;
 mod times;
 
 pub(crate) use body::{BodyError, LONGEST_BODY, small_body};
-pub(crate) use cookies::{is_own_page, is_same_origin, is_secure, session_cookie, session_of};
+pub(crate) use cookies::{PROTOCOL, csrf_of, is_own_page, is_same_origin, is_secure, session_cookie, sessions_of};
+pub(crate) use language::prefers_chinese;
 pub(crate) use layers::{
     Abort, AuditDetail, AuditMessage, Client, InternalFallback, RequestLayer, Who, client_address, long_head,
     with_layer,

@@ -137,6 +137,7 @@ pub(crate) fn router() -> Router<Api> {
         .route("/tokens/{id}", delete(tokens::revoke))
         .fallback(error::no_such_path)
         .method_not_allowed_fallback(error::wrong_method)
+        .layer(axum::middleware::from_fn(error::in_language))
         // Small bodies are bounded where they are read, archives by what they unpack to.
         .layer(DefaultBodyLimit::disable())
 }

@@ -68,7 +68,7 @@ pub use berth_identity::Error as IdentityError;
 pub use berth_identity::{
     AccessKey, AccountLimiter, Administrator, AuditEntry, AuditQuery, Caller, Change, ConsoleLogin, ConsoleSession,
     Credential, IdempotencyLookup, Identity, KeyBounds, NewKey, NewToken, NoSession, NoToken, Permit, Refusal, Role,
-    SessionToken, Signed, SshKey, SshKeyKind, Token, csrf_token, signature_of, signed_text, unsigned,
+    SessionToken, Signed, SshKey, SshKeyKind, Token, signature_of, signed_text, unsigned,
 };
 pub use berth_store::{Account, AccountChange, ContainerSearch, ContainerSort, Quota};
 pub use berth_types::{Page, now};

@@ -27,7 +27,7 @@ use std::time::Instant;
 use berth_store::{Store, Tx};
 
 pub use audit::{AuditEntry, AuditQuery, Change};
-pub use console::{ConsoleLogin, ConsoleSession, NoSession, csrf_token};
+pub use console::{ConsoleLogin, ConsoleSession, NoSession};
 pub use error::Error;
 pub use idempotency::IdempotencyLookup;
 pub use keys::{AccessKey, KeyBounds, NewKey, Refusal, Signed, request_name, signature_of, signed_text};
@@ -75,8 +75,8 @@ struct Inner {
     key_changes: AtomicU64,
     rates: Rates,
     account_rates: Rates,
-    /// Logins to the console that may be tried from an address at once, and when that was so.
-    logins: Mutex<HashMap<std::net::IpAddr, (f64, Instant)>>,
+    /// Logins to the console from an address that may fail at once, and when that was so.
+    failed_logins: Mutex<HashMap<std::net::IpAddr, (f64, Instant)>>,
     /// Pairs of keys that are made at the same time.
     key_pairs: AccountLimiter,
     /// Idempotency keys of requests that this very server has under way: account, key.
@@ -112,7 +112,7 @@ impl Identity {
             key_changes: 0.into(),
             rates: Mutex::default(),
             account_rates: Mutex::default(),
-            logins: Mutex::default(),
+            failed_logins: Mutex::default(),
             key_pairs: AccountLimiter::new(2, 1),
             under_way: Mutex::default(),
             failures: audit::Failures::default(),

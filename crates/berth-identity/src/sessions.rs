@@ -11,7 +11,7 @@ use ring::hmac;
 use crate::Identity;
 use crate::error::Error;
 use crate::keys::{Refusal, Signed};
-use crate::tokens::{Caller, hash};
+use crate::tokens::{Caller, earlier, hash};
 use berth_types::{now, random_hex};
 
 /// How long such a token lasts.
@@ -50,9 +50,9 @@ impl Identity {
         let Some(row) = self.key_row(asked.access_key).await? else {
             return Ok(Err(NoToken::Refused(Refusal::UnknownKey)));
         };
-        if !self.is_secret_of(&row, secret_key)? {
+        let Some(secret_end) = self.secret_of(&row, secret_key)? else {
             return Ok(Err(NoToken::Refused(Refusal::Signature)));
-        }
+        };
         let caller = match self.key_allows(row.clone(), asked).await? {
             Ok(caller) => caller,
             Err(refusal) => return Ok(Err(NoToken::Refused(refusal))),
@@ -63,7 +63,7 @@ impl Identity {
         // As the cloud's were: clients check that there are 32 hexadecimal digits.
         let secret = random_hex(16);
         let hashed = hash(&secret);
-        let lifetime = row.expires_at.map_or(LIFETIME, |at| {
+        let lifetime = earlier(row.expires_at, secret_end).map_or(LIFETIME, |at| {
             LIFETIME.min(Duration::from_nanos(u64::try_from(at.saturating_sub(now())).unwrap_or(0)))
         });
         let expires = now().saturating_add(i64::try_from(lifetime.as_nanos()).unwrap_or(i64::MAX));
@@ -71,8 +71,13 @@ impl Identity {
         Ok(Ok(SessionToken { secret, lifetime, caller }))
     }
 
-    /// Whether this is the secret half of a key: the present one, or the one before it as long as that is good too.
-    pub(crate) fn is_secret_of(&self, row: &berth_store::AccessKey, secret_key: &str) -> Result<bool, Error> {
+    /// Until when this secret half of a key is good, nanoseconds since 1970: `Some(None)` for the present one, whose end is the
+    /// key's own; `None` for one that is not the key's.
+    pub(crate) fn secret_of(
+        &self,
+        row: &berth_store::AccessKey,
+        secret_key: &str,
+    ) -> Result<Option<Option<i64>>, Error> {
         let about = format!("access key {}", row.access_key);
         let same = |sealed: &str| -> Result<bool, Error> {
             let secret = self.inner.secrets.open_sealed(&about, sealed)?;
@@ -80,8 +85,11 @@ impl Identity {
             let key = |secret: &str| hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
             Ok(hmac::verify(&key(&secret), b"session", hmac::sign(&key(secret_key), b"session").as_ref()).is_ok())
         };
+        if same(&row.secret)? {
+            return Ok(Some(None));
+        }
         let old = row.old_secret.as_deref().filter(|_| row.old_until > now());
-        Ok(same(&row.secret)? || old.map(same).transpose()?.unwrap_or(false))
+        Ok(old.map(same).transpose()?.unwrap_or(false).then_some(Some(row.old_until)))
     }
 
     /// Whose token this is, in a dialect whose callers exchange keys for tokens: any token, or one of a key that is good for

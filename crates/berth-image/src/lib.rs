@@ -22,6 +22,7 @@ mod pack;
 mod platform;
 mod store;
 mod tar_split;
+mod tree;
 mod unpack;
 
 pub use archive::{Imported, import_archive, import_rootfs};
@@ -36,10 +37,8 @@ pub use export::{
     Commit, NamedImage, Outgoing, OutgoingLayer, commit, copy_folder, finish_copy, import_config, import_layer,
     prepare_commit, write_archive,
 };
-pub use pack::{
-    Stat, clear_folder, copy_file, disk_percent, disk_usage, is_in_memory, list_folder, open_file, pack_difference,
-    pack_path, stat,
-};
+pub use pack::{copy_file, disk_percent, disk_usage, is_in_memory, pack_difference, pack_path};
 pub use platform::rank_of_variant;
 pub use store::{Layer, Pin, Store};
+pub use tree::{Stat, clear_folder, list_folder, open_file, stat};
 pub use unpack::{Keep, unpack_within};

@@ -4,11 +4,13 @@ mod extras;
 mod fault;
 mod field;
 mod histogram;
+mod messages;
 
 pub use extras::{Extras, HOST_GATEWAY, NamedAddress, Ulimit};
 pub use fault::FaultKind;
 pub use field::Field;
 pub use histogram::{Histogram, Outcomes};
+pub use messages::in_chinese;
 
 /// A page of a list.
 #[derive(Debug, Clone)]

@@ -14,6 +14,7 @@ mod groups;
 mod hosts;
 mod images;
 mod keys;
+mod language;
 mod listing;
 mod logs;
 mod options;
@@ -287,6 +288,14 @@ fn settings(config: Option<&std::path::Path>, connection: &Connection) -> Result
     Ok(settings)
 }
 
+fn parse(arguments: &[std::ffi::OsString]) -> Result<Cli, clap::Error> {
+    if !language::is_chinese() {
+        return Cli::try_parse_from(arguments);
+    }
+    let found = language::in_chinese(Cli::command()).try_get_matches_from(arguments)?;
+    clap::FromArgMatches::from_arg_matches(&found)
+}
+
 /// Does what the command line says.
 pub(crate) fn run() -> ExitCode {
     // A pipe that is closed early (`berth ps | head`) ends the program quietly, as it does for other tools.
@@ -295,14 +304,14 @@ pub(crate) fn run() -> ExitCode {
     let arguments: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
     // As docker has it, beside -V.
     let cli = match arguments.get(1).map(String::as_str) {
-        Some("-v") if arguments.len() == 2 => Cli::try_parse_from(["berth", "--version"]),
-        _ => Cli::try_parse(),
+        Some("-v") if arguments.len() == 2 => parse(&["berth".into(), "--version".into()]),
+        _ => parse(std::env::args_os().collect::<Vec<_>>().as_slice()),
     };
     let cli = match cli {
         Ok(cli) => cli,
         Err(error) => match unknown::answer(&error, &Cli::command(), &arguments) {
             Some((text, code)) => {
-                eprintln!("berth: {text}");
+                eprintln!("berth: {}", language::localized(&text));
                 return ExitCode::from(code);
             }
             None if error.use_stderr() => {
@@ -340,7 +349,7 @@ pub(crate) fn run() -> ExitCode {
         command => client_command(command, &cli.connection),
     };
     result.unwrap_or_else(|message| {
-        eprintln!("berth: {}", output::harmless(&message));
+        eprintln!("berth: {}", language::localized(&message));
         ExitCode::FAILURE
     })
 }
@@ -466,7 +475,7 @@ async fn about_containers(client: &berth_client::Client, command: Command) -> Re
     match command {
         // As Docker has it: what berth itself could not do is 125, so that no script takes it for the program's own code.
         Command::Run(run) => Ok(containers::run(client, *run).await.unwrap_or_else(|message| {
-            eprintln!("berth: {}", output::harmless(&message));
+            eprintln!("berth: {}", language::localized(&message));
             ExitCode::from(125)
         })),
         Command::Create(create) => containers::create(client, *create).await,

@@ -303,7 +303,7 @@ fn greet(address: SocketAddr, data: &Path, first: bool, dev: bool, (first_port, 
     let made = if first { "made now, " } else { "" };
     let free = |port: &u16| std::net::TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, *port)).is_ok();
     let port = (first_port..=last_port).find(free).unwrap_or(first_port);
-    println!("\nberth serves on {base}, its documentation is at {base}/docs/");
+    println!("\nberth serves on {base}: the console is at {base}/, the API's documentation at {base}/docs/");
     println!("The administrator's credentials ({made}readable by root only) are in {}", admin.display());
     if dev {
         println!("Development: the administrator's access key is taken without a signature (dialect acs)");

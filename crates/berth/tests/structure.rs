@@ -189,7 +189,7 @@ const LONGEST: usize = 600;
 
 /// Files that are longer: they only get shorter.
 const LEFT_LONG: &[(&str, usize)] = &[
-    ("berth-api/src/native/wire/containers.rs", 692),
+    ("berth-api/src/native/wire/containers.rs", 672),
     ("berth-engine-oci/src/engine.rs", 784),
     ("berth-engine-oci/src/lifecycle.rs", 663),
     ("berth-fetch/src/registry.rs", 1021),

@@ -3,11 +3,11 @@
 use axum::extract::{FromRef, FromRequestParts, Path, Query};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
-use berth_core::{Caller, Core, csrf_token};
+use berth_core::{Caller, ConsoleSession, Core};
 use serde::de::DeserializeOwned;
 
 use super::error::Error;
-use crate::http::{Peer, Who, client_address, is_own_page, is_secure, session_of, token_of};
+use crate::http::{Peer, Who, client_address, csrf_of, is_own_page, is_secure, sessions_of, token_of};
 
 /// Names the account that an administrator acts for, instead of its own.
 pub(crate) const ACCOUNT: &str = "berth-account";
@@ -24,17 +24,10 @@ where
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
         let core = Core::from_ref(state);
         let local = parts.extensions.get::<Peer>().and_then(Peer::administrator);
-        let secure = is_secure(parts.extensions.get::<Peer>(), &parts.headers);
-        let cookie = session_of(&parts.headers, secure);
-        let found = match (token_of(&parts.headers), local, cookie) {
-            (Some(token), ..) => core.identity().authenticate(&token).await?,
-            (None, Some(user), _) => Some(core.identity().local_administrator(user).await?),
-            (None, None, Some(secret)) => by_session(&core, parts, secret).await?,
-            (None, None, None) => {
-                return Err(refused(
-                    "a token is needed: Authorization: Bearer …; the first start wrote one to admin.json",
-                ));
-            }
+        let found = match (token_of(&parts.headers), local) {
+            (Some(token), _) => core.identity().authenticate(&token).await?,
+            (None, Some(user)) => Some(core.identity().local_administrator(user).await?),
+            (None, None) => Some(by_session(&core, parts).await?),
         };
         let account = account_of(parts);
         let found = match (found, account) {
@@ -58,18 +51,61 @@ fn refused(detail: &str) -> Error {
     Error::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
 }
 
-/// Whose session of the console it is.
-async fn by_session(core: &Core, parts: &Parts, secret: &str) -> Result<Option<Caller>, Error> {
-    let from = client_address(&parts.extensions);
-    let Some(session) = core.identity().console_session(secret, from).await? else {
-        return Err(refused("the session of the console is over: log in again"));
-    };
-    if !is_own_page(&parts.method, &parts.headers, &parts.uri, &csrf_token(secret)) {
-        let detail = "a request by cookie has to come from a page of this server: its Origin, and the header berth-csrf \
-                      for a change";
-        return Err(Error::new(StatusCode::FORBIDDEN, "cross_origin", detail));
+/// Whose session of the console it is; the session goes among the request's extensions.
+async fn by_session(core: &Core, parts: &mut Parts) -> Result<Caller, Error> {
+    let secure = is_secure(parts.extensions.get::<Peer>(), &parts.headers);
+    let cookies = sessions_of(&parts.headers, secure);
+    if cookies.is_empty() {
+        return Err(refused("a token is needed: Authorization: Bearer …; the first start wrote one to admin.json"));
     }
-    Ok(Some(session.caller))
+    let csrf = csrf_of(&parts.headers).filter(|_| is_own_page(&parts.method, &parts.headers, &parts.uri));
+    let Some(csrf) = csrf else {
+        let detail =
+            "a request by cookie has to come from a page of this server: with its Origin, and the header berth-csrf";
+        return Err(Error::new(StatusCode::FORBIDDEN, "cross_origin", detail));
+    };
+    let from = client_address(&parts.extensions);
+    for cookie in cookies {
+        if let Some(session) = core.identity().console_session(cookie, csrf, from).await? {
+            let caller = session.caller;
+            parts.extensions.insert(session);
+            return Ok(caller);
+        }
+    }
+    Err(refused("the session of the console is over: log in again"))
+}
+
+/// The console's session that let a request in, behind [`Auth`]; none if a token did.
+pub(super) struct BySession(Option<(ConsoleSession, Option<std::net::IpAddr>)>);
+
+impl<S: Sync> FromRequestParts<S> for BySession {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Self::Rejection> {
+        let from = client_address(&parts.extensions);
+        Ok(Self(parts.extensions.get::<ConsoleSession>().cloned().map(|session| (session, from))))
+    }
+}
+
+/// How often a session is looked at while something by it goes on.
+const SESSION_PERIOD: std::time::Duration = std::time::Duration::from_millis(500);
+
+impl BySession {
+    /// Returns when the session is over. What a token began goes on to its end.
+    pub(super) async fn over(&self, core: &Core) {
+        let Some((session, from)) = &self.0 else { return std::future::pending().await };
+        loop {
+            tokio::time::sleep(SESSION_PERIOD).await;
+            // One that can't be looked up now is no session that is over.
+            if matches!(core.identity().console_session(&session.cookie, &session.csrf, *from).await, Ok(None)) {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn session(&self) -> Option<&ConsoleSession> {
+        self.0.as_ref().map(|(session, _)| session)
+    }
 }
 
 /// The account that is named: by the header, or, as browsers can't set headers of a WebSocket's request, by its address.

@@ -335,7 +335,7 @@ pub(super) async fn count_logs(
 }
 
 /// A point in a log: RFC 3339, or seconds since 1970.
-fn log_time(name: &str, value: Option<&str>) -> Result<Option<i64>, Error> {
+pub(super) fn log_time(name: &str, value: Option<&str>) -> Result<Option<i64>, Error> {
     match value {
         None | Some("") => Ok(None),
         Some(text) => parse_time(text)

@@ -42,7 +42,8 @@ impl Error {
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let problem = self.problem();
-        let mut response = (self.status, Json(problem)).into_response();
+        let mut response = (self.status, Json(problem.clone())).into_response();
+        response.extensions_mut().insert(problem);
         response.extensions_mut().insert(AuditMessage(self.detail));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/problem+json"));
@@ -60,6 +61,24 @@ impl IntoResponse for Error {
         }
         response
     }
+}
+
+/// Tells an error in Chinese to whoever prefers that (`Accept-Language`), as far as its words are known.
+pub(super) async fn in_language(request: axum::extract::Request, next: axum::middleware::Next) -> Response {
+    let wanted = crate::http::prefers_chinese(request.headers());
+    let mut response = next.run(request).await;
+    if !wanted {
+        return response;
+    }
+    let Some(problem) = response.extensions_mut().remove::<Problem>() else { return response };
+    let Some(detail) = berth_types::in_chinese(&problem.detail) else { return response };
+    let (mut parts, _) = response.into_parts();
+    let (told, body) = Json(Problem { detail, ..problem }).into_response().into_parts();
+    if let Some(length) = told.headers.get(header::CONTENT_LENGTH) {
+        parts.headers.insert(header::CONTENT_LENGTH, length.clone());
+    }
+    parts.headers.insert(header::CONTENT_LANGUAGE, header::HeaderValue::from_static("zh-CN"));
+    Response::from_parts(parts, body)
 }
 
 impl From<berth_core::IdentityError> for Error {

@@ -16,14 +16,14 @@ use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::auth::{Auth, Params, Segment};
+use super::auth::{Auth, BySession, Params, Segment};
 use super::containers::read_json;
 use super::error::Error;
 use super::streams::{Kind, StreamLimits, reader, tar, tar_of, written_by};
 use super::wire::{ExecCreate, ExecResult, FileStat, List, channel};
-use crate::http::{AuditDetail, Client, small_body};
+use crate::Api;
+use crate::http::{AuditDetail, Client, PROTOCOL, small_body};
 use crate::ranges;
-use crate::{Api, Draining};
 
 /// Most bytes of each stream that an answer holds.
 const MOST_OUTPUT: usize = 1 << 20;
@@ -128,7 +128,7 @@ type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
 
 fn upgrade(upgrade: Upgrade) -> Result<WebSocketUpgrade, Error> {
     upgrade
-        .map(|u| u.max_message_size(MOST_MESSAGE))
+        .map(|u| u.protocols([PROTOCOL]).max_message_size(MOST_MESSAGE))
         .map_err(|e| Error::invalid(format!("a WebSocket upgrade is required: {}", e.body_text())))
 }
 
@@ -141,6 +141,7 @@ pub(super) async fn exec_session(
     State(api): State<Api>,
     Auth(caller): Auth,
     Segment(id): Segment<String>,
+    by: BySession,
     from: Client,
     socket: Upgrade,
 ) -> Result<Response, Error> {
@@ -168,7 +169,15 @@ pub(super) async fn exec_session(
         // On disk before a byte goes either way.
         note_session(&api.core, caller, from, action, session.as_ref().err()).await;
         match session {
-            Ok(session) => converse(socket, session, &api.draining, None, place).await,
+            Ok(session) => {
+                let gone = async {
+                    tokio::select! {
+                        () = by.over(&api.core) => {}
+                        () = api.draining.begun() => {}
+                    }
+                };
+                converse(socket, session, gone, None, place).await;
+            }
             Err(error) => refuse(socket, error).await,
         }
     }))
@@ -191,6 +200,7 @@ pub(super) async fn attach(
     Auth(caller): Auth,
     Segment(id): Segment<String>,
     Params(asked): Params<AttachParams>,
+    by: BySession,
     from: Client,
     socket: Upgrade,
 ) -> Result<Response, Error> {
@@ -209,7 +219,13 @@ pub(super) async fn attach(
             let exit = core.container_wait(&caller, found.uid.as_str()).await;
             exit.ok().flatten().map_or(255, |e| e.code)
         };
-        converse(socket, session, &api.draining, Some(Box::pin(ended)), place).await;
+        let gone = async {
+            tokio::select! {
+                () = by.over(&api.core) => {}
+                () = api.draining.begun() => {}
+            }
+        };
+        converse(socket, session, gone, Some(Box::pin(ended)), place).await;
     }))
 }
 
@@ -236,9 +252,15 @@ async fn linger(from_client: &mut (impl Stream<Item = Result<Message, axum::Erro
 
 type Ending = std::pin::Pin<Box<dyn Future<Output = i32> + Send>>;
 
-/// Passes on both ways until the process has ended or the client has gone. `ending` gives the exit code of one that ends
+/// Passes on both ways until the process has ended, the client has gone, or `gone` is: server or session. `ending` gives the exit code of one that ends
 /// without saying so.
-async fn converse(socket: WebSocket, session: Session, draining: &Draining, ending: Option<Ending>, _place: Permit) {
+async fn converse(
+    socket: WebSocket,
+    session: Session,
+    gone: impl Future<Output = ()>,
+    ending: Option<Ending>,
+    _place: Permit,
+) {
     let (mut to_client, mut from_client) = socket.split();
     let Session { mut output, input } = session;
     let inward = async {
@@ -279,7 +301,7 @@ async fn converse(socket: WebSocket, session: Session, draining: &Draining, endi
     let over = tokio::select! {
         () = inward => false,
         () = outward => true,
-        () = draining.begun() => false,
+        () = gone => false,
     };
     if over {
         linger(&mut from_client).await;
@@ -383,11 +405,13 @@ pub(super) async fn stat(
     params(("id" = String, Path), PathParams), responses((status = 200, body = List<FileStat>), (status = 404, body = super::wire::Problem)))]
 pub(super) async fn list_files(
     State(core): State<Core>,
+    State(places): State<StreamLimits>,
     Auth(caller): Auth,
     Segment(id): Segment<String>,
     Params(params): Params<PathParams>,
 ) -> Result<Json<List<FileStat>>, Error> {
     let path = checked(&params.path)?;
+    let _place = places.take(&caller, Kind::Archive)?;
     let files = core.container_files(&caller, &id, false).await?;
     let items = blocking(&path, move |path| files.list(path)).await?.into_iter().map(FileStat::from).collect();
     Ok(Json(List { items, next_cursor: None }))

@@ -20,24 +20,21 @@ use crate::http::small_body;
 
 /// Pulls of an account that are remembered; the oldest that is over goes for a new one.
 const MOST_OF_ACCOUNT: usize = 50;
-/// Words about layers that wait; what is beyond is not told.
-const AHEAD: usize = 256;
-
-/// One pull, whose it is, and its task.
-struct Known {
+/// One pull, and whose it is.
+struct PullEntry {
     account: i64,
     now: watch::Receiver<Pull>,
 }
 
 /// The pulls that this server has begun since its start, by number.
 #[derive(Clone, Default)]
-pub(crate) struct Pulls(Arc<Mutex<(u64, BTreeMap<u64, Known>)>>);
+pub(crate) struct Pulls(Arc<Mutex<(u64, BTreeMap<u64, PullEntry>)>>);
 
 impl Pulls {
     fn add(&self, caller: &Caller, image: &str) -> Result<(Pull, watch::Sender<Pull>), Error> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let own: Vec<u64> =
-            all.1.iter().filter(|(_, known)| known.account == caller.account).map(|(n, _)| *n).collect();
+            all.1.iter().filter(|(_, entry)| entry.account == caller.account).map(|(n, _)| *n).collect();
         if own.len() >= MOST_OF_ACCOUNT {
             let over = own.iter().find(|number| all.1[*number].now.borrow().is_over()).copied();
             let Some(over) = over else {
@@ -59,21 +56,21 @@ impl Pulls {
             error: None,
         };
         let (tell, seen) = watch::channel(pull.clone());
-        all.1.insert(number, Known { account: caller.account, now: seen });
+        all.1.insert(number, PullEntry { account: caller.account, now: seen });
         drop(all);
         Ok((pull, tell))
     }
 
     fn of(&self, caller: &Caller) -> Vec<Pull> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.1.values().rev().filter(|k| k.account == caller.account).map(|k| k.now.borrow().clone()).collect()
+        all.1.values().rev().filter(|e| e.account == caller.account).map(|e| e.now.borrow().clone()).collect()
     }
 
     /// The pull with this id, to be followed.
     pub(super) fn watch(&self, caller: &Caller, id: &str) -> Result<watch::Receiver<Pull>, Error> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let found = id.parse().ok().and_then(|number: u64| all.1.get(&number));
-        let found = found.filter(|known| known.account == caller.account).map(|known| known.now.clone());
+        let found = found.filter(|entry| entry.account == caller.account).map(|entry| entry.now.clone());
         drop(all);
         found.ok_or_else(|| Error::new(StatusCode::NOT_FOUND, "not_found", format!("there is no pull {id:?}")))
     }
@@ -107,45 +104,63 @@ pub(super) async fn create(State(api): State<Api>, Auth(caller): Auth, request: 
     }
     let (pull, tell) = api.pulls.add(&caller, &asked.image)?;
     let login = super::registries::login(asked.login);
-    let (progress, mut words) = mpsc::channel(AHEAD);
+    let (progress, mut steps) = mpsc::channel(super::registries::AHEAD);
     let core = api.core.clone();
+    let entry = PullState(tell);
     tokio::spawn(async move {
         let told = async {
-            while let Some(word) = words.recv().await {
-                tell.send_modify(|pull| pull.note(word));
+            while let Some(step) = steps.recv().await {
+                entry.0.send_modify(|pull| pull.note(step));
             }
         };
         let work = core.image_pull(&caller, &asked.image, asked.platform.as_deref(), login, progress);
         let (end, ()) = tokio::join!(work, told);
-        tell.send_modify(|pull| {
-            pull.ended_at = Some(format_time(now()));
-            match end {
-                Ok(image) => {
-                    pull.state = "done".into();
-                    pull.result = Some(Box::new(Image::from(image)));
-                }
-                Err(error) => {
-                    pull.state = "failed".into();
-                    pull.error = Some(Error::from(error).problem());
-                }
-            }
+        entry.0.send_modify(|pull| match end {
+            Ok(image) => pull.end("done", Some(Box::new(Image::from(image))), None),
+            Err(error) => pull.end("failed", None, Some(Error::from(error).problem())),
         });
     });
     Ok((StatusCode::ACCEPTED, Json(pull)).into_response())
 }
 
+/// A pull's state as its task tells it. However the task ends, the pull does.
+struct PullState(watch::Sender<Pull>);
+
+impl Drop for PullState {
+    fn drop(&mut self) {
+        self.0.send_if_modified(|pull| {
+            let broken = !pull.is_over();
+            if broken {
+                pull.end(
+                    "failed",
+                    None,
+                    Some(Error::from(berth_core::Error::Bug("a pull broke off".into())).problem()),
+                );
+            }
+            broken
+        });
+    }
+}
+
 impl Pull {
+    fn end(&mut self, state: &str, result: Option<Box<Image>>, error: Option<super::wire::Problem>) {
+        self.state = state.to_owned();
+        self.ended_at = Some(format_time(now()));
+        self.result = result;
+        self.error = error;
+    }
+
     /// Whether nothing about it will change any more.
     pub(crate) fn is_over(&self) -> bool {
         self.ended_at.is_some()
     }
 
-    fn note(&mut self, word: berth_core::Progress) {
+    fn note(&mut self, step: berth_core::Progress) {
         let layer = PullLayer {
-            digest: word.digest,
-            status: word.status.word().into(),
-            current: word.current,
-            total: word.total,
+            digest: step.digest,
+            status: step.status.word().into(),
+            current: step.current,
+            total: step.total,
         };
         match self.layers.iter_mut().find(|known| known.digest == layer.digest) {
             Some(known) => *known = layer,

@@ -16,7 +16,7 @@ use super::wire::{Image, ImagePull, ImagePush, List, LoginCreate, RegistryLogin,
 use crate::http::{Abort, small_body};
 
 /// Words about layers that wait for a client who is slow; what is beyond is not told.
-const AHEAD: usize = 256;
+pub(super) const AHEAD: usize = 256;
 
 pub(super) fn login(given: Option<LoginCreate>) -> Option<Login> {
     given.map(|l| Login { username: l.username, password: l.password })

@@ -5,24 +5,23 @@ use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use berth_core::{ConsoleLogin, Core, NoSession, Role, csrf_token, now};
+use berth_core::{ConsoleLogin, ConsoleSession, Core, NoSession, Role, now};
 use berth_runtime::log::format_time;
 
-use super::auth::Auth;
+use super::auth::{Auth, BySession};
 use super::containers::read_json;
 use super::error::Error;
 use super::wire::{Session, SessionCreate};
-use crate::http::{Peer, Who, client_address, is_same_origin, is_secure, session_cookie, session_of, small_body};
+use crate::http::{Peer, Who, client_address, is_same_origin, is_secure, session_cookie, small_body};
 
-async fn session(core: &Core, caller: &berth_core::Caller, secret: Option<&str>, end: Option<i64>) -> Session {
-    let account = core.identity().account_name(caller.account).await.unwrap_or_default();
-    Session {
-        account,
+async fn shown(core: &Core, caller: &berth_core::Caller, session: Option<&ConsoleSession>) -> Result<Session, Error> {
+    Ok(Session {
+        account: core.identity().account_name(caller.account).await?,
         role: if caller.role == Role::Admin { "admin" } else { "user" }.into(),
-        csrf: secret.map(csrf_token),
-        expires_at: end.map(format_time),
+        csrf: None,
+        expires_at: session.map(|session| format_time(session.expires_at)),
         version: env!("CARGO_PKG_VERSION").into(),
-    }
+    })
 }
 
 /// Who asks, and what the console needs to know of it.
@@ -30,22 +29,15 @@ async fn session(core: &Core, caller: &berth_core::Caller, secret: Option<&str>,
 pub(super) async fn inspect(
     State(core): State<Core>,
     Auth(caller): Auth,
-    parts: Parts,
+    by: BySession,
 ) -> Result<Json<Session>, Error> {
-    let secret = session_of(&parts.headers, is_secure(parts.extensions.get::<Peer>(), &parts.headers));
-    let end = match secret {
-        Some(secret) => {
-            let found = core.identity().console_session(secret, client_address(&parts.extensions)).await?;
-            found.map(|found| found.expires_at)
-        }
-        None => None,
-    };
-    Ok(Json(session(&core, &caller, secret.filter(|_| end.is_some()), end).await))
+    Ok(Json(shown(&core, &caller, by.session()).await?))
 }
 
-/// Logs in: a token or an access key is exchanged for a cookie, which lasts for a day, and as long as what it was made from. Only
+/// Logs in: a token or an access key is exchanged for a cookie and for `csrf`, which every request has to show as header `berth-csrf` beside it.
+/// Both last for a day, and as long as what they were made from. Only
 /// pages of this server can.
-#[utoipa::path(post, path = "/v1/session", request_body = SessionCreate, tag = "sessions",
+#[utoipa::path(post, path = "/v1/session", request_body = SessionCreate, tag = "sessions", security(()),
     responses((status = 201, body = Session), (status = 401, body = super::wire::Problem), (status = 429, body = super::wire::Problem)))]
 pub(super) async fn create(State(core): State<Core>, request: Request) -> Result<Response, Error> {
     let (parts, body) = request.into_parts();
@@ -69,7 +61,7 @@ pub(super) async fn create(State(core): State<Core>, request: Request) -> Result
         ),
         NoSession::Bounded => {
             let detail =
-                "this access key is bounded: the console takes only keys without bounds on dialects and actions";
+                "this access key is bounded: the console takes only keys without bounds on dialects and actions, from the addresses they are for";
             Error::new(StatusCode::FORBIDDEN, "key_bounded", detail)
         }
         NoSession::TooOften => {
@@ -82,18 +74,23 @@ pub(super) async fn create(State(core): State<Core>, request: Request) -> Result
     }
     let secure = is_secure(parts.extensions.get::<Peer>(), &parts.headers);
     let seconds = (made.expires_at - now()) / 1_000_000_000;
-    let body = session(&core, &made.caller, Some(&made.secret), Some(made.expires_at)).await;
-    let cookie = set_cookie(&session_cookie(&made.secret, secure, seconds))?;
+    let body = Session { csrf: Some(made.csrf.clone()), ..shown(&core, &made.caller, Some(&made)).await? };
+    let cookie = set_cookie(&session_cookie(&made.cookie, secure, seconds))?;
     Ok((StatusCode::CREATED, cookie, Json(body)).into_response())
 }
 
 /// Logs out: the session of the cookie is over.
 #[utoipa::path(delete, path = "/v1/session", tag = "sessions", responses((status = 204)))]
-pub(super) async fn remove(State(core): State<Core>, Auth(_caller): Auth, parts: Parts) -> Result<Response, Error> {
-    let secure = is_secure(parts.extensions.get::<Peer>(), &parts.headers);
-    if let Some(secret) = session_of(&parts.headers, secure) {
-        core.identity().console_log_out(secret).await?;
+pub(super) async fn remove(
+    State(core): State<Core>,
+    Auth(_caller): Auth,
+    by: BySession,
+    parts: Parts,
+) -> Result<Response, Error> {
+    if let Some(session) = by.session() {
+        core.identity().console_log_out(&session.cookie).await?;
     }
+    let secure = is_secure(parts.extensions.get::<Peer>(), &parts.headers);
     Ok((StatusCode::NO_CONTENT, set_cookie(&session_cookie("", secure, 0))?).into_response())
 }
 

@@ -7,30 +7,32 @@ use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::http::StatusCode;
-use axum::http::request::Parts;
 use axum::response::Response;
 use berth_core::{Caller, LogQuery};
 use berth_engine::LogOptions;
-use berth_runtime::log::parse_time;
 use futures_util::{SinkExt, StreamExt};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::auth::Auth;
-use super::containers::log_entry;
+use super::auth::{Auth, BySession};
+use super::containers::{log_entry, log_time};
 use super::error::Error;
 use super::streams::Kind;
-use super::wire::{Command, Container, Event, Stats};
+use super::wire::{Command, Container, Event, LogEntry, Stats};
 use crate::Api;
-use crate::http::{Peer, client_address, is_secure, session_of};
+use crate::http::PROTOCOL;
 
 /// Things that one connection may follow at a time.
 const MOST_WATCHES: usize = 32;
 /// Longest message of a client, bytes.
 const MOST_MESSAGE: usize = 16 * 1024;
 /// Messages that wait for a client who is slow; whoever makes more waits.
-const AHEAD: usize = 64;
+const AHEAD: usize = 4;
+/// Time that a client may take to read a message.
+const STALL: Duration = Duration::from_secs(60);
+/// Pieces of a log that are read ahead.
+const PIECES_AHEAD: usize = 64;
 /// Events, or lines of a log, told in one message at most.
 const BATCH: usize = 500;
 /// Bytes of log text told in one message at most, beyond which it ends with the line.
@@ -41,22 +43,20 @@ const GATHER: Duration = Duration::from_millis(25);
 const STATS_PERIOD: Duration = Duration::from_secs(1);
 /// How often something that is followed as a whole is looked at without an event.
 const CHANGES_PERIOD: Duration = Duration::from_secs(2);
-/// How often the session is looked at.
-const SESSION_PERIOD: Duration = Duration::from_millis(500);
 /// How often a client is asked whether it is still there; proxies close what is silent for a minute.
 const PING: Duration = Duration::from_secs(20);
 
 /// What a client sends: something to follow under a number of its own, or the number of what it follows no more.
 #[derive(Debug, Deserialize)]
-struct Asked {
+struct ClientMessage {
     id: u64,
     #[serde(flatten)]
-    what: What,
+    what: Subscription,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(tag = "watch", rename_all = "lowercase")]
-enum What {
+enum Subscription {
     /// Events after number `after`; from now on if absent.
     Events { after: Option<i64> },
     /// What one container uses, or all that run.
@@ -80,26 +80,15 @@ enum What {
 pub(super) async fn watch(
     State(api): State<Api>,
     Auth(caller): Auth,
-    parts: Parts,
+    by: BySession,
     socket: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Error> {
     let socket = socket.map_err(|e| Error::invalid(format!("a WebSocket upgrade is required: {}", e.body_text())))?;
+    let socket = socket.protocols([PROTOCOL]).max_message_size(MOST_MESSAGE).max_frame_size(MOST_MESSAGE);
     let place = api.places.take(&caller, Kind::Stream)?;
-    let secret = session_of(&parts.headers, is_secure(parts.extensions.get::<Peer>(), &parts.headers));
-    let (secret, from) = (secret.map(str::to_owned), client_address(&parts.extensions));
-    Ok(socket.max_message_size(MOST_MESSAGE).on_upgrade(move |socket| async move {
-        let over = async {
-            // By token: a request by it that was let in runs to its end.
-            let Some(secret) = secret else { return std::future::pending().await };
-            loop {
-                tokio::time::sleep(SESSION_PERIOD).await;
-                // One that can't be looked up now is no session that is over.
-                if matches!(api.core.identity().console_session(&secret, from).await, Ok(None)) {
-                    return;
-                }
-            }
-        };
-        converse(socket, &api, caller, over).await;
+    Ok(socket.on_upgrade(move |socket| async move {
+        let core = api.core.clone();
+        converse(socket, &api, caller, by.over(&core)).await;
         drop(place);
     }))
 }
@@ -107,7 +96,7 @@ pub(super) async fn watch(
 /// Serves a connection until the client or the server goes, or the session is `over`.
 async fn converse(socket: WebSocket, api: &Api, caller: Caller, over: impl Future<Output = ()>) {
     let (mut to_client, mut from_client) = socket.split();
-    let (answers, mut ready) = mpsc::channel::<Value>(AHEAD);
+    let (answers, mut ready) = mpsc::channel::<String>(AHEAD);
     let inward = async {
         let mut watches: HashMap<u64, tokio::task::AbortHandle> = HashMap::new();
         let mut tasks = tokio::task::JoinSet::new();
@@ -115,24 +104,24 @@ async fn converse(socket: WebSocket, api: &Api, caller: Caller, over: impl Futur
             let Message::Text(text) = message else { continue };
             while tasks.try_join_next().is_some() {}
             watches.retain(|_, task| !task.is_finished());
-            let asked = match serde_json::from_str::<Asked>(&text) {
+            let asked = match serde_json::from_str::<ClientMessage>(&text) {
                 Ok(asked) => asked,
                 Err(error) => {
                     let problem = Error::invalid(format!("the message is not understood: {error}")).problem();
-                    let _ = answers.send(json!({ "id": Value::Null, "error": problem })).await;
+                    let _ = answers.send(json!({ "id": Value::Null, "error": problem }).to_string()).await;
                     continue;
                 }
             };
             if let Some(before) = watches.remove(&asked.id) {
                 before.abort();
             }
-            if matches!(asked.what, What::Stop) {
+            if matches!(asked.what, Subscription::Stop) {
                 continue;
             }
             if watches.len() >= MOST_WATCHES {
                 let detail = format!("a connection follows at most {MOST_WATCHES} things at a time");
                 let problem = Error::new(StatusCode::TOO_MANY_REQUESTS, "too_many_watches", detail).problem();
-                let _ = answers.send(json!({ "id": asked.id, "error": problem })).await;
+                let _ = answers.send(json!({ "id": asked.id, "error": problem }).to_string()).await;
                 continue;
             }
             let (api, out) = (api.clone(), Answers { id: asked.id, to: answers.clone() });
@@ -148,11 +137,11 @@ async fn converse(socket: WebSocket, api: &Api, caller: Caller, over: impl Futur
     let outward = async {
         loop {
             let message = match tokio::time::timeout(PING, ready.recv()).await {
-                Ok(Some(value)) => Message::Text(value.to_string().into()),
+                Ok(Some(text)) => Message::Text(text.into()),
                 Ok(None) => return,
                 Err(_) => Message::Ping(Default::default()),
             };
-            if to_client.send(message).await.is_err() {
+            if !matches!(tokio::time::timeout(STALL, to_client.send(message)).await, Ok(Ok(()))) {
                 return;
             }
         }
@@ -168,7 +157,7 @@ async fn converse(socket: WebSocket, api: &Api, caller: Caller, over: impl Futur
 /// Where the answers of one watch go.
 struct Answers {
     id: u64,
-    to: mpsc::Sender<Value>,
+    to: mpsc::Sender<String>,
 }
 
 impl Answers {
@@ -177,31 +166,31 @@ impl Answers {
         let mut message = serde_json::Map::new();
         message.insert("id".into(), self.id.into());
         message.insert(name.into(), value);
-        self.to.send(Value::Object(message)).await.is_ok()
+        // As text: what waits takes no more memory than what is sent.
+        self.to.send(Value::Object(message).to_string()).await.is_ok()
     }
 }
 
-async fn follow(api: &Api, caller: &Caller, what: What, out: &Answers) -> Result<(), Error> {
+async fn follow(api: &Api, caller: &Caller, what: Subscription, out: &Answers) -> Result<(), Error> {
     match what {
-        What::Events { after } => events(api, caller, after, out).await,
-        What::Stats { container } => stats(api, caller, container, out).await,
-        What::Logs { container, tail, since, grep } => {
-            let since = match since.as_deref() {
-                None | Some("") => None,
-                Some(text) => {
-                    Some(parse_time(text).ok_or_else(|| Error::invalid(format!("since {text:?} is not RFC 3339")))?)
-                }
-            };
+        Subscription::Events { after } => events(api, caller, after, out).await,
+        Subscription::Stats { container } => {
+            let _place = api.places.take(caller, Kind::Stream)?;
+            stats(api, caller, container, out).await
+        }
+        Subscription::Logs { container, tail, since, grep } => {
+            let _place = api.places.take(caller, Kind::Stream)?;
+            let since = log_time("since", since.as_deref())?;
             let options = LogOptions { since, until: None, tail };
             let query = LogQuery { options, grep: grep.filter(|grep| !grep.is_empty()), follow: true };
             logs(api, caller, &container, &query, out).await
         }
-        What::Command { command } => changes(api, caller, &Subject::Command(command), out).await,
-        What::Container { container } => {
+        Subscription::Command { command } => changes(api, caller, &Subject::Command(command), out).await,
+        Subscription::Container { container } => {
             let id = api.core.container(caller, &container).await?.uid.to_string();
             changes(api, caller, &Subject::Container(id), out).await
         }
-        What::Pull { pull } => {
+        Subscription::Pull { pull } => {
             let mut watched = api.pulls.watch(caller, &pull)?;
             loop {
                 let now = watched.borrow_and_update().clone();
@@ -211,7 +200,7 @@ async fn follow(api: &Api, caller: &Caller, what: What, out: &Answers) -> Result
                 }
             }
         }
-        What::Stop => Ok(()),
+        Subscription::Stop => Ok(()),
     }
 }
 
@@ -257,25 +246,34 @@ async fn stats(api: &Api, caller: &Caller, container: Option<String>, out: &Answ
 
 async fn logs(api: &Api, caller: &Caller, id: &str, query: &LogQuery, out: &Answers) -> Result<(), Error> {
     let mut follower = api.core.container_logs(caller, id, query).await?;
+    // Read by a task of its own, which goes with this one: what is read half must not be dropped when lines are gathered.
+    let (read, mut pieces) = mpsc::channel(PIECES_AHEAD);
+    let mut reader = tokio::task::JoinSet::new();
+    reader.spawn(async move {
+        loop {
+            let next = follower.next().await;
+            let goes_on = matches!(next, Ok(Some(_)));
+            if read.send(next).await.is_err() || !goes_on {
+                return;
+            }
+        }
+    });
     loop {
-        let Some(line) = follower.next().await? else { return Ok(()) };
-        let mut bytes = line.text.len();
-        let mut lines = vec![log_entry(line)];
+        let Some(piece) = pieces.recv().await.unwrap_or(Ok(None))? else { return Ok(()) };
+        let mut bytes = piece.text.len();
+        let mut lines = vec![entry(piece)];
         let end = tokio::time::sleep(GATHER);
         tokio::pin!(end);
         let mut over = false;
-        while lines.len() < BATCH && bytes < BATCH_BYTES {
+        while lines.len() < BATCH && bytes < BATCH_BYTES && !over {
             tokio::select! {
                 biased;
-                line = follower.next() => match line? {
-                    Some(line) => {
-                        bytes += line.text.len();
-                        lines.push(log_entry(line));
+                piece = pieces.recv() => match piece.unwrap_or(Ok(None))? {
+                    Some(piece) => {
+                        bytes += piece.text.len();
+                        lines.push(entry(piece));
                     }
-                    None => {
-                        over = true;
-                        break;
-                    }
+                    None => over = true,
                 },
                 () = &mut end => break,
             }
@@ -284,6 +282,11 @@ async fn logs(api: &Api, caller: &Caller, id: &str, query: &LogQuery, out: &Answ
             return Ok(());
         }
     }
+}
+
+/// A piece of a log as text alone: numbers instead of what is no UTF-8 would be many times as long.
+fn entry(piece: berth_engine::LogLine) -> LogEntry {
+    LogEntry { bytes: None, ..log_entry(piece) }
 }
 
 /// Something that is told as a whole, by its id.
@@ -339,15 +342,15 @@ async fn changes(api: &Api, caller: &Caller, subject: &Subject, out: &Answers) -
 
 #[cfg(test)]
 mod tests {
-    use super::{Asked, What};
+    use super::{ClientMessage, Subscription};
 
     #[test]
     fn messages_name_what_is_followed() {
-        let read = |text: &str| serde_json::from_str::<Asked>(text);
+        let read = |text: &str| serde_json::from_str::<ClientMessage>(text);
         let asked = read(r#"{"id":3,"watch":"logs","container":"a","tail":5}"#).expect("logs");
         assert_eq!(asked.id, 3);
-        assert!(matches!(asked.what, What::Logs { tail: Some(5), .. }));
-        assert!(matches!(read(r#"{"id":3,"watch":"stop"}"#).expect("stop").what, What::Stop));
+        assert!(matches!(asked.what, Subscription::Logs { tail: Some(5), .. }));
+        assert!(matches!(read(r#"{"id":3,"watch":"stop"}"#).expect("stop").what, Subscription::Stop));
         for wrong in ["", "{}", r#"{"id":-1,"watch":"stop"}"#, r#"{"id":1,"watch":"x"}"#, r#"{"id":1,"watch":"logs"}"#]
         {
             assert!(read(wrong).is_err(), "{wrong}");

@@ -6,6 +6,7 @@ mod health;
 mod images;
 mod inspection;
 mod keys;
+mod logs;
 mod services;
 mod sessions;
 mod summary;
@@ -18,8 +19,7 @@ use utoipa::ToSchema;
 
 pub use berth_types::{Extras, NamedAddress, Ulimit};
 pub use containers::{
-    Container, ContainerCreate, ContainerMount, ContainerUpdate, Ended, LogCount, LogEntry, Port, PortList, Stats,
-    Traffic,
+    Container, ContainerCreate, ContainerMount, ContainerUpdate, Ended, Port, PortList, Stats, Traffic,
 };
 pub use exec::{ExecCreate, ExecResult, FileStat, channel};
 pub use health::{Health, HealthCheck};
@@ -29,6 +29,7 @@ pub use images::{
 };
 pub use inspection::{ChangedPath, Process, Rename, Written};
 pub use keys::{AccessKey, AuditEntry, KeyCreate, KeyRotate};
+pub use logs::{LogCount, LogEntry};
 pub(crate) use services::method;
 pub use services::{
     Activity, Applied, Apply, Command, Difference, GivenPort, Group, GroupCreate, GroupDeploy, GroupMade, GroupPort,

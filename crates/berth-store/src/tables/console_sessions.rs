@@ -17,13 +17,14 @@ pub enum SessionOrigin {
 const MOST_OF_ONE: i64 = 100;
 
 impl Tx<'_> {
-    /// Adds a session by the hash of its secret; those that have expired are forgotten. Times are nanoseconds since 1970.
+    /// Adds a session by the hashes of its cookie and of what its pages show; those that have expired are forgotten. Times are nanoseconds since 1970.
     ///
     /// # Errors
     /// The database's own.
     pub fn console_session_add(
         &self,
         hash: &str,
+        page_hash: &str,
         origin: SessionOrigin,
         now: i64,
         expires_at: i64,
@@ -33,9 +34,9 @@ impl Tx<'_> {
             SessionOrigin::Token(id) => (Some(id), None),
             SessionOrigin::Key(id) => (None, Some(id)),
         };
-        let sql = "INSERT INTO console_sessions (hash, token_id, key_id, created_at, expires_at)
-                   VALUES ($1, $2, $3, $4, $5)";
-        self.connection.prepare_cached(sql)?.execute(params![hash, token, key, now, expires_at])?;
+        let sql = "INSERT INTO console_sessions (hash, page_hash, token_id, key_id, created_at, expires_at)
+                   VALUES ($1, $2, $3, $4, $5, $6)";
+        self.connection.prepare_cached(sql)?.execute(params![hash, page_hash, token, key, now, expires_at])?;
         let sql = "DELETE FROM console_sessions WHERE id IN (
                        SELECT id FROM console_sessions WHERE token_id IS $1 AND key_id IS $2
                        ORDER BY id DESC LIMIT -1 OFFSET $3)";
@@ -43,18 +44,23 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// What the session with this hash was made from, and when it ends, nanoseconds since 1970.
+    /// What the session with these hashes was made from, and when it ends, nanoseconds since 1970.
     ///
     /// # Errors
     /// The database's own.
-    pub fn console_session(&self, hash: &str, now: i64) -> Result<Option<(SessionOrigin, i64)>, Error> {
-        let sql = "SELECT token_id, key_id, expires_at FROM console_sessions WHERE hash = $1 AND expires_at > $2";
+    pub fn console_session(
+        &self,
+        hash: &str,
+        page_hash: &str,
+        now: i64,
+    ) -> Result<Option<(SessionOrigin, i64)>, Error> {
+        let sql = "SELECT token_id, key_id, expires_at FROM console_sessions WHERE hash = $1 AND page_hash = $2 AND expires_at > $3";
         let row = |row: &rusqlite::Row<'_>| {
             let (token, key): (Option<i64>, Option<i64>) = (row.get(0)?, row.get(1)?);
             let origin = token.map(SessionOrigin::Token).or(key.map(SessionOrigin::Key));
             Ok((origin, row.get(2)?))
         };
-        let found = self.connection.prepare_cached(sql)?.query_row(params![hash, now], row).optional()?;
+        let found = self.connection.prepare_cached(sql)?.query_row(params![hash, page_hash, now], row).optional()?;
         Ok(found.and_then(|(origin, end)| Some((origin?, end))))
     }
 

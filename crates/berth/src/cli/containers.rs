@@ -136,7 +136,7 @@ pub(super) async fn each<'a, F: Future<Output = Result<String, Error>>>(
         match done {
             Some(Ok(line)) => println!("{line}"),
             Some(Err(error)) => {
-                eprintln!("berth: {id}: {error}");
+                eprintln!("berth: {id}: {}", super::language::localized(&error.to_string()));
                 code = ExitCode::FAILURE;
             }
             None => {}
@@ -260,7 +260,7 @@ pub(super) async fn run(client: &Client, run: Run) -> Outcome {
     let made = match make(client, &request, &pull, quiet).await {
         Ok(made) => made,
         Err(Unmade { message, exit_code }) => {
-            eprintln!("berth: {}", output::harmless(&message));
+            eprintln!("berth: {}", super::language::localized(&message));
             return Ok(ExitCode::from(exit_code));
         }
     };

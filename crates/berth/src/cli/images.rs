@@ -511,7 +511,7 @@ pub(super) async fn remove(client: &Client, remove: &Remove) -> Outcome {
                 }
             }
             Err(error) => {
-                eprintln!("berth: {image}: {error}");
+                eprintln!("berth: {image}: {}", super::language::localized(&error.to_string()));
                 code = ExitCode::FAILURE;
             }
         }

@@ -357,7 +357,7 @@ pub(super) async fn inspect(client: &Client, asked: &Inspect) -> Outcome {
                 None => all.push(own),
             },
             Err(error) => {
-                eprintln!("berth: {id}: {error}");
+                eprintln!("berth: {id}: {}", super::language::localized(&error.to_string()));
                 code = ExitCode::FAILURE;
             }
         }

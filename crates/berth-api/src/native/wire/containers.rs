@@ -211,13 +211,6 @@ impl TryFrom<PortList> for Vec<PortRequest> {
     }
 }
 
-/// How much of a log matches.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
-pub struct LogCount {
-    /// Lines.
-    pub lines: u64,
-}
-
 /// Bytes and packets over a container's whole life. Bytes are those of IP packets with their headers.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Traffic {
@@ -549,23 +542,6 @@ pub struct Ended {
     pub oom_killed: bool,
     /// When.
     pub finished_at: Option<String>,
-}
-
-/// A piece of a container's output.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct LogEntry {
-    /// When it was written.
-    pub time: String,
-    /// `stdout` or `stderr`.
-    pub stream: String,
-    /// The text; bytes that are not UTF-8 are replaced.
-    pub text: String,
-    /// The bytes themselves, where they are not UTF-8.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bytes: Option<Vec<u8>>,
-    /// The line goes on in the next entry of the stream.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub partial: bool,
 }
 
 /// What a container uses.

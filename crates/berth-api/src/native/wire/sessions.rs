@@ -24,14 +24,14 @@ impl std::fmt::Debug for SessionCreate {
     }
 }
 
-/// Who asks.
+/// A session, or the caller of a token.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Session {
     /// Name of the account.
     pub account: String,
     /// `user` or `admin`.
     pub role: String,
-    /// What changes have to send as header `berth-csrf`; of a session by cookie.
+    /// What every request by the cookie has to send as header `berth-csrf`; only in the answer to the login.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub csrf: Option<String>,
     /// When the session ends, RFC 3339; of a session by cookie.
