@@ -2,7 +2,7 @@
 import { effect } from "@preact/signals";
 import uPlot from "uplot";
 import style from "uplot/dist/uPlot.min.css";
-import { language, theme, zone } from "./i18n";
+import { clock, language, number, t, theme, zone } from "./i18n";
 
 const nonce = document.querySelector<HTMLMetaElement>('meta[name="berth-nonce"]')?.content ?? "";
 const sheet = document.createElement("style");
@@ -22,13 +22,19 @@ export function draw(into: HTMLElement, lines: Line[], level?: () => number | un
     const colours = getComputedStyle(document.documentElement);
     const text = colours.getPropertyValue("--dim").trim();
     const grid = colours.getPropertyValue("--line").trim();
-    const axis = { stroke: text, grid: { stroke: grid, width: 1 }, ticks: { stroke: grid, width: 1 } };
+    const axis: uPlot.Axis = { stroke: text, grid: { stroke: grid, width: 1 }, ticks: { stroke: grid, width: 1 } };
     const options: uPlot.Options = {
       width: Math.max(200, into.clientWidth),
       height: 200,
-      axes: [axis, { ...axis, size: 60 }],
-      scales: { y: { range: (_plot, _low, high) => [0, Math.max(high * 1.1, level?.() ?? 0, 0.001)] } },
-      series: [{}, ...lines.map((each) => ({ label: each.label, stroke: each.colour, width: 1.5, spanGaps: false }))],
+      axes: [
+        { ...axis, space: 80, values: (_plot, splits) => splits.map((at) => clock(at, (splits.at(-1) ?? 0) - (splits[0] ?? 0))) },
+        { ...axis, size: 60, values: (_plot, splits) => splits.map((value) => number(value, 3)) },
+      ],
+      scales: { y: { range: (_plot, _low, high) => [0, Math.max(high * 1.1, level?.() ?? 0, 0.01)] } },
+      series: [
+        { label: t("time"), value: (_plot, at: number | null) => (at === null ? "–" : clock(at, 0)) },
+        ...lines.map((each) => ({ label: each.label, stroke: each.colour, width: 1.5, spanGaps: false, points: { show: false }, value: (_plot: uPlot, value: number | null) => (value === null ? "–" : number(value, 3)) })),
+      ],
       hooks: {
         draw: [(made) => {
           const value = level?.();

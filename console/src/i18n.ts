@@ -47,6 +47,15 @@ export function time(text: string | null | undefined): string {
   return new Intl.DateTimeFormat(locale(), options).format(at);
 }
 
+/** The time of an axis that goes over so many seconds. */
+export function clock(seconds: number, over: number): string {
+  const options: Intl.DateTimeFormatOptions = over > 86_400
+    ? { month: "numeric", day: "numeric", hour: "2-digit", minute: "2-digit", hour12: false }
+    : { hour: "2-digit", minute: "2-digit", hour12: false, ...(over < 600 ? { second: "2-digit" } : {}) };
+  if (zone.value === "utc") options.timeZone = "UTC";
+  return new Intl.DateTimeFormat(locale(), options).format(new Date(seconds * 1000));
+}
+
 export function ago(text: string | null | undefined): string {
   if (!text) return "–";
   const seconds = (Date.parse(text.replace(/(\.\d{3})\d+/, "$1")) - Date.now()) / 1000;

@@ -209,7 +209,7 @@ function Charts({ id, live }: { id: string; live: boolean }) {
   return (
     <>
       <p class="dim">{s ? t("chart.live") : t("chart.waiting")}{s ? ` · ${t("cpu")} ${number(s.cpu_percent, 1)} % · ${t("memory")} ${bytes(s.memory)} / ${bytes(s.memory_limit)} · ${t("pids")} ${s.pids}` : ""}</p>
-      <div class="two">
+      <div class="charts">
         {(["cpu", "memory", "network", "block"] as const).map((name) => <section key={name} class="card"><h2>{t(`chart.${name}`)}</h2><div class="chart" ref={boxes[name]} /></section>)}
       </div>
     </>

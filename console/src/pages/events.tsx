@@ -35,7 +35,7 @@ export function Events({ subject, most }: { subject?: string; most: number }) {
             <tr key={event.number}>
               <td style={{ whiteSpace: "nowrap" }}>{time(event.time)}</td><td>{event.kind}</td>
               {subject ? null : <td>{String((event.detail as Record<string, unknown> | null)?.["name"] ?? event.subject.slice(0, 16))}</td>}
-              <td class="small"><code>{Object.entries((event.detail ?? {}) as Record<string, unknown>).map(([k, v]) => `${k}=${typeof v === "string" ? v : JSON.stringify(v)}`).join(" ")}</code></td>
+              <td class="small"><code>{Object.entries((event.detail ?? {}) as Record<string, unknown>).filter(([k, v]) => v !== null && v !== false && k !== "name").map(([k, v]) => `${k}=${typeof v === "string" ? v : JSON.stringify(v)}`).join(" ")}</code></td>
             </tr>
           ))}
         </tbody>
