@@ -28,4 +28,5 @@ pub(crate) fn router() -> Router<Api> {
         .route("/stats", get(containers::stats))
         .fallback(error::no_such_path)
         .method_not_allowed_fallback(error::wrong_method)
+        .layer(axum::middleware::from_fn(error::in_language))
 }

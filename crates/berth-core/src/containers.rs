@@ -2,6 +2,7 @@
 
 mod change;
 mod create;
+pub(crate) mod disk_limits;
 mod exec;
 mod health;
 pub(crate) mod in_flight;

@@ -32,6 +32,7 @@ impl Core {
         core.register_hosts().await?;
         core.sweep_volumes().await?;
         crate::reconcile::begin(&core).await?;
+        crate::containers::disk_limits::begin(&core);
         core.packages_sweep(0).await?;
         core.follow_members().await?;
         core.begin_registering_hosts();

@@ -100,7 +100,12 @@ pub fn slow() -> u32 {
 /// An HTTP client that works on a host without certificate authorities, too.
 pub fn http() -> reqwest::Client {
     let builder = berth_tls::builder(Vec::new()).expect("no certificates of its own");
-    builder.no_proxy().build().expect("an HTTP client")
+    // Tests look for English words; without this the dialect `standalone` says Chinese ones.
+    let english = reqwest::header::HeaderMap::from_iter([(
+        reqwest::header::ACCEPT_LANGUAGE,
+        reqwest::header::HeaderValue::from_static("en"),
+    )]);
+    builder.default_headers(english).no_proxy().build().expect("an HTTP client")
 }
 
 impl Server {

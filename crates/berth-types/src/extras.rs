@@ -35,6 +35,10 @@ pub struct Extras {
     /// Files that are kept of its log, 1 to 1000; the setting's if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_max_files: Option<u32>,
+    /// Bytes that it may write to its root file system, at least 1 MiB. What it has written is measured every two seconds; with more,
+    /// it is stopped, and not started again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk: Option<u64>,
 }
 
 /// A bound of each process of a container.
@@ -136,6 +140,9 @@ impl Extras {
         }
         if self.log_max_files.is_some_and(|files| !(1..=1000).contains(&files)) {
             return Some((Field::Log, "log_max_files: expected 1 to 1000".into()));
+        }
+        if self.disk.is_some_and(|bytes| !(1 << 20..=1 << 50).contains(&bytes)) {
+            return Some((Field::Disk, "expected 1048576 bytes (1 MiB) to 1 PiB".into()));
         }
         None
     }

@@ -641,3 +641,49 @@ async fn logs_are_searched_bounded_and_followed_over_a_restart_of_the_server() {
     );
     server.finish().await;
 }
+
+/// What a container may write to its root file system is bounded: one that writes more is stopped, and says why.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_above_its_disk_limit_is_stopped_and_says_so() {
+    let Some(server) = server("disk", "").await else { return };
+    let write = |mib: u32| format!("dd if=/dev/zero of=/big bs=1M count={mib} 2>/dev/null; echo written; sleep 1000");
+    let started = |name: &str, mib: u32| {
+        done(
+            &server,
+            &[
+                "run",
+                "-d",
+                "--name",
+                name,
+                "--restart",
+                "always",
+                "--storage-opt",
+                "size=8m",
+                "busybox",
+                "sh",
+                "-c",
+                &write(mib),
+            ],
+        )
+    };
+    started("greedy", 32);
+    started("modest", 4);
+    until("it is stopped", Duration::from_secs(20), async || show(&server, "greedy").await["state"] == "exited").await;
+    until("it says why", Duration::from_secs(5), async || {
+        show(&server, "greedy").await["error"].as_str().is_some_and(|why| why.contains("of the 8 MiB of disk"))
+    })
+    .await;
+    assert_eq!(show(&server, "greedy").await["extras"]["disk"], json!(8 << 20));
+    let events = server.request("GET", "/v1/events/recent?limit=100", "").await.text;
+    assert!(events.contains("container.disk_limit"), "{events}");
+    // Its policy does not bring it back, and nobody else does.
+    let refused = server.request("POST", "/v1/containers/greedy/start", "").await;
+    assert_eq!((refused.status, refused.json()["code"].as_str()), (503, Some("no_room")), "{}", refused.text);
+    assert_eq!(show(&server, "greedy").await["state"], "exited");
+    assert_eq!(show(&server, "modest").await["state"], "running");
+    let wrong = json!({"image": "busybox", "extras": {"disk": 5}}).to_string();
+    let refused = server.request("POST", "/v1/containers", wrong).await;
+    assert!(refused.status == 400 && refused.text.contains("disk: expected"), "{}", refused.text);
+    done(&server, &["rm", "-f", "greedy", "modest"]);
+    server.finish().await;
+}

@@ -299,3 +299,28 @@ fn berth_image_of(runtime: &str) -> &'static str {
         _ => "docker.io/library/golang:1.5",
     }
 }
+
+/// Its messages are Chinese, unless the client prefers English.
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_are_chinese_unless_english_is_preferred() {
+    if !berth_testkit::is_root() {
+        return;
+    }
+    let server = Server::start(env!("CARGO_BIN_EXE_berth"), "chinese", "").await;
+    let say = async |language: &str, path: &str| -> Value {
+        let request = berth_testkit::http().get(server.url(path)).header("x-token", server.token());
+        let answer = request.header("accept-language", language).send().await.expect("an answer");
+        serde_json::from_str(&answer.text().await.expect("text")).expect("json")
+    };
+    for (language, missing, unknown) in [
+        ("zh-CN,zh;q=0.9,en;q=0.8", "缺少参数 containerId", "没有这个容器：nothing"),
+        ("de", "缺少参数 containerId", "没有这个容器：nothing"),
+        ("en-US,en;q=0.9", "parameter containerId is missing", "no such container: nothing"),
+    ] {
+        let found = say(language, "/container/stop").await;
+        assert_eq!((&found["code"], &found["message"]), (&json!(10002), &json!(missing)), "{language}");
+        let found = say(language, "/container/stop?containerId=nothing").await;
+        assert_eq!(found["message"], json!(unknown), "{language}: {found}");
+    }
+    server.finish().await;
+}

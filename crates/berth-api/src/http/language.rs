@@ -2,9 +2,10 @@
 
 use axum::http::{HeaderMap, header};
 
-/// Whether `Accept-Language` (RFC 9110, 12.5.4) puts Chinese before English.
-pub(crate) fn prefers_chinese(headers: &HeaderMap) -> bool {
+/// How much `Accept-Language` (RFC 9110, 12.5.4) wants Chinese and English, 0 to 1; the one that it names first a little more.
+fn weights(headers: &HeaderMap) -> (f32, f32) {
     let text = headers.get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let first = text.trim_start().to_ascii_lowercase();
     let weight = |language: &str| {
         let ranges = text.split(',').map(|range| range.split_once(';').unwrap_or((range, "")));
         let of_it = ranges.filter(|(range, _)| {
@@ -17,16 +18,30 @@ pub(crate) fn prefers_chinese(headers: &HeaderMap) -> bool {
         });
         weights.fold(0.0, f32::max)
     };
-    let (chinese, english) = (weight("zh"), weight("en"));
+    let of = |language: &str| match weight(language) {
+        weight if weight > 0.0 && first.starts_with(language) => weight + 0.0001,
+        weight => weight,
+    };
+    (of("zh"), of("en"))
+}
+
+/// Whether a client wants Chinese rather than English.
+pub(crate) fn prefers_chinese(headers: &HeaderMap) -> bool {
+    let (chinese, english) = weights(headers);
     chinese > english
-        || chinese > 0.0 && (chinese - english).abs() < f32::EPSILON && text.trim_start().starts_with("zh")
+}
+
+/// Whether a client wants English rather than Chinese.
+pub(crate) fn prefers_english(headers: &HeaderMap) -> bool {
+    let (chinese, english) = weights(headers);
+    english > chinese
 }
 
 #[cfg(test)]
 mod tests {
     use axum::http::{HeaderMap, HeaderValue, header};
 
-    use super::prefers_chinese;
+    use super::{prefers_chinese, prefers_english};
 
     #[test]
     fn the_better_language_is_taken() {
@@ -42,6 +57,7 @@ mod tests {
         ] {
             let headers = HeaderMap::from_iter([(header::ACCEPT_LANGUAGE, HeaderValue::from_static(text))]);
             assert_eq!(prefers_chinese(&headers), chinese, "{text:?}");
+            assert_eq!(prefers_english(&headers), text.starts_with("en") && !chinese, "{text:?}");
         }
     }
 }

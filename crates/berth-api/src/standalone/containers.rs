@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
 use berth_core::{Caller, Container, ContainerState, Core, NewApp};
 
 use super::auth::authenticate;
-use super::error::{Error, LATER, WRONG};
+use super::error::{Error, LATER, Message, WRONG};
 use super::wire::{Answer, Built, Count, Done, Load};
 
 type Reply<T> = Result<Json<Answer<T>>, Error>;
@@ -41,14 +42,17 @@ pub(super) async fn build(State(core): State<Core>, request: Request) -> Reply<B
     Ok(answer(Built { container_id: app.container.uid.to_string(), port: app.port }))
 }
 
-fn done(result: Result<(), berth_core::Error>) -> Json<Answer<Done>> {
+fn done(result: Result<(), berth_core::Error>) -> Response {
     match result {
-        Ok(()) => answer(Done { option_result: 0 }),
+        Ok(()) => answer(Done { option_result: 0 }).into_response(),
         Err(error) => {
             if matches!(error.kind(), berth_core::FaultKind::Bug | berth_core::FaultKind::Unavailable) {
                 tracing::error!(error = error.chain(), "standalone: operation failed");
             }
-            Json(Answer { code: 0, result: Done { option_result: 1 }, message: Some(error.public()) })
+            let text = error.public();
+            let message = Message { code: 0, option_result: Some(1), text: text.clone() };
+            let answer = Json(Answer { code: 0, result: Done { option_result: 1 }, message: Some(text) });
+            (axum::Extension(message), answer).into_response()
         }
     }
 }
@@ -64,7 +68,7 @@ async fn exact(core: &Core, caller: &Caller, id: &str) -> Result<Container, bert
 }
 
 /// `GET /container/start`.
-pub(super) async fn start(State(core): State<Core>, request: Request) -> Reply<Done> {
+pub(super) async fn start(State(core): State<Core>, request: Request) -> Result<Response, Error> {
     let (caller, parameters) = authenticate(&core, request).await?;
     let id = parameters.text("containerId")?;
     let work = async {
@@ -75,7 +79,7 @@ pub(super) async fn start(State(core): State<Core>, request: Request) -> Reply<D
 }
 
 /// `GET /container/stop`.
-pub(super) async fn stop(State(core): State<Core>, request: Request) -> Reply<Done> {
+pub(super) async fn stop(State(core): State<Core>, request: Request) -> Result<Response, Error> {
     let (caller, parameters) = authenticate(&core, request).await?;
     let id = parameters.text("containerId")?;
     let work = async {
@@ -86,7 +90,7 @@ pub(super) async fn stop(State(core): State<Core>, request: Request) -> Reply<Do
 }
 
 /// `GET /container/remove`, of a running one too.
-pub(super) async fn remove(State(core): State<Core>, request: Request) -> Reply<Done> {
+pub(super) async fn remove(State(core): State<Core>, request: Request) -> Result<Response, Error> {
     let (caller, parameters) = authenticate(&core, request).await?;
     let id = parameters.text("containerId")?;
     let work = async {

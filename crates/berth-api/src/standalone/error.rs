@@ -5,7 +5,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use berth_core::{FaultKind, Field};
 
-use super::wire::{Answer, Nothing};
+use super::wire::{Answer, Done, Nothing};
 use crate::http::{AuditMessage, InternalFallback, ParameterError};
 
 pub(super) const TOKEN: u32 = 10001;
@@ -24,6 +24,7 @@ pub(crate) struct Error {
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let said = AuditMessage(format!("{}: {}", self.code, self.message));
+        let message = Message { code: self.code, option_result: None, text: self.message.clone() };
         let body = Json(Answer { code: self.code, result: Nothing {}, message: Some(self.message) });
         let mut response = if self.code == LATER {
             (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "5")], body).into_response()
@@ -31,8 +32,41 @@ impl IntoResponse for Error {
             body.into_response()
         };
         response.extensions_mut().insert(said);
+        response.extensions_mut().insert(message);
         response
     }
+}
+
+/// The message of an answer, to be said in the client's language.
+#[derive(Debug, Clone)]
+pub(super) struct Message {
+    pub(super) code: u32,
+    /// Of an operation that was tried, and failed.
+    pub(super) option_result: Option<u8>,
+    pub(super) text: String,
+}
+
+impl Message {
+    fn render(self, text: String) -> Response {
+        match self.option_result {
+            None => Json(Answer { code: self.code, result: Nothing {}, message: Some(text) }).into_response(),
+            Some(option_result) => {
+                Json(Answer { code: self.code, result: Done { option_result }, message: Some(text) }).into_response()
+            }
+        }
+    }
+}
+
+/// Messages are Chinese, unless the client prefers English: so the document's reader expects it.
+pub(super) async fn in_language(request: axum::extract::Request, next: axum::middleware::Next) -> Response {
+    let english = crate::http::prefers_english(request.headers());
+    let mut response = next.run(request).await;
+    let Some(message) = response.extensions_mut().remove::<Message>() else { return response };
+    let Some(chinese) = berth_types::in_chinese(&message.text).filter(|_| !english) else { return response };
+    let (mut parts, _) = response.into_parts();
+    let (said, body) = message.render(chinese).into_parts();
+    parts.headers.extend(said.headers);
+    Response::from_parts(parts, body)
 }
 
 impl From<berth_core::IdentityError> for Error {

@@ -31,8 +31,7 @@ impl Core {
     /// The engine's own.
     pub async fn container_written(&self, caller: &Caller, reference: &str) -> Result<u64, Error> {
         let found = self.container(caller, reference).await?;
-        let all = self.inner.engine.disk(std::slice::from_ref(&found.uid)).await?;
-        Ok(all.into_iter().map(|(_, bytes)| bytes).sum())
+        self.written(&found).await
     }
 
     /// What a container has changed of its image's files, by path.

@@ -175,6 +175,7 @@ impl Core {
             return Ok(target);
         }
         let _place = self.place_to_run(caller, Some(target.id), target.spec.resources()).await?;
+        self.check_disk_limit(&target).await?;
         if target.spec.network == NetworkMode::Host {
             let (core, caller) = (self.clone(), *caller);
             self.read(move |tx| Ok(core.identity().check_host_network(tx, &caller)?)).await?;
@@ -237,7 +238,7 @@ impl Core {
         self.stop_locked(found, grace, signal).await
     }
 
-    async fn stop_locked(
+    pub(super) async fn stop_locked(
         &self,
         mut target: Container,
         grace: Option<Duration>,

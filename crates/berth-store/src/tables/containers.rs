@@ -341,6 +341,19 @@ impl Tx<'_> {
         Ok(self.connection.prepare_cached(sql)?.query_row([account], |row| row.get(0))?)
     }
 
+    /// Containers that run and have a bound of what they may write to disk; of all accounts.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn containers_with_disk_limit(&self) -> Result<Vec<Container>, Error> {
+        // By the text of their description: those that have none, nearly all, need not be read as JSON each time.
+        let sql = format!(
+            "SELECT {COLUMNS} FROM containers WHERE state IN ('running', 'paused') AND spec LIKE '%\"disk\":%' ORDER BY id"
+        );
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        Ok(statement.query_map([], container)?.collect::<Result<_, _>>()?)
+    }
+
     /// How many containers of all accounts are in each state.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
-use clap::{Arg, Command};
+use clap::{Arg, ArgAction, Command};
 
 /// A line a text: English, a tab, Chinese.
 const CHINESE: &str = include_str!("help.zh.tsv");
@@ -48,6 +48,15 @@ pub(crate) fn in_chinese(command: Command) -> Command {
     }
     if let Some(after) = after {
         command = command.after_help(after);
+    }
+    // Clap adds these of its own accord, in English.
+    if !command.is_disable_help_flag_set() {
+        let help = Arg::new("help").short('h').long("help").action(ArgAction::Help);
+        command = command.disable_help_flag(true).arg(help.help("显示帮助").help_heading("选项"));
+    }
+    if command.get_name() == "berth" {
+        let version = Arg::new("version").short('V').long("version").action(ArgAction::Version);
+        command = command.disable_version_flag(true).arg(version.help("显示版本").help_heading("选项"));
     }
     let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
     for name in names {

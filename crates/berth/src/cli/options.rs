@@ -171,6 +171,10 @@ pub(crate) struct Create {
     #[arg(long, value_parser = ["json-file", "local"], help_heading = "Log")]
     log_driver: Option<String>,
 
+    /// size=10g: what it may write to its root file system; with more, it is stopped
+    #[arg(long, value_name = "size=BYTES", help_heading = "Limits")]
+    storage_opt: Vec<String>,
+
     /// A command line, for /bin/sh in the container
     #[arg(long, value_name = "LINE", help_heading = "Health check")]
     health_cmd: Option<String>,
@@ -308,6 +312,12 @@ impl Create {
                     extras.log_max_files = Some(files);
                 }
                 _ => return Err(format!("--log-opt {option}: max-size= and max-file= are possible here")),
+            }
+        }
+        for option in &self.storage_opt {
+            match option.split_once('=') {
+                Some(("size", value)) => extras.disk = Some(size(value)?),
+                _ => return Err(format!("--storage-opt {option}: size= is possible here")),
             }
         }
         Ok(extras)

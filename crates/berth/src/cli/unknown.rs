@@ -44,7 +44,7 @@ const COMMANDS: [(&str, &str); 22] = [
 ];
 
 /// Flags of `run`, `create`, `exec`, `update` …, and what to use instead.
-const FLAGS: [(&str, &str); 43] = [
+const FLAGS: [(&str, &str); 42] = [
     (
         "--privileged",
         "containers never get all of the host's rights; what is missing is often --new-privileges or a volume",
@@ -83,7 +83,6 @@ const FLAGS: [(&str, &str); 43] = [
     ("--mac-address", "link addresses are chosen by berth"),
     ("--network-alias", "a container is found by its name, its id and its host name (--hostname)"),
     ("--domainname", "names have no domain; --hostname takes a name with dots"),
-    ("--storage-opt", "what one container writes is not bounded; `berth account set --disk` bounds an account's"),
     ("--volume-driver", "volumes are folders of the data folder; there are no drivers"),
     ("--isolation", "that is for Windows"),
     ("--disable-content-trust", "signatures of images are not looked at"),
