@@ -11,6 +11,8 @@ export const session = signal<Session | null | undefined>(undefined);
 /** What each request shows beside the cookie. It is kept by origin, port included: the cookie alone goes to other ports of the host, too. */
 const CSRF = "berth-csrf";
 const csrf = () => localStorage.getItem(CSRF) ?? "";
+/** Grows when accounts were made or removed here. */
+export const accountsChanged = signal(0);
 /** The account that an administrator acts for; empty for its own. */
 export const account = signal<string>(sessionStorage.getItem("account") ?? "");
 
@@ -32,6 +34,7 @@ export function socket(path: string): WebSocket {
   made.protocol = made.protocol === "https:" ? "wss:" : "ws:";
   made.hash = "";
   if (account.value) made.searchParams.set("account", account.value);
+  made.searchParams.set("language", acceptLanguage.value);
   return new WebSocket(made, ["berth", `berth-csrf.${csrf()}`]);
 }
 
@@ -48,8 +51,8 @@ async function failure(answer: Response): Promise<Failure> {
 
 export async function send(method: string, path: string, body?: BodyInit, type?: string, key?: string): Promise<Response> {
   const extra: Record<string, string> = { "berth-csrf": csrf(), "accept-language": acceptLanguage.value };
-  // Who is logged in is asked for oneself, not for the account that is acted for.
-  if (account.value && path !== SESSION) extra["berth-account"] = account.value;
+  // Who is logged in, and which accounts there are, is asked for oneself, not for the account that is acted for.
+  if (account.value && path !== SESSION && !new URL(url(path)).pathname.endsWith("/v1/accounts")) extra["berth-account"] = account.value;
   if (type) extra["content-type"] = type;
   if (key) extra["idempotency-key"] = key;
   let answer: Response;

@@ -95,7 +95,7 @@ export function said(error: unknown): string {
     ? { code: error.code, detail: error.message, requestId: error.requestId }
     : error && typeof error === "object" && "detail" in error
       ? { code: (error as Problem).code, detail: (error as Problem).detail, requestId: "" }
-      : { code: "", detail: String(error), requestId: "" };
+      : { code: "", detail: error instanceof Error ? error.message : String(error), requestId: "" };
   const key = `error.${problem.code}`;
   const title = codes.has(key) ? t(key as Key) : "";
   const id = problem.requestId ? ` (Request-Id ${problem.requestId})` : "";

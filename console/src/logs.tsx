@@ -23,8 +23,10 @@ export function parts(text: string): { text: string; colour?: string; bold?: boo
   let colour: string | undefined;
   let bold = false;
   let at = 0;
-  // CSI … final byte; OSC … BEL or ST; any other escape with one character; other control characters.
-  const escapes = /\x1b\[([0-9;:?]*)[ -/]*([@-~])|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[ -/]*[0-~]?|[\x00-\x08\x0b-\x1f\x7f]/g;
+  // What a carriage return overwrites is not seen in a terminal, nor here.
+  text = text.replace(/\r+$/, "").replace(/^.*\r/s, "");
+  // CSI … final byte; OSC … BEL or ST; any other escape with one character; other control characters, those that turn the direction of text as well.
+  const escapes = /\x1b\[([0-9;:?]*)[ -/]*([@-~])|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[ -/]*[0-~]?|[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]/g;
   const add = (end: number) => {
     if (end > at) found.push({ text: text.slice(at, end), ...(colour ? { colour } : {}), ...(bold ? { bold } : {}) });
   };
@@ -340,7 +342,7 @@ export function Logs({ id, name, run }: { id: string; name: string; run: string 
   return (
     <div>
       <form class="row" onSubmit={(e) => void search(e)} style={{ marginBottom: ".6rem" }}>
-        <input type="search" aria-label={t("log.search")} placeholder={t("log.search")} value={grep.value} onInput={(e) => { grep.value = e.currentTarget.value; }} style={{ flex: "1 1 16rem" }} />
+        <input type="search" aria-label={t("log.search")} placeholder={t("log.search")} value={grep.value} onInput={(e) => { grep.value = e.currentTarget.value; if (!grep.value) { asked.value = ""; count.value = null; } }} style={{ flex: "1 1 16rem" }} />
         <button>{t("search")}</button>
         {count.value === null ? null : <span class="dim">{t("log.matches", { count: count.value })}</span>}
         <label><input type="checkbox" checked={follow.value} onChange={(e) => { if (e.currentTarget.checked) toEnd.current(); else follow.value = false; }} /> {t("log.follow")}</label>

@@ -2,7 +2,7 @@
 import { useSignal } from "@preact/signals";
 import { render, type ComponentType } from "preact";
 import { useEffect, useRef } from "preact/hooks";
-import { account, actFor, all, get, logOut, readSession, session, type Schema } from "./api";
+import { account, accountsChanged, actFor, all, get, logOut, readSession, session, type Schema } from "./api";
 import { language, said, t, theme, type Key } from "./i18n";
 import { online } from "./live";
 import { Login } from "./pages/login";
@@ -33,8 +33,8 @@ const pages: Record<string, ComponentType> = {
 function Page() {
   const [first = "", second] = route.value.path;
   if (first === "containers" && second) return <Container key={second} />;
-  const Found = pages[first] ?? Overview;
-  return <Found />;
+  const Found = pages[first];
+  return Found ? <Found /> : <><div class="head"><h1>{t("page_unknown")}</h1></div><a href={link()}>{t("overview")}</a></>;
 }
 
 function Palette({ close }: { close: () => void }) {
@@ -90,8 +90,12 @@ function Help({ close }: { close: () => void }) {
 function AccountSelect() {
   const names = useSignal<string[]>([]);
   useEffect(() => {
-    if (session.value?.role === "admin") all<Schema["Account"]>("v1/accounts").then((list) => { names.value = list.map((each) => each.name); }, () => undefined);
-  }, [session.value?.role]);
+    if (session.value?.role === "admin") all<Schema["Account"]>("v1/accounts").then((list) => {
+      names.value = list.map((each) => each.name);
+      const lost = account.value;
+      if (lost && !names.value.includes(lost)) { actFor(""); toast(t("account_gone", { name: lost }), true); }
+    }, () => undefined);
+  }, [session.value?.role, account.value, accountsChanged.value]);
   if (session.value?.role !== "admin" || names.value.length < 2) return <span class="dim">{session.value?.account}</span>;
   return (
     <label class="dim">{t("act_for")}{" "}
@@ -110,7 +114,9 @@ function Frame() {
   const lead = useRef(0);
   useEffect(() => {
     const key = (event: KeyboardEvent) => {
-      if ((event.ctrlKey || event.metaKey) && event.key === "k") { event.preventDefault(); palette.value = !palette.value; return; }
+      const dialog = document.querySelector("dialog[open]");
+      if ((event.ctrlKey || event.metaKey) && event.key === "k") { event.preventDefault(); if (!dialog) palette.value = !palette.value; return; }
+      if (event.key === "Escape" && !dialog) { palette.value = false; menu.value = false; }
       const target = event.target as HTMLElement;
       if (event.ctrlKey || event.metaKey || event.altKey || target.closest("input, textarea, select, .terminal, dialog")) return;
       if (event.key === "/") {
@@ -124,11 +130,17 @@ function Frame() {
         if (to) go(to);
       }
     };
+    const outside = (event: MouseEvent) => {
+      const target = event.target as Element;
+      if (!target.closest(".palette, .top")) palette.value = false;
+      if (!target.closest(".nav, .menu-button")) menu.value = false;
+    };
     addEventListener("keydown", key);
-    return () => removeEventListener("keydown", key);
+    addEventListener("click", outside);
+    return () => { removeEventListener("keydown", key); removeEventListener("click", outside); };
   }, []);
   const here = route.value.path[0] ?? "";
-  useEffect(() => { menu.value = false; document.title = `${t((here || "overview") as Key)} · berth`; }, [route.value, language.value]);
+  useEffect(() => { menu.value = false; document.title = `${here in pages && here ? t(here as Key) : t("overview")} · berth`; }, [route.value, language.value]);
   return (
     <div class="shell">
       <nav class={menu.value ? "nav open" : "nav"} aria-label={t("menu")}>

@@ -1,11 +1,15 @@
 // Pages by the part of the address after `#`: it works below any path, without help of the server.
 import { signal } from "@preact/signals";
 
+function decoded(part: string): string {
+  try { return decodeURIComponent(part); } catch { return part; }
+}
+
 export type Route = { path: string[]; query: URLSearchParams };
 
 function read(): Route {
   const [path = "", query = ""] = location.hash.replace(/^#\/?/, "").split("?");
-  return { path: path.split("/").filter(Boolean).map(decodeURIComponent), query: new URLSearchParams(query) };
+  return { path: path.split("/").filter(Boolean).map(decoded), query: new URLSearchParams(query) };
 }
 
 export const route = signal<Route>(read());

@@ -88,7 +88,7 @@ export function Problem({ error }: { error: unknown }) {
 }
 
 const tones: Record<string, string> = {
-  running: "good", healthy: "good", done: "good", success: "good", exited: "idle", stopped: "idle", created: "idle", paused: "warn",
+  running: "good", healthy: "good", done: "good", success: "good", exited: "idle", stopped: "idle", created: "idle", paused: "warn", removed: "idle",
   unhealthy: "bad", failed: "bad", oom: "bad", cancelled: "warn", timed_out: "bad", not_found: "bad", overtaken: "warn", publish_failed: "bad", published: "warn", starting: "warn", restarting: "warn", pending: "warn", deleting: "warn",
 };
 
@@ -147,9 +147,15 @@ export function Question() {
 
 export function Dialog({ title, close, children }: { title: string; close: () => void; children: ComponentChildren }) {
   const element = useRef<HTMLDialogElement>(null);
-  useEffect(() => { element.current?.showModal(); }, []);
+  const typed = useRef(false);
+  useEffect(() => {
+    const before = document.activeElement;
+    element.current?.showModal();
+    return () => { if (before instanceof HTMLElement) before.focus(); };
+  }, []);
+  const leave = () => { if (!typed.current || confirm(t("discard"))) close(); };
   return (
-    <dialog ref={element} aria-label={title} onCancel={(e) => { e.preventDefault(); close(); }}>
+    <dialog ref={element} aria-label={title} onInput={() => { typed.current = true; }} onCancel={(e) => { e.preventDefault(); leave(); }}>
       <h2>{title}</h2>
       {children}
     </dialog>
@@ -184,6 +190,23 @@ export function Secret({ label, text }: { label: string; text: string }) {
 export function Bar({ used, of }: { used: number; of: number }) {
   const share = of > 0 ? Math.min(100, (used / of) * 100) : 0;
   return <div class={share > 95 ? "bar bad" : share > 85 ? "bar warn" : "bar"} role="img" aria-label={`${Math.round(share)} %`}><i style={{ width: `${share}%` }} /></div>;
+}
+
+/** The number of a field; an error that names the field and what is in it otherwise. */
+export function numeric(label: string, text: string, min: number, max: number): number {
+  const value = Number(text);
+  if (!text.trim() || !Number.isFinite(value) || value < min || value > max) throw new Error(t("wrong_number", { label, min, max, text: text.slice(0, 40) }));
+  return value;
+}
+
+/** Does the same to several things, and tells once what came of it; those that failed are the answer. */
+export async function actOnMany<T>(name: string, all: T[], work: (each: T) => Promise<unknown>): Promise<T[]> {
+  const failed: T[] = [];
+  let why = "";
+  await Promise.all(all.map((each) => work(each).catch((error: unknown) => { failed.push(each); why ||= said(error); })));
+  const done = all.length - failed.length;
+  toast(`${name}: ${failed.length ? t("many.failed", { done, failed: failed.length, why }) : t("many.done", { done })}`, failed.length > 0);
+  return failed;
 }
 
 /** Saves something that the server sends under a name. */

@@ -1,10 +1,10 @@
 import { useSignal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
-import { all, change, get, session, type Schema } from "../api";
+import { accountsChanged, all, change, get, session, type Schema } from "../api";
 import { ago, bits, bytes, t, time } from "../i18n";
 import { go, route } from "../router";
 import { Table } from "../table";
-import { act, ask, Dialog, Field, Problem, Secret, Tabs, useLoaded } from "../ui";
+import { act, ask, Dialog, Field, numeric, Problem, Secret, Tabs, useLoaded } from "../ui";
 
 export function Accounts() {
   const admin = session.value?.role === "admin";
@@ -42,13 +42,14 @@ function AccountList() {
   const name = useSignal("");
   const edited = useSignal<Schema["Account"] | null>(null);
   const path = (account: Schema["Account"]) => `v1/accounts/${encodeURIComponent(account.name)}`;
+  const given = (label: string, value: number | null | undefined, shown: (value: number) => string) => (value === null || value === undefined ? "" : `${label} ${shown(value)}`);
   const quota = (q: Partial<Schema["AccountQuota"]> = {}) => [
-    q.containers ? `${t("acc.max_containers")} ${q.containers}` : "", q.memory ? `${t("memory")} ${bytes(q.memory)}` : "", q.cpus ? `${t("cpu")} ${q.cpus}` : "",
-    q.bandwidth ? `${t("bandwidth")} ${bits(q.bandwidth)}` : "", q.disk ? `${t("ov.disk")} ${bytes(q.disk)}` : "", q.images ? `${t("images")} ${bytes(q.images)}` : "",
+    given(t("acc.max_containers"), q.containers, String), given(t("memory"), q.memory, bytes), given(t("cpu"), q.cpus, String),
+    given(t("bandwidth"), q.bandwidth, bits), given(t("ov.disk"), q.disk, bytes), given(t("images"), q.images, bytes),
   ].filter(Boolean).join(" · ") || t("acc.no_bound");
   return (
     <>
-      <Form label={t("create")} submit={() => act(`${t("create")} ${name.value}`, () => change("POST", "v1/accounts", { name: name.value })).then(() => { name.value = ""; accounts.reload(); })}>
+      <Form label={t("create")} submit={() => act(`${t("create")} ${name.value}`, () => change("POST", "v1/accounts", { name: name.value })).then((made) => { if (made) { name.value = ""; accountsChanged.value += 1; } accounts.reload(); })}>
         <Text label={t("name")} value={name.value} set={(text) => { name.value = text; }} required />
       </Form>
       <Problem error={accounts.error} />
@@ -58,8 +59,8 @@ function AccountList() {
         { label: "", cell: (a) => (
           <div class="row">
             <button onClick={() => { edited.value = a; }}>{t("acc.quota")}</button>
-            <button onClick={() => void act(a.name, () => change("PATCH", path(a), { disabled: !a.disabled })).then(accounts.reload)}>{t(a.disabled ? "acc.enable" : "acc.disable")}</button>
-            <button class="danger" onClick={() => void ask(t("ask.remove", { name: a.name }), { typed: a.name }).then((yes) => { if (yes) void act(`${t("remove")} ${a.name}`, () => change("DELETE", path(a))).then(accounts.reload); })}>{t("remove")}</button>
+            <button onClick={() => void (a.disabled ? Promise.resolve(new Set()) : ask(t("acc.disable_ask", { name: a.name }))).then((yes) => { if (yes) void act(a.name, () => change("PATCH", path(a), { disabled: !a.disabled })).then(accounts.reload); })}>{t(a.disabled ? "acc.enable" : "acc.disable")}</button>
+            <button class="danger" onClick={() => void ask(t("ask.remove", { name: a.name }), { typed: a.name }).then((yes) => { if (yes) void act(`${t("remove")} ${a.name}`, () => change("DELETE", path(a))).then(() => { accountsChanged.value += 1; accounts.reload(); }); })}>{t("remove")}</button>
           </div>
         ) },
       ]} />
@@ -69,11 +70,20 @@ function AccountList() {
 }
 
 function Quota({ account, path, close }: { account: Schema["Account"]; path: string; close: () => void }) {
-  const form = useSignal<Record<string, string>>(Object.fromEntries(QUOTAS.map(([name, , unit]) => [name, account.quota?.[name] ? String(account.quota[name] / unit) : ""])));
+  const form = useSignal<Record<string, string>>(Object.fromEntries(QUOTAS.map(([name, , unit]) => [name, typeof account.quota?.[name] === "number" ? String((account.quota[name] ?? 0) / unit) : ""])));
   const submit = async (event: Event) => {
     event.preventDefault();
-    const quota = Object.fromEntries(QUOTAS.map(([name, , unit]) => [name, form.value[name] ? (name === "cpus" ? Number(form.value[name]) : Math.round(Number(form.value[name]) * unit)) : null]));
-    if (await act(account.name, () => change("PATCH", path, { quota }))) close();
+    const done = await act(account.name, () => {
+      const quota = Object.fromEntries(QUOTAS.map(([name, key, unit]) => {
+        const text = form.value[name] ?? "";
+        if (!text.trim()) return [name, null];
+        const value = numeric(t(key), text, 0, 1e9);
+        if (name === "containers" && !Number.isInteger(value)) throw new Error(t("wrong_number", { label: t(key), min: 0, max: 1e9, text }));
+        return [name, name === "cpus" ? value : Math.round(value * unit)];
+      }));
+      return change("PATCH", path, { quota });
+    });
+    if (done) close();
   };
   return (
     <Dialog title={`${t("acc.quota")} · ${account.name}`} close={close}>
@@ -86,28 +96,35 @@ function Quota({ account, path, close }: { account: Schema["Account"]; path: str
 }
 
 function Tokens() {
-  const tokens = useLoaded(() => get<{ items: Schema["Token"][] }>("v1/tokens"), []);
+  const admin = session.value?.role === "admin";
+  const tokens = useLoaded(() => get<{ items: Schema["Token"][] }>(admin ? "v1/tokens?all=true" : "v1/tokens"), []);
+  const accounts = useLoaded(() => (admin ? all<Schema["Account"]>("v1/accounts") : Promise.resolve([])), []);
   const f = useSignal({ name: "", role: "user", days: "", account: "" });
   const made = useSignal("");
   const submit = () => act(`${t("create")} ${f.value.name}`, async () => {
     const body: Record<string, unknown> = { name: f.value.name, role: f.value.role };
-    if (f.value.days) body["expires_in"] = Math.round(Number(f.value.days) * DAY);
+    if (f.value.days) body["expires_in"] = Math.round(numeric(t("acc.days"), f.value.days, 0.001, 36_500) * DAY);
     if (f.value.account) body["account"] = f.value.account;
     made.value = (await change<Schema["Token"]>("POST", "v1/tokens", body)).token ?? "";
+    f.value = { name: "", role: "user", days: "", account: "" };
     tokens.reload();
   });
   return (
     <>
       <Form label={t("create")} submit={submit}>
         <Text label={t("name")} value={f.value.name} set={(name) => { f.value = { ...f.value, name }; }} required />
-        <Field label={t("acc.role")}><select value={f.value.role} onChange={(e) => { f.value = { ...f.value, role: e.currentTarget.value }; }}><option value="user">{t("acc.role.user")}</option><option value="admin">{t("acc.role.admin")}</option></select></Field>
+        {admin ? <Field label={t("acc.role")}><select value={f.value.role} onChange={(e) => { f.value = { ...f.value, role: e.currentTarget.value }; }}><option value="user">{t("acc.role.user")}</option><option value="admin">{t("acc.role.admin")}</option></select></Field> : null}
         <Text label={t("acc.days")} type="number" value={f.value.days} set={(days) => { f.value = { ...f.value, days }; }} />
-        <Text label={t("acc.of_account")} value={f.value.account} set={(account) => { f.value = { ...f.value, account }; }} />
+        {admin ? (
+          <Field label={t("usage.account")}><select value={f.value.account} onChange={(e) => { f.value = { ...f.value, account: e.currentTarget.value }; }}>
+            <option value="">{t("acc.own")}</option>{(accounts.value ?? []).map((a) => <option key={a.name} value={a.name}>{a.name}</option>)}
+          </select></Field>
+        ) : null}
       </Form>
       {made.value ? <Secret label={t("login.token")} text={made.value} /> : null}
       <Problem error={tokens.error} />
       <Table name={(token) => token.number} rows={tokens.value?.items ?? []} columns={[
-        { label: t("name"), cell: (token) => token.name }, { label: t("acc.role"), cell: (token) => t(token.role === "admin" ? "acc.role.admin" : "acc.role.user") },
+        { label: t("name"), cell: (token) => token.name }, { label: t("usage.account"), cell: (token) => token.account ?? "" }, { label: t("acc.role"), cell: (token) => t(token.role === "admin" ? "acc.role.admin" : "acc.role.user") },
         { label: t("created"), cell: (token) => ago(token.created_at) }, { label: t("acc.expires"), cell: (token) => token.expires_at ? time(token.expires_at) : t("acc.never") },
         { label: "", cell: (token) => <button class="danger" onClick={() => void ask(`${t("acc.revoke")} ${token.name}`).then((yes) => { if (yes) void act(`${t("acc.revoke")} ${token.name}`, () => change("DELETE", `v1/tokens/${token.number}`)).then(tokens.reload); })}>{t("acc.revoke")}</button> },
       ]} />
@@ -133,7 +150,7 @@ function Keys() {
         { label: t("acc.last_used"), cell: (key) => ago(key.last_used_at) }, { label: t("acc.expires"), cell: (key) => key.expires_at ? time(key.expires_at) : t("acc.never") },
         { label: "", cell: (key) => (
           <div class="row">
-            <button onClick={() => void act(t("acc.rotate"), async () => show(await change<Schema["AccessKey"]>("POST", `${path(key)}/rotate`, {})))}>{t("acc.rotate")}</button>
+            <button onClick={() => void ask(t("acc.rotate_ask", { name: key.name })).then((yes) => { if (yes) void act(t("acc.rotate"), async () => show(await change<Schema["AccessKey"]>("POST", `${path(key)}/rotate`, {}))); })}>{t("acc.rotate")}</button>
             <button onClick={() => void act(key.name, () => change("POST", `${path(key)}/${key.disabled ? "enable" : "disable"}`)).then(keys.reload)}>{t(key.disabled ? "acc.enable" : "acc.disable")}</button>
             <button class="danger" onClick={() => void ask(t("ask.remove", { name: key.name })).then((yes) => { if (yes) void act(`${t("remove")} ${key.name}`, () => change("DELETE", path(key))).then(keys.reload); })}>{t("remove")}</button>
           </div>

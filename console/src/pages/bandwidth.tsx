@@ -18,7 +18,7 @@ export function Bandwidth() {
     if (key.value.trim()) made.set("key", key.value.trim());
     return made;
   };
-  const found = useLoaded(() => get<Schema["Bandwidth"]>(`v1/bandwidth?${query().toString()}`), [by.value, hours.value, asked.value]);
+  const found = useLoaded(() => (by.value === "container" && !key.value.trim() ? Promise.reject(new Error(t("bw.need_key"))) : get<Schema["Bandwidth"]>(`v1/bandwidth?${query().toString()}`)), [by.value, hours.value, asked.value]);
   const box = useRef<HTMLDivElement>(null);
   const drawn = useRef<Drawn | null>(null);
   const level = useRef<number | undefined>(undefined);

@@ -5,7 +5,7 @@ import { ago, bits, bytes, number, said, t, time } from "../i18n";
 import { watch } from "../live";
 import { Logs } from "../logs";
 import { go, link, route } from "../router";
-import { act, copy, Field, Problem, save, State, Tabs, toast, useLoaded } from "../ui";
+import { act, copy, Field, numeric, Problem, save, State, Tabs, toast, useLoaded } from "../ui";
 import { condition } from "./overview";
 import { doTo, ports } from "./containers";
 import { Events } from "./events";
@@ -24,8 +24,10 @@ export function Container() {
     if (message.error) error.value = message.error;
   }), [id]);
   const c = container.value;
-  if (!c) return error.value === undefined ? <p class="dim">{t("loading")}</p> : <Problem error={error.value} />;
-  const gone = (error.value as Fault | undefined)?.code === "not_found";
+  if (!c) return error.value === undefined ? <p class="dim">{t("loading")}</p> : <><div class="head"><h1><a href={link("containers")}>{t("containers")}</a> / {id}</h1></div><Problem error={error.value} /></>;
+  if ((error.value as Fault | undefined)?.code === "not_found") {
+    return <><div class="head"><h1><a href={link("containers")}>{t("containers")}</a> / {c.name}</h1><State of="removed" /></div><p class="card">{t("removed.hint")}</p></>;
+  }
   const live = c.state === "running" || c.state === "paused";
   const shown = condition({ ...c, health: c.health?.status ?? null } as Parameters<typeof condition>[0]);
   return (
@@ -35,13 +37,13 @@ export function Container() {
         <State of={shown} />
         {error.value === undefined ? null : <Problem error={error.value} />}
         <span class="grow" />
-        {live ? null : <button class="primary" disabled={gone} onClick={() => void doTo(c, "start")}>{t("start")}</button>}
+        {live ? null : <button class="primary" onClick={() => void doTo(c, "start")}>{t("start")}</button>}
         {live ? <button onClick={() => void doTo(c, "restart")}>{t("restart")}</button> : null}
         {c.state === "running" ? <button onClick={() => void doTo(c, "pause")}>{t("pause")}</button> : null}
         {c.state === "paused" ? <button onClick={() => void doTo(c, "resume")}>{t("resume")}</button> : null}
-        {live ? <button onClick={() => void doTo(c, "stop")}>{t("stop")}</button> : null}
+        {live || c.next_start ? <button onClick={() => void doTo(c, "stop")}>{t("stop")}</button> : null}
         {live ? <button class="danger" onClick={() => void doTo(c, "kill")}>{t("kill")}</button> : null}
-        <button class="danger" disabled={gone} onClick={() => void doTo(c, "remove").then((done) => { if (done) go("containers"); })}>{t("remove")}</button>
+        <button class="danger" onClick={() => void doTo(c, "remove").then((done) => { if (done) go("containers"); })}>{t("remove")}</button>
       </div>
       <Tabs chosen={tab} choose={(name) => go("containers", id, name)} names={[
         ["summary", t("tab.summary")], ["logs", t("tab.logs")], ["terminal", t("tab.terminal")], ["charts", t("tab.charts")],
@@ -68,7 +70,7 @@ function Summary({ c }: { c: Full }) {
     [t("started"), time(c.started_at)], [t("finished"), time(c.finished_at)],
     [t("exit_code"), c.exit_code ?? "–"], [t("restart_policy"), c.restart], [t("restarts"), c.restarts],
     [t("health"), c.health ? <><State of={c.health.status} /> {c.health.last_failure ?? ""}</> : "–"],
-    [t("cpu_limit"), c.cpus ? number(c.cpus, 2) : "–"], [t("memory_limit"), bytes(c.memory)], [t("pids"), c.pids ?? "–"],
+    [t("cpu_limit"), c.cpus ? number(c.cpus, 2) : "–"], [t("memory_limit"), bytes(c.memory)], [t("pids_limit"), c.pids ?? "–"],
     [t("user"), c.user || "root"], [t("working_dir"), c.working_dir], [t("hostname"), c.hostname],
   ];
   return (
@@ -101,14 +103,24 @@ function Summary({ c }: { c: Full }) {
 }
 
 function Rates({ c }: { c: Full }) {
-  const into = useSignal(c.ingress ? String(c.ingress / 1e6) : "");
-  const out = useSignal(c.egress ? String(c.egress / 1e6) : "");
-  const rate = (text: string) => (text.trim() ? Math.round(Number(text) * 1e6) : null);
+  // What was typed; a field that nobody touched shows what is the case, and is not sent.
+  const typed = useSignal<{ ingress?: string; egress?: string }>({});
+  const shown = (name: "ingress" | "egress") => typed.value[name] ?? (c[name] ? String((c[name] ?? 0) / 1e6) : "");
+  const submit = async (event: Event) => {
+    event.preventDefault();
+    const done = await act(t("rate_limit"), async () => {
+      const body: Record<string, number | null> = {};
+      for (const [name, text] of Object.entries(typed.value)) body[name] = text.trim() ? Math.round(numeric(t(`create.${name as "ingress" | "egress"}`), text, 0.1, 10_000) * 1e6) : null;
+      await change("PATCH", `v1/containers/${c.id}`, body);
+    });
+    if (done) typed.value = {};
+  };
+  const field = (name: "ingress" | "egress") => (
+    <Field label={`${t(`create.${name}`)} (${bits(c[name])})`}><input inputMode="decimal" placeholder={t("rate_none")} value={shown(name)} onInput={(e) => { typed.value = { ...typed.value, [name]: e.currentTarget.value }; }} /></Field>
+  );
   return (
-    <form class="row" style={{ marginTop: ".8rem" }} onSubmit={(e) => { e.preventDefault(); void act(t("rate_limit"), () => change("PATCH", `v1/containers/${c.id}`, { ingress: rate(into.value), egress: rate(out.value) })); }}>
-      <Field label={`${t("create.ingress")} (${bits(c.ingress)})`}><input type="number" min="0.1" step="any" placeholder={t("rate_none")} value={into.value} onInput={(e) => { into.value = e.currentTarget.value; }} /></Field>
-      <Field label={`${t("create.egress")} (${bits(c.egress)})`}><input type="number" min="0.1" step="any" placeholder={t("rate_none")} value={out.value} onInput={(e) => { out.value = e.currentTarget.value; }} /></Field>
-      <button>{t("rate_change")}</button>
+    <form class="row" style={{ marginTop: ".8rem" }} onSubmit={(e) => void submit(e)}>
+      {field("ingress")}{field("egress")}<button disabled={Object.keys(typed.value).length === 0}>{t("rate_change")}</button>
     </form>
   );
 }
@@ -146,13 +158,12 @@ function Term({ id, running }: { id: string; running: boolean }) {
     shell.current.listen(told);
     shell.current.show(box.current);
   };
-  if (!running && state.value === "off") return <p class="card dim">{t("term.stopped")}</p>;
   return (
     <div>
       <form class="row" style={{ marginBottom: ".6rem" }} onSubmit={(e) => void connect(e)}>
         <input aria-label={t("term.command")} placeholder="bash / sh" value={command.value} disabled={state.value === "on"} onInput={(e) => { command.value = e.currentTarget.value; }} />
-        {state.value === "off" ? <button class="primary">{t("term.connect")}</button> : <button type="button" onClick={() => { shell.current?.end(); state.value = "off"; }}>{t("term.disconnect")}</button>}
-        <span class="dim" role="status">{message.value}</span>
+        {state.value === "off" ? <button class="primary" disabled={!running}>{t("term.connect")}</button> : <button type="button" onClick={() => { shell.current?.end(); state.value = "off"; }}>{t("term.disconnect")}</button>}
+        <span class="dim" role="status">{message.value || (running ? "" : t("term.stopped"))}</span>
       </form>
       <div class="terminal" ref={box} />
     </div>
@@ -204,7 +215,7 @@ function Charts({ id, live }: { id: string; live: boolean }) {
     });
     return () => { over = true; stop(); for (const each of Object.values(drawn)) each.end(); };
   }, [id, live]);
-  if (!live) return <p class="card dim">{t("term.stopped")}</p>;
+  if (!live) return <p class="card dim">{t("charts.stopped")}</p>;
   const s = last.value;
   return (
     <>
@@ -264,7 +275,7 @@ function Files({ id }: { id: string }) {
         <tbody>
           {(value?.items ?? []).map((file) => (
             <tr key={file.name}>
-              <td>{file.kind === "folder" ? <button class="plain" style={{ padding: 0, color: "var(--accent)" }} onClick={() => enter(below(file.name))}>{file.name}/</button> : file.name}{file.target ? <span class="dim"> → {file.target}</span> : null}</td>
+              <td>{file.kind === "folder" || file.kind === "link" ? <button class="plain" style={{ padding: 0, color: "var(--accent)" }} onClick={() => enter(below(file.name))}>{file.name}{file.kind === "folder" ? "/" : ""}</button> : file.name}{file.target ? <span class="dim"> → {file.target}</span> : null}</td>
               <td>{file.kind === "folder" ? t("files.kind.dir") : file.kind === "link" ? t("files.kind.link") : file.kind === "file" ? t("files.kind.file") : file.kind}</td>
               <td class="num">{file.kind === "file" ? bytes(file.size) : ""}</td><td>{time(file.modified)}</td>
               <td>{file.kind === "file" || file.kind === "folder" ? <button onClick={() => void fetchFile(file)}>{t("download")}</button> : null}</td>

@@ -5,7 +5,7 @@ import { ago, t, type Key } from "../i18n";
 import { onEvent, reconnects } from "../live";
 import { go, link, route } from "../router";
 import { VirtualTable, type Column } from "../table";
-import { act, ask, Problem, State } from "../ui";
+import { act, actOnMany, ask, Problem, State } from "../ui";
 import { condition } from "./overview";
 import { Create } from "./create";
 
@@ -32,11 +32,14 @@ export async function doTo(c: { id: string; name: string }, what: "start" | "sto
   return act(`${t(what)} ${c.name}`, () => change("POST", `${path}/${what}`));
 }
 
+/** How the list was looked at last: it is so again when one comes back to it. */
+const remembered = { text: "", sort: "created", descending: true, top: 0 };
+
 export function Containers() {
-  const text = useSignal("");
+  const text = useSignal(remembered.text);
   const state = useSignal(route.value.query.get("state") ?? "");
-  const sort = useSignal("created");
-  const descending = useSignal(true);
+  const sort = useSignal(remembered.sort);
+  const descending = useSignal(remembered.descending);
   const total = useSignal(0);
   const states = useSignal<Record<string, number>>({});
   const error = useSignal<unknown>(undefined);
@@ -50,7 +53,7 @@ export function Containers() {
 
   const read = async (page: number, mine: number) => {
     const query = new URLSearchParams({
-      text: text.value, state: state.value, sort: sort.value, descending: String(descending.value), limit: String(PAGE), offset: String(page * PAGE),
+      text: text.value.trim(), state: state.value, sort: sort.value, descending: String(descending.value), limit: String(PAGE), offset: String(page * PAGE),
     });
     try {
       const found = await get<Schema["ContainerSummaryList"]>(`v1/containers/summary?${query.toString()}`);
@@ -93,12 +96,29 @@ export function Containers() {
     drawn.value += 1;
   };
   useEffect(() => { state.value = route.value.query.get("state") ?? ""; }, [route.value]);
-  useEffect(() => { renew(false); }, [text.value, state.value, sort.value, descending.value]);
+  const first = useRef(true);
+  useEffect(() => {
+    Object.assign(remembered, { text: text.value, sort: sort.value, descending: descending.value });
+    renew(first.current);
+    first.current = false;
+  }, [text.value, state.value, sort.value, descending.value]);
+  useEffect(() => {
+    const box = document.querySelector("main .virtual");
+    if (box && ready.value) box.scrollTop = remembered.top;
+    const keep = () => { remembered.top = box?.scrollTop ?? 0; };
+    box?.addEventListener("scroll", keep);
+    return () => box?.removeEventListener("scroll", keep);
+  }, [ready.value]);
   useEffect(() => { renew(true); }, [reconnects.value]);
   useEffect(() => {
     let timer: ReturnType<typeof setTimeout> | undefined;
     const stop = onEvent((event) => {
       if (!event.kind.startsWith("container.")) return;
+      if (event.kind === "container.removed" && chosen.value.has(event.subject)) {
+        const left = new Map(chosen.value);
+        left.delete(event.subject);
+        chosen.value = left;
+      }
       timer ??= setTimeout(() => { timer = undefined; renew(true); }, 250);
     });
     return () => { clearTimeout(timer); stop(); };
@@ -112,7 +132,7 @@ export function Containers() {
   const columns: Column<Summary>[] = [
     { label: "", cell: (c) => <input type="checkbox" aria-label={c.name} checked={chosen.value.has(c.id)} onChange={() => toggle(c)} /> },
     { label: t("name"), sort: "name", cell: (c) => <a href={link("containers", c.id)}>{c.name}</a> },
-    { label: t("state"), sort: "state", cell: (c) => <State of={condition(c)} /> },
+    { label: t("state"), sort: "state", cell: (c) => <><State of={condition(c)} />{c.state === "exited" && c.exit_code !== null && c.exit_code !== undefined ? <span class="dim"> ({c.exit_code})</span> : null}</> },
     { label: t("image"), sort: "image", cell: (c) => c.image },
     { label: t("ports"), cell: (c) => ports(c.ports) },
     { label: t("address"), cell: (c) => c.address ?? "" },
@@ -127,19 +147,16 @@ export function Containers() {
   };
   const many = async (what: "start" | "stop" | "remove") => {
     const list = [...chosen.value.values()];
+    let force = false;
     if (what !== "start") {
       const text = what === "remove" ? t("ask.remove_many", { count: list.length }) : t("ask.stop", { name: t("selected", { count: list.length }) });
       const options: [string, string][] = what === "remove" ? [["force", t("ask.force")]] : [];
       const answered = await ask(text, { options, details: list.map((c) => c.name) });
       if (!answered) return;
-      if (what === "remove" && answered.has("force")) {
-        await Promise.all(list.map((c) => act(`${t("remove")} ${c.name}`, () => change("DELETE", `v1/containers/${c.id}?force=true`))));
-        chosen.value = new Map();
-        return;
-      }
+      force = answered.has("force");
     }
-    await Promise.all(list.map((c) => act(`${t(what)} ${c.name}`, () => what === "remove" ? change("DELETE", `v1/containers/${c.id}`) : change("POST", `v1/containers/${c.id}/${what}`))));
-    chosen.value = new Map();
+    const failed = await actOnMany(t(what), list, (c) => (what === "remove" ? change("DELETE", `v1/containers/${c.id}?force=${force}`) : change("POST", `v1/containers/${c.id}/${what}`)));
+    chosen.value = new Map(failed.map((c) => [c.id, c]));
   };
   const everything = Object.values(states.value).reduce((sum, count) => sum + count, 0);
   return (

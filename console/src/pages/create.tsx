@@ -1,14 +1,15 @@
 import { useSignal } from "@preact/signals";
 import { useRef } from "preact/hooks";
-import { all, change, Failure, type Schema } from "../api";
+import { account, all, change, Failure, type Schema } from "../api";
 import { said, t } from "../i18n";
 import { go } from "../router";
-import { copy, Dialog, Field, useLoaded } from "../ui";
+import { copy, Dialog, Field, numeric, useLoaded } from "../ui";
 
 const quote = (text: string) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
 
-/** Words as a shell reads them, with quotes. */
+/** Words as a shell reads them, with quotes; an error for a quote that is not closed. */
 export function words(text: string): string[] {
+  if (/["']/.test(text.replace(/"(?:[^"\\]|\\.)*"|'[^']*'|\\./g, ""))) throw new Error(t("create.open_quote"));
   const found: string[] = [];
   const part = /"((?:[^"\\]|\\.)*)"|'([^']*)'|(\\.|[^\s"'\\])/g;
   for (const word of text.match(/(?:"(?:[^"\\]|\\.)*"|'[^']*'|\\.|[^\s"'\\])+/g) ?? []) {
@@ -19,7 +20,9 @@ export function words(text: string): string[] {
 
 const newKey = () => `console-${Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("")}`;
 
-const lines = (text: string) => text.split("\n").map((each) => each.trim()).filter(Boolean);
+const lines = (text: string) => text.split("\n").filter((each) => each.trim());
+/** The command as far as it is readable, for what is shown while it is typed. */
+const typedWords = (text: string) => { try { return words(text); } catch { return [text]; } };
 
 export function Create({ close }: { close: () => void }) {
   const form = useSignal({ image: "", name: "", command: "", ports: "", env: "", mounts: "", memory: "", cpus: "", ingress: "", egress: "", restart: "unless-stopped", start: true });
@@ -30,7 +33,8 @@ export function Create({ close }: { close: () => void }) {
   const images = useLoaded(() => all<Schema["Image"]>("v1/images"), []);
   const set = (change: Partial<typeof form.value>) => { form.value = { ...form.value, ...change }; };
   const f = form.value;
-  const line = ["berth", "run", "-d"];
+  const line = f.start ? ["berth", "run", "-d"] : ["berth", "create"];
+  if (account.value) line.splice(1, 0, "--for-account", quote(account.value));
   if (f.name) line.push("--name", quote(f.name));
   for (const port of lines(f.ports)) line.push("-p", quote(port));
   for (const env of lines(f.env)) line.push("-e", quote(env));
@@ -40,7 +44,7 @@ export function Create({ close }: { close: () => void }) {
   if (f.ingress) line.push("--ingress", `${f.ingress}mbit`);
   if (f.egress) line.push("--egress", `${f.egress}mbit`);
   if (f.restart !== "no") line.push("--restart", f.restart);
-  line.push(quote(f.image || "IMAGE"), ...words(f.command).map(quote));
+  line.push(quote(f.image || "IMAGE"), ...typedWords(f.command).map(quote));
 
   const submit = async (event: Event) => {
     event.preventDefault();
@@ -48,25 +52,30 @@ export function Create({ close }: { close: () => void }) {
     const wrong = (text: string) => { error.value = t("create.wrong_line", { text }); };
     const ports: Schema["Port"][] = [];
     for (const text of lines(f.ports)) {
-      const match = /^(?:(\d+):)?(\d+)(?:\/(tcp|udp))?$/.exec(text);
-      if (!match) return wrong(text);
-      ports.push({ container_port: Number(match[2]), protocol: match[3] ?? "tcp", ...(match[1] ? { host_port: Number(match[1]) } : {}) } as Schema["Port"]);
+      const match = /^(?:(\d+\.\d+\.\d+\.\d+):)?(?:(\d+):)?(\d+)(?:\/(tcp|udp))?$/.exec(text.trim());
+      if (!match || [match[2] ?? "1", match[3] ?? ""].some((port) => Number(port) < 1 || Number(port) > 65_535)) return wrong(text);
+      ports.push({ container_port: Number(match[3]), protocol: match[4] ?? "tcp", ...(match[2] ? { host_port: Number(match[2]) } : {}), ...(match[1] ? { host_ip: match[1] } : {}) } as Schema["Port"]);
     }
     const mounts: Schema["ContainerMount"][] = [];
     for (const text of lines(f.mounts)) {
-      const match = /^([^:]+):(\/[^:]*)(?::(ro))?$/.exec(text);
+      const match = /^([^:]+):(\/[^:]*)(?::(ro|rw))?$/.exec(text.trim());
       if (!match) return wrong(text);
       mounts.push({ type: match[1]?.startsWith("/") ? "bind" : "volume", source: match[1] ?? null, target: match[2] ?? "", read_only: match[3] === "ro" } as Schema["ContainerMount"]);
     }
     const bad = lines(f.env).find((text) => !text.includes("="));
     if (bad) return wrong(bad);
-    const body: Record<string, unknown> = { image: f.image, env: lines(f.env), ports, mounts, restart: f.restart, start: f.start };
-    if (f.name) body["name"] = f.name;
-    if (f.command.trim()) body["command"] = words(f.command);
-    if (f.memory) body["memory"] = Math.round(Number(f.memory) * 1048576);
-    if (f.cpus) body["cpus"] = Number(f.cpus);
-    if (f.ingress) body["ingress"] = Math.round(Number(f.ingress) * 1e6);
-    if (f.egress) body["egress"] = Math.round(Number(f.egress) * 1e6);
+    const body: Record<string, unknown> = { image: f.image.trim(), env: lines(f.env), ports, mounts, restart: f.restart, start: f.start };
+    try {
+      if (f.name) body["name"] = f.name;
+      if (f.command.trim()) body["command"] = words(f.command);
+      if (f.memory) body["memory"] = Math.round(numeric(t("create.memory"), f.memory, 4, 2 ** 30) * 1048576);
+      if (f.cpus) body["cpus"] = numeric(t("create.cpus"), f.cpus, 0.01, 4096);
+      if (f.ingress) body["ingress"] = Math.round(numeric(t("create.ingress"), f.ingress, 0.1, 10_000) * 1e6);
+      if (f.egress) body["egress"] = Math.round(numeric(t("create.egress"), f.egress, 0.1, 10_000) * 1e6);
+    } catch (failed) {
+      error.value = said(failed);
+      return;
+    }
     waiting.value = true;
     try {
       const made = await change<Schema["Container"]>("POST", "v1/containers", body, key.current);
@@ -87,7 +96,7 @@ export function Create({ close }: { close: () => void }) {
   const area = (name: "ports" | "env" | "mounts") => (
     <Field label={t(`create.${name}`)}><textarea name={name} style={{ minHeight: "4.5rem" }} value={f[name]} onInput={(e) => set({ [name]: e.currentTarget.value })} /></Field>
   );
-  const numeric = { type: "number", min: "0", step: "any" };
+  const decimal = { inputMode: "decimal" };
   return (
     <Dialog title={t("create.title")} close={close}>
       <form onSubmit={(e) => void submit(e)}>
@@ -98,7 +107,7 @@ export function Create({ close }: { close: () => void }) {
           <Field label={t("restart_policy")}>
             <select value={f.restart} onChange={(e) => set({ restart: e.currentTarget.value })}>{["unless-stopped", "always", "on-failure", "no"].map((each) => <option key={each}>{each}</option>)}</select>
           </Field>
-          {text("memory", numeric)}{text("cpus", numeric)}{text("ingress", numeric)}{text("egress", numeric)}
+          {text("memory", decimal)}{text("cpus", decimal)}{text("ingress", decimal)}{text("egress", decimal)}
         </div>
         <p><label><input type="checkbox" checked={f.start} onChange={(e) => set({ start: e.currentTarget.checked })} /> {t("start")}</label></p>
         <h2>{t("create.line")}</h2>

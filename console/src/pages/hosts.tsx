@@ -1,5 +1,6 @@
 import { useSignal } from "@preact/signals";
-import { all, change, type Schema } from "../api";
+import { useEffect } from "preact/hooks";
+import { all, change, session, type Schema } from "../api";
 import { ago, bytes, t } from "../i18n";
 import { act, Bar, Dialog, Field, Problem, useLoaded } from "../ui";
 
@@ -7,6 +8,7 @@ type Host = Schema["HostEntry"];
 
 export function Hosts() {
   const hosts = useLoaded(() => all<Host>("v1/hosts"), [], (kind) => kind.startsWith("host."));
+  useEffect(() => { const timer = setInterval(hosts.reload, 15_000); return () => clearInterval(timer); }, []);
   const edited = useSignal<Host | null>(null);
   const places = new Map<string, Host[]>();
   for (const host of hosts.value ?? []) {
@@ -29,7 +31,7 @@ export function Hosts() {
                 {host.disks.map((disk) => <div key={disk.path} class="small">{disk.path} {bytes(disk.used)} / {bytes(disk.size)} {t("hosts.used")}<Bar used={disk.used} of={disk.size} /></div>)}
                 <div class="small dim">{host.interfaces.map((link) => `${link.name} ${link.address}`).join(" · ")}</div>
                 <div class="small dim">{t("hosts.heartbeat")}: {ago(host.heartbeat_at)}</div>
-                <button onClick={() => { edited.value = host; }}>{t("hosts.label")}</button>
+                {session.value?.role === "admin" ? <button onClick={() => { edited.value = host; }}>{t("hosts.label")}</button> : null}
               </div>
             ))}
           </div>

@@ -44,13 +44,28 @@ export function Images() {
   const shown = useSignal<Image | null>(null);
   const label = (image: Image) => image.names.join(", ") || t("images.unnamed");
   const reference = (image: Image) => image.names[0] ?? image.digest;
+  /** All names of it; with the last one it goes itself. */
+  const removeAll = async (image: Image) => {
+    for (const name of image.names.length ? image.names : [image.digest]) await change("DELETE", `v1/images/${encodeURIComponent(name)}`);
+  };
+  useEffect(() => {
+    // A file that misses the box must not take the page away.
+    const stop = (event: DragEvent) => event.preventDefault();
+    addEventListener("dragover", stop);
+    addEventListener("drop", stop);
+    return () => { removeEventListener("dragover", stop); removeEventListener("drop", stop); };
+  }, []);
   const load = (file: File | undefined) => {
     if (!file) return;
     void act(`${t("images.load")} ${file.name}`, () => send("POST", "v1/images", file, "application/x-tar")).then(images.reload);
   };
   const prune = async () => {
-    const unused = (images.value ?? []).filter((image) => image.names.length === 0).map((image) => image.digest);
-    const chosen = await ask(t("images.prune_ask"), { options: [["all", t("images.prune_all")]], details: unused.length ? unused : [t("none")] });
+    const used = new Set((await all<Schema["Container"]>("v1/containers").catch(() => [])).map((c) => c.image_digest));
+    const free = (images.value ?? []).filter((image) => !used.has(image.digest));
+    const unnamed = free.filter((image) => image.names.length === 0).map((image) => image.digest.slice(0, 19));
+    const named = free.flatMap((image) => image.names);
+    const details = [t("images.prune_these", { unnamed: unnamed.join(", ") || t("none"), named: named.join(", ") || t("none") })];
+    const chosen = await ask(t("images.prune_ask"), { options: [["all", t("images.prune_all")]], details });
     if (!chosen) return;
     try {
       const done = await change<Schema["Pruned"]>("POST", "v1/images/prune", { all: chosen.has("all") });
@@ -62,7 +77,7 @@ export function Images() {
     event.preventDefault();
     void change<Pull>("POST", "v1/pulls", { image: name.value.trim() }).then(() => { name.value = ""; pulls.reload(); }, (e: unknown) => toast(said(e), true));
   };
-  const list = (images.value ?? []).filter((image) => label(image).includes(filter.value) || image.digest.includes(filter.value));
+  const list = (images.value ?? []).filter((image) => `${label(image)} ${image.digest}`.toLowerCase().includes(filter.value.trim().toLowerCase()));
   return (
     <>
       <div class="head">
@@ -84,7 +99,7 @@ export function Images() {
       </div>
       {pulls.value?.items.length ? <section><h2>{t("images.pulls")}</h2>{pulls.value.items.slice(0, 8).map((p) => <PullRow key={p.id} id={p.id} first={p} over={images.reload} />)}</section> : null}
       <Problem error={images.error} />
-      {images.value && list.length === 0 ? <p class="card dim">{t("empty.images")}</p> : (
+      {images.value && list.length === 0 ? <p class="card dim">{t(filter.value ? "empty.list" : "empty.images")}</p> : (
         <Table name={(image) => image.digest} rows={list} columns={[
           { label: t("name"), cell: (image) => <>{label(image)} {image.official ? <span class="chip">{t("images.official")}</span> : null}</> },
           { label: t("id"), cell: (image) => <code>{image.digest.replace("sha256:", "").slice(0, 12)}</code> },
@@ -94,7 +109,7 @@ export function Images() {
           { label: "", cell: (image) => (
             <div class="row">
               <button onClick={() => { shown.value = image; }}>{t("detail")}</button>
-              <button class="danger" onClick={() => void ask(t("ask.remove", { name: label(image) })).then((yes) => { if (yes) void act(`${t("remove")} ${label(image)}`, () => change("DELETE", `v1/images/${encodeURIComponent(reference(image))}`)).then(images.reload); })}>{t("remove")}</button>
+              <button class="danger" onClick={() => void ask(t("ask.remove", { name: label(image) })).then((yes) => { if (yes) void act(`${t("remove")} ${label(image)}`, () => removeAll(image)).then(images.reload); })}>{t("remove")}</button>
             </div>
           ) },
         ]} />

@@ -104,7 +104,7 @@ function ApplyFile({ close }: { close: () => void }) {
           {found.value.every((each) => each.action === "none") ? <p>{t("services.no_changes")}</p> : null}
           {found.value.map((each) => (
             <div key={each.group}><strong>{each.group}</strong>: {t(`apply.${each.action}`)}
-              <pre>{each.differences.map((d) => `${d.field}: ${JSON.stringify(d.from)} → ${JSON.stringify(d.to)}`).join("\n") || "–"}</pre>
+              <pre>{each.differences.map((d) => `${d.field}: ${JSON.stringify(d.from) ?? "–"} → ${JSON.stringify(d.to) ?? "–"}`).join("\n") || "–"}</pre>
             </div>
           ))}
         </section>

@@ -22,7 +22,7 @@ export function Volumes() {
   return (
     <>
       <div class="head"><h1>{t("volumes")}</h1><span class="grow" />
-        <form class="row" onSubmit={(e) => { e.preventDefault(); void act(`${t("create")} ${name.value}`, () => change("POST", "v1/volumes", { name: name.value })).then(() => { name.value = ""; volumes.reload(); }); }}>
+        <form class="row" onSubmit={(e) => { e.preventDefault(); void act(`${t("create")} ${name.value}`, () => change("POST", "v1/volumes", { name: name.value })).then((made) => { if (made) name.value = ""; volumes.reload(); }); }}>
           <input required aria-label={t("name")} placeholder={t("name")} value={name.value} onInput={(e) => { name.value = e.currentTarget.value; }} /><button class="primary">{t("create")}</button>
         </form>
         <button onClick={() => void prune()}>{t("volumes.prune")}</button>

@@ -39,6 +39,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::settings::Settings;
 use client::Connection;
+pub(crate) use language::localized;
+pub(crate) use output::width;
 
 /// Version and commit, `0.2.0 (1a2b3c4d5e6f)`.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("BERTH_COMMIT"), ")");

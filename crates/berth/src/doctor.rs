@@ -4,6 +4,8 @@ use std::fs;
 
 use berth_runtime::cgroup::Hierarchies;
 
+use crate::cli::{localized, width};
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Doctor {
     /// Print JSON
@@ -124,7 +126,6 @@ fn bridge() -> Finding {
     )
 }
 
-/// Prints what was found; the exit code is 1 if something that is needed is missing.
 fn certificates() -> Finding {
     let of_host = berth_tls::authorities_of_host();
     let found = match of_host {
@@ -136,6 +137,7 @@ fn certificates() -> Finding {
     warning("certificate authorities", of_host > 0, found, advice)
 }
 
+/// Prints what was found; the exit code is 1 if something that is needed is missing.
 pub(crate) fn run(doctor: &Doctor) -> Result<u8, String> {
     let all = [
         root(),
@@ -153,10 +155,15 @@ pub(crate) fn run(doctor: &Doctor) -> Result<u8, String> {
     if doctor.json {
         println!("{}", serde_json::to_string_pretty(&all).map_err(|e| e.to_string())?);
     } else {
+        let padded = |text: &str, columns: usize| {
+            let text = localized(text);
+            let pad = columns.saturating_sub(width(&text));
+            text + &" ".repeat(pad)
+        };
         for f in &all {
-            println!("{:<8} {:<22} {}", f.state, f.what, f.found);
+            println!("{} {} {}", padded(f.state, 8), padded(f.what, 22), localized(&f.found));
             if !f.advice.is_empty() {
-                println!("{:<8} {:<22} -> {}", "", "", f.advice);
+                println!("{:<8} {:<22} -> {}", "", "", localized(f.advice));
             }
         }
     }

@@ -37,6 +37,20 @@ pub(crate) fn prefers_english(headers: &HeaderMap) -> bool {
     english > chinese
 }
 
+/// Whether a WebSocket's client wants Chinese: by the parameter `language`, as its request can have no headers, or by those of its
+/// browser.
+pub(crate) struct Chinese(pub(crate) bool);
+
+impl<S: Sync> axum::extract::FromRequestParts<S> for Chinese {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut axum::http::request::Parts, _state: &S) -> Result<Self, Self::Rejection> {
+        let query = parts.uri.query().unwrap_or_default().as_bytes();
+        let asked = form_urlencoded::parse(query).find(|(name, _)| name == "language").map(|(_, value)| value);
+        Ok(Self(asked.map_or_else(|| prefers_chinese(&parts.headers), |language| language.starts_with("zh"))))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use axum::http::{HeaderMap, HeaderValue, header};

@@ -39,6 +39,17 @@ impl Error {
     }
 }
 
+impl Error {
+    /// As it is told to somebody who wants Chinese, or not.
+    pub(super) fn problem_in(&self, chinese: bool) -> Problem {
+        let mut problem = self.problem();
+        if let Some(detail) = berth_types::in_chinese(&problem.detail).filter(|_| chinese) {
+            problem.detail = detail;
+        }
+        problem
+    }
+}
+
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let problem = self.problem();

@@ -22,7 +22,7 @@ use super::error::Error;
 use super::streams::{Kind, StreamLimits, reader, tar, tar_of, written_by};
 use super::wire::{ExecCreate, ExecResult, FileStat, List, channel};
 use crate::Api;
-use crate::http::{AuditDetail, Client, PROTOCOL, small_body};
+use crate::http::{AuditDetail, Chinese, Client, PROTOCOL, small_body};
 use crate::ranges;
 
 /// Most bytes of each stream that an answer holds.
@@ -142,6 +142,7 @@ pub(super) async fn exec_session(
     Auth(caller): Auth,
     Segment(id): Segment<String>,
     by: BySession,
+    Chinese(chinese): Chinese,
     from: Client,
     socket: Upgrade,
 ) -> Result<Response, Error> {
@@ -150,8 +151,12 @@ pub(super) async fn exec_session(
     let place = api.places.take(&caller, Kind::Stream)?;
     Ok(socket.on_upgrade(move |mut socket| async move {
         let Ok(first) = tokio::time::timeout(FIRST_MESSAGE, socket.recv()).await else {
-            return refuse(socket, Error::invalid("the first message did not arrive: the command to run, as JSON"))
-                .await;
+            return refuse(
+                socket,
+                Error::invalid("the first message did not arrive: the command to run, as JSON"),
+                chinese,
+            )
+            .await;
         };
         let asked = match first {
             Some(Ok(Message::Text(text))) => read_json::<ExecCreate>(text.as_bytes()),
@@ -178,7 +183,7 @@ pub(super) async fn exec_session(
                 };
                 converse(socket, session, gone, None, place).await;
             }
-            Err(error) => refuse(socket, error).await,
+            Err(error) => refuse(socket, error, chinese).await,
         }
     }))
 }
@@ -236,8 +241,8 @@ async fn end(socket: &mut (impl Sink<Message> + Unpin), value: &serde_json::Valu
     let _ = socket.send(Message::Close(None)).await;
 }
 
-async fn refuse(mut socket: WebSocket, error: Error) {
-    end(&mut socket, &serde_json::json!({ "error": error.problem() })).await;
+async fn refuse(mut socket: WebSocket, error: Error, chinese: bool) {
+    end(&mut socket, &serde_json::json!({ "error": error.problem_in(chinese) })).await;
     linger(&mut socket).await;
 }
 

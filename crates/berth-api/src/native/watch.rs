@@ -21,7 +21,7 @@ use super::error::Error;
 use super::streams::Kind;
 use super::wire::{Command, Container, Event, LogEntry, Stats};
 use crate::Api;
-use crate::http::PROTOCOL;
+use crate::http::{Chinese, PROTOCOL};
 
 /// Things that one connection may follow at a time.
 const MOST_WATCHES: usize = 32;
@@ -81,6 +81,7 @@ pub(super) async fn watch(
     State(api): State<Api>,
     Auth(caller): Auth,
     by: BySession,
+    Chinese(chinese): Chinese,
     socket: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Error> {
     let socket = socket.map_err(|e| Error::invalid(format!("a WebSocket upgrade is required: {}", e.body_text())))?;
@@ -88,13 +89,13 @@ pub(super) async fn watch(
     let place = api.places.take(&caller, Kind::Stream)?;
     Ok(socket.on_upgrade(move |socket| async move {
         let core = api.core.clone();
-        converse(socket, &api, caller, by.over(&core)).await;
+        converse(socket, &api, caller, chinese, by.over(&core)).await;
         drop(place);
     }))
 }
 
 /// Serves a connection until the client or the server goes, or the session is `over`.
-async fn converse(socket: WebSocket, api: &Api, caller: Caller, over: impl Future<Output = ()>) {
+async fn converse(socket: WebSocket, api: &Api, caller: Caller, chinese: bool, over: impl Future<Output = ()>) {
     let (mut to_client, mut from_client) = socket.split();
     let (answers, mut ready) = mpsc::channel::<String>(AHEAD);
     let inward = async {
@@ -107,7 +108,7 @@ async fn converse(socket: WebSocket, api: &Api, caller: Caller, over: impl Futur
             let asked = match serde_json::from_str::<ClientMessage>(&text) {
                 Ok(asked) => asked,
                 Err(error) => {
-                    let problem = Error::invalid(format!("the message is not understood: {error}")).problem();
+                    let problem = Error::invalid(format!("the message is not understood: {error}")).problem_in(chinese);
                     let _ = answers.send(json!({ "id": Value::Null, "error": problem }).to_string()).await;
                     continue;
                 }
@@ -120,7 +121,7 @@ async fn converse(socket: WebSocket, api: &Api, caller: Caller, over: impl Futur
             }
             if watches.len() >= MOST_WATCHES {
                 let detail = format!("a connection follows at most {MOST_WATCHES} things at a time");
-                let problem = Error::new(StatusCode::TOO_MANY_REQUESTS, "too_many_watches", detail).problem();
+                let problem = Error::new(StatusCode::TOO_MANY_REQUESTS, "too_many_watches", detail).problem_in(chinese);
                 let _ = answers.send(json!({ "id": asked.id, "error": problem }).to_string()).await;
                 continue;
             }
@@ -128,7 +129,7 @@ async fn converse(socket: WebSocket, api: &Api, caller: Caller, over: impl Futur
             let task = tasks.spawn(async move {
                 match follow(&api, &caller, asked.what, &out).await {
                     Ok(()) => out.send("end", json!(true)).await,
-                    Err(error) => out.send("error", json!(error.problem())).await,
+                    Err(error) => out.send("error", json!(error.problem_in(chinese))).await,
                 };
             });
             watches.insert(asked.id, task);

@@ -271,8 +271,12 @@ impl Core {
         target.trouble = None;
         // Its owner wants it stopped from now on, whatever its last start came to.
         target.error = None;
-        target.next_start = None;
-        let event = before.is_some_and(ContainerState::is_live).then_some(target.ending());
+        let waited = target.next_start.take().is_some();
+        let event = match before.is_some_and(ContainerState::is_live) {
+            true => Some(target.ending()),
+            // It was to be started again by its policy.
+            false => waited.then_some("container.restart_cancelled"),
+        };
         self.record(target, event).await
     }
 

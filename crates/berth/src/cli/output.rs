@@ -17,13 +17,15 @@ pub(super) fn capitalised(word: &str) -> String {
     letters.next().map(|first| first.to_uppercase().collect::<String>() + letters.as_str()).unwrap_or_default()
 }
 
-/// Columns as wide as their widest cell; wide characters of East Asian scripts count twice.
+/// Columns that a text takes in a terminal: wide characters of East Asian scripts count twice.
+pub(crate) fn width(text: &str) -> usize {
+    text.chars().map(|c| if matches!(u32::from(c), 0x1100..=0x115f | 0x2e80..=0xa4cf | 0xac00..=0xd7a3 | 0xf900..=0xfaff | 0xfe30..=0xfe6f | 0xff00..=0xff60 | 0xffe0..=0xffe6 | 0x1f300..=0x1faff | 0x20000..=0x3fffd) { 2 } else { 1 }).sum()
+}
+
+/// Columns as wide as their widest cell.
 pub(super) fn table(head: &[&str], rows: &[Vec<String>]) {
     let rows: Vec<Vec<String>> =
         rows.iter().map(|row| row.iter().map(|cell| harmless(cell).replace('\n', "\\n")).collect()).collect();
-    let width = |text: &str| -> usize {
-        text.chars().map(|c| if matches!(u32::from(c), 0x1100..=0x115f | 0x2e80..=0xa4cf | 0xac00..=0xd7a3 | 0xf900..=0xfaff | 0xfe30..=0xfe6f | 0xff00..=0xff60 | 0xffe0..=0xffe6 | 0x1f300..=0x1faff | 0x20000..=0x3fffd) { 2 } else { 1 }).sum()
-    };
     let mut widths: Vec<usize> = head.iter().map(|h| width(h)).collect();
     for row in &rows {
         for (have, cell) in widths.iter_mut().zip(row) {
