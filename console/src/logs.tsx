@@ -10,7 +10,7 @@ type Entry = Schema["LogEntry"];
 type Line = { text: string; stream: string; time: string; partial: boolean };
 
 /** Lines that the page holds; older ones are read again when they are scrolled to. */
-const MOST = 20_000;
+const MOST = 6_000;
 /** Characters of a line that are shown at first. */
 const LONG = 4_000;
 const PAGE = 1000;
@@ -163,6 +163,15 @@ class View {
     this.elements.unshift(...made);
   }
 
+  /** Drops the newest lines beyond what is held, below what is seen; whether there were any. */
+  trimEnd(): boolean {
+    if (this.lines.length <= MOST) return false;
+    for (const element of this.elements.splice(MOST)) element.remove();
+    this.lines.splice(MOST);
+    this.open.clear();
+    return true;
+  }
+
   /** Drops the oldest lines beyond what is held. */
   trim(): void {
     const over = this.lines.length - MOST;
@@ -211,6 +220,8 @@ export function Logs({ id, name, run }: { id: string; name: string; run: string 
   const older = useRef(false);
   /** Grows when the end of the log is to be read anew. */
   const generation = useSignal(0);
+  /** Whether lines at the end are not on the page. */
+  const endIsGone = useRef(false);
   const toEnd = useRef<() => void>(() => undefined);
   const followAgain = useRef<() => void>(() => undefined);
 
@@ -224,7 +235,7 @@ export function Logs({ id, name, run }: { id: string; name: string; run: string 
     empty.value = true;
     fresh.value = 0;
     error.value = undefined;
-    let missed = false;
+    endIsGone.current = false;
     let newest: string | undefined;
     let seenAtNewest = 0;
     let waiting: Line[] = [];
@@ -234,8 +245,8 @@ export function Logs({ id, name, run }: { id: string; name: string; run: string 
       const all = waiting;
       waiting = [];
       // A page that is read elsewhere takes no more than it can hold: its end is read anew when somebody wants it.
-      if (follow.peek() || made.lines.length < MOST) made.append(all);
-      else missed = true;
+      if (!endIsGone.current && (follow.peek() || made.lines.length < MOST)) made.append(all);
+      else endIsGone.current = true;
       empty.value = made.lines.length === 0;
       if (follow.peek()) {
         made.trim();
@@ -272,7 +283,7 @@ export function Logs({ id, name, run }: { id: string; name: string; run: string 
     toEnd.current = () => {
       follow.value = true;
       fresh.value = 0;
-      if (missed) generation.value += 1;
+      if (endIsGone.current) generation.value += 1;
       else element.scrollTop = element.scrollHeight;
     };
     return () => { stop(); cancelAnimationFrame(frame); };
@@ -305,7 +316,12 @@ export function Logs({ id, name, run }: { id: string; name: string; run: string 
       const read = whole(text.split("\n").filter(Boolean).map((each) => line(JSON.parse(each) as Entry)));
       const lines = read.slice(0, Math.max(0, read.length - again));
       if (lines.length < PAGE) beginning.value = true;
-      if (lines.length) { follow.value = false; made.prepend(lines); }
+      if (lines.length) {
+        follow.value = false;
+        made.prepend(lines);
+        // What follows is read anew by whoever goes back to the end.
+        if (made.trimEnd()) endIsGone.current = true;
+      }
     } catch (failed) {
       error.value = failed;
     } finally {
@@ -317,7 +333,7 @@ export function Logs({ id, name, run }: { id: string; name: string; run: string 
     const element = box.current;
     if (!element) return;
     const atEnd = element.scrollHeight - element.scrollTop - element.clientHeight < 30;
-    if (atEnd && !follow.value) toEnd.current();
+    if (atEnd && !follow.value && last.current < element.scrollTop) toEnd.current();
     else if (!atEnd && follow.value && element.scrollTop < last.current) follow.value = false;
     last.current = element.scrollTop;
     if (element.scrollTop < 400 && (view.current?.lines.length ?? 0) >= PAGE) void readOlder();

@@ -29,7 +29,7 @@ export const en = {
   "own_account": "own account",
   "offline": "The connection to the server is lost; trying again …",
   "search": "Search",
-  "filter": "Filter by name, image or id",
+  "filter": "Filter by name, image or id; label:KEY=VALUE, health:unhealthy",
   "palette": "Go to a page or a container",
   "palette.none": "Nothing found",
   "help": "Keyboard shortcuts",
@@ -369,4 +369,8 @@ export const en = {
   "acc.disable_ask": "Disable {name}? Its credentials are refused at once.",
   "acc.own": "own account",
   "bw.need_key": "Name a container.",
+  "chart.range": "Time",
+  "chart.range.live": "live",
+  "chart.disk": "Written to disk, MiB",
+  "chart.history": "Five-minute averages",
 };

@@ -31,7 +31,7 @@ export const zh: { [K in keyof Words]: string } = {
   "own_account": "本账户",
   "offline": "与服务器的连接已断开，正在重新连接……",
   "search": "搜索",
-  "filter": "按名称、镜像或 ID 筛选",
+  "filter": "按名称、镜像或 ID 筛选；label:键=值、health:unhealthy",
   "palette": "跳转到页面或容器",
   "palette.none": "没有找到",
   "help": "键盘快捷键",
@@ -371,4 +371,8 @@ export const zh: { [K in keyof Words]: string } = {
   "acc.disable_ask": "停用 {name}？其凭证立即失效。",
   "acc.own": "本账户",
   "bw.need_key": "请填写容器名称。",
+  "chart.range": "时间范围",
+  "chart.range.live": "实时",
+  "chart.disk": "磁盘写入量，MiB",
+  "chart.history": "五分钟平均值",
 };

@@ -210,6 +210,52 @@ try {
   await page.goto(`${base}/#/containers/${loud.id}/terminal`);
   await page.getByRole("button", { name: "Connect", exact: true }).waitFor();
 
+  step("a cap that nobody touched is not sent");
+  const capped = await (await api("POST", "v1/containers", { image: "busybox", name: "capped", command: ["sleep", "1000"], ingress: 20e6, start: true })).json();
+  await page.goto(`${base}/#/containers/${capped.id}`);
+  const inward = page.getByLabel(/^Bandwidth in/);
+  await inward.waitFor();
+  await api("PATCH", `v1/containers/${capped.id}`, { egress: 7e6 });
+  await page.waitForFunction(() => [...document.querySelectorAll("main input")].some((input) => input.value === "7"));
+  await inward.fill("x");
+  await page.getByRole("button", { name: "Change", exact: true }).click();
+  await page.getByText("a number from 0.1 to 10000 is needed").waitFor();
+  await inward.fill("30");
+  await page.getByRole("button", { name: "Change", exact: true }).click();
+  await page.getByText("(30 Mbit/s)").waitFor();
+  const rates = await (await api("GET", `v1/containers/${capped.id}`)).json();
+  assert.deepEqual([rates.ingress, rates.egress], [30e6, 7e6]);
+  await page.goto(`${base}/#/containers/${capped.id}/charts`);
+  await page.getByLabel("Time").selectOption("24");
+  await page.getByText("No points in this time").waitFor();
+
+  step("a crash loop is stopped from its page, and the list sees it");
+  await api("POST", "v1/containers", { image: "busybox", name: "looping", restart: "always", command: ["sh", "-c", "exit 3"], start: true });
+  await page.goto(`${base}/#/containers`);
+  const looping = page.locator("tr").filter({ hasText: "looping" });
+  await looping.getByText("restarting").waitFor({ timeout: 10000 });
+  await looping.getByRole("link", { name: "looping" }).click();
+  await page.getByRole("button", { name: "Stop", exact: true }).click();
+  await page.locator("dialog").getByRole("button", { name: "Confirm" }).click();
+  await page.locator(".head .state").filter({ hasText: "exited" }).waitFor({ timeout: 5000 });
+  await page.goBack();
+  await looping.getByText("(3)").waitFor();
+  await looping.getByText("restarting").waitFor({ state: "detached", timeout: 2000 });
+
+  step("a removed container says so");
+  await page.goto(`${base}/#/containers/${capped.id}`);
+  await page.getByRole("heading", { name: "/ capped" }).waitFor();
+  await api("DELETE", `v1/containers/${capped.id}?force=true`);
+  await page.getByText("This container was removed.").waitFor({ timeout: 4000 });
+  assert.equal(await page.getByRole("button", { name: "Stop", exact: true }).count(), 0);
+  await api("DELETE", "v1/containers/looping?force=true");
+
+  step("addresses that name no page");
+  for (const path of ["%", "containers/100%", "nonsense"]) {
+    await page.goto(`${base}/#/${path}`);
+    await page.locator("main h1").waitFor();
+  }
+
   step("what can't be taken back is asked for by its name");
   await api("POST", "v1/volumes", { name: "precious" });
   await page.getByRole("link", { name: "Volumes" }).click();

@@ -174,7 +174,62 @@ function Term({ id, running }: { id: string; running: boolean }) {
 const POINTS = 3600;
 const BLUE = "#2b8cc4", ORANGE = "#d9822b";
 
+const seconds = (time: string) => Date.parse(time.replace(/(\.\d{3})\d+/, "$1")) / 1000;
+
 function Charts({ id, live }: { id: string; live: boolean }) {
+  const hours = useSignal(0);
+  return (
+    <>
+      <p><label>{t("chart.range")}{" "}
+        <select value={hours.value} onChange={(e) => { hours.value = Number(e.currentTarget.value); }}>
+          <option value={0}>{t("chart.range.live")}</option>
+          {[6, 24].map((count) => <option key={count} value={count}>{t("bw.hours", { count })}</option>)}
+          {[7, 30].map((count) => <option key={count} value={count * 24}>{t("bw.days", { count })}</option>)}
+        </select>
+      </label></p>
+      {hours.value === 0 ? <LiveCharts id={id} live={live} /> : <History key={hours.value} id={id} hours={hours.value} />}
+    </>
+  );
+}
+
+/** The points that the server has kept: what was carried and used in each five minutes. */
+function History({ id, hours }: { id: string; hours: number }) {
+  const boxes = { cpu: useRef<HTMLDivElement>(null), memory: useRef<HTMLDivElement>(null), network: useRef<HTMLDivElement>(null), disk: useRef<HTMLDivElement>(null) };
+  const from = Math.floor(Date.now() / 1000) - hours * 3600;
+  const { value, error } = useLoaded(() => get<Schema["Bandwidth"]>(`v1/bandwidth?${new URLSearchParams({ by: "container", key: id, from: String(from) }).toString()}`), [id, hours]);
+  useEffect(() => {
+    if (!value?.points.length) return undefined;
+    let over = false;
+    let drawn: Drawn[] = [];
+    void import("../chart").then(({ draw }) => {
+      if (over) return;
+      const times = value.points.map((point) => seconds(point.time));
+      const put = (box: HTMLDivElement | null, lines: [string, string, (point: Schema["BandwidthPoint"]) => number][]) => {
+        if (!box) return;
+        const made = draw(box, lines.map(([label, colour]) => ({ label, colour })));
+        made.set([times, ...lines.map(([, , read]) => value.points.map(read))]);
+        drawn.push(made);
+      };
+      put(boxes.cpu.current, [[t("cpu"), BLUE, (p) => p.cpus * 100]]);
+      put(boxes.memory.current, [[t("memory"), BLUE, (p) => p.memory_mib]]);
+      put(boxes.network.current, [[t("traffic_in"), BLUE, (p) => p.down_mbit], [t("traffic_out"), ORANGE, (p) => p.up_mbit]]);
+      put(boxes.disk.current, [[t("written"), ORANGE, (p) => p.disk_mib]]);
+    });
+    return () => { over = true; for (const each of drawn) each.end(); drawn = []; };
+  }, [value]);
+  if (!value) return error === undefined ? <p class="dim">{t("loading")}</p> : <Problem error={error} />;
+  if (value.points.length === 0) return <p class="card dim">{t("bw.none")}</p>;
+  return (
+    <>
+      <p class="dim">{t("chart.history")} · {t("bw.p95")} {number(value.p95_mbit, 3)} Mbit/s</p>
+      <div class="charts">
+        {(["cpu", "memory", "network", "disk"] as const).map((name) => <section key={name} class="card"><h2>{t(`chart.${name}`)}</h2><div class="chart" ref={boxes[name]} /></section>)}
+      </div>
+    </>
+  );
+}
+
+function LiveCharts({ id, live }: { id: string; live: boolean }) {
   const boxes = { cpu: useRef<HTMLDivElement>(null), memory: useRef<HTMLDivElement>(null), network: useRef<HTMLDivElement>(null), block: useRef<HTMLDivElement>(null) };
   const last = useSignal<Schema["Stats"] | null>(null);
   useEffect(() => {
@@ -195,9 +250,9 @@ function Charts({ id, live }: { id: string; live: boolean }) {
       stop = watch(() => ({ watch: "stats", container: id }), (message) => {
         const s = message.stats?.[0];
         if (!s) return;
-        const at = Date.parse(s.time.replace(/(\.\d{3})\d+/, "$1")) / 1000;
-        const seconds = before ? at - Date.parse(before.time.replace(/(\.\d{3})\d+/, "$1")) / 1000 : 0;
-        const rate = (now: number, then: number, size: number) => (seconds > 0 ? Math.max(0, now - then) / seconds / size : 0);
+        const at = seconds(s.time);
+        const passed = before ? at - seconds(before.time) : 0;
+        const rate = (now: number, then: number, size: number) => (passed > 0 ? Math.max(0, now - then) / passed / size : 0);
         const add = (name: string, ...values: number[]) => {
           const rows = data[name] as number[][];
           [at, ...values].forEach((value, row) => { const list = rows[row] as number[]; list.push(value); if (list.length > POINTS) list.shift(); });

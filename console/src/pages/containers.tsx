@@ -32,6 +32,17 @@ export async function doTo(c: { id: string; name: string }, what: "start" | "sto
   return act(`${t(what)} ${c.name}`, () => change("POST", `${path}/${what}`));
 }
 
+/** What is typed into the filter: words, `label:KEY=VALUE` and `health:unhealthy`. */
+function filters(typed: string): Record<string, string> {
+  const found: Record<string, string> = {};
+  const words = typed.split(/\s+/).filter((word) => {
+    const match = /^(label|health):(.+)$/.exec(word);
+    if (match?.[1] && match[2]) found[match[1]] = match[2];
+    return !match;
+  });
+  return { ...found, text: words.join(" ").trim() };
+}
+
 /** How the list was looked at last: it is so again when one comes back to it. */
 const remembered = { text: "", sort: "created", descending: true, top: 0 };
 
@@ -53,7 +64,7 @@ export function Containers() {
 
   const read = async (page: number, mine: number) => {
     const query = new URLSearchParams({
-      text: text.value.trim(), state: state.value, sort: sort.value, descending: String(descending.value), limit: String(PAGE), offset: String(page * PAGE),
+      ...filters(text.value), state: state.value, sort: sort.value, descending: String(descending.value), limit: String(PAGE), offset: String(page * PAGE),
     });
     try {
       const found = await get<Schema["ContainerSummaryList"]>(`v1/containers/summary?${query.toString()}`);

@@ -12,6 +12,7 @@ mod logs;
 mod places;
 mod ready;
 mod restart;
+mod search;
 mod state;
 
 use std::collections::BTreeMap;
@@ -21,7 +22,7 @@ use std::time::Duration;
 use berth_engine::{
     Exit, Mount, NetworkMode, Observed, Placement, PortBinding, PortRequest, State, Stats, UnitId, UnitSpec,
 };
-use berth_store::{ContainerFilter, ContainerSearch};
+use berth_store::ContainerFilter;
 use serde::{Deserialize, Serialize};
 
 pub use change::ContainerUpdate;
@@ -31,6 +32,7 @@ pub(crate) use in_flight::{FailureReason, Transition};
 pub use logs::{LogFollower, LogQuery};
 pub(crate) use places::StartingOnes;
 pub(crate) use ready::NotReady;
+pub use search::ContainerOnly;
 pub use state::ContainerPhase;
 
 use crate::core::Core;
@@ -512,24 +514,6 @@ impl Core {
             items.push(self.up_to_date(container(row)?).await?);
         }
         Ok(Page { items, next })
-    }
-
-    /// A page of the account's containers that match, and how many match in each state, whatever state is asked for.
-    ///
-    /// # Errors
-    /// The database's own.
-    pub async fn containers_search(
-        &self,
-        caller: &Caller,
-        asked: ContainerSearch,
-    ) -> Result<(Vec<Container>, BTreeMap<String, u64>), Error> {
-        let asked = ContainerSearch { account: caller.account, ..asked };
-        let found = self.read(move |tx| Ok(tx.containers_search(&asked)?)).await?;
-        let mut items = Vec::with_capacity(found.page.len());
-        for row in found.page {
-            items.push(self.up_to_date(container(row)?).await?);
-        }
-        Ok((items, found.states.into_iter().map(|(state, count)| (state, u64::try_from(count).unwrap_or(0))).collect()))
     }
 
     /// How many containers the account has.

@@ -77,8 +77,8 @@ pub use apps::{App, NewApp};
 pub use bandwidth::{Grouped, Series, SeriesPoint};
 pub use berth_operations::{Command, CommandQuery, CommandStatus, Method, OperationStep, Outcome, Target};
 pub use containers::{
-    Container, ContainerPhase, ContainerState, ContainerUpdate, LogFollower, LogQuery, NewContainer, Usage,
-    signal_number,
+    Container, ContainerOnly, ContainerPhase, ContainerState, ContainerUpdate, LogFollower, LogQuery, NewContainer,
+    Usage, signal_number,
 };
 pub use core::{Core, Paths};
 pub use deployments::{Deployment, DeploymentSpec, NewDeployment, Reservation, Rollout};

@@ -2,8 +2,10 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use berth_testkit::{Server, has_program, image, is_root, skip};
+use berth_testkit::{Server, done, has_program, image, is_root, skip};
+use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_console_works_in_a_browser() {
@@ -49,4 +51,78 @@ fn the_description_in_the_docs_is_that_of_the_program() {
         return;
     }
     assert!(std::fs::read_to_string(path).expect("read") == made, "stale: BERTH_WRITE_DOCS=1 writes docs/openapi.json");
+}
+
+/// Lists, pulls and sessions, as other clients than the console may use them, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_pulls_and_sessions_are_bounded_and_say_what_is_wrong() {
+    let Some(rootfs) = image("busybox").filter(|_| is_root()) else { return };
+    let server = Server::start(env!("CARGO_BIN_EXE_berth"), "console-api", "").await;
+    server.import(&rootfs, "busybox", &[]);
+    for name in ["web_1", "webX1", "db"] {
+        let asked = json!({
+            "image": "busybox", "name": name, "command": ["sleep", "1000"], "start": name == "db",
+            "labels": {"kind": if name == "db" { "store" } else { "web" }},
+        });
+        assert_eq!(server.request("POST", "/v1/containers", asked.to_string()).await.status, 201);
+    }
+    let list = async |query: &str| server.request("GET", &format!("/v1/containers/summary?{query}"), "").await.json();
+    let names = |list: &Value| -> Vec<String> {
+        let items = list["items"].as_array().expect("items").iter();
+        items.map(|c| c["name"].as_str().expect("a name").to_owned()).collect()
+    };
+    let found = list("text=web_1").await;
+    assert_eq!((names(&found), &found["total"]), (vec!["web_1".to_owned()], &json!(1)), "an underscore is itself");
+    let found = list("text=busy&sort=name&descending=true&limit=2").await;
+    assert_eq!((names(&found), &found["total"]), (vec!["web_1".to_owned(), "webX1".to_owned()], &json!(3)));
+    assert_eq!(found["states"], json!({"created": 2, "running": 1}));
+    assert_eq!(names(&list("sort=name&offset=2").await), ["webX1"]);
+    assert_eq!(names(&list("state=running").await), ["db"]);
+    assert_eq!(names(&list("label=kind=store").await), ["db"]);
+    let found = list("label=kind&sort=name&limit=1&offset=1").await;
+    assert_eq!((names(&found), &found["total"]), (vec!["webX1".to_owned()], &json!(3)));
+    assert_eq!(list("label=kind=web&state=running").await["states"], json!({"created": 2}));
+    assert_eq!(list("health=unhealthy").await["total"], 0);
+    for (wrong, why) in [
+        ("limit=0", "limit must be"),
+        ("sort=age", "sort"),
+        ("state=new", "state"),
+        ("health=ill", "health"),
+        ("x=1", "x"),
+    ] {
+        let answer = server.request("GET", &format!("/v1/containers/summary?{wrong}"), "").await;
+        assert!(answer.status == 400 && answer.text.contains(why), "{wrong}: {}", answer.text);
+    }
+    // A pull is followed by its number until it is over, and says what the registry said.
+    let begun = server.request("POST", "/v1/pulls", json!({"image": "127.0.0.1:1/no/such:1"}).to_string()).await;
+    assert_eq!(begun.status, 202, "{}", begun.text);
+    let path = format!("/v1/pulls/{}", begun.json()["id"].as_str().expect("an id"));
+    let failed = async {
+        loop {
+            let pull = server.request("GET", &path, "").await.json();
+            if pull["state"] != "running" {
+                return pull;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let failed = tokio::time::timeout(Duration::from_secs(30), failed).await.expect("it ends");
+    assert_eq!(failed["state"], "failed");
+    assert!(failed["error"]["detail"].as_str().is_some_and(|why| why.contains("127.0.0.1:1")), "{failed}");
+    let other = server.tenant("other").await;
+    assert_eq!(server.request_as(Some(&other), "GET", &path, "").await.status, 404, "another's");
+    // Logins that fail are bounded; one that is good is let in all the same.
+    let log_in = async |token: &str| {
+        let body = json!({"token": token}).to_string();
+        let request = berth_testkit::http().post(server.url("/v1/session")).header("origin", server.url("")).body(body);
+        request.send().await.expect("an answer").status().as_u16()
+    };
+    let mut statuses = Vec::new();
+    for _ in 0..14 {
+        statuses.push(log_in("berth_wrong").await);
+    }
+    assert!(statuses.starts_with(&[401; 10]) && statuses.ends_with(&[429]), "{statuses:?}");
+    assert_eq!(log_in(&server.token()).await, 201);
+    done(&server, &["rm", "-f", "web_1", "webX1", "db"]);
+    server.finish().await;
 }

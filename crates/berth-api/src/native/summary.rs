@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use berth_core::{ContainerSearch, ContainerSort, Core};
+use berth_core::{ContainerOnly, ContainerSearch, ContainerSort, Core};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -23,6 +23,12 @@ pub(super) struct SummaryParams {
     /// Only in this state: `created`, `running`, `paused`, `exited`.
     #[serde(default)]
     state: Option<String>,
+    /// Only those with this label: `KEY` or `KEY=VALUE`.
+    #[serde(default)]
+    label: Option<String>,
+    /// Only those that run and are `starting`, `healthy` or `unhealthy`.
+    #[serde(default)]
+    health: Option<String>,
     /// `created` (default), `name`, `image` or `state`.
     #[serde(default)]
     sort: Option<String>,
@@ -66,7 +72,16 @@ pub(super) async fn summary(
         offset: params.offset,
         ..ContainerSearch::default()
     };
-    let (items, states) = core.containers_search(&caller, asked).await?;
+    let label = params.label.filter(|label| !label.is_empty()).map(|label| match label.split_once('=') {
+        Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+        None => (label, None),
+    });
+    let health = params.health.filter(|health| !health.is_empty());
+    if let Some(other) = health.as_deref().filter(|word| !["starting", "healthy", "unhealthy"].contains(word)) {
+        return Err(Error::invalid(format!("health {other:?} is not starting, healthy or unhealthy")));
+    }
+    let only = ContainerOnly { label, health };
+    let (items, states) = core.containers_search(&caller, asked, &only).await?;
     Ok(Json(ContainerSummaryList {
         total: states.values().sum(),
         states,
