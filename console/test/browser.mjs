@@ -232,6 +232,9 @@ try {
   step("a crash loop is stopped from its page, and the list sees it");
   await api("POST", "v1/containers", { image: "busybox", name: "looping", restart: "always", command: ["sh", "-c", "exit 3"], start: true });
   await page.goto(`${base}/#/containers`);
+  const typed = page.getByRole("searchbox");
+  assert.equal(await typed.inputValue(), "form", "the filter is as it was left");
+  await typed.fill("");
   const looping = page.locator("tr").filter({ hasText: "looping" });
   await looping.getByText("restarting").waitFor({ timeout: 10000 });
   await looping.getByRole("link", { name: "looping" }).click();
