@@ -92,7 +92,7 @@ mod without {
 
     /// There are none in this build.
     #[derive(Debug, Default)]
-    pub struct Failpoints;
+    pub struct Failpoints {}
 
     #[expect(clippy::unused_self, clippy::unused_async, clippy::unnecessary_wraps, reason = "as with the feature")]
     impl Failpoints {
