@@ -3,12 +3,9 @@ import { effect } from "@preact/signals";
 import uPlot from "uplot";
 import style from "uplot/dist/uPlot.min.css";
 import { clock, language, number, t, theme, zone } from "./i18n";
+import { addSheet } from "./sheet";
 
-const nonce = document.querySelector<HTMLMetaElement>('meta[name="berth-nonce"]')?.content ?? "";
-const sheet = document.createElement("style");
-sheet.nonce = nonce;
-sheet.textContent = style;
-document.head.append(sheet);
+addSheet(style);
 
 export type Line = { label: string; colour: string };
 export type Drawn = { set(data: number[][]): void; end(): void };

@@ -39,9 +39,14 @@ export function t(key: Key, values: Record<string, string | number> = {}): strin
 
 const locale = () => (language.value === "zh" ? "zh-CN" : "en-GB");
 
+/** A time of the server, milliseconds since 1970: its nanoseconds are more than `Date` reads. */
+export function instant(text: string): number {
+  return Date.parse(text.replace(/(\.\d{3})\d+/, "$1"));
+}
+
 export function time(text: string | null | undefined): string {
   if (!text) return "–";
-  const at = new Date(text.replace(/(\.\d{3})\d+/, "$1"));
+  const at = new Date(instant(text));
   const options: Intl.DateTimeFormatOptions = { dateStyle: "medium", timeStyle: "medium" };
   if (zone.value === "utc") options.timeZone = "UTC";
   return new Intl.DateTimeFormat(locale(), options).format(at);
@@ -58,7 +63,7 @@ export function clock(seconds: number, over: number): string {
 
 export function ago(text: string | null | undefined): string {
   if (!text) return "–";
-  const seconds = (Date.parse(text.replace(/(\.\d{3})\d+/, "$1")) - Date.now()) / 1000;
+  const seconds = (instant(text) - Date.now()) / 1000;
   const format = new Intl.RelativeTimeFormat(locale(), { numeric: "auto" });
   const steps: [Intl.RelativeTimeFormatUnit, number][] = [["day", 86400], ["hour", 3600], ["minute", 60]];
   for (const [unit, size] of steps) if (Math.abs(seconds) >= size) return format.format(Math.trunc(seconds / size), unit);

@@ -2,7 +2,7 @@
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { send, type Schema } from "./api";
-import { bytes, said, t, time } from "./i18n";
+import { bytes, instant, said, t, time } from "./i18n";
 import { online, watch } from "./live";
 import { save } from "./ui";
 
@@ -73,7 +73,7 @@ function whole(pieces: Line[]): Line[] {
 function after(text: string): string {
   const match = /^(.*T\d\d:\d\d:\d\d)(?:\.(\d+))?Z$/.exec(text);
   const next = BigInt((match?.[2] ?? "").padEnd(9, "0")) + 1n;
-  if (!match || next >= 1_000_000_000n) return new Date(Date.parse(text.replace(/(\.\d{3})\d+/, "$1")) + 1).toISOString();
+  if (!match || next >= 1_000_000_000n) return new Date(instant(text) + 1).toISOString();
   return `${match[1]}.${String(next).padStart(9, "0")}Z`;
 }
 

@@ -4,18 +4,16 @@ import { Terminal } from "@xterm/xterm";
 import style from "@xterm/xterm/css/xterm.css";
 import { effect } from "@preact/signals";
 import { account, session, socket as connect } from "./api";
+import { addSheet, nonce } from "./sheet";
 
-// The page's policy takes style elements only with its nonce; xterm makes some.
-const nonce = document.querySelector<HTMLMetaElement>('meta[name="berth-nonce"]')?.content ?? "";
+// Elements that xterm makes need the nonce, too.
 const create = document.createElement.bind(document);
 document.createElement = ((name: string, options?: ElementCreationOptions) => {
   const made = create(name, options);
   if (name.toLowerCase() === "style") made.nonce = nonce;
   return made;
 }) as typeof document.createElement;
-const sheet = document.createElement("style");
-sheet.textContent = style;
-document.head.append(sheet);
+addSheet(style);
 
 /** Channels of the session's protocol. */
 const INPUT = 0, STATUS = 3, RESIZE = 4;

@@ -1,7 +1,7 @@
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { get, send, session, type Schema } from "../api";
-import { bytes, number, said, t, type Key } from "../i18n";
+import { bytes, instant, number, said, t, type Key } from "../i18n";
 import { Table } from "../table";
 import { Problem, save, toast, useLoaded } from "../ui";
 import type { Drawn } from "../chart";
@@ -26,7 +26,7 @@ export function Bandwidth() {
   level.current = points.length ? found.value?.p95_mbit : undefined;
   const times = new Map<number, [number, number]>();
   for (const point of points) {
-    const at = Date.parse(point.time.replace(/(\.\d{3})\d+/, "$1")) / 1000;
+    const at = instant(point.time) / 1000;
     const sum = times.get(at) ?? [0, 0];
     times.set(at, [sum[0] + point.up_mbit, sum[1] + point.down_mbit]);
   }

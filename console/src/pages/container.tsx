@@ -1,7 +1,7 @@
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { change, get, send, type Problem as Fault, type Schema } from "../api";
-import { ago, bits, bytes, number, said, t, time } from "../i18n";
+import { ago, bits, bytes, instant, number, said, t, time } from "../i18n";
 import { watch } from "../live";
 import { Logs } from "../logs";
 import { go, link, route } from "../router";
@@ -174,7 +174,7 @@ function Term({ id, running }: { id: string; running: boolean }) {
 const POINTS = 3600;
 const BLUE = "#2b8cc4", ORANGE = "#d9822b";
 
-const seconds = (time: string) => Date.parse(time.replace(/(\.\d{3})\d+/, "$1")) / 1000;
+const seconds = (time: string) => instant(time) / 1000;
 
 function Charts({ id, live }: { id: string; live: boolean }) {
   const hours = useSignal(0);

@@ -132,8 +132,8 @@ impl Identity {
         Ok(Ok(ConsoleSession { cookie, csrf, caller, expires_at }))
     }
 
-    /// The session of a cookie and of what its page shows, for a client at `from`; `None` for one that is over, or whose token or access key is not good
-    /// any more. Looked up each time: a revocation counts at once.
+    /// The session of a cookie and of what its page shows, for a client at `from`; `None` for one that is over, or whose token or
+    /// access key is not good any more. Looked up each time: a revocation counts at once.
     ///
     /// # Errors
     /// [`Error::TooOften`] if requests of its account come too fast, or the database's own.

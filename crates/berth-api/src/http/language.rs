@@ -1,6 +1,7 @@
 //! The language that a client prefers.
 
 use axum::http::{HeaderMap, header};
+use axum::response::Response;
 
 /// How much `Accept-Language` (RFC 9110, 12.5.4) wants Chinese and English, 0 to 1; the one that it names first a little more.
 fn weights(headers: &HeaderMap) -> (f32, f32) {
@@ -35,6 +36,11 @@ pub(crate) fn prefers_chinese(headers: &HeaderMap) -> bool {
 pub(crate) fn prefers_english(headers: &HeaderMap) -> bool {
     let (chinese, english) = weights(headers);
     english > chinese
+}
+
+/// An answer with the body of another: the same answer in other words.
+pub(crate) fn with_body_of(answer: Response, other: Response) -> Response {
+    Response::from_parts(answer.into_parts().0, other.into_body())
 }
 
 /// Whether a WebSocket's client wants Chinese: by the parameter `language`, as its request can have no headers, or by those of its

@@ -92,7 +92,7 @@ const SESSION_PERIOD: std::time::Duration = std::time::Duration::from_millis(500
 
 impl BySession {
     /// Returns when the session is over. What a token began goes on to its end.
-    pub(super) async fn over(&self, core: &Core) {
+    async fn over(&self, core: &Core) {
         let Some((session, from)) = &self.0 else { return std::future::pending().await };
         loop {
             tokio::time::sleep(SESSION_PERIOD).await;
@@ -100,6 +100,14 @@ impl BySession {
             if matches!(core.identity().console_session(&session.cookie, &session.csrf, *from).await, Ok(None)) {
                 return;
             }
+        }
+    }
+
+    /// Returns when what lasts has to end: with the session, or with the server.
+    pub(super) async fn gone(&self, api: &crate::Api) {
+        tokio::select! {
+            () = self.over(&api.core) => {}
+            () = api.draining.begun() => {}
         }
     }
 

@@ -364,6 +364,7 @@ async fn next_lines(
             return None;
         }
     };
+    let ends = line.ends;
     let mut out = Vec::new();
     if text {
         if timestamps && line_start {
@@ -371,16 +372,14 @@ async fn next_lines(
             out.push(b' ');
         }
         out.extend_from_slice(&line.text);
-        if line.ends {
+        if ends {
             out.push(b'\n');
         }
     } else {
-        let ends = line.ends;
         out = serde_json::to_vec(&log_entry(line)).unwrap_or_default();
         out.push(b'\n');
-        return Some((out.into(), ends));
     }
-    Some((out.into(), line.ends))
+    Some((out.into(), ends))
 }
 
 /// A line of a log as it is told.

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use berth_core::FaultKind;
 
 use super::wire::Problem;
-use crate::http::{AuditMessage, BodyError, InternalFallback};
+use crate::http::{AuditMessage, BodyError, InternalFallback, with_body_of};
 
 /// An error as the native API has it.
 #[derive(Debug)]
@@ -37,16 +37,11 @@ impl Error {
             detail: self.detail.clone(),
         }
     }
-}
 
-impl Error {
     /// As it is told to somebody who wants Chinese, or not.
     pub(super) fn problem_in(&self, chinese: bool) -> Problem {
-        let mut problem = self.problem();
-        if let Some(detail) = berth_types::in_chinese(&problem.detail).filter(|_| chinese) {
-            problem.detail = detail;
-        }
-        problem
+        let own = self.problem();
+        chinese.then(|| in_chinese(own.clone())).flatten().unwrap_or(own)
     }
 }
 
@@ -81,15 +76,15 @@ pub(super) async fn in_language(request: axum::extract::Request, next: axum::mid
     if !wanted {
         return response;
     }
-    let Some(problem) = response.extensions_mut().remove::<Problem>() else { return response };
-    let Some(detail) = berth_types::in_chinese(&problem.detail) else { return response };
-    let (mut parts, _) = response.into_parts();
-    let (told, body) = Json(Problem { detail, ..problem }).into_response().into_parts();
-    if let Some(length) = told.headers.get(header::CONTENT_LENGTH) {
-        parts.headers.insert(header::CONTENT_LENGTH, length.clone());
-    }
-    parts.headers.insert(header::CONTENT_LANGUAGE, header::HeaderValue::from_static("zh-CN"));
-    Response::from_parts(parts, body)
+    let Some(problem) = response.extensions_mut().remove::<Problem>().and_then(in_chinese) else { return response };
+    let mut told = with_body_of(response, Json(problem).into_response());
+    told.headers_mut().insert(header::CONTENT_LANGUAGE, header::HeaderValue::from_static("zh-CN"));
+    told
+}
+
+/// A problem in Chinese; none if its words are not known.
+fn in_chinese(problem: Problem) -> Option<Problem> {
+    Some(Problem { detail: berth_types::in_chinese(&problem.detail)?, ..problem })
 }
 
 impl From<berth_core::IdentityError> for Error {

@@ -124,11 +124,11 @@ async fn note_session(core: &Core, caller: Caller, from: Client, action: String,
     }
 }
 
-type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
+pub(super) type Upgrade = Result<WebSocketUpgrade, WebSocketUpgradeRejection>;
 
-fn upgrade(upgrade: Upgrade) -> Result<WebSocketUpgrade, Error> {
+pub(super) fn upgrade(upgrade: Upgrade, most_message: usize) -> Result<WebSocketUpgrade, Error> {
     upgrade
-        .map(|u| u.protocols([PROTOCOL]).max_message_size(MOST_MESSAGE))
+        .map(|u| u.protocols([PROTOCOL]).max_message_size(most_message))
         .map_err(|e| Error::invalid(format!("a WebSocket upgrade is required: {}", e.body_text())))
 }
 
@@ -146,17 +146,13 @@ pub(super) async fn exec_session(
     from: Client,
     socket: Upgrade,
 ) -> Result<Response, Error> {
-    let socket = upgrade(socket)?;
+    let socket = upgrade(socket, MOST_MESSAGE)?;
     api.core.container(&caller, &id).await?;
     let place = api.places.take(&caller, Kind::Stream)?;
     Ok(socket.on_upgrade(move |mut socket| async move {
         let Ok(first) = tokio::time::timeout(FIRST_MESSAGE, socket.recv()).await else {
-            return refuse(
-                socket,
-                Error::invalid("the first message did not arrive: the command to run, as JSON"),
-                chinese,
-            )
-            .await;
+            let late = Error::invalid("the first message did not arrive: the command to run, as JSON");
+            return refuse(socket, late, chinese).await;
         };
         let asked = match first {
             Some(Ok(Message::Text(text))) => read_json::<ExecCreate>(text.as_bytes()),
@@ -174,15 +170,7 @@ pub(super) async fn exec_session(
         // On disk before a byte goes either way.
         note_session(&api.core, caller, from, action, session.as_ref().err()).await;
         match session {
-            Ok(session) => {
-                let gone = async {
-                    tokio::select! {
-                        () = by.over(&api.core) => {}
-                        () = api.draining.begun() => {}
-                    }
-                };
-                converse(socket, session, gone, None, place).await;
-            }
+            Ok(session) => converse(socket, session, by.gone(&api), None, place).await,
             Err(error) => refuse(socket, error, chinese).await,
         }
     }))
@@ -209,7 +197,7 @@ pub(super) async fn attach(
     from: Client,
     socket: Upgrade,
 ) -> Result<Response, Error> {
-    let socket = upgrade(socket)?;
+    let socket = upgrade(socket, MOST_MESSAGE)?;
     let found = api.core.container(&caller, &id).await?;
     let place = api.places.take(&caller, Kind::Stream)?;
     let followed = api.core.follow(found.id);
@@ -224,13 +212,7 @@ pub(super) async fn attach(
             let exit = core.container_wait(&caller, found.uid.as_str()).await;
             exit.ok().flatten().map_or(255, |e| e.code)
         };
-        let gone = async {
-            tokio::select! {
-                () = by.over(&api.core) => {}
-                () = api.draining.begun() => {}
-            }
-        };
-        converse(socket, session, gone, Some(Box::pin(ended)), place).await;
+        converse(socket, session, by.gone(&api), Some(Box::pin(ended)), place).await;
     }))
 }
 
@@ -257,8 +239,8 @@ async fn linger(from_client: &mut (impl Stream<Item = Result<Message, axum::Erro
 
 type Ending = std::pin::Pin<Box<dyn Future<Output = i32> + Send>>;
 
-/// Passes on both ways until the process has ended, the client has gone, or `gone` is: server or session. `ending` gives the exit code of one that ends
-/// without saying so.
+/// Passes on both ways until the process has ended, the client has gone, or `gone` is: server or session. `ending` gives the exit
+/// code of one that ends without saying so.
 async fn converse(
     socket: WebSocket,
     session: Session,

@@ -20,6 +20,7 @@ use crate::http::small_body;
 
 /// Pulls of an account that are remembered; the oldest that is over goes for a new one.
 const MOST_OF_ACCOUNT: usize = 50;
+
 /// One pull, and whose it is.
 struct PullEntry {
     account: i64,

@@ -7,11 +7,9 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::auth::{Auth, Params};
+use super::containers::{page, state};
 use super::error::Error;
 use super::wire::{ContainerSummary, ContainerSummaryList};
-
-/// Most containers of one answer.
-const MOST: u32 = 1000;
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -51,10 +49,7 @@ pub(super) async fn summary(
     Auth(caller): Auth,
     Params(params): Params<SummaryParams>,
 ) -> Result<Json<ContainerSummaryList>, Error> {
-    let limit = params.limit.unwrap_or(100);
-    if !(1..=MOST).contains(&limit) {
-        return Err(Error::invalid(format!("limit must be 1 to {MOST}, not {limit}")));
-    }
+    let (limit, _) = page(params.limit, None)?;
     let sort = match params.sort.as_deref() {
         None | Some("" | "created") => ContainerSort::Created,
         Some("name") => ContainerSort::Name,
@@ -62,7 +57,7 @@ pub(super) async fn summary(
         Some("state") => ContainerSort::State,
         Some(other) => return Err(Error::invalid(format!("sort {other:?} is not created, name, image or state"))),
     };
-    let state = super::containers::state(params.state.as_deref())?;
+    let state = state(params.state.as_deref())?;
     let asked = ContainerSearch {
         text: params.text,
         state: state.map(|state| state.word().to_owned()),

@@ -4,8 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::extract::ws::{Message, WebSocket};
 use axum::http::StatusCode;
 use axum::response::Response;
 use berth_core::{Caller, LogQuery};
@@ -18,10 +17,11 @@ use tokio::sync::mpsc;
 use super::auth::{Auth, BySession};
 use super::containers::{log_entry, log_time};
 use super::error::Error;
+use super::exec::{Upgrade, upgrade};
 use super::streams::Kind;
 use super::wire::{Command, Container, Event, LogEntry, Stats};
 use crate::Api;
-use crate::http::{Chinese, PROTOCOL};
+use crate::http::Chinese;
 
 /// Things that one connection may follow at a time.
 const MOST_WATCHES: usize = 32;
@@ -82,20 +82,18 @@ pub(super) async fn watch(
     Auth(caller): Auth,
     by: BySession,
     Chinese(chinese): Chinese,
-    socket: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+    socket: Upgrade,
 ) -> Result<Response, Error> {
-    let socket = socket.map_err(|e| Error::invalid(format!("a WebSocket upgrade is required: {}", e.body_text())))?;
-    let socket = socket.protocols([PROTOCOL]).max_message_size(MOST_MESSAGE).max_frame_size(MOST_MESSAGE);
+    let socket = upgrade(socket, MOST_MESSAGE)?.max_frame_size(MOST_MESSAGE);
     let place = api.places.take(&caller, Kind::Stream)?;
     Ok(socket.on_upgrade(move |socket| async move {
-        let core = api.core.clone();
-        converse(socket, &api, caller, chinese, by.over(&core)).await;
+        converse(socket, &api, caller, chinese, by.gone(&api)).await;
         drop(place);
     }))
 }
 
-/// Serves a connection until the client or the server goes, or the session is `over`.
-async fn converse(socket: WebSocket, api: &Api, caller: Caller, chinese: bool, over: impl Future<Output = ()>) {
+/// Serves a connection until the client goes, or `gone` is: server or session.
+async fn converse(socket: WebSocket, api: &Api, caller: Caller, chinese: bool, gone: impl Future<Output = ()>) {
     let (mut to_client, mut from_client) = socket.split();
     let (answers, mut ready) = mpsc::channel::<String>(AHEAD);
     let inward = async {
@@ -150,8 +148,7 @@ async fn converse(socket: WebSocket, api: &Api, caller: Caller, chinese: bool, o
     tokio::select! {
         () = inward => {}
         () = outward => {}
-        () = over => {}
-        () = api.draining.begun() => {}
+        () = gone => {}
     }
 }
 

@@ -63,10 +63,7 @@ pub(super) async fn in_language(request: axum::extract::Request, next: axum::mid
     let mut response = next.run(request).await;
     let Some(message) = response.extensions_mut().remove::<Message>() else { return response };
     let Some(chinese) = berth_types::in_chinese(&message.text).filter(|_| !english) else { return response };
-    let (mut parts, _) = response.into_parts();
-    let (said, body) = message.render(chinese).into_parts();
-    parts.headers.extend(said.headers);
-    Response::from_parts(parts, body)
+    crate::http::with_body_of(response, message.render(chinese))
 }
 
 impl From<berth_core::IdentityError> for Error {

@@ -1,8 +1,12 @@
 //! Bounds of what a container may write to its root file system. Most file systems know no quota of a folder, so it is measured: who has
 //! written more is stopped.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use berth_engine::UnitId;
+
+use super::places::mib;
 use super::{Container, container};
 use crate::core::Core;
 use crate::error::Error;
@@ -11,10 +15,6 @@ use crate::error::Error;
 const PERIOD: Duration = Duration::from_secs(2);
 /// Looks take no more than one part in so many of the time.
 const SHARE: u32 = 20;
-
-fn mib(bytes: u64) -> String {
-    format!("{} MiB", bytes.div_ceil(1 << 20))
-}
 
 /// Looks after the bounds from now on, until the core is gone.
 pub(crate) fn begin(core: &Core) {
@@ -36,9 +36,13 @@ pub(crate) fn begin(core: &Core) {
 async fn look(core: &Core) -> Result<(), Error> {
     let rows = core.read(|tx| Ok(tx.containers_with_disk_limit()?)).await?;
     let all = rows.into_iter().map(container).collect::<Result<Vec<Container>, _>>()?;
+    let ids: Vec<UnitId> = all.iter().map(|found| found.uid.clone()).collect();
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let disk: BTreeMap<UnitId, u64> = core.inner.engine.disk(&ids).await?.into_iter().collect();
     for found in all {
-        let Some(limit) = found.spec.extras.disk else { continue };
-        let written = core.written(&found).await?;
+        let (Some(limit), Some(&written)) = (found.spec.extras.disk, disk.get(&found.uid)) else { continue };
         if written > limit
             && let Err(error) = core.stop_over_disk_limit(found.id, written, limit).await
         {

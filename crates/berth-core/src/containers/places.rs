@@ -55,7 +55,7 @@ struct Bounded {
     say: fn(u64) -> String,
 }
 
-fn mib(bytes: u64) -> String {
+pub(super) fn mib(bytes: u64) -> String {
     format!("{} MiB", bytes.div_ceil(1 << 20))
 }
 

@@ -17,7 +17,8 @@ pub enum SessionOrigin {
 const MOST_OF_ONE: i64 = 100;
 
 impl Tx<'_> {
-    /// Adds a session by the hashes of its cookie and of what its pages show; those that have expired are forgotten. Times are nanoseconds since 1970.
+    /// Adds a session by the hashes of its cookie and of what its pages show; those that have expired are
+    /// forgotten. Times are nanoseconds since 1970.
     ///
     /// # Errors
     /// The database's own.
