@@ -31,12 +31,12 @@ install: build
 
 # dist/berth_VERSION_ARCH.deb and dist/berth-VERSION-linux-ARCH.tar.gz for this machine.
 package: build
-	@command -v cargo-deb >/dev/null || cargo install --locked --quiet cargo-deb@3.8.0
+	@command -v cargo-deb >/dev/null || cargo install --debug --locked --quiet cargo-deb@3.8.0
 	packaging/package $(HOST) $(RELEASE)
 
 # The same for arm64, with Debian's cross compiler.
 package-arm64: deps console
-	@command -v cargo-deb >/dev/null || cargo install --locked --quiet cargo-deb@3.8.0
+	@command -v cargo-deb >/dev/null || cargo install --debug --locked --quiet cargo-deb@3.8.0
 	@command -v aarch64-linux-gnu-gcc >/dev/null || { apt-get update -q && apt-get install -yq --no-install-recommends gcc-aarch64-linux-gnu libc6-dev-arm64-cross; }
 	rustup target add aarch64-unknown-linux-gnu
 	CC_aarch64_unknown_linux_gnu=aarch64-linux-gnu-gcc AR_aarch64_unknown_linux_gnu=aarch64-linux-gnu-ar \
@@ -83,6 +83,10 @@ openapi: deps
 		$(OPENAPI_TOOLS)/bin/pip -q install openapi-spec-validator==0.7.2 openapi-python-client==0.26.1; }
 	cargo run --locked --quiet -p berth -- openapi > $(TARGET_DIR)/openapi.json
 	$(OPENAPI_TOOLS)/bin/openapi-spec-validator $(TARGET_DIR)/openapi.json
+	for dialect in standalone acs comb tingyu; do \
+		cargo run --locked --quiet -p berth -- openapi $$dialect > $(TARGET_DIR)/openapi-$$dialect.json && \
+		$(OPENAPI_TOOLS)/bin/openapi-spec-validator $(TARGET_DIR)/openapi-$$dialect.json || exit 1; \
+	done
 	rm -rf $(TARGET_DIR)/openapi-client
 	PATH=$(abspath $(OPENAPI_TOOLS))/bin:$$PATH $(OPENAPI_TOOLS)/bin/openapi-python-client generate --path $(TARGET_DIR)/openapi.json --output-path $(TARGET_DIR)/openapi-client > $(TARGET_DIR)/openapi-client.log
 	python3 -m compileall -q $(TARGET_DIR)/openapi-client
@@ -93,7 +97,7 @@ advisories: checkers
 
 checkers:
 	@for checker in $(CHECKERS); do \
-		command -v "$${checker%@*}" >/dev/null || cargo install --locked --quiet "$$checker"; \
+		command -v "$${checker%@*}" >/dev/null || cargo install --debug --locked --quiet "$$checker"; \
 	done
 
 # Timings, beside docker and podman where they are installed; writes docs/benchmarks.md.

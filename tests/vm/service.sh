@@ -1,6 +1,7 @@
 #!/bin/sh
 # In the guest: berth from its Debian package and from its tarball. Containers run on over restarts, a wrong unit, crashes, a watchdog's
 # kill and an upgrade; come back by their policy after a reboot and a power cut; and what is removed is gone.
+# The guest is emulated, and one host does it at half the speed of another: times are printed, and a bound is what only a stall takes.
 set -eu
 fail() {
     echo "FAILED: $*"
@@ -37,7 +38,7 @@ case $BOOT in
     berth run -d --name first busybox sleep 9999
     took=$(($(date +%s) - began))
     echo "from the package to the first container: $took s"
-    [ $took -lt 30 ] || fail "from the package to the first container it took $took s"
+    [ $took -lt 120 ] || fail "from the package to the first container it took $took s"
     berth rm -f first
     [ "$(systemctl is-enabled berth)" = enabled ] || fail "it does not start with the machine"
     berth doctor >/job/out/doctor.txt || fail "doctor: $(cat /job/out/doctor.txt)"
@@ -65,13 +66,13 @@ case $BOOT in
     berth stop -t 0 c3 c4 >/dev/null
     berth start c3 >/dev/null
     pids >/var/lib/pids
-    within 20 curl -fs http://10.0.2.15:8085/hostname
+    within 60 curl -fs http://10.0.2.15:8085/hostname
 
     began=$(date +%s)
     systemctl restart berth
     took=$(($(date +%s) - began))
     echo "systemctl restart took $took s"
-    [ $took -lt 20 ] || fail "systemctl restart took $took s"
+    [ $took -lt 60 ] || fail "systemctl restart took $took s"
     same "after a restart"
 
     # A setting that takes effect without a restart.
@@ -130,13 +131,13 @@ case $BOOT in
     up=$(cut -d. -f1 /proc/uptime)
     down=$(($(date +%s) - up - $(cat /var/lib/went)))
     echo "the machine went down in $down s"
-    [ $down -lt 15 ] || fail "the clean reboot took $down s"
+    [ $down -lt 60 ] || fail "the clean reboot took $down s"
     within 60 berth ps
     for name in c1 c3 c6 c7; do within 60 is_running $name; done
     for name in c2 c5; do [ "$(state $name)" = exited ] || fail "$name came back"; done
     # unless-stopped, and was stopped.
     [ "$(state c4)" = exited ] || fail "c4 was stopped and came back"
-    within 20 curl -fs http://10.0.2.15:8085/hostname
+    within 60 curl -fs http://10.0.2.15:8085/hostname
     sync
     echo b >/proc/sysrq-trigger
     sleep 100
