@@ -9,8 +9,8 @@ import { save } from "./ui";
 type Entry = Schema["LogEntry"];
 type Line = { text: string; stream: string; time: string; partial: boolean };
 
-/** Lines that the page holds; older ones are read again when they are scrolled to. */
-const MOST = 6_000;
+/** Lines that the page holds; others are read again when they are scrolled to. More of them make each frame longer. */
+const MOST = 2_500;
 /** Characters of a line that are shown at first. */
 const LONG = 4_000;
 const PAGE = 1000;
@@ -67,6 +67,13 @@ function whole(pieces: Line[]): Line[] {
     else open.delete(piece.stream);
   }
   return found;
+}
+
+/** Lines of a container's log. */
+async function page(id: string, query: URLSearchParams): Promise<Line[]> {
+  const answer = await send("GET", `v1/containers/${encodeURIComponent(id)}/logs?${query.toString()}`);
+  const text = await answer.text();
+  return whole(text.split("\n").filter(Boolean).map((each) => line(JSON.parse(each) as Entry)));
 }
 
 /** The nanosecond after a time. */
@@ -172,14 +179,15 @@ class View {
     return true;
   }
 
-  /** Drops the oldest lines beyond what is held. */
-  trim(): void {
+  /** Drops the oldest lines beyond what is held; whether there were any. */
+  trim(): boolean {
     const over = this.lines.length - MOST;
-    if (over <= 0) return;
+    if (over <= 0) return false;
     const before = this.box.scrollHeight;
     for (const element of this.elements.splice(0, over)) element.remove();
     this.lines.splice(0, over);
     this.box.scrollTop -= before - this.box.scrollHeight;
+    return true;
   }
 
   clear(): void {
@@ -309,11 +317,9 @@ export function Logs({ id, name, run }: { id: string; name: string; run: string 
       const again = held < 0 ? made.lines.length : held;
       const query = new URLSearchParams({ until: after(first.time), tail: String(PAGE + again) });
       if (asked.value) query.set("grep", asked.value);
-      const answer = await send("GET", `v1/containers/${encodeURIComponent(id)}/logs?${query.toString()}`);
-      const text = await answer.text();
+      const read = await page(id, query);
       // Another search, or another end of the log, was asked for meanwhile.
       if (view.current !== made) return;
-      const read = whole(text.split("\n").filter(Boolean).map((each) => line(JSON.parse(each) as Entry)));
       const lines = read.slice(0, Math.max(0, read.length - again));
       if (lines.length < PAGE) beginning.value = true;
       if (lines.length) {
@@ -329,11 +335,59 @@ export function Logs({ id, name, run }: { id: string; name: string; run: string 
     }
   };
 
+  /** The first lines of the log. */
+  const readFirst = async () => {
+    const made = view.current;
+    if (!made || older.current) return;
+    older.current = true;
+    try {
+      const query = new URLSearchParams({ head: String(PAGE), ...(asked.value ? { grep: asked.value } : {}) });
+      const lines = await page(id, query);
+      if (view.current !== made) return;
+      follow.value = false;
+      endIsGone.current = true;
+      made.clear();
+      made.append(lines);
+      beginning.value = true;
+      if (box.current) { last.current = 0; box.current.scrollTop = 0; }
+    } catch (failed) {
+      error.value = failed;
+    } finally {
+      older.current = false;
+    }
+  };
+
+  /** The lines after the last one that is here, where the end of the log is not on the page. */
+  const readNewer = async () => {
+    const made = view.current;
+    const end = made?.lines.at(-1);
+    if (!made || !end || older.current || !endIsGone.current) return;
+    older.current = true;
+    try {
+      // Those of the last line's time are read again, and left out.
+      let again = 0;
+      while (made.lines.at(-1 - again)?.time === end.time) again += 1;
+      const query = new URLSearchParams({ since: end.time, head: String(PAGE + again), ...(asked.value ? { grep: asked.value } : {}) });
+      const lines = (await page(id, query)).slice(again);
+      if (view.current !== made) return;
+      // The end is reached: from here on it is followed.
+      if (lines.length === 0) { toEnd.current(); return; }
+      made.append(lines);
+      if (made.trim()) beginning.value = false;
+    } catch (failed) {
+      error.value = failed;
+    } finally {
+      older.current = false;
+    }
+  };
+
   const scrolled = () => {
     const element = box.current;
     if (!element) return;
-    const atEnd = element.scrollHeight - element.scrollTop - element.clientHeight < 30;
-    if (atEnd && !follow.value && last.current < element.scrollTop) toEnd.current();
+    const rest = element.scrollHeight - element.scrollTop - element.clientHeight;
+    const atEnd = rest < 30;
+    if (endIsGone.current && rest < 400 && last.current < element.scrollTop) void readNewer();
+    else if (atEnd && !follow.value && last.current < element.scrollTop) toEnd.current();
     else if (!atEnd && follow.value && element.scrollTop < last.current) follow.value = false;
     last.current = element.scrollTop;
     if (element.scrollTop < 400 && (view.current?.lines.length ?? 0) >= PAGE) void readOlder();
@@ -370,7 +424,7 @@ export function Logs({ id, name, run }: { id: string; name: string; run: string 
       <div class={wrap.value ? "log wrap" : "log"} ref={box} onScroll={scrolled} tabIndex={0} role="log" aria-label={t("tab.logs")} aria-live="off" />
       <div class="row small dim" style={{ marginTop: ".4rem" }}>
         {empty.value ? <span>{t("log.empty")}</span> : null}
-        {beginning.value ? <span>{t("log.begin")}</span> : <button onClick={() => void readOlder()}>{t("log.older")}</button>}
+        {beginning.value ? <span>{t("log.begin")}</span> : <><button onClick={() => void readFirst()}>{t("log.first")}</button><button onClick={() => void readOlder()}>{t("log.older")}</button></>}
         {fresh.value > 0 ? <button class="primary" onClick={() => toEnd.current()}>{t("log.new", { count: fresh.value })}</button> : null}
         {online.value ? null : <span>{t("offline")}</span>}
       </div>

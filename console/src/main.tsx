@@ -16,18 +16,18 @@ import { Operations } from "./pages/operations";
 import { Hosts } from "./pages/hosts";
 import { Bandwidth, Usage } from "./pages/bandwidth";
 import { Accounts } from "./pages/accounts";
-import { About, Audit, Settings } from "./pages/settings";
+import { About, Audit, Doctor, Settings } from "./pages/settings";
 import { go, link, route } from "./router";
 import { Dialog, Question, Toasts, toast } from "./ui";
 
 const parts: [Key, [string, Key][]][] = [
   ["nav.run", [["", "overview"], ["containers", "containers"], ["images", "images"], ["volumes", "volumes"], ["services", "services"]]],
   ["nav.watch", [["operations", "operations"], ["hosts", "hosts"], ["bandwidth", "bandwidth"], ["usage", "usage"], ["audit", "audit"]]],
-  ["nav.manage", [["accounts", "accounts"], ["settings", "settings"], ["about", "about"]]],
+  ["nav.manage", [["accounts", "accounts"], ["doctor", "doctor"], ["settings", "settings"], ["about", "about"]]],
 ];
 const pages: Record<string, ComponentType> = {
   "": Overview, containers: Containers, images: Images, volumes: Volumes, services: Services, operations: Operations, hosts: Hosts,
-  bandwidth: Bandwidth, usage: Usage, accounts: Accounts, audit: Audit, settings: Settings, about: About,
+  bandwidth: Bandwidth, usage: Usage, accounts: Accounts, audit: Audit, settings: Settings, about: About, doctor: Doctor,
 };
 
 function Page() {

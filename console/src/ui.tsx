@@ -88,7 +88,7 @@ export function Problem({ error }: { error: unknown }) {
 }
 
 const tones: Record<string, string> = {
-  running: "good", healthy: "good", done: "good", success: "good", exited: "idle", stopped: "idle", created: "idle", paused: "warn", removed: "idle",
+  ok: "good", warning: "warn", missing: "bad", running: "good", healthy: "good", done: "good", success: "good", exited: "idle", stopped: "idle", created: "idle", paused: "warn", removed: "idle",
   unhealthy: "bad", failed: "bad", oom: "bad", cancelled: "warn", timed_out: "bad", not_found: "bad", overtaken: "warn", publish_failed: "bad", published: "warn", starting: "warn", restarting: "warn", pending: "warn", deleting: "warn",
 };
 

@@ -153,7 +153,7 @@ try {
   step("charts, files, processes");
   await page.goto(`${base}/#/containers/${loud.id}/charts`);
   await page.locator(".chart canvas").first().waitFor();
-  await page.getByText("Live, since").waitFor();
+  await page.getByText("The last hour, and live").waitFor();
   await page.goto(`${base}/#/containers/${loud.id}/files`);
   await page.getByRole("button", { name: "etc/" }).click();
   await page.getByRole("cell", { name: "passwd" }).first().waitFor();

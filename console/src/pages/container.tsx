@@ -1,6 +1,6 @@
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
-import { change, get, send, type Problem as Fault, type Schema } from "../api";
+import { all, change, get, send, type Problem as Fault, type Schema } from "../api";
 import { ago, bits, bytes, instant, number, said, t, time } from "../i18n";
 import { watch } from "../live";
 import { Logs } from "../logs";
@@ -170,8 +170,8 @@ function Term({ id, running }: { id: string; running: boolean }) {
   );
 }
 
-/** Points of each chart that are kept: an hour of seconds. */
-const POINTS = 3600;
+/** Points of each chart that are kept: an hour of seconds, after an hour of readings. */
+const POINTS = 4000;
 const BLUE = "#2b8cc4", ORANGE = "#d9822b";
 
 const seconds = (time: string) => instant(time) / 1000;
@@ -232,12 +232,13 @@ function History({ id, hours }: { id: string; hours: number }) {
 function LiveCharts({ id, live }: { id: string; live: boolean }) {
   const boxes = { cpu: useRef<HTMLDivElement>(null), memory: useRef<HTMLDivElement>(null), network: useRef<HTMLDivElement>(null), block: useRef<HTMLDivElement>(null) };
   const last = useSignal<Schema["Stats"] | null>(null);
+  const error = useSignal<unknown>(undefined);
   useEffect(() => {
-    if (!live) return undefined;
     let drawn: Record<string, Drawn> = {};
     let stop = () => { /* not begun */ };
     let over = false;
-    void import("../chart").then(({ draw }) => {
+    const series = all<Schema["UsagePoint"]>(`v1/containers/${id}/series`).catch((failed: unknown) => { error.value = failed; return []; });
+    void Promise.all([import("../chart"), series]).then(([{ draw }, readings]) => {
       if (over || !boxes.cpu.current || !boxes.memory.current || !boxes.network.current || !boxes.block.current) return;
       drawn = {
         cpu: draw(boxes.cpu.current, [{ label: t("cpu"), colour: BLUE }]),
@@ -246,6 +247,21 @@ function LiveCharts({ id, live }: { id: string; live: boolean }) {
         block: draw(boxes.block.current, [{ label: t("read"), colour: BLUE }, { label: t("written"), colour: ORANGE }]),
       };
       const data: Record<string, number[][]> = { cpu: [[], []], memory: [[], []], network: [[], [], []], block: [[], [], []] };
+      // What the server has read every ten seconds; between two readings nothing was used where there is none.
+      const put = (name: string, at: number, ...values: (number | null)[]) => [at, ...values].forEach((value, row) => (data[name] as (number | null)[][])[row]?.push(value));
+      let end = 0;
+      for (const reading of readings) {
+        const from = seconds(reading.from), to = seconds(reading.to), length = Math.max(to - from, 0.001);
+        // A gap of a reading or more: the line is interrupted.
+        if (end > 0 && from - end > 1) for (const name of Object.keys(data)) put(name, end + 0.5, ...(name === "cpu" || name === "memory" ? [null] : [null, null]));
+        put("cpu", to, reading.cpus * 100);
+        put("memory", to, reading.memory_mib);
+        put("network", to, reading.rx_bytes / length / 125000, reading.tx_bytes / length / 125000);
+        put("block", to, reading.block_read / length / 1048576, reading.block_write / length / 1048576);
+        end = to;
+      }
+      for (const [name, plot] of Object.entries(drawn)) plot.set(data[name] as number[][]);
+      if (!live) return;
       let before: Schema["Stats"] | null = null;
       stop = watch(() => ({ watch: "stats", container: id }), (message) => {
         const s = message.stats?.[0];
@@ -270,11 +286,11 @@ function LiveCharts({ id, live }: { id: string; live: boolean }) {
     });
     return () => { over = true; stop(); for (const each of Object.values(drawn)) each.end(); };
   }, [id, live]);
-  if (!live) return <p class="card dim">{t("charts.stopped")}</p>;
   const s = last.value;
   return (
     <>
-      <p class="dim">{s ? t("chart.live") : t("chart.waiting")}{s ? ` · ${t("cpu")} ${number(s.cpu_percent, 1)} % · ${t("memory")} ${bytes(s.memory)} / ${bytes(s.memory_limit)} · ${t("pids")} ${s.pids}` : ""}</p>
+      <Problem error={error.value} />
+      <p class="dim">{!live ? t("charts.stopped") : s ? t("chart.live") : t("chart.waiting")}{s ? ` · ${t("cpu")} ${number(s.cpu_percent, 1)} % · ${t("memory")} ${bytes(s.memory)} / ${bytes(s.memory_limit)} · ${t("pids")} ${s.pids}` : ""}</p>
       <div class="charts">
         {(["cpu", "memory", "network", "block"] as const).map((name) => <section key={name} class="card"><h2>{t(`chart.${name}`)}</h2><div class="chart" ref={boxes[name]} /></section>)}
       </div>

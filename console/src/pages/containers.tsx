@@ -32,11 +32,11 @@ export async function doTo(c: { id: string; name: string }, what: "start" | "sto
   return act(`${t(what)} ${c.name}`, () => change("POST", `${path}/${what}`));
 }
 
-/** What is typed into the filter: words, `label:KEY=VALUE` and `health:unhealthy`. */
+/** What is typed into the filter: words, `label:KEY=VALUE`, `health:unhealthy`, `host:NAME` and `group:SERVICE/GROUP`. */
 function filters(typed: string): Record<string, string> {
   const found: Record<string, string> = {};
   const words = typed.split(/\s+/).filter((word) => {
-    const match = /^(label|health):(.+)$/.exec(word);
+    const match = /^(label|health|host|group):(.+)$/.exec(word);
     if (match?.[1] && match[2]) found[match[1]] = match[2];
     return !match;
   });
@@ -174,7 +174,7 @@ export function Containers() {
     <>
       <div class="head">
         <h1>{t("containers")}</h1>
-        <input type="search" aria-label={t("filter")} placeholder={`${t("filter")}  ( / )`} value={text.value} onInput={(e) => { text.value = e.currentTarget.value; }} style={{ flex: "1 1 14rem", maxWidth: "26rem" }} />
+        <input type="search" aria-label={t("filter.containers")} title={t("filter.containers")} placeholder={`${t("filter.containers")}  ( / )`} value={text.value} onInput={(e) => { text.value = e.currentTarget.value; }} style={{ flex: "1 1 14rem", maxWidth: "26rem" }} />
         <div class="row" role="group" aria-label={t("state")}>
           <button class="chip" aria-pressed={state.value === ""} onClick={() => { go("containers"); }}>{t("all")} {everything}</button>
           {STATES.map((name) => (

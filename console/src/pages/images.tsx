@@ -22,7 +22,7 @@ function PullRow({ id, first, over }: { id: string; first: Pull; over: () => voi
   const p = pull.value;
   return (
     <div class="card">
-      <div class="row"><strong>{p.image}</strong> <State of={p.state} /> <span class="dim">{ago(p.begun_at)}</span></div>
+      <div class="row"><strong>{p.image}</strong> <State of={p.state} /> <span class="dim">{ago(p.begun_at)}</span>{p.ended_at ? null : <><span class="grow" /><button onClick={() => void act(`${t("cancel")} ${p.image}`, () => change("POST", `v1/pulls/${id}/cancel`))}>{t("cancel")}</button></>}</div>
       {p.error ? <p class="error">{said(p.error)}</p> : null}
       {p.ended_at ? null : p.layers.map((layer) => (
         <div key={layer.digest} class="row small">

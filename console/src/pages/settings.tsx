@@ -1,8 +1,8 @@
 import { useSignal } from "@preact/signals";
-import { get, session, type Schema } from "../api";
+import { all, get, session, type Schema } from "../api";
 import { language, t, theme, time, zone } from "../i18n";
 import { Table } from "../table";
-import { Field, Problem, useLoaded } from "../ui";
+import { Field, Problem, State, useLoaded } from "../ui";
 
 export function Settings() {
   return (
@@ -14,6 +14,23 @@ export function Settings() {
         <Field label={t("set.zone")}><select value={zone.value} onChange={(e) => { zone.value = e.currentTarget.value; }}><option value="local">{t("set.zone.local")} ({Intl.DateTimeFormat().resolvedOptions().timeZone})</option><option value="utc">{t("set.zone.utc")}</option></select></Field>
       </section>
       <section class="card"><h2>{t("set.session")}</h2><p>{session.value?.account} · {t(session.value?.role === "admin" ? "acc.role.admin" : "acc.role.user")} · {session.value?.expires_at ? t("set.session_ends", { time: time(session.value.expires_at) }) : ""}</p></section>
+    </>
+  );
+}
+
+/** What the machine lacks; the server says it in the language of the page. */
+export function Doctor() {
+  const found = useLoaded(() => all<Schema["Finding"]>("v1/doctor"), [language.value]);
+  const count = (state: string) => (found.value ?? []).filter((each) => each.state === state).length;
+  return (
+    <>
+      <div class="head"><h1>{t("doctor")}</h1><span class="grow" /><button onClick={found.reload}>{t("doctor.again")}</button></div>
+      <Problem error={found.error} />
+      {found.value ? <p>{count("missing") + count("warning") === 0 ? t("doctor.good") : t("doctor.bad", { count: count("missing"), warnings: count("warning") })}</p> : null}
+      <Table name={(each) => each.what} rows={found.value ?? []} columns={[
+        { label: t("state"), cell: (each) => <State of={each.state} /> }, { label: t("doctor.what"), cell: (each) => each.what },
+        { label: t("doctor.found"), cell: (each) => each.found }, { label: t("doctor.advice"), cell: (each) => each.advice ?? "" },
+      ]} />
     </>
   );
 }

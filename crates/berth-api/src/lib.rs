@@ -24,7 +24,7 @@ use axum::routing::get;
 use berth_core::Core;
 
 pub use http::{Draining, Peer, is_time_zone};
-pub use native::{openapi, wire};
+pub use native::{dialect_documents, openapi, wire};
 pub use tingyu::OPERATORS;
 
 /// Dialects that an access key may be bounded to.
@@ -40,7 +40,9 @@ pub(crate) struct Api {
     pub(crate) meters: Arc<Meters>,
     pub(crate) draining: Draining,
     pub(crate) places: native::StreamLimits,
+    pub(crate) dialects: Dialects,
     pub(crate) comb: CombSettings,
+    pub(crate) doctor: Doctor,
     pub(crate) pulls: native::pulls::Pulls,
 }
 
@@ -97,12 +99,24 @@ pub struct CombSettings {
 }
 
 /// Settings of what is served.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Settings {
     /// Which dialects.
     pub dialects: Dialects,
     /// The dialect `comb`.
     pub comb: CombSettings,
+    /// What `/v1/doctor` says.
+    pub doctor: Doctor,
+}
+
+/// Examines the machine. It may block.
+#[derive(Debug, Clone, Copy)]
+pub struct Doctor(pub fn() -> Vec<wire::Finding>);
+
+impl Default for Doctor {
+    fn default() -> Self {
+        Self(Vec::new)
+    }
 }
 
 /// Everything that is served.
@@ -114,7 +128,9 @@ pub fn router(core: Core, draining: Draining, settings: Settings) -> Router {
         meters: meters.clone(),
         draining,
         places: native::StreamLimits::default(),
+        dialects,
         comb: settings.comb,
+        doctor: settings.doctor,
         pulls: native::pulls::Pulls::default(),
     };
     let layer = |dialect: &'static str, broken: fn(http::InternalFallback) -> Response| RequestLayer {
@@ -143,6 +159,7 @@ pub fn router(core: Core, draining: Draining, settings: Settings) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(prometheus::render))
         .route("/openapi.json", get(native::docs::openapi_json))
+        .route("/openapi/{file}", get(native::docs::dialect_json))
         .route("/docs", get(native::docs::page))
         .route("/docs/", get(native::docs::file))
         .route("/docs/{*file}", get(native::docs::file))
@@ -214,7 +231,10 @@ pub fn head_too_long(path: &str, limit: usize) -> Vec<u8> {
         answer.extend_from_slice(value.as_bytes());
         answer.extend_from_slice(b"\r\n");
     }
-    answer.extend_from_slice(format!("content-length: {}\r\nconnection: close\r\n\r\n", body.len()).as_bytes());
+    // It is answered before a request is known: the id is in no log.
+    let id = uuid::Uuid::new_v4();
+    let rest = format!("request-id: {id}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+    answer.extend_from_slice(rest.as_bytes());
     answer.extend_from_slice(&body);
     answer
 }

@@ -35,7 +35,7 @@ use axum::routing::{delete, get, patch, post, put};
 
 use crate::Api;
 
-pub use docs::openapi;
+pub use docs::{dialect_documents, openapi};
 pub(crate) use streams::{StreamLimits, reader, stream_reader};
 
 pub(crate) fn ends_with_client(method: &Method, path: &str) -> bool {
@@ -56,6 +56,7 @@ pub(crate) fn router() -> Router<Api> {
         .route("/containers/{id}/logs/count", get(containers::count_logs))
         .route("/containers/{id}/stats", get(containers::stats))
         .route("/containers/{id}/traffic", get(containers::traffic))
+        .route("/containers/{id}/series", get(containers::series))
         .route("/containers/{id}/ports", put(containers::ports))
         .route("/containers/{id}/processes", get(inspection::processes))
         .route("/containers/{id}/size", get(inspection::size))
@@ -132,6 +133,8 @@ pub(crate) fn router() -> Router<Api> {
         .route("/session", get(sessions::inspect).post(sessions::create).delete(sessions::remove))
         .route("/pulls", get(pulls::list).post(pulls::create))
         .route("/pulls/{id}", get(pulls::inspect))
+        .route("/pulls/{id}/cancel", post(pulls::cancel))
+        .route("/doctor", get(host::doctor))
         .route("/watch", get(watch::watch))
         .route("/tokens", get(tokens::list).post(tokens::create))
         .route("/tokens/{id}", delete(tokens::revoke))

@@ -21,9 +21,10 @@ pub(crate) fn changes(_method: &axum::http::Method, path: &str) -> bool {
 pub(crate) fn router() -> Router<Api> {
     Router::new()
         .route("/build", post(containers::build))
-        .route("/start", get(containers::start))
-        .route("/stop", get(containers::stop))
-        .route("/remove", get(containers::remove))
+        // They change something: HEAD, which only asks, must not (RFC 9110, 9.2.1).
+        .route("/start", get(containers::start).head(error::wrong_method))
+        .route("/stop", get(containers::stop).head(error::wrong_method))
+        .route("/remove", get(containers::remove).head(error::wrong_method))
         .route("/analy", get(containers::analy))
         .route("/stats", get(containers::stats))
         .fallback(error::no_such_path)

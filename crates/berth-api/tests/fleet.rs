@@ -28,9 +28,81 @@ async fn a_thousand_hosts_with_ten_thousand_containers() {
     assert_eq!(jobs.iter().collect::<BTreeSet<_>>().len(), HOSTS * ON_EACH);
 
     all_is_told(&fleet, &jobs).await;
+    a_browser_shows_all(&fleet).await;
     all_adds_up(&fleet).await;
     a_roll_out_goes_where_it_should(&fleet).await;
     a_host_that_is_away_is_told(&fleet).await;
+}
+
+/// `console/test/scale.mjs` looks at them in a real Chromium.
+async fn a_browser_shows_all(fleet: &Arc<Fleet>) {
+    use std::io::{BufRead, BufReader, Write};
+
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../console");
+    let has = |name| {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path).any(|folder| folder.join(name).exists())
+    };
+    if !(has("node") && has("chromium") && std::path::Path::new(folder).join("dist/index.html").exists()) {
+        let all = std::env::var_os("BERTH_TESTS_REQUIRE_ALL").is_some();
+        assert!(!all, "a test can't run: it needs node, chromium and the bundle (make console)");
+        println!("skipped: the console over ten thousand containers needs node, chromium and the bundle");
+        return;
+    }
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("listen");
+    let address = listener.local_addr().expect("address");
+    let served = tokio::spawn(axum::serve(listener, fleet.router.clone()).into_future());
+    let mut browser = std::process::Command::new("node")
+        .args(["test/scale.mjs", &format!("http://{address}"), &fleet.token])
+        .current_dir(folder)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("start node");
+    let mut answers = browser.stdin.take().expect("standard input");
+    let asked = BufReader::new(browser.stdout.take().expect("standard output"));
+    let (lines, mut asked_for) = tokio::sync::mpsc::channel(1);
+    let reader = std::thread::spawn(move || asked.lines().for_each(|line| drop(lines.blocking_send(line))));
+    while let Some(line) = asked_for.recv().await {
+        let line = line.expect("read");
+        let seconds = line.strip_prefix("update ").and_then(|n| n.parse().ok()).expect("what the browser asks for");
+        let made = updates(fleet, Duration::from_secs(seconds)).await;
+        answers.write_all(format!("{made}\n").as_bytes()).expect("answer");
+    }
+    reader.join().expect("reader");
+    let status = browser.wait().expect("wait for node");
+    served.abort();
+    assert!(status.success(), "the browser's test failed: {status}");
+}
+
+/// Pauses containers and lets them go on, the newest, 500 times a second; how many times.
+async fn updates(fleet: &Arc<Fleet>, time: Duration) -> usize {
+    let list = fleet.native("GET", "/v1/containers/summary?descending=true&limit=100", Value::Null).await;
+    let ids: Vec<String> =
+        list["items"].as_array().expect("items").iter().map(|c| c["id"].as_str().expect("id").to_owned()).collect();
+    let ends = tokio::time::Instant::now() + time;
+    let mut beat = tokio::time::interval(Duration::from_millis(40));
+    let mut made = 0;
+    let mut what = ["resume", "pause"];
+    'all: loop {
+        what.reverse();
+        for some in ids.chunks(20) {
+            beat.tick().await;
+            if tokio::time::Instant::now() >= ends && what[0] == "pause" {
+                break 'all;
+            }
+            let each = some.iter().map(|id| {
+                let path = format!("/v1/containers/{id}/{}", what[0]);
+                async move { fleet.native("POST", &path, json!({})).await }
+            });
+            made += futures_util::future::join_all(each).await.len();
+        }
+    }
+    // All run again for what comes after.
+    for id in &ids {
+        fleet.send(Some(&fleet.token), "POST", &format!("/v1/containers/{id}/resume"), Vec::new()).await;
+    }
+    made
 }
 
 async fn all_is_told(fleet: &Fleet, jobs: &[String]) {

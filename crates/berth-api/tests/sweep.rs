@@ -5,7 +5,7 @@
 #[allow(dead_code, reason = "each test uses a part of the harness")]
 mod harness;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use berth_core::{AccountChange, Role, Settings};
 use harness::{Answer, Fleet};
@@ -337,6 +337,30 @@ struct World {
     names: Map<String, Value>,
     stranger: String,
     wrong: std::sync::Mutex<Vec<String>>,
+    /// Of answers that the dialects' OpenAPI documents describe, by operation and status.
+    described: std::sync::Mutex<BTreeMap<(String, u16), Option<jsonschema::Validator>>>,
+}
+
+/// `/node/$node/{x}` and `/node/{id}/$y` are the same path.
+fn bare(path: &str) -> String {
+    path.split('/').map(|part| if part.starts_with(['$', '{']) { "*" } else { part }).collect::<Vec<_>>().join("/")
+}
+
+/// An operation as its dialect's OpenAPI document has it, the path that it is of, and that document.
+fn described(of: &Operation) -> (&'static Value, &'static Value, &'static Value) {
+    let found = berth_api::dialect_documents().iter().find(|(name, _)| *name == of.dialect);
+    let (_, document) = found.unwrap_or_else(|| panic!("{} is not described", of.dialect));
+    let paths = document["paths"].as_object().expect("paths");
+    let item = paths.iter().find(|(path, _)| bare(path) == bare(of.path)).map(|(_, item)| item);
+    let operation = item.and_then(|item| Some((item.get(of.method.to_lowercase())?, item)));
+    let (operation, item) = operation.unwrap_or_else(|| panic!("{} {} is not described", of.method, of.path));
+    (operation, item, document)
+}
+
+/// What a `$ref` within the document leads to.
+fn resolved<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
+    let reference = value["$ref"].as_str().and_then(|text| text.strip_prefix('#'));
+    reference.map_or(value, |pointer| document.pointer(pointer).unwrap_or_else(|| panic!("{pointer} is not there")))
 }
 
 impl World {
@@ -360,7 +384,8 @@ impl World {
             AccountChange::default(),
         );
         let stranger = made.await.expect("token").secret;
-        let mut world = Self { fleet, names: Map::new(), stranger, wrong: std::sync::Mutex::default() };
+        let (wrong, described) = (std::sync::Mutex::default(), std::sync::Mutex::default());
+        let mut world = Self { fleet, names: Map::new(), stranger, wrong, described };
         world.fill().await;
         world
     }
@@ -416,6 +441,40 @@ impl World {
 
     /// A request, with these parameters in their place.
     async fn ask(&self, token: &str, of: &Operation, path: &str, parameters: &Map<String, Value>) -> Answer {
+        let answer = self.send(token, of, path, parameters).await;
+        self.is_described(of, &answer);
+        answer
+    }
+
+    /// Whether the dialect's OpenAPI document has the answer's status, and its body the form that is told there.
+    fn is_described(&self, of: &Operation, answer: &Answer) {
+        let name = format!("{} {}", of.method, of.path);
+        let mut all = self.described.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let validator = all.entry((name.clone(), answer.status)).or_insert_with(|| {
+            let (operation, _, document) = described(of);
+            let response = operation["responses"].get(answer.status.to_string())?;
+            let content = resolved(document, response)["content"].as_object();
+            // An answer without a body, or one that is no JSON.
+            let schema = content
+                .map_or(&json!({"type": "null"}), |content| {
+                    content.get("application/json").map_or(&Value::Bool(true), |content| &content["schema"])
+                })
+                .clone();
+            let whole = json!({"allOf": [schema], "components": document["components"]});
+            Some(jsonschema::draft202012::new(&whole).unwrap_or_else(|e| panic!("{name} {}: {e}", answer.status)))
+        });
+        self.expect(validator.is_some(), || format!("{name}: {} is not described: {}", answer.status, answer.text));
+        if let Some(validator) = validator
+            && let Err(error) = validator.validate(&answer.json)
+        {
+            let at = error.instance_path().to_string();
+            self.expect(false, || {
+                format!("{name} {}: not as described at {at}: {error}: {}", answer.status, answer.text)
+            });
+        }
+    }
+
+    async fn send(&self, token: &str, of: &Operation, path: &str, parameters: &Map<String, Value>) -> Answer {
         match of.place {
             Place::Query => {
                 let pairs: Vec<String> =
@@ -560,6 +619,43 @@ fn every_operation_of_the_documents_is_tested() {
     }
 }
 
+/// The names that an object of this schema has, or the objects of a list.
+fn properties(document: &Value, schema: &Value, names: &mut BTreeSet<String>) {
+    let schema = resolved(document, schema);
+    names.extend(schema["properties"].as_object().into_iter().flat_map(Map::keys).cloned());
+    if schema["items"].is_object() {
+        properties(document, &schema["items"], names);
+    }
+    for word in ["oneOf", "anyOf", "allOf"] {
+        schema[word].as_array().into_iter().flatten().for_each(|part| properties(document, part, names));
+    }
+}
+
+/// The OpenAPI documents have these operations, with these parameters.
+#[test]
+fn every_operation_is_described() {
+    for of in OPERATIONS {
+        let (operation, item, document) = described(of);
+        let listed = [&operation["parameters"], &item["parameters"]].into_iter().filter_map(Value::as_array).flatten();
+        let mut names: BTreeSet<String> = BTreeSet::new();
+        for parameter in listed {
+            names.extend(resolved(document, parameter)["name"].as_str().map(str::to_owned));
+        }
+        let body = resolved(document, &operation["requestBody"]);
+        for content in body["content"].as_object().into_iter().flat_map(Map::values) {
+            properties(document, &content["schema"], &mut names);
+        }
+        for parameter in of.parameters {
+            assert!(names.contains(parameter.name), "{} {}: {} of {names:?}", of.method, of.path, parameter.name);
+        }
+    }
+    for (dialect, count) in DOCUMENTED {
+        let document = &berth_api::dialect_documents().iter().find(|(name, _)| *name == dialect).expect(dialect).1;
+        let paths = document["paths"].as_object().expect("paths");
+        assert!(paths.values().map(|item| item.as_object().map_or(0, Map::len)).sum::<usize>() >= count, "{dialect}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_clients_get_wrong_is_answered_in_the_dialects_form() {
     let world = World::new().await;
@@ -610,6 +706,15 @@ async fn wrong_methods(world: &World, of: &Operation) {
         let story = format!("{method} {path}");
         let answer = world.fleet.send(Some(&world.fleet.token), method, &path, Vec::new()).await;
         world.expect(world.failed(of.dialect, &answer, &story), || format!("{story}: {}", answer.text));
+    }
+    // HEAD asks what GET would answer; where GET changes something there is none.
+    if of.method == "GET" && ["/start", "/stop", "/remove"].iter().any(|end| of.path.ends_with(end)) {
+        let container = format!("/v1/containers/{}", world.names["uid"].as_str().expect("uid"));
+        let before = world.fleet.native("GET", &container, Value::Null).await;
+        let asked = format!("{path}?containerId={}", world.names["uid"].as_str().expect("uid"));
+        world.fleet.send(Some(&world.fleet.token), "HEAD", &asked, Vec::new()).await;
+        let after = world.fleet.native("GET", &container, Value::Null).await;
+        world.expect(before["state"] == after["state"], || format!("HEAD {asked}: {}", after["state"]));
     }
     for beside in
         [format!("{path}/"), format!("{path}/nothing"), format!("{path}x"), format!("{path}%00"), format!("{path}/..")]

@@ -89,7 +89,7 @@ pub use fetch::{Fetch, FetchError};
 pub use host::HostInfo;
 pub use hosts::{Host, HostLabels, HostSettings};
 pub use images::{DiskPart, DiskUse, Image, NewCommit, Origin, Prune, Pruned, Removed};
-pub use metering::Usage as MeteredUsage;
+pub use metering::{Usage as MeteredUsage, UsagePoint};
 pub use packages::Package;
 pub use plans::{
     Charge, ImageNote, NetworkCharge, NewPlanned, Plan, PlanChange, PlanOperation, PlanProgress, PlanSettings,

@@ -80,6 +80,38 @@ pub struct Usage {
     pub used: Used,
 }
 
+/// What a container used from one reading to a later one.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct UsagePoint {
+    /// Beginning, milliseconds since 1970.
+    pub from: i64,
+    /// End, milliseconds since 1970.
+    pub to: i64,
+    /// CPUs in use, on average.
+    pub cpus: f64,
+    /// MiB of memory, on average.
+    pub memory_mib: f64,
+    /// Counts of this time.
+    pub used: Used,
+}
+
+impl UsagePoint {
+    fn of(point: Point) -> Self {
+        let length = (point.at - point.since).max(1) as f64;
+        let used = point.used;
+        Self {
+            from: point.since,
+            to: point.at,
+            cpus: used.cpu as f64 / 1000.0 / length,
+            memory_mib: used.memory as f64 / length,
+            used,
+        }
+    }
+}
+
+/// Most points of one container that are told at once: a day of readings.
+const MOST_POINTS: usize = 10_000;
+
 impl Reading {
     fn of(stats: &Stats) -> Self {
         Self {
@@ -410,6 +442,37 @@ impl Core {
             tx_bytes: number(used.tx_bytes),
             tx_packets: number(used.tx_packets),
         })
+    }
+
+    /// What a container used over time, from `from` to `to`, milliseconds since 1970: readings of ten seconds (setting
+    /// `measure_period_s`) as long as they are kept, then five minutes, then hours. Time without a point is time in which nothing was
+    /// used.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Invalid`] for a time that ends before it begins or has more than 10,000 points.
+    pub async fn container_series(
+        &self,
+        caller: &Caller,
+        reference: &str,
+        from: i64,
+        to: i64,
+    ) -> Result<Vec<UsagePoint>, Error> {
+        if from > to {
+            return Err(Error::invalid(Field::Range, "it ends before it begins"));
+        }
+        let id = self.container(caller, reference).await?.id;
+        let points = self
+            .read(move |tx| {
+                let Some(meter) = tx.meter(id)? else { return Ok(Vec::new()) };
+                Ok(tx.points(meter.id, from, to, STEPS, &tx.recent(from, Some(&[meter.id].into()))?)?)
+            })
+            .await?;
+        if points.len() > MOST_POINTS {
+            return Err(Error::invalid(Field::Range, format!("more than {MOST_POINTS} points: ask for less time")));
+        }
+        let mut points: Vec<UsagePoint> = points.into_iter().map(UsagePoint::of).collect();
+        points.sort_by_key(|point| point.from);
+        Ok(points)
     }
 
     /// What each container of the account, or of `all` accounts for an administrator, used from `from` to `to`, nanoseconds

@@ -14,7 +14,16 @@ const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
 pub(crate) fn open(root: BorrowedFd<'_>) -> io::Result<(OwnedFd, OwnedFd)> {
     // Whoever is root inside may have put anything in the place of a device: no links, and the file system must be the one.
     let flags = libc::O_RDWR | libc::O_NOCTTY;
-    let master = openat2_in_root(root, Path::new("/dev/pts/ptmx"), flags, 0, false)?;
+    let master = openat2_in_root(root, Path::new("/dev/pts/ptmx"), flags, 0, false).map_err(|error| {
+        // As devpts says it: it has no disk that could be full.
+        let is_full = error.raw_os_error() == Some(libc::ENOSPC);
+        let most = crate::mounts::MOST_TERMINALS;
+        if is_full {
+            io::Error::new(error.kind(), format!("the container has {most} terminals, as many as it may"))
+        } else {
+            error
+        }
+    })?;
     // SAFETY: an open descriptor; the buffer is written by the call.
     let kind = unsafe {
         let mut stats: libc::statfs = std::mem::zeroed();

@@ -6,6 +6,7 @@ mod client;
 mod config;
 mod containers;
 mod contexts;
+mod doctor;
 mod events;
 mod files;
 mod filters;
@@ -199,7 +200,7 @@ enum Command {
     #[command(subcommand)]
     Token(tokens::TokenCommand),
     /// Say what this host can do, and what to do about what is missing
-    Doctor(crate::doctor::Doctor),
+    Doctor(doctor::Doctor),
     /// Make berth a service of this machine: program, settings, group, systemd unit; a second time is an upgrade
     Install(crate::service::install::Install),
     /// Take away what berth install has put here, and berth's bridge, rules and cgroups out of the kernel
@@ -219,9 +220,12 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// Print the description of the native API (OpenAPI 3.1)
+    /// Print the description of an API (OpenAPI 3.1)
     #[command(hide = true)]
-    Openapi,
+    Openapi {
+        /// The dialect; the native API without it
+        dialect: Option<String>,
+    },
     /// Write manual pages into a folder, for packages
     #[command(hide = true)]
     Manuals {
@@ -328,7 +332,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Serve(serve) => serve_command(&serve, &cli.connection),
         Command::StaticServer { root, port } => crate::static_server::run(root, port).map(|()| ExitCode::SUCCESS),
         Command::InitProcess { command } => crate::init_process::run(&command).map(sessions::code),
-        Command::Doctor(doctor) => crate::doctor::run(&doctor).map(ExitCode::from),
+        Command::Doctor(doctor) => doctor::run(&doctor).map(ExitCode::from),
         Command::Install(install) => crate::service::install::install(&install).map(|()| ExitCode::SUCCESS),
         Command::Restore(restore) => settings(restore.config.as_deref(), &cli.connection)
             .and_then(|s| crate::service::backup::restore(&restore, &s.data_dir))
@@ -341,10 +345,10 @@ pub(crate) fn run() -> ExitCode {
             let written = std::io::Write::write_all(&mut std::io::stdout(), &completion(shell));
             written.map(|()| ExitCode::SUCCESS).map_err(|e| e.to_string())
         }
-        Command::Openapi => {
-            println!("{:#}", berth_api::openapi());
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Openapi { dialect } => description(dialect.as_deref()).map(|document| {
+            println!("{document:#}");
+            ExitCode::SUCCESS
+        }),
         Command::Manuals { folder } => clap_mangen::generate_to(Cli::command(), &folder)
             .map(|()| ExitCode::SUCCESS)
             .map_err(|e| format!("{}: {e}", folder.display())),
@@ -353,6 +357,16 @@ pub(crate) fn run() -> ExitCode {
     result.unwrap_or_else(|message| {
         eprintln!("berth: {}", language::localized(&message));
         ExitCode::FAILURE
+    })
+}
+
+fn description(dialect: Option<&str>) -> Result<serde_json::Value, String> {
+    let Some(dialect) = dialect else { return Ok(berth_api::openapi()) };
+    let documents = berth_api::dialect_documents();
+    let found = documents.iter().find(|(name, _)| *name == dialect).map(|(_, document)| document.clone());
+    found.ok_or_else(|| {
+        let names: Vec<&str> = documents.iter().map(|(name, _)| *name).collect();
+        format!("there is no dialect {dialect:?}: there are {}", names.join(", "))
     })
 }
 

@@ -1,27 +1,9 @@
-//! `berth doctor`: what this host can do, and what to do about what is missing.
+//! What this host can do, and what to do about what is missing.
 
 use std::fs;
 
+use berth_api::wire::Finding;
 use berth_runtime::cgroup::Hierarchies;
-
-use crate::cli::{localized, width};
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct Doctor {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, serde::Serialize)]
-struct Finding {
-    what: &'static str,
-    /// `ok`, `warning` or `missing`.
-    state: &'static str,
-    found: String,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    advice: &'static str,
-}
 
 fn read(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default().trim().to_owned()
@@ -29,13 +11,14 @@ fn read(path: &str) -> String {
 
 fn finding(what: &'static str, good: bool, found: impl Into<String>, advice: &'static str) -> Finding {
     let state = if good { "ok" } else { "missing" };
-    Finding { what, state, found: found.into(), advice: if good { "" } else { advice } }
+    let advice = if good { "" } else { advice };
+    Finding { what: what.into(), state: state.into(), found: found.into(), advice: advice.into() }
 }
 
 fn warning(what: &'static str, good: bool, found: impl Into<String>, advice: &'static str) -> Finding {
     let mut found = finding(what, good, found, advice);
     if !good {
-        found.state = "warning";
+        found.state = "warning".into();
     }
     found
 }
@@ -91,6 +74,9 @@ fn nf_tables() -> Finding {
     };
     match network.published() {
         Ok(_) => finding("nf_tables", true, "answers", ""),
+        Err(error) if error.errno() == Some(libc::EPERM) => {
+            warning("nf_tables", false, error.to_string(), "only root can find out: run berth doctor as root")
+        }
         Err(error) => finding("nf_tables", false, error.to_string(), "modprobe nf_tables nft_chain_nat nft_fib_ipv4"),
     }
 }
@@ -137,9 +123,9 @@ fn certificates() -> Finding {
     warning("certificate authorities", of_host > 0, found, advice)
 }
 
-/// Prints what was found; the exit code is 1 if something that is needed is missing.
-pub(crate) fn run(doctor: &Doctor) -> Result<u8, String> {
-    let all = [
+/// What this machine can do.
+pub(crate) fn examine() -> Vec<Finding> {
+    vec![
         root(),
         kernel(),
         cgroups(),
@@ -150,22 +136,5 @@ pub(crate) fn run(doctor: &Doctor) -> Result<u8, String> {
         forwarding(),
         seccomp(),
         certificates(),
-    ];
-    let missing = all.iter().any(|f| f.state == "missing");
-    if doctor.json {
-        println!("{}", serde_json::to_string_pretty(&all).map_err(|e| e.to_string())?);
-    } else {
-        let padded = |text: &str, columns: usize| {
-            let text = localized(text);
-            let pad = columns.saturating_sub(width(&text));
-            text + &" ".repeat(pad)
-        };
-        for f in &all {
-            println!("{} {} {}", padded(f.state, 8), padded(f.what, 22), localized(&f.found));
-            if !f.advice.is_empty() {
-                println!("{:<8} {:<22} -> {}", "", "", localized(f.advice));
-            }
-        }
-    }
-    Ok(u8::from(missing))
+    ]
 }

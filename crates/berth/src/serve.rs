@@ -148,12 +148,28 @@ async fn last_words(core: &Core) {
     }
 }
 
+/// What is wrong before anything is begun.
+fn can_serve(settings: &Settings) -> Result<(), String> {
+    // SAFETY: plain system call.
+    if unsafe { libc::geteuid() } != 0 {
+        let what =
+            "berth serve needs root (namespaces, cgroups, network): run it with sudo, or as a service (berth install)";
+        return Err(what.into());
+    }
+    let faults = settings.faults();
+    if !faults.is_empty() {
+        return Err(format!("the settings are wrong: {}", faults.join("; ")));
+    }
+    Ok(())
+}
+
 /// Runs until SIGTERM or SIGINT. Containers go on. `load` reads the settings again, at SIGHUP.
 pub(crate) async fn serve(
     settings: Settings,
     log: crate::log::Log,
     load: impl Fn() -> Result<Settings, String>,
 ) -> Result<(), String> {
+    can_serve(&settings)?;
     // From now on: what is told to reload while it comes up must not end.
     let hangups = signal(SignalKind::hangup()).map_err(|e| format!("watch for SIGHUP: {e}"))?;
     let data = &data_folder(&settings.data_dir)?;
@@ -172,7 +188,8 @@ pub(crate) async fn serve(
     let first = administrator(&core, data, settings.dev).await?;
     berth_ssh::begin(core.clone()).await.map_err(|e| e.chain())?;
     let draining = Draining::default();
-    let served = berth_api::Settings { dialects: settings.dialects, comb: settings.comb };
+    let doctor = berth_api::Doctor(crate::doctor::examine);
+    let served = berth_api::Settings { dialects: settings.dialects, comb: settings.comb, doctor };
     let router = berth_api::router(core.clone(), draining.clone(), served);
     let socket = crate::local::path(data);
     let local = crate::local::Listener::open(data).map_err(|e| format!("listen on {}: {e}", socket.display()))?;

@@ -27,7 +27,7 @@ async fn quotas_bound_what_an_account_may_run_in_every_dialect() {
     let (_, _, error) = shop(&["run", "-d", "-m", "60m", "--cpus", "0.1", "busybox", "sleep", "1000"]);
     assert!(error.contains("60 MiB of memory are too much") && error.contains("60 MiB of 100 MiB"), "{error}");
     let (_, _, error) = shop(&["run", "-d", "-m", "10m", "--cpus", "0.6", "busybox", "sleep", "1000"]);
-    assert!(error.contains("0.600 CPUs of cpus are too much"), "{error}");
+    assert!(error.contains("0.600 CPUs of CPU time are too much"), "{error}");
     assert_eq!(shop(&["run", "-d", "--name", "b", "-m", "40m", "--cpus", "0.5", "busybox", "sleep", "1000"]).0, 0);
     let (_, _, error) = shop(&["run", "-d", "-m", "1m", "--cpus", "0.1", "busybox", "sleep", "1000"]);
     assert!(error.contains("2 containers of the account run, of 2"), "{error}");

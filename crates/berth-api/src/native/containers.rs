@@ -18,7 +18,9 @@ use super::auth::{Auth, Params, Segment};
 use super::error::Error;
 use super::idempotency;
 use super::streams::Kind;
-use super::wire::{Container, ContainerCreate, ContainerUpdate, Ended, List, LogEntry, PortList, Stats, Traffic};
+use super::wire::{
+    Container, ContainerCreate, ContainerUpdate, Ended, List, LogEntry, PortList, Stats, Traffic, UsagePoint,
+};
 use crate::http::small_body;
 use crate::{Api, Draining};
 
@@ -256,6 +258,9 @@ pub(super) struct LogParams {
     /// Only so many lines from the end.
     #[serde(default)]
     tail: Option<usize>,
+    /// Only so many lines from the beginning; not with `tail`.
+    #[serde(default)]
+    head: Option<usize>,
     /// Only lines in which this regular expression is found.
     #[serde(default)]
     grep: Option<String>,
@@ -284,7 +289,11 @@ pub(super) async fn logs(
         Some("text") => true,
         Some(other) => return Err(Error::invalid(format!("format {other:?} is not json or text"))),
     };
+    if params.tail.is_some() && params.head.is_some() {
+        return Err(Error::invalid("head and tail: only one of them can be asked for"));
+    }
     let query = LogQuery {
+        head: params.head,
         options: LogOptions { since, until, tail: params.tail },
         grep: params.grep.filter(|g| !g.is_empty()),
         follow: params.follow && until.is_none(),
@@ -451,6 +460,34 @@ pub(super) async fn traffic(
     Segment(id): Segment<String>,
 ) -> Result<Json<Traffic>, Error> {
     Ok(Json(core.container_traffic(&caller, &id).await?.into()))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SeriesParams {
+    /// From then on: RFC 3339, or seconds since 1970; an hour before `to` if absent.
+    #[serde(default)]
+    from: Option<String>,
+    /// Until then; until now if absent.
+    #[serde(default)]
+    to: Option<String>,
+}
+
+/// What it used over time: readings of ten seconds as long as they are kept, then five minutes, then hours; at most 10,000 points.
+/// Time without a point is time in which it used nothing.
+#[utoipa::path(get, path = "/v1/containers/{id}/series", tag = "containers", params(("id" = String, Path), SeriesParams),
+    responses((status = 200, body = List<UsagePoint>), (status = 404, body = super::wire::Problem)))]
+pub(super) async fn series(
+    State(core): State<Core>,
+    Auth(caller): Auth,
+    Segment(id): Segment<String>,
+    Params(params): Params<SeriesParams>,
+) -> Result<Json<List<UsagePoint>>, Error> {
+    let to = super::usage::time(params.to.as_deref())?.unwrap_or_else(berth_core::now) / 1_000_000;
+    let from = super::usage::time(params.from.as_deref())?.map_or(to - 3_600_000, |ns| ns / 1_000_000);
+    let points = core.container_series(&caller, &id, from, to).await?;
+    Ok(Json(List { items: points.into_iter().map(UsagePoint::from).collect(), next_cursor: None }))
 }
 
 /// Changes bounds and restart policy, at once if it runs.

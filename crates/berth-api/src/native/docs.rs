@@ -1,18 +1,20 @@
-//! The description of the native API, and a page to browse it.
+//! The descriptions of the native API and of the dialects, and a page to browse them.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use axum::Json;
-use axum::extract::Path;
+use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
+use utoipa_swagger_ui::Url;
 
 use super::{
     accounts, commands, containers, events, exec, host, hosts, images, inspection, keys, pulls, registries, services,
     sessions, ssh_keys, summary, tokens, usage, volumes, watch,
 };
+use crate::{Api, Dialects};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -20,7 +22,7 @@ use super::{
     paths(
         containers::list, summary::summary, containers::create, containers::inspect, containers::remove, containers::start,
         containers::stop, containers::restart, containers::kill, containers::wait, containers::logs, containers::count_logs, containers::stats,
-        containers::stats_of_all, containers::traffic, containers::update, containers::ports, containers::pause,
+        containers::stats_of_all, containers::traffic, containers::series, containers::update, containers::ports, containers::pause,
         containers::resume, exec::exec, exec::exec_session, exec::attach, exec::stat, exec::list_files, exec::download,
         exec::archive, exec::extract, exec::export, images::commit, images::tag, images::share, images::history,
         images::save, images::prune, images::disk, images::quota, registries::pull, registries::push,
@@ -33,7 +35,7 @@ use super::{
         keys::list, keys::create, keys::rotate, keys::disable, keys::enable, keys::remove, keys::audit,
         hosts::list, hosts::inspect, hosts::label, hosts::bandwidth, ssh_keys::list, ssh_keys::create, ssh_keys::remove, usage::list,
         host::inspect, events::list, events::recent, tokens::list, tokens::create, tokens::revoke,
-        pulls::list, pulls::create, pulls::inspect, sessions::inspect, sessions::create, sessions::remove, watch::watch,
+        pulls::list, pulls::create, pulls::inspect, pulls::cancel, host::doctor, sessions::inspect, sessions::create, sessions::remove, watch::watch,
         inspection::processes, inspection::size, inspection::changes, inspection::rename,
         accounts::list, accounts::create, accounts::inspect, accounts::change, accounts::remove,
     ),
@@ -63,6 +65,69 @@ pub(crate) async fn openapi_json() -> Json<&'static serde_json::Value> {
     Json(DOCUMENT.get_or_init(openapi))
 }
 
+/// A dialect's description. It is written by hand from the platform's document and what the dialect answers; tests compare both.
+struct DialectDocument {
+    name: &'static str,
+    /// From the page of Swagger UI.
+    address: &'static str,
+    is_served: fn(&Dialects) -> bool,
+    /// OpenAPI 3.1 as YAML.
+    text: &'static str,
+}
+
+static DIALECTS: [DialectDocument; 4] = [
+    DialectDocument {
+        name: "standalone",
+        address: "../openapi/standalone.json",
+        is_served: |dialects| dialects.standalone,
+        text: include_str!("../../openapi/standalone.yaml"),
+    },
+    DialectDocument {
+        name: "acs",
+        address: "../openapi/acs.json",
+        is_served: |dialects| dialects.acs,
+        text: include_str!("../../openapi/acs.yaml"),
+    },
+    DialectDocument {
+        name: "comb",
+        address: "../openapi/comb.json",
+        is_served: |dialects| dialects.comb,
+        text: include_str!("../../openapi/comb.yaml"),
+    },
+    DialectDocument {
+        name: "tingyu",
+        address: "../openapi/tingyu.json",
+        is_served: |dialects| dialects.tingyu,
+        text: include_str!("../../openapi/tingyu.yaml"),
+    },
+];
+
+/// The OpenAPI 3.1 documents of the dialects, each with its dialect's name.
+pub fn dialect_documents() -> &'static [(&'static str, serde_json::Value)] {
+    static DOCUMENTS: LazyLock<Vec<(&'static str, serde_json::Value)>> = LazyLock::new(|| {
+        let parse = |document: &DialectDocument| {
+            // A test reads them all.
+            let value = serde_yaml_ng::from_str(document.text).unwrap_or_else(|error| {
+                tracing::error!(%error, "the description of {}", document.name);
+                serde_json::Value::Null
+            });
+            (document.name, value)
+        };
+        DIALECTS.iter().map(parse).collect()
+    });
+    &DOCUMENTS
+}
+
+/// `GET /openapi/{dialect}.json`: of a dialect that is served.
+pub(crate) async fn dialect_json(State(api): State<Api>, Path(file): Path<String>) -> Response {
+    let name = file.strip_suffix(".json").unwrap_or_default();
+    let is_served = DIALECTS.iter().any(|document| document.name == name && (document.is_served)(&api.dialects));
+    match dialect_documents().iter().find(|(known, _)| *known == name && is_served) {
+        Some((_, document)) => Json(document).into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
 /// `GET /docs`: the page's files are relative to a folder. The address is relative, as the server may be below a path of a proxy.
 pub(crate) async fn page() -> Redirect {
     Redirect::temporary("docs/")
@@ -73,9 +138,14 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'u
                       connect-src 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// `GET /docs/…`: Swagger UI, out of this program.
-pub(crate) async fn file(path: Option<Path<String>>) -> Response {
+pub(crate) async fn file(State(api): State<Api>, path: Option<Path<String>>) -> Response {
     static CONFIG: OnceLock<Arc<utoipa_swagger_ui::Config<'static>>> = OnceLock::new();
-    let config = CONFIG.get_or_init(|| Arc::new(utoipa_swagger_ui::Config::from("../openapi.json")));
+    let config = CONFIG.get_or_init(|| {
+        let native = Url::with_primary("native", "../openapi.json", true);
+        let served = DIALECTS.iter().filter(|document| (document.is_served)(&api.dialects));
+        let dialects = served.map(|document| Url::new(document.name, document.address));
+        Arc::new(utoipa_swagger_ui::Config::new(std::iter::once(native).chain(dialects)))
+    });
     let name = path.map(|Path(p)| p).unwrap_or_default();
     match utoipa_swagger_ui::serve(&name, config.clone()) {
         Ok(Some(file)) => {

@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use berth_core::{Caller, now};
 use berth_runtime::log::format_time;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::auth::{Auth, Segment};
 use super::containers::read_json;
@@ -25,6 +25,8 @@ const MOST_OF_ACCOUNT: usize = 50;
 struct PullEntry {
     account: i64,
     now: watch::Receiver<Pull>,
+    /// Ends it.
+    cancel: Arc<Notify>,
 }
 
 /// The pulls that this server has begun since its start, by number.
@@ -32,7 +34,7 @@ struct PullEntry {
 pub(crate) struct Pulls(Arc<Mutex<(u64, BTreeMap<u64, PullEntry>)>>);
 
 impl Pulls {
-    fn add(&self, caller: &Caller, image: &str) -> Result<(Pull, watch::Sender<Pull>), Error> {
+    fn add(&self, caller: &Caller, image: &str) -> Result<(Pull, watch::Sender<Pull>, Arc<Notify>), Error> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let own: Vec<u64> =
             all.1.iter().filter(|(_, entry)| entry.account == caller.account).map(|(n, _)| *n).collect();
@@ -57,9 +59,10 @@ impl Pulls {
             error: None,
         };
         let (tell, seen) = watch::channel(pull.clone());
-        all.1.insert(number, PullEntry { account: caller.account, now: seen });
+        let cancel = Arc::new(Notify::new());
+        all.1.insert(number, PullEntry { account: caller.account, now: seen, cancel: cancel.clone() });
         drop(all);
-        Ok((pull, tell))
+        Ok((pull, tell, cancel))
     }
 
     fn of(&self, caller: &Caller) -> Vec<Pull> {
@@ -69,9 +72,13 @@ impl Pulls {
 
     /// The pull with this id, to be followed.
     pub(super) fn watch(&self, caller: &Caller, id: &str) -> Result<watch::Receiver<Pull>, Error> {
+        self.find(caller, id, |entry| entry.now.clone())
+    }
+
+    fn find<T>(&self, caller: &Caller, id: &str, what: impl Fn(&PullEntry) -> T) -> Result<T, Error> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let found = id.parse().ok().and_then(|number: u64| all.1.get(&number));
-        let found = found.filter(|entry| entry.account == caller.account).map(|entry| entry.now.clone());
+        let found = found.filter(|entry| entry.account == caller.account).map(what);
         drop(all);
         found.ok_or_else(|| Error::new(StatusCode::NOT_FOUND, "not_found", format!("there is no pull {id:?}")))
     }
@@ -95,6 +102,26 @@ pub(super) async fn inspect(
     Ok(Json(pull))
 }
 
+/// Ends a pull that is under way; what has been fetched of it is dropped, layers that are whole are kept for another pull.
+#[utoipa::path(post, path = "/v1/pulls/{id}/cancel", tag = "registries", params(("id" = String, Path)),
+    responses((status = 200, body = Pull), (status = 404, body = super::wire::Problem), (status = 409, body = super::wire::Problem)))]
+pub(super) async fn cancel(
+    State(api): State<Api>,
+    Auth(caller): Auth,
+    Segment(id): Segment<String>,
+) -> Result<Json<Pull>, Error> {
+    let mut now = api.pulls.watch(&caller, &id)?;
+    if now.borrow().is_over() {
+        let detail = format!("pull {id:?} is over: {}", now.borrow().state);
+        return Err(Error::new(StatusCode::CONFLICT, "state_conflict", detail));
+    }
+    api.pulls.find(&caller, &id, |entry| entry.cancel.clone())?.notify_one();
+    // It fails only if the pull's task is gone; that is its end, too.
+    let _ = now.wait_for(Pull::is_over).await;
+    let pull = now.borrow().clone();
+    Ok(Json(pull))
+}
+
 /// Begins to fetch an image from its registry, and answers at once. `/v1/watch` follows it.
 #[utoipa::path(post, path = "/v1/pulls", request_body = ImagePull, tag = "registries",
     responses((status = 202, body = Pull), (status = 400, body = super::wire::Problem)))]
@@ -103,7 +130,7 @@ pub(super) async fn create(State(api): State<Api>, Auth(caller): Auth, request: 
     if asked.image.is_empty() {
         return Err(Error::invalid("image: it must not be empty"));
     }
-    let (pull, tell) = api.pulls.add(&caller, &asked.image)?;
+    let (pull, tell, cancel) = api.pulls.add(&caller, &asked.image)?;
     let login = super::registries::login(asked.login);
     let (progress, mut steps) = mpsc::channel(super::registries::AHEAD);
     let core = api.core.clone();
@@ -115,7 +142,18 @@ pub(super) async fn create(State(api): State<Api>, Auth(caller): Auth, request: 
             }
         };
         let work = core.image_pull(&caller, &asked.image, asked.platform.as_deref(), login, progress);
-        let (end, ()) = tokio::join!(work, told);
+        // What has been fetched of the layers goes with the work that fetches it.
+        let cancellable = async {
+            tokio::select! {
+                end = work => Some(end),
+                () = cancel.notified() => None,
+            }
+        };
+        let (end, ()) = tokio::join!(cancellable, told);
+        let Some(end) = end else {
+            entry.0.send_modify(|pull| pull.end("cancelled", None, None));
+            return;
+        };
         entry.0.send_modify(|pull| match end {
             Ok(image) => pull.end("done", Some(Box::new(Image::from(image))), None),
             Err(error) => pull.end("failed", None, Some(Error::from(error).problem())),

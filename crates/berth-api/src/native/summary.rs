@@ -27,6 +27,12 @@ pub(super) struct SummaryParams {
     /// Only those that run and are `starting`, `healthy` or `unhealthy`.
     #[serde(default)]
     health: Option<String>,
+    /// Only on this host: its number, id or name.
+    #[serde(default)]
+    host: Option<String>,
+    /// Only of this group: `SERVICE/GROUP`, or its number.
+    #[serde(default)]
+    group: Option<String>,
     /// `created` (default), `name`, `image` or `state`.
     #[serde(default)]
     sort: Option<String>,
@@ -43,7 +49,7 @@ pub(super) struct SummaryParams {
 
 /// The account's containers as a list shows them, and how many there are in each state.
 #[utoipa::path(get, path = "/v1/containers/summary", params(SummaryParams), tag = "containers",
-    responses((status = 200, body = ContainerSummaryList)))]
+    responses((status = 200, body = ContainerSummaryList), (status = 404, body = super::wire::Problem)))]
 pub(super) async fn summary(
     State(core): State<Core>,
     Auth(caller): Auth,
@@ -58,7 +64,17 @@ pub(super) async fn summary(
         Some(other) => return Err(Error::invalid(format!("sort {other:?} is not created, name, image or state"))),
     };
     let state = state(params.state.as_deref())?;
+    let host = match params.host.as_deref().filter(|host| !host.is_empty()) {
+        Some(host) => Some(core.host_by(host).await?.id),
+        None => None,
+    };
+    let group = match params.group.as_deref().filter(|group| !group.is_empty()) {
+        Some(group) => Some(core.group(&caller, group).await?.id),
+        None => None,
+    };
     let asked = ContainerSearch {
+        host,
+        group,
         text: params.text,
         state: state.map(|state| state.word().to_owned()),
         sort,

@@ -90,7 +90,7 @@ pub struct Fleet {
     pub core: Core,
     pub store: Store,
     pub caller: Caller,
-    router: axum::Router,
+    pub router: axum::Router,
     pub token: String,
     pub folder: PathBuf,
 }

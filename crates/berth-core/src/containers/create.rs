@@ -14,6 +14,9 @@ use crate::policies::{HealthCheck, HealthTest, RestartPolicy};
 use berth_identity::{Caller, Role, check_name};
 use berth_types::{now, random_hex};
 
+/// Longest time that a container may have to end by itself, seconds.
+const LONGEST_GRACE_S: u64 = 3600;
+
 /// Signals by name and number, for what images and clients write.
 pub fn signal_number(text: &str) -> Option<i32> {
     const NAMES: [(&str, i32); 15] = [
@@ -144,6 +147,9 @@ impl Core {
         if new.stop_signal.is_some_and(|s| !(1..=64).contains(&s)) {
             return Err(Error::invalid(Field::StopSignal, "expected a signal number from 1 to 64"));
         }
+        if new.stop_timeout_s.is_some_and(|seconds| seconds > LONGEST_GRACE_S) {
+            return Err(Error::invalid(Field::StopTimeout, format!("expected 0 to {LONGEST_GRACE_S} seconds")));
+        }
         if caller.role != Role::Admin && new.new_privileges {
             return Err(Error::Forbidden("new_privileges is for administrators".into()));
         }
@@ -228,7 +234,7 @@ impl Core {
             },
             labels: new.labels.clone(),
             stop_signal: new.stop_signal.or(image_signal).unwrap_or(15),
-            stop_timeout_s: new.stop_timeout_s.unwrap_or(settings.stop_timeout_s).min(3600),
+            stop_timeout_s: new.stop_timeout_s.unwrap_or(settings.stop_timeout_s).min(LONGEST_GRACE_S),
             auto_remove: new.auto_remove,
             attended: new.attended,
             restart: new.restart,

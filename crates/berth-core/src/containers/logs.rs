@@ -133,7 +133,7 @@ impl Core {
             }
             _ => 0,
         };
-        let left = last.filter(|_| !query.follow);
+        let left = last.filter(|_| !query.follow).or(query.head);
         Ok(LogFollower {
             skip,
             left,
@@ -160,6 +160,8 @@ pub struct LogQuery {
     pub grep: Option<String>,
     /// Go on until the container has ended.
     pub follow: bool,
+    /// Only so many lines from the beginning of that part.
+    pub head: Option<usize>,
 }
 
 fn expression(text: &str) -> Result<Regex, Error> {
@@ -244,24 +246,23 @@ impl LogFollower {
             if let Some(piece) = self.ahead.pop_front() {
                 return Ok(Some(piece));
             }
+            // What came after a count is not among them.
+            if self.left == Some(0) {
+                self.lines = Lines::default();
+                self.reader = None;
+            }
             let Some(reader) = &mut self.reader else { return Ok(None) };
             if let Some(piece) = reader.next().await? {
-                let Some(grep) = &self.grep else { return Ok(Some(piece)) };
+                let Some(grep) = &self.grep else {
+                    self.left = self.left.map(|left| left - usize::from(piece.ends));
+                    return Ok(Some(piece));
+                };
                 let Some(line) = self.lines.take(piece).filter(|line| matches(grep, line)) else { continue };
                 if self.skip > 0 {
                     self.skip -= 1;
                     continue;
                 }
-                match &mut self.left {
-                    // What came after the count is not among them.
-                    Some(0) => {
-                        self.lines = Lines::default();
-                        self.reader = None;
-                        return Ok(None);
-                    }
-                    Some(left) => *left -= 1,
-                    None => {}
-                }
+                self.left = self.left.map(|left| left - 1);
                 self.ahead.extend(line);
                 continue;
             }

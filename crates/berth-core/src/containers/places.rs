@@ -71,7 +71,7 @@ fn mbit(bits: u64) -> String {
 fn check<'a>(quota: &Quota, own: &Resources, others: impl Iterator<Item = &'a Resources> + Clone) -> Result<(), Error> {
     let bounds = [
         Bounded { what: "memory", quota: quota.memory, of: |r| r.memory, say: mib },
-        Bounded { what: "cpus", quota: quota.cpu_milli, of: |r| r.cpu_milli, say: cpus },
+        Bounded { what: "CPU time", quota: quota.cpu_milli, of: |r| r.cpu_milli, say: cpus },
         Bounded { what: "incoming bandwidth", quota: quota.bandwidth, of: |r| r.rates.ingress, say: mbit },
         Bounded { what: "outgoing bandwidth", quota: quota.bandwidth, of: |r| r.rates.egress, say: mbit },
     ];

@@ -132,6 +132,10 @@ pub struct ContainerSearch {
     pub text: String,
     /// Only in this state.
     pub state: Option<String>,
+    /// Only on the host with this number.
+    pub host: Option<i64>,
+    /// Only of the group with this number.
+    pub group: Option<i64>,
     /// The order.
     pub sort: ContainerSort,
     /// The last first.
@@ -248,14 +252,15 @@ impl Tx<'_> {
     /// The database's own.
     pub fn containers_search(&self, asked: &ContainerSearch) -> Result<FoundContainers, Error> {
         const MATCHES: &str = "account_id = $1 AND wanted <> 'removed'
-            AND (name LIKE $2 ESCAPE '\\' OR image LIKE $2 ESCAPE '\\' OR uid LIKE $3 ESCAPE '\\')";
+            AND (name LIKE $2 ESCAPE '\\' OR image LIKE $2 ESCAPE '\\' OR uid LIKE $3 ESCAPE '\\')
+            AND ($4 IS NULL OR host_id = $4) AND ($5 IS NULL OR group_id = $5)";
         let text: String =
             asked.text.chars().flat_map(|c| "%_\\".contains(c).then_some('\\').into_iter().chain([c])).collect();
         let (within, beginning) = (format!("%{text}%"), format!("{text}%"));
         let sql = format!("SELECT state, COUNT(*) FROM containers WHERE {MATCHES} GROUP BY state ORDER BY state");
         let mut statement = self.connection.prepare_cached(&sql)?;
-        let counts =
-            statement.query_map(params![asked.account, within, beginning], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let values = params![asked.account, within, beginning, asked.host, asked.group];
+        let counts = statement.query_map(values, |row| Ok((row.get(0)?, row.get(1)?)))?;
         let counts = counts.collect::<Result<_, _>>()?;
         let column = match asked.sort {
             ContainerSort::Created => "id",
@@ -265,11 +270,12 @@ impl Tx<'_> {
         };
         let direction = if asked.descending { "DESC" } else { "ASC" };
         let sql = format!(
-            "SELECT {COLUMNS} FROM containers WHERE {MATCHES} AND ($4 IS NULL OR state = $4)
-             ORDER BY {column} {direction}, id {direction} LIMIT $5 OFFSET $6"
+            "SELECT {COLUMNS} FROM containers WHERE {MATCHES} AND ($6 IS NULL OR state = $6)
+             ORDER BY {column} {direction}, id {direction} LIMIT $7 OFFSET $8"
         );
         let mut statement = self.connection.prepare_cached(&sql)?;
-        let values = params![asked.account, within, beginning, asked.state, asked.limit, asked.offset];
+        let values =
+            params![asked.account, within, beginning, asked.host, asked.group, asked.state, asked.limit, asked.offset];
         let rows = statement.query_map(values, container)?.collect::<Result<_, _>>()?;
         Ok(FoundContainers { page: rows, states: counts })
     }

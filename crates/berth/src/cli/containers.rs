@@ -294,7 +294,7 @@ pub(super) async fn run(client: &Client, run: Run) -> Outcome {
         remove_ended(client, &made.id).await?;
     }
     if ended.oom_killed {
-        eprintln!("berth: the container was out of memory (OOM-killed)");
+        eprintln!("berth: {}", super::localized("the container was out of memory (OOM-killed)"));
     }
     Ok(ExitCode::from(u8::try_from(ended.exit_code.unwrap_or(0)).unwrap_or(1)))
 }
@@ -378,7 +378,7 @@ async fn make(client: &Client, request: &ContainerCreate, pull: &str, quiet: boo
     match output::with_progress("starting", client.container_create(request)).await {
         Err(error) if pull == "missing" && error.code() == Some("not_found") => {
             if !quiet {
-                eprintln!("Image {} is not here: it is fetched", request.image);
+                eprintln!("{}", super::localized(&format!("image {} is not here: it is fetched", request.image)));
             }
             registries::fetch(client, &request.image, None, quiet).await.map_err(|fetching| {
                 format!("{error}, and it could not be fetched: {fetching}; `berth load` imports images from archives")

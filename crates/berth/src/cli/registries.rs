@@ -104,7 +104,6 @@ impl Bars {
     }
 }
 
-/// Shows progress until the last word.
 /// What to do when a registry lets nobody in.
 fn login_hint(image: &str) -> String {
     let registry = image.split_once('/').map(|(first, _)| first);

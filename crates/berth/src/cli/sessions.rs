@@ -121,7 +121,7 @@ pub(super) async fn exec(client: &Client, exec: &Exec) -> Outcome {
         detach: exec.detach,
     };
     let failed = |error: Error| {
-        eprintln!("berth: {error}");
+        eprintln!("berth: {}", super::localized(&error.to_string()));
         refused(&error)
     };
     let client = &exec.scope.of_container(client, &exec.id).await.map_err(|e| e.to_string())?;

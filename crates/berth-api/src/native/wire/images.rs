@@ -165,7 +165,7 @@ pub struct Pull {
     pub id: String,
     /// The image as it was named.
     pub image: String,
-    /// `running`, `done` or `failed`.
+    /// `running`, `done`, `failed` or `cancelled`.
     pub state: String,
     /// When it began.
     pub begun_at: String,

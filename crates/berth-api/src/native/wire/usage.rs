@@ -1,5 +1,6 @@
 //! What containers used and carried, hosts, keys for SSH.
 
+use berth_runtime::log::format_time;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -82,6 +83,56 @@ pub struct BandwidthPoint {
     pub memory_mib: f64,
     /// MiB of disk that they had written, on average.
     pub disk_mib: f64,
+}
+
+/// What a container used from one reading to a later one.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+pub struct UsagePoint {
+    /// Beginning.
+    pub from: String,
+    /// End.
+    pub to: String,
+    /// CPUs in use, on average.
+    pub cpus: f64,
+    /// MiB of memory, on average.
+    pub memory_mib: f64,
+    /// Bytes that came in.
+    pub rx_bytes: i64,
+    /// Bytes that went out.
+    pub tx_bytes: i64,
+    /// Bytes read from block devices.
+    pub block_read: i64,
+    /// Bytes written to block devices.
+    pub block_write: i64,
+}
+
+impl From<berth_core::UsagePoint> for UsagePoint {
+    fn from(point: berth_core::UsagePoint) -> Self {
+        Self {
+            from: format_time(point.from * 1_000_000),
+            to: format_time(point.to * 1_000_000),
+            cpus: point.cpus,
+            memory_mib: point.memory_mib,
+            rx_bytes: point.used.rx_bytes,
+            tx_bytes: point.used.tx_bytes,
+            block_read: point.used.block_read,
+            block_write: point.used.block_write,
+        }
+    }
+}
+
+/// What an examination of the machine found.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Finding {
+    /// What was looked at.
+    pub what: String,
+    /// `ok`, `warning` (it works without) or `missing`.
+    pub state: String,
+    /// What is there.
+    pub found: String,
+    /// What to do; empty if nothing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub advice: String,
 }
 
 /// A machine that runs containers.
