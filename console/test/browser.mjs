@@ -1,6 +1,8 @@
-// Drives the console in a real Chromium. Arguments: the server's address, an administrator's token. A line on standard output asks
+// Drives the console in a real Chromium. Arguments: the server's address, an administrator's token,
+// a port on which the server takes a registry without TLS. A line on standard output asks
 // the caller to restart the server; it answers with a line on standard input.
 import assert from "node:assert/strict";
+import { createHash, randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
 import http from "node:http";
@@ -8,7 +10,7 @@ import net from "node:net";
 import { createInterface } from "node:readline";
 import { chromium } from "playwright-core";
 
-const [base, token] = process.argv.slice(2);
+const [base, token, registryPort] = process.argv.slice(2);
 const shots = process.env.BERTH_SCREENSHOTS;
 const input = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 const api = (method, path, body, extra = {}) => fetch(`${base}/${path}`, {
@@ -131,6 +133,116 @@ try {
   const direct = Buffer.from(await (await api("GET", `v1/containers/${loud.id}/logs?format=text`)).arrayBuffer());
   assert.ok(saved.equals(direct), "the download is the log");
 
+  step("a million lines");
+  const million = await (await api("POST", "v1/containers", { image: "busybox", name: "million", command: ["sh", "-c", "seq 1 1000000; echo all; sleep 1000"], start: true })).json();
+  await page.goto(`${base}/#/containers/${million.id}/logs`);
+  await log.getByText("all", { exact: true }).waitFor({ timeout: 60_000 });
+  const began = performance.now();
+  await page.getByLabel("Search with a regular expression").fill("^[0-9]*77777$");
+  await page.getByRole("button", { name: "Search", exact: true }).click();
+  await page.getByText("10 matches").waitFor();
+  console.error(`console: a search of a million lines: ${(performance.now() - began).toFixed(0)} ms (promised: 2000)`);
+  assert.ok(performance.now() - began < 12_000);
+  await page.getByLabel("Search with a regular expression").fill("");
+  await page.getByRole("button", { name: "Search", exact: true }).click();
+  await log.getByText("all", { exact: true }).waitFor();
+  await page.getByRole("button", { name: "Go to the beginning" }).click();
+  await log.getByText("1", { exact: true }).waitFor();
+  await page.getByText("Beginning of the log").waitFor();
+  assert.ok(!(await page.getByLabel("Follow").isChecked()));
+  // From there to later lines, page by page; no line is missed or doubled.
+  for (let n = 0; n < 60 && (await log.getByText("4000", { exact: true }).count()) === 0; n += 1) {
+    await log.evaluate((element) => { element.scrollTop = element.scrollHeight; });
+    await page.waitForTimeout(100);
+  }
+  const numbers = (await log.locator("> div").allTextContents()).map(Number);
+  assert.deepEqual(numbers, numbers.map((_, n) => numbers[0] + n), "lines one after the other");
+  assert.ok(numbers.length <= 3500, `${numbers.length} rows`);
+  await page.getByLabel("Follow").check();
+  await log.getByText("all", { exact: true }).waitFor();
+  await api("DELETE", `v1/containers/${million.id}?force=true`);
+
+  step("a thousand lines a second");
+  const fast = await (await api("POST", "v1/containers", { image: "busybox", name: "fast", command: ["sh", "-c", "n=0; while true; do seq $n $((n+99)); n=$((n+100)); sleep 0.1; done"], start: true })).json();
+  await page.goto(`${base}/#/containers/${fast.id}/logs`);
+  await log.getByText("3000", { exact: true }).waitFor({ timeout: 30_000 });
+  const drawn = await page.evaluate(() => new Promise((resolve) => {
+    let count = 0;
+    const begun = performance.now();
+    const frame = () => { count += 1; if (performance.now() - begun < 3000) requestAnimationFrame(frame); else resolve(count / 3); };
+    requestAnimationFrame(frame);
+  }));
+  console.error(`console: ${drawn.toFixed(0)} frames a second while a thousand lines a second come`);
+  assert.ok(drawn >= 8, `${drawn} frames a second`);
+  // What is selected stays, and what comes is counted.
+  await log.evaluate((element) => { element.scrollTop -= 300; element.dispatchEvent(new Event("scroll")); });
+  await page.getByText(/new lines/).waitFor();
+  const selected = await log.evaluate((element) => {
+    const row = [...element.children].find((each) => each.getBoundingClientRect().top > element.getBoundingClientRect().top + 20);
+    getSelection().selectAllChildren(row);
+    return getSelection().toString();
+  });
+  await page.waitForFunction(() => Number(/(\d[\d,]*) new lines/.exec(document.body.innerText)?.[1].replace(",", "")) > 1200, undefined, { timeout: 20_000 });
+  assert.equal(await page.evaluate(() => getSelection().toString()), selected);
+  await api("DELETE", `v1/containers/${fast.id}?force=true`);
+
+  step("a pull from a slow registry");
+  const inside = randomBytes((4 << 20) - 512);
+  const head = Buffer.alloc(512);
+  for (const [at, text] of [[0, "x"], [100, "0000644"], [108, "0000000"], [116, "0000000"], [136, "00000000000"], [124, inside.length.toString(8).padStart(11, "0")], [148, "        "], [156, "0"], [257, "ustar\x0000"]]) head.write(text, at, "latin1");
+  head.write(`${head.reduce((sum, byte) => sum + byte, 0).toString(8).padStart(6, "0")}\0 `, 148, "latin1");
+  const blob = Buffer.concat([head, inside]);
+  const sha = (bytes) => `sha256:${createHash("sha256").update(bytes).digest("hex")}`;
+  const config = Buffer.from(JSON.stringify({ architecture: "amd64", os: "linux", config: {}, rootfs: { type: "layers", diff_ids: [sha(blob)] } }));
+  const manifest = Buffer.from(JSON.stringify({
+    schemaVersion: 2, mediaType: "application/vnd.oci.image.manifest.v1+json",
+    config: { mediaType: "application/vnd.oci.image.config.v1+json", digest: sha(config), size: config.length },
+    layers: [{ mediaType: "application/vnd.oci.image.layer.v1.tar", digest: sha(blob), size: blob.length }],
+  }));
+  let given = 0;
+  let closed;
+  const ended = new Promise((resolve) => { closed = resolve; });
+  const registry = http.createServer((request, response) => {
+    if (request.url.includes("/secret/")) {
+      response.writeHead(403, { "content-type": "application/json" });
+      response.end(JSON.stringify({ errors: [{ code: "DENIED", message: "this part of the shop is closed" }] }));
+    } else if (request.url.includes("/manifests/")) {
+      response.writeHead(200, { "content-type": "application/vnd.oci.image.manifest.v1+json", "docker-content-digest": sha(manifest), "content-length": manifest.length });
+      response.end(manifest);
+    } else if (request.url.endsWith(sha(config))) {
+      response.end(config);
+    } else if (request.url.endsWith(sha(blob))) {
+      response.writeHead(200, { "content-length": blob.length });
+      // Half of it comes, and then nothing more.
+      response.write(blob.subarray(0, blob.length / 2));
+      given += 1;
+      response.on("close", closed);
+    } else {
+      response.writeHead(request.url === "/v2/" ? 200 : 404);
+      response.end();
+    }
+  });
+  registry.listen(Number(registryPort), "127.0.0.1");
+  await once(registry, "listening");
+  const from = `127.0.0.1:${registryPort}`;
+  await page.goto(`${base}/#/images`);
+  await page.getByLabel(/^Name of the image/).fill(`${from}/slow/image:1`);
+  await page.getByRole("button", { name: "Pull", exact: true }).click();
+  const pulled = page.locator(".card").filter({ hasText: "slow/image:1" });
+  const progress = pulled.getByText(/downloading 2(\.0+)? MiB/);
+  await progress.waitFor();
+  await page.reload();
+  await progress.waitFor();
+  assert.equal(given, 1, "a reload begins no second pull");
+  await pulled.getByRole("button", { name: "Cancel" }).click();
+  await pulled.getByText("cancelled").waitFor();
+  await ended;
+  await page.getByLabel(/^Name of the image/).fill(`${from}/secret/image:1`);
+  await page.getByRole("button", { name: "Pull", exact: true }).click();
+  await page.getByText("this part of the shop is closed").first().waitFor();
+  registry.closeAllConnections();
+  registry.close();
+
   step("terminal");
   await page.goto(`${base}/#/containers/${loud.id}/terminal`);
   await page.getByRole("button", { name: "Connect", exact: true }).click();
@@ -142,6 +254,17 @@ try {
   await page.keyboard.press("Control+c");
   await page.keyboard.type("echo after-$((1+1))\n");
   await rows.getByText("after-2").waitFor();
+  // A million characters that are pasted all arrive.
+  await page.keyboard.type("stty -echo; cat | wc -c\n");
+  await page.waitForTimeout(300);
+  await page.locator(".xterm-helper-textarea").evaluate((area) => {
+    const data = new DataTransfer();
+    data.setData("text/plain", `${"x".repeat(99)}\n`.repeat(10_000));
+    area.dispatchEvent(new ClipboardEvent("paste", { clipboardData: data, bubbles: true, cancelable: true }));
+  });
+  await page.keyboard.press("Control+d");
+  await rows.getByText("1000000").waitFor();
+  await page.keyboard.type("stty echo\n");
   await page.getByRole("link", { name: "Images" }).click();
   await page.getByRole("heading", { name: "Images" }).waitFor();
   await page.goBack();
@@ -245,6 +368,22 @@ try {
   await looping.getByText("(3)").waitFor();
   await looping.getByText("restarting").waitFor({ state: "detached", timeout: 2000 });
 
+  step("a roll-out of a broken version halts, says why, and undoes itself");
+  await api("POST", "v1/services", { name: "shop" });
+  const well = { image: "busybox", replicas: 10, command: ["sh", "-c", "echo all is well; sleep 1000"] };
+  const made = await (await api("POST", "v1/services/shop/groups", { name: "prod", spec: well })).json();
+  await api("GET", `v1/commands/${made.command.id}/wait`);
+  await page.goto(`${base}/#/services`);
+  await page.getByText("Replicas: 10/10").waitFor({ timeout: 20_000 });
+  const broken = await (await api("PUT", "v1/services/shop/groups/prod", { ...well, command: ["sh", "-c", "echo the shop is broken; exit 3"] })).json();
+  await page.goto(`${base}/#/operations/${broken.id}`);
+  await page.getByText("the shop is broken").first().waitFor({ timeout: 30_000 });
+  await page.locator(".head .state, dd .state").filter({ hasText: "failed" }).first().waitFor({ timeout: 30_000 });
+  await page.goto(`${base}/#/services`);
+  await page.getByText("Replicas: 10/10").waitFor({ timeout: 20_000 });
+  const gone = await (await api("DELETE", "v1/services/shop/groups/prod")).json();
+  await api("GET", `v1/commands/${gone.id}/wait`);
+
   step("a removed container says so");
   await page.goto(`${base}/#/containers/${capped.id}`);
   await page.getByRole("heading", { name: "/ capped" }).waitFor();
@@ -271,7 +410,7 @@ try {
 
   step("all pages, both languages, light and dark, without findings of axe");
   const axe = readFileSync(new URL("../node_modules/axe-core/axe.min.js", import.meta.url), "utf8");
-  const pages = ["", "containers", `containers/${loud.id}`, `containers/${loud.id}/logs`, "images", "volumes", "services", "operations", "hosts", "bandwidth", "usage", "accounts/accounts", "accounts/tokens", "accounts/keys", "accounts/ssh", "accounts/registries", "audit", "settings", "about"];
+  const pages = ["", "containers", `containers/${loud.id}`, `containers/${loud.id}/logs`, "images", "volumes", "services", "operations", "hosts", "bandwidth", "usage", "accounts/accounts", "accounts/tokens", "accounts/keys", "accounts/ssh", "accounts/registries", "audit", "doctor", "settings", "about"];
   for (const [locale, words] of [["en-US", english], ["zh-CN", chinese]]) {
     for (const scheme of ["light", "dark"]) {
       const seen = await open(locale, base, { colorScheme: scheme, bypassCSP: true });

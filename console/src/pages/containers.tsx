@@ -106,7 +106,11 @@ export function Containers() {
     }
     drawn.value += 1;
   };
-  useEffect(() => { state.value = route.value.query.get("state") ?? ""; }, [route.value]);
+  useEffect(() => {
+    state.value = route.value.query.get("state") ?? "";
+    const asked = route.value.query.get("text");
+    if (asked !== null) text.value = asked;
+  }, [route.value]);
   const first = useRef(true);
   useEffect(() => {
     Object.assign(remembered, { text: text.value, sort: sort.value, descending: descending.value });

@@ -1,7 +1,8 @@
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
-import { all, change, session, type Schema } from "../api";
-import { ago, bytes, t } from "../i18n";
+import { all, change, get, session, type Schema } from "../api";
+import { ago, bytes, number, t } from "../i18n";
+import { link } from "../router";
 import { act, Bar, Dialog, Field, Problem, useLoaded } from "../ui";
 
 type Host = Schema["HostEntry"];
@@ -10,6 +11,7 @@ export function Hosts() {
   const hosts = useLoaded(() => all<Host>("v1/hosts"), [], (kind) => kind.startsWith("host."));
   useEffect(() => { const timer = setInterval(hosts.reload, 15_000); return () => clearInterval(timer); }, []);
   const edited = useSignal<Host | null>(null);
+  const looked = useSignal<Host | null>(null);
   const places = new Map<string, Host[]>();
   for (const host of hosts.value ?? []) {
     const place = `${host.area || t("hosts.unset")} · ${host.operator || t("hosts.unset")}`;
@@ -31,14 +33,39 @@ export function Hosts() {
                 {host.disks.map((disk) => <div key={disk.path} class="small">{disk.path} {bytes(disk.used)} / {bytes(disk.size)} {t("hosts.used")}<Bar used={disk.used} of={disk.size} /></div>)}
                 <div class="small dim">{host.interfaces.map((link) => `${link.name} ${link.address}`).join(" · ")}</div>
                 <div class="small dim">{t("hosts.heartbeat")}: {ago(host.heartbeat_at)}</div>
-                {session.value?.role === "admin" ? <button onClick={() => { edited.value = host; }}>{t("hosts.label")}</button> : null}
+                <button onClick={() => { looked.value = host; }}>{t("detail")}</button> {session.value?.role === "admin" ? <button onClick={() => { edited.value = host; }}>{t("hosts.label")}</button> : null}
               </div>
             ))}
           </div>
         </section>
       ))}
+      {looked.value ? <Detail host={looked.value} close={() => { looked.value = null; }} /> : null}
       {edited.value ? <Label host={edited.value} close={() => { edited.value = null; hosts.reload(); }} /> : null}
     </>
+  );
+}
+
+/** What containers may have there, and what they have. */
+function Detail({ host, close }: { host: Host; close: () => void }) {
+  const found = useLoaded(() => get<Schema["HostUse"]>(`v1/hosts/${host.id}/use`), [host.id]);
+  useEffect(() => { const timer = setInterval(found.reload, 3000); return () => clearInterval(timer); }, []);
+  const use = found.value;
+  const bound = (count: number) => (count ? ` · ${t("hosts.unbounded", { count })}` : "");
+  return (
+    <Dialog title={host.name} close={close}>
+      <Problem error={found.error} />
+      {use ? (
+        <dl>
+          <dt>{t("containers")}</dt><dd>{t("hosts.running", { running: use.running, count: use.containers })} <a href={`${link("containers")}?text=${encodeURIComponent(`host:${host.number}`)}`} onClick={close}>{t("open")}</a></dd>
+          <dt>{t("cpu")}: {t("hosts.in_use")}</dt><dd>{number(use.cpus_used, 2)} / {host.cpus}<Bar used={use.cpus_used} of={host.cpus} /></dd>
+          <dt>{t("cpu")}: {t("hosts.allotted")}</dt><dd>{number(use.cpus_allotted, 2)} / {host.cpus}{bound(use.without_cpu_bound)}<Bar used={use.cpus_allotted} of={host.cpus} /></dd>
+          <dt>{t("memory")}: {t("hosts.in_use")}</dt><dd>{bytes(use.memory_used)} / {bytes(host.memory)}<Bar used={use.memory_used} of={host.memory} /></dd>
+          <dt>{t("memory")}: {t("hosts.allotted")}</dt><dd>{bytes(use.memory_allotted)} / {bytes(host.memory)}{bound(use.without_memory_bound)}<Bar used={use.memory_allotted} of={host.memory} /></dd>
+          {host.interfaces.map((each) => [<dt key={each.name}>{each.name}</dt>, <dd>{each.address}</dd>])}
+        </dl>
+      ) : <p class="dim">{t("loading")}</p>}
+      <div class="actions"><button onClick={close}>{t("close")}</button></div>
+    </Dialog>
   );
 }
 

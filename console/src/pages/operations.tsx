@@ -1,6 +1,6 @@
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
-import { all, change, get, send, type Schema } from "../api";
+import { change, get, type Schema } from "../api";
 import { ago, t, time } from "../i18n";
 import { watch } from "../live";
 import { link, route } from "../router";
@@ -47,14 +47,14 @@ function One({ id }: { id: string }) {
   const c = command.value;
   if (!c) return error.value === undefined ? <p class="dim">{t("loading")}</p> : <Problem error={error.value} />;
   const steps = c.activities ?? [];
-  const failing = steps.find((step) => step.container && step.message && step.result !== "success" && step.ended_at);
   return (
     <>
       <div class="head">
         <h1><a href={link("operations")}>{t("operations")}</a> / {c.name}</h1><State of={word(c)} /><span class="dim">{c.target} · {time(c.created_at)}</span><span class="grow" />
         {c.ended_at ? null : <button class="danger" onClick={() => void act(t("cancel"), () => change("POST", `v1/commands/${encodeURIComponent(id)}/cancel`))}>{t("cancel")}</button>}
       </div>
-      {c.message ? <p class={c.result && c.result !== "success" ? "card error" : "card"}>{c.message}</p> : null}
+      {/* Of a container that did not come up it has the last lines. */}
+      {c.message ? <p class={`${c.result && c.result !== "success" ? "card error" : "card"} said`}>{c.message}</p> : null}
       {c.ended_at ? null : <p class="dim" role="status">{t("ops.follow")}</p>}
       <h2>{t("ops.steps")}</h2>
       <Table name={(step) => step.number} rows={steps} columns={[
@@ -63,23 +63,8 @@ function One({ id }: { id: string }) {
         { label: t("ops.status"), cell: (step) => <State of={word(step)} /> },
         { label: t("ops.begun"), cell: (step) => time(step.created_at) },
         { label: t("ops.ended"), cell: (step) => time(step.ended_at) },
-        { label: t("message"), cell: (step) => step.message },
+        { label: t("message"), cell: (step) => <span class="said">{step.message}</span> },
       ]} />
-      {failing?.container ? <LastLines number={failing.container} /> : null}
     </>
   );
-}
-
-/** The last lines of a container that a step is about, if it is still there. */
-function LastLines({ number }: { number: number }) {
-  const lines = useSignal<string[] | null>(null);
-  useEffect(() => {
-    void (async () => {
-      const found = (await all<Schema["Container"]>("v1/containers")).find((c) => c.number === number);
-      if (!found) return;
-      const answer = await send("GET", `v1/containers/${found.id}/logs?tail=20&format=text`);
-      lines.value = (await answer.text()).split("\n");
-    })().catch(() => undefined);
-  }, [number]);
-  return lines.value ? <section><h2>{t("ops.log")}</h2><pre>{lines.value.join("\n")}</pre></section> : null;
 }

@@ -125,6 +125,7 @@ pub(crate) fn router() -> Router<Api> {
         .route("/bandwidth", get(hosts::bandwidth))
         .route("/hosts", get(hosts::list))
         .route("/hosts/{host}", get(hosts::inspect).patch(hosts::label))
+        .route("/hosts/{host}/use", get(hosts::in_use))
         .route("/host", get(host::inspect))
         .route("/events", get(events::list))
         .route("/events/recent", get(events::recent))

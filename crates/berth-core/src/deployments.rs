@@ -288,7 +288,7 @@ impl Core {
     /// The database's own.
     pub async fn deployments_on(&self, caller: &Caller, host: i64) -> Result<Vec<Deployment>, Error> {
         let account = caller.account;
-        let rows = self.read(move |tx| Ok(tx.containers_on_host(account, host)?)).await?;
+        let rows = self.read(move |tx| Ok(tx.containers_on_host(Some(account), host)?)).await?;
         let rows = rows.into_iter().filter(|row| row.replaces.is_none());
         let all = rows.map(crate::containers::container).collect::<Result<Vec<_>, _>>()?;
         self.deployments_of(all).await

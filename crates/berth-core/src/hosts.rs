@@ -37,6 +37,28 @@ pub struct Host {
     pub created_at: i64,
 }
 
+/// What the containers that run on a host may have, and what they have now.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct HostUse {
+    /// Containers that run.
+    pub running: u64,
+    /// All containers.
+    pub containers: u64,
+    /// Thousandths of CPUs that those that run may use, of those with a bound.
+    pub cpu_milli: u64,
+    /// Bytes of memory that those that run may use, of those with a bound.
+    pub memory: u64,
+    /// How many that run have no bound of CPU time, and of memory.
+    pub without_bound: (u64, u64),
+    /// CPUs that are used now, on average over a tenth of a second.
+    pub cpus_used: f64,
+    /// Bytes of memory that are used now.
+    pub memory_used: u64,
+}
+
+/// How long CPU use is looked at.
+const USE_WINDOW: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// What people say about a host; `None` leaves a value as it is.
 pub type HostLabels = berth_store::HostLabels;
 
@@ -98,6 +120,44 @@ impl Core {
         let wanted = uid.to_owned();
         let row = self.read(move |tx| Ok(tx.host_by_uid(&wanted)?)).await?;
         self.host_of_row(row.ok_or_else(|| Error::NotFound { what: "host", name: uid.to_owned() })?)
+    }
+
+    /// What containers on a host have and use: those of all accounts for an administrator, else the account's own.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], and the engine's own.
+    pub async fn host_use(&self, caller: &Caller, reference: &str) -> Result<HostUse, Error> {
+        let host = self.host_by(reference).await?.id;
+        let account = (caller.role != Role::Admin).then_some(caller.account);
+        let rows = self.read(move |tx| Ok(tx.containers_on_host(account, host)?)).await?;
+        let mut found = HostUse { containers: rows.len() as u64, ..HostUse::default() };
+        let mut ids = Vec::new();
+        for row in rows {
+            let container = crate::containers::container(row)?;
+            if !container.state.is_live() {
+                continue;
+            }
+            found.running += 1;
+            match container.spec.cpu_milli {
+                Some(milli) => found.cpu_milli = found.cpu_milli.saturating_add(milli),
+                None => found.without_bound.0 += 1,
+            }
+            match container.spec.memory {
+                Some(bytes) => found.memory = found.memory.saturating_add(bytes),
+                None => found.without_bound.1 += 1,
+            }
+            ids.push(container.uid);
+        }
+        let before: std::collections::BTreeMap<_, _> = self.inner.engine.stats(&ids).await?.into_iter().collect();
+        tokio::time::sleep(USE_WINDOW).await;
+        for (uid, now) in self.inner.engine.stats(&ids).await? {
+            found.memory_used = found.memory_used.saturating_add(now.memory);
+            if let Some(before) = before.get(&uid) {
+                let time = (now.at - before.at).max(1) as f64;
+                found.cpus_used += now.cpu_ns.saturating_sub(before.cpu_ns) as f64 / time;
+            }
+        }
+        Ok(found)
     }
 
     /// Says something about a host, found by its number, textual id or name; for administrators.

@@ -87,7 +87,7 @@ pub use error::{Error, FaultKind, Field};
 pub use events::Event;
 pub use fetch::{Fetch, FetchError};
 pub use host::HostInfo;
-pub use hosts::{Host, HostLabels, HostSettings};
+pub use hosts::{Host, HostLabels, HostSettings, HostUse};
 pub use images::{DiskPart, DiskUse, Image, NewCommit, Origin, Prune, Pruned, Removed};
 pub use metering::{Usage as MeteredUsage, UsagePoint};
 pub use packages::Package;

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use berth_testkit::{Server, done, has_program, image, is_root, skip};
+use berth_testkit::{Server, done, free_port, has_program, image, is_root, skip};
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -16,11 +16,13 @@ async fn the_console_works_in_a_browser() {
     {
         return skip("the console's test needs node, chromium and the bundle (make console)");
     }
-    let mut server = Server::start(env!("CARGO_BIN_EXE_berth"), "console", "").await;
+    let port = free_port();
+    let settings = format!("[registries.hosts.\"127.0.0.1:{port}\"]\nplain_http = true\n");
+    let mut server = Server::start(env!("CARGO_BIN_EXE_berth"), "console", &settings).await;
     server.import(&rootfs, "busybox", &[]);
     let mut browser = Command::new("node")
         .arg("test/browser.mjs")
-        .args([server.url("").trim_end_matches('/'), &server.token()])
+        .args([server.url("").trim_end_matches('/'), &server.token(), &port.to_string()])
         .current_dir(folder)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -93,6 +95,39 @@ async fn lists_pulls_and_sessions_are_bounded_and_say_what_is_wrong() {
         let answer = server.request("GET", &format!("/v1/containers/summary?{wrong}"), "").await;
         assert!(answer.status == 400 && answer.text.contains(why), "{wrong}: {}", answer.text);
     }
+    let found = list("host=1&text=web").await;
+    assert_eq!(found["total"], 2, "on this machine");
+    for (query, status) in [("host=elsewhere", 404), ("group=web/prod", 404)] {
+        assert_eq!(
+            server.request("GET", &format!("/v1/containers/summary?{query}"), "").await.status,
+            status,
+            "{query}"
+        );
+    }
+    // A log from its beginning.
+    let talk = json!({"image": "busybox", "name": "talk", "command": ["sh", "-c", "seq 1 50"], "start": true});
+    assert_eq!(server.request("POST", "/v1/containers", talk.to_string()).await.status, 201);
+    done(&server, &["wait", "talk"]);
+    let lines =
+        async |query: &str| server.request("GET", &format!("/v1/containers/talk/logs?format=text&{query}"), "").await;
+    assert_eq!(lines("head=3").await.text, "1\n2\n3\n");
+    assert_eq!(lines("head=2&grep=4").await.text, "4\n14\n");
+    assert_eq!(lines("head=0").await.text, "");
+    assert_eq!(lines("head=99").await.text.lines().count(), 50);
+    assert_eq!(lines("head=1&tail=1").await.status, 400);
+    done(&server, &["rm", "talk"]);
+    // What was used, reading by reading, as long as somebody measures: none yet, and wrong times are refused.
+    let series = server.request("GET", "/v1/containers/db/series", "").await;
+    assert!(series.status == 200 && series.json()["items"].is_array(), "{}", series.text);
+    assert_eq!(server.request("GET", "/v1/containers/db/series?from=20&to=10", "").await.status, 400);
+    let traffic = server.request("GET", "/v1/containers/db/traffic", "").await;
+    assert_eq!(traffic.status, 200);
+    let series = server.request("GET", "/v1/containers/db/series", "").await.json();
+    let points = series["items"].as_array().expect("points");
+    assert!(points.iter().any(|p| p["memory_mib"].as_f64() > Some(0.0)), "asking for traffic was a reading: {series}");
+    // What the machine lacks is for administrators.
+    let checks = server.request("GET", "/v1/doctor", "").await.json();
+    assert!(checks["items"].as_array().expect("checks").iter().any(|c| c["what"] == "root" && c["state"] == "ok"));
     // A pull is followed by its number until it is over, and says what the registry said.
     let begun = server.request("POST", "/v1/pulls", json!({"image": "127.0.0.1:1/no/such:1"}).to_string()).await;
     assert_eq!(begun.status, 202, "{}", begun.text);
@@ -111,6 +146,8 @@ async fn lists_pulls_and_sessions_are_bounded_and_say_what_is_wrong() {
     assert!(failed["error"]["detail"].as_str().is_some_and(|why| why.contains("127.0.0.1:1")), "{failed}");
     let other = server.tenant("other").await;
     assert_eq!(server.request_as(Some(&other), "GET", &path, "").await.status, 404, "another's");
+    assert_eq!(server.request_as(Some(&other), "GET", "/v1/doctor", "").await.status, 403);
+    assert_eq!(server.request("POST", &format!("{path}/cancel"), "").await.status, 409, "it is over");
     // Logins that fail are bounded; one that is good is let in all the same.
     let log_in = async |token: &str| {
         let body = json!({"token": token}).to_string();

@@ -33,7 +33,7 @@ use crate::{Api, Dialects};
         services::group_start, services::group_stop, services::group_deploy, services::packages, services::apply,
         commands::list, commands::inspect, commands::wait, commands::cancel, commands::follow, commands::follow_all,
         keys::list, keys::create, keys::rotate, keys::disable, keys::enable, keys::remove, keys::audit,
-        hosts::list, hosts::inspect, hosts::label, hosts::bandwidth, ssh_keys::list, ssh_keys::create, ssh_keys::remove, usage::list,
+        hosts::list, hosts::inspect, hosts::label, hosts::in_use, hosts::bandwidth, ssh_keys::list, ssh_keys::create, ssh_keys::remove, usage::list,
         host::inspect, events::list, events::recent, tokens::list, tokens::create, tokens::revoke,
         pulls::list, pulls::create, pulls::inspect, pulls::cancel, host::doctor, sessions::inspect, sessions::create, sessions::remove, watch::watch,
         inspection::processes, inspection::size, inspection::changes, inspection::rename,

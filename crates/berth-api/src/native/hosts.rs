@@ -13,7 +13,7 @@ use super::auth::{Auth, Params, Segment};
 use super::containers::read_json;
 use super::error::Error;
 use super::usage::time;
-use super::wire::{Bandwidth, BandwidthPoint, HostDisk, HostEntry, HostInterface, HostLabel, List};
+use super::wire::{Bandwidth, BandwidthPoint, HostDisk, HostEntry, HostInterface, HostLabel, HostUse, List};
 use crate::http::small_body;
 
 fn render(host: Host) -> HostEntry {
@@ -58,6 +58,17 @@ pub(super) async fn inspect(
     Segment(host): Segment<String>,
 ) -> Result<Json<HostEntry>, Error> {
     Ok(Json(render(core.host_by(&host).await?)))
+}
+
+/// What the containers on a machine may have, and what they use now.
+#[utoipa::path(get, path = "/v1/hosts/{host}/use", tag = "host", operation_id = "host_use", params(("host" = String, Path)),
+    responses((status = 200, body = HostUse), (status = 404, body = super::wire::Problem)))]
+pub(super) async fn in_use(
+    State(core): State<Core>,
+    Auth(caller): Auth,
+    Segment(host): Segment<String>,
+) -> Result<Json<HostUse>, Error> {
+    Ok(Json(core.host_use(&caller, &host).await?.into()))
 }
 
 /// Says where a machine stands, and in whose network; for administrators.

@@ -113,7 +113,7 @@ pub(super) async fn cancel(
     let mut now = api.pulls.watch(&caller, &id)?;
     if now.borrow().is_over() {
         let detail = format!("pull {id:?} is over: {}", now.borrow().state);
-        return Err(Error::new(StatusCode::CONFLICT, "state_conflict", detail));
+        return Err(Error::new(StatusCode::CONFLICT, "wrong_state", detail));
     }
     api.pulls.find(&caller, &id, |entry| entry.cancel.clone())?.notify_one();
     // It fails only if the pull's task is gone; that is its end, too.
@@ -141,21 +141,11 @@ pub(super) async fn create(State(api): State<Api>, Auth(caller): Auth, request: 
                 entry.0.send_modify(|pull| pull.note(step));
             }
         };
-        let work = core.image_pull(&caller, &asked.image, asked.platform.as_deref(), login, progress);
-        // What has been fetched of the layers goes with the work that fetches it.
-        let cancellable = async {
-            tokio::select! {
-                end = work => Some(end),
-                () = cancel.notified() => None,
-            }
-        };
-        let (end, ()) = tokio::join!(cancellable, told);
-        let Some(end) = end else {
-            entry.0.send_modify(|pull| pull.end("cancelled", None, None));
-            return;
-        };
+        let work = core.image_pull_until(&caller, &asked.image, asked.platform.as_deref(), login, progress, &cancel);
+        let (end, ()) = tokio::join!(work, told);
         entry.0.send_modify(|pull| match end {
-            Ok(image) => pull.end("done", Some(Box::new(Image::from(image))), None),
+            Ok(None) => pull.end("cancelled", None, None),
+            Ok(Some(image)) => pull.end("done", Some(Box::new(Image::from(image))), None),
             Err(error) => pull.end("failed", None, Some(Error::from(error).problem())),
         });
     });

@@ -38,8 +38,8 @@ pub use services::{
 pub use sessions::{Session, SessionCreate};
 pub use summary::{ContainerSummary, ContainerSummaryList};
 pub use usage::{
-    Bandwidth, BandwidthPoint, Finding, HostDisk, HostEntry, HostInterface, HostLabel, SshKey, SshKeyCreate, Usage,
-    UsagePoint,
+    Bandwidth, BandwidthPoint, Finding, HostDisk, HostEntry, HostInterface, HostLabel, HostUse, SshKey, SshKeyCreate,
+    Usage, UsagePoint,
 };
 pub use volumes::{Volume, VolumeCreate};
 

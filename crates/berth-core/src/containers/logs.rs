@@ -69,8 +69,9 @@ impl Core {
         tokio::time::sleep(between).await;
         let after = self.inner.engine.stats(&ids).await?;
         let machine = crate::host::cpus() as f64 * 1000.0;
+        let known: BTreeMap<&UnitId, &super::Container> = all.iter().map(|c| (&c.uid, c)).collect();
         let usage = after.into_iter().filter_map(|(uid, stats)| {
-            let container = all.iter().find(|c| c.uid == uid)?;
+            let container = known.get(&uid)?;
             let earlier = before.get(&uid)?;
             let elapsed = (stats.at - earlier.at).max(1) as f64;
             let cpus = stats.cpu_ns.saturating_sub(earlier.cpu_ns) as f64 / elapsed;

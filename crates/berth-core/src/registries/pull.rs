@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::time::Instant;
 
 use berth_identity::Caller;
 use berth_image::{Budget, Digest, import_config, import_layer};
@@ -69,6 +68,35 @@ impl Core {
         self.image_pull_with(caller, name, platform, access, progress).await
     }
 
+    /// The same, until somebody tells `cancel`: then it is `None`, and what was fetched of layers that are not whole is dropped.
+    ///
+    /// # Errors
+    /// As for [`Core::image_pull`].
+    pub async fn image_pull_until(
+        &self,
+        caller: &Caller,
+        name: &str,
+        platform: Option<&str>,
+        login: Option<Login>,
+        progress: Progresses,
+        cancel: &tokio::sync::Notify,
+    ) -> Result<Option<Image>, Error> {
+        let access = self.access_for(caller, &ImageReference::read(name)?.registry, login).await?;
+        let mut work = self.begin_pull(caller, name, platform, access, progress)?;
+        let done = tokio::select! {
+            done = &mut work => done,
+            () = cancel.notified() => {
+                work.abort();
+                // It may have come to its end meanwhile.
+                match work.await {
+                    Err(error) if error.is_cancelled() => return Ok(None),
+                    done => done,
+                }
+            }
+        };
+        done.map_err(|e| Error::Bug(e.to_string()))?.map(Some)
+    }
+
     async fn image_pull_with(
         &self,
         caller: &Caller,
@@ -77,10 +105,21 @@ impl Core {
         access: Access,
         progress: Progresses,
     ) -> Result<Image, Error> {
+        self.begin_pull(caller, name, platform, access, progress)?.await.map_err(|e| Error::Bug(e.to_string()))?
+    }
+
+    fn begin_pull(
+        &self,
+        caller: &Caller,
+        name: &str,
+        platform: Option<&str>,
+        access: Access,
+        progress: Progresses,
+    ) -> Result<tokio::task::JoinHandle<Result<Image, Error>>, Error> {
         let reference = ImageReference::read(name)?;
         let (full, platform) = (full_name(name)?, Platform::read(platform)?);
         let (core, caller) = (self.clone(), *caller);
-        let work = tokio::spawn(async move {
+        Ok(tokio::spawn(async move {
             // One of a kind at a time: the next finds what the first has fetched.
             let turn = core.inner.pulls.turn(&reference);
             let _turn = turn.lock().await;
@@ -93,8 +132,7 @@ impl Core {
                 tracing::warn!(image = %reference, error = error.chain(), "an image could not be fetched");
             }
             pulled
-        });
-        work.await.map_err(|e| Error::Bug(e.to_string()))?
+        }))
     }
 
     async fn pull(
@@ -359,17 +397,29 @@ impl Core {
             let input = Incoming { chunks: incoming, rest: io::Cursor::default() };
             import_layer(&images, input, diff_id, &mut budget).map(drop)
         });
-        let mut told = Instant::now();
         let mut current = 0;
+        let mut told = None;
+        let mut beat = tokio::time::interval(PROGRESS_PERIOD);
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut failed = None;
         loop {
-            match blob.next().await {
+            // Told while nothing comes, too: a registry that stalls is seen to.
+            let next = {
+                let mut next = std::pin::pin!(blob.next());
+                loop {
+                    tokio::select! {
+                        next = &mut next => break next,
+                        _ = beat.tick() => {
+                            if told.replace(current) != Some(current) {
+                                tell(ProgressStatus::Downloading, current);
+                            }
+                        }
+                    }
+                }
+            };
+            match next {
                 Ok(Some(chunk)) => {
                     current += chunk.len() as u64;
-                    if told.elapsed() > PROGRESS_PERIOD {
-                        told = Instant::now();
-                        tell(ProgressStatus::Downloading, current);
-                    }
                     if chunks.send(Ok(chunk)).await.is_err() {
                         // Unpacking has ended early; it says why.
                         break;

@@ -306,13 +306,14 @@ impl Tx<'_> {
         Ok(statement.query_map(params![account, limit, offset], container)?.collect::<Result<_, _>>()?)
     }
 
-    /// The account's containers on a host, by number, without those that are being removed.
+    /// The containers on a host, of one account or of all, by number, without those that are being removed.
     ///
     /// # Errors
     /// The database's own.
-    pub fn containers_on_host(&self, account: i64, host: i64) -> Result<Vec<Container>, Error> {
+    pub fn containers_on_host(&self, account: Option<i64>, host: i64) -> Result<Vec<Container>, Error> {
         let sql = format!(
-            "SELECT {COLUMNS} FROM containers WHERE account_id = $1 AND host_id = $2 AND wanted <> 'removed' ORDER BY id"
+            "SELECT {COLUMNS} FROM containers WHERE ($1 IS NULL OR account_id = $1) AND host_id = $2 AND wanted <> 'removed'
+             ORDER BY id"
         );
         let mut statement = self.connection.prepare_cached(&sql)?;
         Ok(statement.query_map(params![account, host], container)?.collect::<Result<_, _>>()?)

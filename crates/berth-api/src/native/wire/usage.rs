@@ -172,6 +172,42 @@ pub struct HostEntry {
     pub interfaces: Vec<HostInterface>,
 }
 
+/// What containers that run on a host may have, and what they use now: of all accounts for administrators, else the account's own.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct HostUse {
+    /// Containers.
+    pub containers: u64,
+    /// Those that run.
+    pub running: u64,
+    /// CPUs that those with a bound may use.
+    pub cpus_allotted: f64,
+    /// How many that run have no bound of CPU time.
+    pub without_cpu_bound: u64,
+    /// CPUs that are used now.
+    pub cpus_used: f64,
+    /// Bytes of memory that those with a bound may use.
+    pub memory_allotted: u64,
+    /// How many that run have no bound of memory.
+    pub without_memory_bound: u64,
+    /// Bytes of memory that are used now.
+    pub memory_used: u64,
+}
+
+impl From<berth_core::HostUse> for HostUse {
+    fn from(found: berth_core::HostUse) -> Self {
+        Self {
+            containers: found.containers,
+            running: found.running,
+            cpus_allotted: found.cpu_milli as f64 / 1000.0,
+            without_cpu_bound: found.without_bound.0,
+            cpus_used: found.cpus_used,
+            memory_allotted: found.memory,
+            without_memory_bound: found.without_bound.1,
+            memory_used: found.memory_used,
+        }
+    }
+}
+
 /// A file system on a disk.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct HostDisk {
