@@ -75,8 +75,10 @@ check: deps checkers console openapi
 		cargo +$(MSRV) check --workspace --locked --target-dir $(TARGET_DIR)/msrv; \
 	else echo "not checked with Rust $(MSRV): rustup can't install it here"; fi
 
-# The description of the native API is valid, and a client is generated from it, in Python, that can be read.
+# The descriptions of the APIs are valid, a client is generated from the native one, in Python, that can be read, and a server's
+# answers to requests of every kind are as described.
 OPENAPI_TOOLS := $(TARGET_DIR)/openapi-tools
+SCHEMATHESIS := $(TARGET_DIR)/schemathesis
 openapi: deps
 	@python3 -c 'import venv, ensurepip' 2>/dev/null || { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends python3-venv; }
 	@[ -x $(OPENAPI_TOOLS)/bin/openapi-python-client ] || { python3 -m venv $(OPENAPI_TOOLS) && \
@@ -90,6 +92,8 @@ openapi: deps
 	rm -rf $(TARGET_DIR)/openapi-client
 	PATH=$(abspath $(OPENAPI_TOOLS))/bin:$$PATH $(OPENAPI_TOOLS)/bin/openapi-python-client generate --path $(TARGET_DIR)/openapi.json --output-path $(TARGET_DIR)/openapi-client > $(TARGET_DIR)/openapi-client.log
 	python3 -m compileall -q $(TARGET_DIR)/openapi-client
+	@[ -x $(SCHEMATHESIS)/bin/st ] || { python3 -m venv $(SCHEMATHESIS) && $(SCHEMATHESIS)/bin/pip -q install schemathesis==4.32.5; }
+	sh tests/openapi.sh $(TARGET_DIR)/$(HOST)/debug/berth $(SCHEMATHESIS)/bin/st
 
 # With the network: known weaknesses of dependencies, from https://github.com/rustsec/advisory-db.
 advisories: checkers

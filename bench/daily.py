@@ -341,7 +341,8 @@ def rate_out(address, bits, seconds, settle):
         per_second = 2 * bits / 8 / 1042
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
             udp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
-            udp.settimeout(3)
+            # What came in before may still be queued ahead of this: ten seconds of the slowest cap.
+            udp.settimeout(15)
             udp.sendto(b"send %d %f" % ((settle + seconds) * per_second, per_second), (address, 7003))
             while not samples or samples[-1][0] - samples[0][0] < settle + seconds - 0.5:
                 total += len(udp.recv(2000))
@@ -364,7 +365,8 @@ def rate_in(cli, address, bits, seconds, settle):
         per_second = 2 * bits / 8 / 1042
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
             paced(udp, (address, 7004), int((settle + seconds) * per_second), per_second)
-        time.sleep(1)
+        # Until what waits has gone in: up to 128 KiB. What is sent before that may be dropped.
+        time.sleep(1 + (128 << 10) * 8 / bits)
         frame = DATAGRAM
     else:
         with connect(address, 7002) as connection:

@@ -69,6 +69,13 @@ function whole(pieces: Line[]): Line[] {
   return found;
 }
 
+/** How many lines at the end have the last one's time. */
+function alike(lines: Line[]): number {
+  let count = 0;
+  while (count < lines.length && lines.at(-1 - count)?.time === lines.at(-1)?.time) count += 1;
+  return count;
+}
+
 /** Lines of a container's log. */
 async function page(id: string, query: URLSearchParams): Promise<Line[]> {
   const answer = await send("GET", `v1/containers/${encodeURIComponent(id)}/logs?${query.toString()}`);
@@ -170,6 +177,13 @@ class View {
     this.elements.unshift(...made);
   }
 
+  /** Drops the newest lines, so many. */
+  dropEnd(count: number): void {
+    for (const element of this.elements.splice(this.elements.length - count)) element.remove();
+    this.lines.splice(this.lines.length - count);
+    this.open.clear();
+  }
+
   /** Drops the newest lines beyond what is held, below what is seen; whether there were any. */
   trimEnd(): boolean {
     if (this.lines.length <= MOST) return false;
@@ -226,6 +240,8 @@ export function Logs({ id, name, run }: { id: string; name: string; run: string 
   const empty = useSignal(true);
   const error = useSignal<unknown>(undefined);
   const older = useRef(false);
+  /** How many lines of a time were read, from the first of them on. */
+  const passed = useRef({ time: "", count: 0 });
   /** Grows when the end of the log is to be read anew. */
   const generation = useSignal(0);
   /** Whether lines at the end are not on the page. */
@@ -345,10 +361,13 @@ export function Logs({ id, name, run }: { id: string; name: string; run: string 
       const lines = await page(id, query);
       if (view.current !== made) return;
       follow.value = false;
-      endIsGone.current = true;
-      made.clear();
-      made.append(lines);
       beginning.value = true;
+      // A log that is all here needs no other lines than these.
+      if (lines.length === PAGE) {
+        endIsGone.current = true;
+        made.clear();
+        made.append(lines);
+      }
       if (box.current) { last.current = 0; box.current.scrollTop = 0; }
     } catch (failed) {
       error.value = failed;
@@ -364,14 +383,19 @@ export function Logs({ id, name, run }: { id: string; name: string; run: string 
     if (!made || !end || older.current || !endIsGone.current) return;
     older.current = true;
     try {
-      // Those of the last line's time are read again, and left out.
-      let again = 0;
-      while (made.lines.at(-1 - again)?.time === end.time) again += 1;
-      const query = new URLSearchParams({ since: end.time, head: String(PAGE + again), ...(asked.value ? { grep: asked.value } : {}) });
-      const lines = (await page(id, query)).slice(again);
+      // Many lines may have one time: those of the last line's are left out, also the ones that are not on the page any more.
+      let skip = Math.max(alike(made.lines), passed.current.time === end.time ? passed.current.count : 0);
+      // One that had not ended is read anew.
+      const open = end.partial ? 1 : 0;
+      skip -= open;
+      const query = new URLSearchParams({ since: end.time, skip: String(skip), head: String(PAGE), ...(asked.value ? { grep: asked.value } : {}) });
+      const lines = await page(id, query);
       if (view.current !== made) return;
       // The end is reached: from here on it is followed.
-      if (lines.length === 0) { toEnd.current(); return; }
+      if (lines.length <= open) { toEnd.current(); return; }
+      const same = alike(lines);
+      passed.current = { time: lines.at(-1)?.time ?? "", count: same === lines.length && lines[0]?.time === end.time ? skip + same : same };
+      if (open) made.dropEnd(open);
       made.append(lines);
       if (made.trim()) beginning.value = false;
     } catch (failed) {

@@ -87,13 +87,17 @@ try {
   // The first is older than the loop.
   judge("longest frame under updates", Math.max(...frames.slice(1)), 100);
   assert.ok(made >= SECONDS * 100, `only ${made} updates were made`);
-  // What is seen is what is the case.
+  // What is seen is what is the case: half of them are paused now.
   const shown = await page.evaluate(() => globalThis.rows().slice(0, 20).map((row) => row.querySelector("a").textContent));
   await page.waitForFunction(async () => {
     const states = new Map((await (await fetch("v1/containers/summary?sort=created&descending=true&limit=50", { headers: { "berth-csrf": localStorage.getItem("berth-csrf") } })).json()).items.map((each) => [each.name, each.state]));
     return globalThis.rows().slice(0, 20).every((row) => row.querySelector(".state").textContent === states.get(row.querySelector("a").textContent));
   }, undefined, { timeout: 5000 });
   assert.equal(shown.length, 20);
+  const paused = await page.evaluate(() => globalThis.rows().slice(0, 20).filter((row) => row.querySelector(".state").textContent === "paused").length);
+  assert.ok(paused > 0 && paused < 20, `${paused} of 20 are paused`);
+  console.log("resume");
+  await input.next();
 
   const tabs = [];
   for (let n = 0; n < 10; n += 1) {

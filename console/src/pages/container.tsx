@@ -1,6 +1,6 @@
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
-import { all, change, get, send, type Problem as Fault, type Schema } from "../api";
+import { change, get, send, type Problem as Fault, type Schema } from "../api";
 import { ago, bits, bytes, instant, number, said, t, time } from "../i18n";
 import { watch } from "../live";
 import { Logs } from "../logs";
@@ -237,7 +237,8 @@ function LiveCharts({ id, live }: { id: string; live: boolean }) {
     let drawn: Record<string, Drawn> = {};
     let stop = () => { /* not begun */ };
     let over = false;
-    const series = all<Schema["UsagePoint"]>(`v1/containers/${id}/series`).catch((failed: unknown) => { error.value = failed; return []; });
+    error.value = undefined;
+    const series = get<{ items: Schema["UsagePoint"][] }>(`v1/containers/${id}/series`).then((list) => list.items, (failed: unknown) => { error.value = failed; return []; });
     void Promise.all([import("../chart"), series]).then(([{ draw }, readings]) => {
       if (over || !boxes.cpu.current || !boxes.memory.current || !boxes.network.current || !boxes.block.current) return;
       drawn = {
@@ -252,7 +253,7 @@ function LiveCharts({ id, live }: { id: string; live: boolean }) {
       let end = 0;
       for (const reading of readings) {
         const from = seconds(reading.from), to = seconds(reading.to), length = Math.max(to - from, 0.001);
-        // A gap of a reading or more: the line is interrupted.
+        // A gap between readings interrupts the line.
         if (end > 0 && from - end > 1) for (const name of Object.keys(data)) put(name, end + 0.5, ...(name === "cpu" || name === "memory" ? [null] : [null, null]));
         put("cpu", to, reading.cpus * 100);
         put("memory", to, reading.memory_mib);

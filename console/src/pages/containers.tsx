@@ -1,6 +1,6 @@
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
-import { change, get, type Schema } from "../api";
+import { change, get, type Problem as Fault, type Schema } from "../api";
 import { ago, t, type Key } from "../i18n";
 import { onEvent, reconnects } from "../live";
 import { go, link, route } from "../router";
@@ -77,8 +77,11 @@ export function Containers() {
       drawn.value += 1;
     } catch (failed) {
       if (mine !== turn.current) return;
-      pages.current.delete(page);
       error.value = failed;
+      // What can't be, such as the name of a host that is half typed, is not asked for again.
+      const status = (failed as Partial<Fault>).status ?? 0;
+      if (status >= 400 && status < 500) { total.value = 0; ready.value = true; return; }
+      pages.current.delete(page);
       setTimeout(() => { if (mine === turn.current) need(seen.current.first, seen.current.last); }, 2000);
     }
   };

@@ -1,4 +1,5 @@
 import { useSignal } from "@preact/signals";
+import { Fragment } from "preact";
 import { useEffect } from "preact/hooks";
 import { all, change, get, session, type Schema } from "../api";
 import { ago, bytes, number, t } from "../i18n";
@@ -57,13 +58,13 @@ function Detail({ host, close }: { host: Host; close: () => void }) {
       {use ? (
         <dl>
           <dt>{t("containers")}</dt><dd>{t("hosts.running", { running: use.running, count: use.containers })} <a href={`${link("containers")}?text=${encodeURIComponent(`host:${host.number}`)}`} onClick={close}>{t("open")}</a></dd>
-          <dt>{t("cpu")}: {t("hosts.in_use")}</dt><dd>{number(use.cpus_used, 2)} / {host.cpus}<Bar used={use.cpus_used} of={host.cpus} /></dd>
+          <dt>{t("cpu")}: {t("hosts.used")}</dt><dd>{number(use.cpus_used, 2)} / {host.cpus}<Bar used={use.cpus_used} of={host.cpus} /></dd>
           <dt>{t("cpu")}: {t("hosts.allotted")}</dt><dd>{number(use.cpus_allotted, 2)} / {host.cpus}{bound(use.without_cpu_bound)}<Bar used={use.cpus_allotted} of={host.cpus} /></dd>
-          <dt>{t("memory")}: {t("hosts.in_use")}</dt><dd>{bytes(use.memory_used)} / {bytes(host.memory)}<Bar used={use.memory_used} of={host.memory} /></dd>
+          <dt>{t("memory")}: {t("hosts.used")}</dt><dd>{bytes(use.memory_used)} / {bytes(host.memory)}<Bar used={use.memory_used} of={host.memory} /></dd>
           <dt>{t("memory")}: {t("hosts.allotted")}</dt><dd>{bytes(use.memory_allotted)} / {bytes(host.memory)}{bound(use.without_memory_bound)}<Bar used={use.memory_allotted} of={host.memory} /></dd>
-          {host.interfaces.map((each) => [<dt key={each.name}>{each.name}</dt>, <dd>{each.address}</dd>])}
+          {host.interfaces.map((each) => <Fragment key={each.name}><dt>{each.name}</dt><dd>{each.address}</dd></Fragment>)}
         </dl>
-      ) : <p class="dim">{t("loading")}</p>}
+      ) : found.error === undefined ? <p class="dim">{t("loading")}</p> : null}
       <div class="actions"><button onClick={close}>{t("close")}</button></div>
     </Dialog>
   );

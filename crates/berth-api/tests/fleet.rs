@@ -65,8 +65,10 @@ async fn a_browser_shows_all(fleet: &Arc<Fleet>) {
     let reader = std::thread::spawn(move || asked.lines().for_each(|line| drop(lines.blocking_send(line))));
     while let Some(line) = asked_for.recv().await {
         let line = line.expect("read");
-        let seconds = line.strip_prefix("update ").and_then(|n| n.parse().ok()).expect("what the browser asks for");
-        let made = updates(fleet, Duration::from_secs(seconds)).await;
+        let made = match line.strip_prefix("update ").and_then(|n| n.parse().ok()) {
+            Some(seconds) => updates(fleet, Duration::from_secs(seconds)).await,
+            None => resume_all(fleet).await,
+        };
         answers.write_all(format!("{made}\n").as_bytes()).expect("answer");
     }
     reader.join().expect("reader");
@@ -75,7 +77,18 @@ async fn a_browser_shows_all(fleet: &Arc<Fleet>) {
     assert!(status.success(), "the browser's test failed: {status}");
 }
 
-/// Pauses containers and lets them go on, the newest, 500 times a second; how many times.
+/// Lets all go on that are paused; how many.
+async fn resume_all(fleet: &Arc<Fleet>) -> usize {
+    let list = fleet.native("GET", "/v1/containers/summary?state=paused&limit=1000", Value::Null).await;
+    let paused = list["items"].as_array().expect("items");
+    for container in paused {
+        let id = container["id"].as_str().expect("id");
+        fleet.native("POST", &format!("/v1/containers/{id}/resume"), json!({})).await;
+    }
+    paused.len()
+}
+
+/// Pauses containers and lets them go on, the newest, 500 times a second; how many times. At the end every other one is paused.
 async fn updates(fleet: &Arc<Fleet>, time: Duration) -> usize {
     let list = fleet.native("GET", "/v1/containers/summary?descending=true&limit=100", Value::Null).await;
     let ids: Vec<String> =
@@ -98,14 +111,17 @@ async fn updates(fleet: &Arc<Fleet>, time: Duration) -> usize {
             made += futures_util::future::join_all(each).await.len();
         }
     }
-    // All run again for what comes after.
-    for id in &ids {
-        fleet.send(Some(&fleet.token), "POST", &format!("/v1/containers/{id}/resume"), Vec::new()).await;
+    for id in ids.iter().step_by(2) {
+        fleet.native("POST", &format!("/v1/containers/{id}/pause"), json!({})).await;
     }
     made
 }
 
 async fn all_is_told(fleet: &Fleet, jobs: &[String]) {
+    let of_host = fleet.native("GET", "/v1/containers/summary?host=7&limit=1", Value::Null).await;
+    assert_eq!(of_host["total"], ON_EACH, "only those of the host: {of_host}");
+    let used = fleet.native("GET", "/v1/hosts/7/use", Value::Null).await;
+    assert_eq!((&used["running"], &used["cpus_allotted"]), (&json!(ON_EACH), &json!(ON_EACH as f64)), "{used}");
     let nodes = fleet.call("GET", "/node/list", Value::Null).await;
     let nodes = nodes["data"].as_array().expect("nodes");
     assert_eq!(nodes.len(), HOSTS);

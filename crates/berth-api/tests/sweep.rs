@@ -652,7 +652,9 @@ fn every_operation_is_described() {
     for (dialect, count) in DOCUMENTED {
         let document = &berth_api::dialect_documents().iter().find(|(name, _)| *name == dialect).expect(dialect).1;
         let paths = document["paths"].as_object().expect("paths");
-        assert!(paths.values().map(|item| item.as_object().map_or(0, Map::len)).sum::<usize>() >= count, "{dialect}");
+        let methods = ["get", "post", "put", "delete"];
+        let operations = |item: &Value| methods.into_iter().filter(|method| item.get(method).is_some()).count();
+        assert!(paths.values().map(operations).sum::<usize>() >= count, "{dialect}");
     }
 }
 

@@ -38,7 +38,7 @@ pub struct Host {
 }
 
 /// What the containers that run on a host may have, and what they have now.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub struct HostUse {
     /// Containers that run.
     pub running: u64,
@@ -48,15 +48,17 @@ pub struct HostUse {
     pub cpu_milli: u64,
     /// Bytes of memory that those that run may use, of those with a bound.
     pub memory: u64,
-    /// How many that run have no bound of CPU time, and of memory.
-    pub without_bound: (u64, u64),
+    /// How many that run have no bound of CPU time.
+    pub without_cpu_bound: u64,
+    /// How many that run have no bound of memory.
+    pub without_memory_bound: u64,
     /// CPUs that are used now, on average over a tenth of a second.
     pub cpus_used: f64,
     /// Bytes of memory that are used now.
     pub memory_used: u64,
 }
 
-/// How long CPU use is looked at.
+/// Time between two readings of CPU use.
 const USE_WINDOW: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// What people say about a host; `None` leaves a value as it is.
@@ -140,11 +142,11 @@ impl Core {
             found.running += 1;
             match container.spec.cpu_milli {
                 Some(milli) => found.cpu_milli = found.cpu_milli.saturating_add(milli),
-                None => found.without_bound.0 += 1,
+                None => found.without_cpu_bound += 1,
             }
             match container.spec.memory {
                 Some(bytes) => found.memory = found.memory.saturating_add(bytes),
-                None => found.without_bound.1 += 1,
+                None => found.without_memory_bound += 1,
             }
             ids.push(container.uid);
         }

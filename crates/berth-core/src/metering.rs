@@ -445,8 +445,8 @@ impl Core {
     }
 
     /// What a container used over time, from `from` to `to`, milliseconds since 1970: readings of ten seconds (setting
-    /// `measure_period_s`) as long as they are kept, then five minutes, then hours. Time without a point is time in which nothing was
-    /// used.
+    /// `measure_period_s`) as long as they are kept, then five minutes, then hours. In time without a point nothing was
+    /// used, or nothing was measured.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Invalid`] for a time that ends before it begins or has more than 10,000 points.

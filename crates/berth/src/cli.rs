@@ -3,6 +3,7 @@
 mod accounts;
 mod change;
 mod client;
+pub(crate) mod complete;
 mod config;
 mod containers;
 mod contexts;
@@ -307,6 +308,7 @@ pub(crate) fn run() -> ExitCode {
     // A pipe that is closed early (`berth ps | head`) ends the program quietly, as it does for other tools.
     // SAFETY: sets a disposition before any thread exists; the server sets it back.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    complete::answer();
     let arguments: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
     // As docker has it, beside -V.
     let cli = match arguments.get(1).map(String::as_str) {
@@ -342,7 +344,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Uninstall(uninstall) => uninstall_command(&uninstall, &cli.connection),
         Command::Sign(asked) => keys::sign(&cli.connection, &asked),
         Command::Completion { shell } => {
-            let written = std::io::Write::write_all(&mut std::io::stdout(), &completion(shell));
+            let written = std::io::Write::write_all(&mut std::io::stdout(), &complete::script(shell));
             written.map(|()| ExitCode::SUCCESS).map_err(|e| e.to_string())
         }
         Command::Openapi { dialect } => description(dialect.as_deref()).map(|document| {
@@ -368,13 +370,6 @@ fn description(dialect: Option<&str>) -> Result<serde_json::Value, String> {
         let names: Vec<&str> = documents.iter().map(|(name, _)| *name).collect();
         format!("there is no dialect {dialect:?}: there are {}", names.join(", "))
     })
-}
-
-/// The completion script of a shell.
-pub(crate) fn completion(shell: clap_complete::Shell) -> Vec<u8> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "berth", &mut script);
-    script
 }
 
 fn backup_command(asked: &crate::service::backup::Backup, connection: &Connection) -> Result<ExitCode, String> {

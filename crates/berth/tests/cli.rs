@@ -22,6 +22,27 @@ async fn dockers_habits_work() {
         .output()
         .expect("run");
     assert_eq!(raw.stdout, vec![0xff; 300], "bytes come out as they went in");
+    ok(&["create", "--name", "offered", "busybox"]);
+    ok(&["volume", "create", "offered-volume"]);
+    let offered = |words: &[&str]| {
+        let asked = std::process::Command::new(env!("CARGO_BIN_EXE_berth"))
+            .env_remove("BERTH_TOKEN")
+            .env_remove("BERTH_HOST")
+            .env_remove("BERTH_CONTEXT")
+            .envs([("BERTH_COMPLETE", "fish"), ("BERTH_DATA_DIR", server.data.to_str().expect("UTF-8"))])
+            .args(["--", "berth"])
+            .args(words)
+            .output()
+            .expect("complete");
+        String::from_utf8(asked.stdout).expect("UTF-8")
+    };
+    assert_eq!(offered(&["start", "off"]), "offered\tbusybox (created)\n");
+    assert_eq!(offered(&["container", "rm", "off"]), "offered\tbusybox (created)\n");
+    assert_eq!(offered(&["volume", "rm", "off"]), "offered-volume\n");
+    assert_eq!(offered(&["run", "-d", "busy"]), "busybox:latest\n");
+    assert_eq!(offered(&["volume", "pru"]).split('\t').next(), Some("prune"));
+    assert_eq!(offered(&["volume", "create", "off"]), "");
+    ok(&["rm", "offered"]);
     let id = ok(&[
         "run", "-d", "--name", "web", "-p", "80", "-m", "64m", "--cpus", "0.5", "-e", "A=b", "busybox", "httpd", "-f",
     ]);

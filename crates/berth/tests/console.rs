@@ -55,6 +55,23 @@ fn the_description_in_the_docs_is_that_of_the_program() {
     assert!(std::fs::read_to_string(path).expect("read") == made, "stale: BERTH_WRITE_DOCS=1 writes docs/openapi.json");
 }
 
+async fn a_log_is_read_from_its_beginning(server: &Server) {
+    let talk = json!({"image": "busybox", "name": "talk", "command": ["sh", "-c", "seq 1 50"], "start": true});
+    assert_eq!(server.request("POST", "/v1/containers", talk.to_string()).await.status, 201);
+    done(server, &["wait", "talk"]);
+    let lines =
+        async |query: &str| server.request("GET", &format!("/v1/containers/talk/logs?format=text&{query}"), "").await;
+    assert_eq!(lines("head=3").await.text, "1\n2\n3\n");
+    assert_eq!(lines("head=2&grep=4").await.text, "4\n14\n");
+    assert_eq!(lines("head=0").await.text, "");
+    assert_eq!(lines("head=2&skip=3").await.text, "4\n5\n");
+    assert_eq!(lines("skip=1&grep=4").await.text.lines().next(), Some("14"));
+    assert_eq!(lines("skip=1&tail=1").await.status, 400);
+    assert_eq!(lines("head=99").await.text.lines().count(), 50);
+    assert_eq!(lines("head=1&tail=1").await.status, 400);
+    done(server, &["rm", "talk"]);
+}
+
 /// Lists, pulls and sessions, as other clients than the console may use them, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_pulls_and_sessions_are_bounded_and_say_what_is_wrong() {
@@ -104,18 +121,7 @@ async fn lists_pulls_and_sessions_are_bounded_and_say_what_is_wrong() {
             "{query}"
         );
     }
-    // A log from its beginning.
-    let talk = json!({"image": "busybox", "name": "talk", "command": ["sh", "-c", "seq 1 50"], "start": true});
-    assert_eq!(server.request("POST", "/v1/containers", talk.to_string()).await.status, 201);
-    done(&server, &["wait", "talk"]);
-    let lines =
-        async |query: &str| server.request("GET", &format!("/v1/containers/talk/logs?format=text&{query}"), "").await;
-    assert_eq!(lines("head=3").await.text, "1\n2\n3\n");
-    assert_eq!(lines("head=2&grep=4").await.text, "4\n14\n");
-    assert_eq!(lines("head=0").await.text, "");
-    assert_eq!(lines("head=99").await.text.lines().count(), 50);
-    assert_eq!(lines("head=1&tail=1").await.status, 400);
-    done(&server, &["rm", "talk"]);
+    a_log_is_read_from_its_beginning(&server).await;
     // What was used, reading by reading, as long as somebody measures: none yet, and wrong times are refused.
     let series = server.request("GET", "/v1/containers/db/series", "").await;
     assert!(series.status == 200 && series.json()["items"].is_array(), "{}", series.text);

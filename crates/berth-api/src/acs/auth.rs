@@ -22,7 +22,7 @@ pub(super) async fn authenticate(core: &Core, request: Request, action: &str) ->
     let who = request.extensions().get::<Who>().cloned();
     let token = token_of(request.headers());
     let (caller, parameters) = match token {
-        // The administrator's token works everywhere.
+        // An account's token works everywhere.
         Some(token) => match core.identity().authenticate(&token).await? {
             Some(caller) => (caller, Parameters::of(request).await?),
             None => return Err(Error::unauthorized("the token is unknown, expired or revoked")),

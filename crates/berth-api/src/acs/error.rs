@@ -13,11 +13,14 @@ use crate::http::{AuditMessage, InternalFallback, ParameterError};
 pub(crate) struct Error {
     status: StatusCode,
     message: String,
+    /// `Retry-After`, seconds.
+    retry_s: Option<u32>,
 }
 
 impl Error {
     pub(super) fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into() }
+        let retry_s = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(5);
+        Self { status, message: message.into(), retry_s }
     }
 
     pub(super) fn unauthorized(message: impl Into<String>) -> Self {
@@ -37,8 +40,8 @@ impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let body = Json(Failure { code: self.status.as_u16().to_string(), message: self.message.clone() });
         let mut response = (self.status, body).into_response();
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("5"));
+        if let Some(seconds) = self.retry_s {
+            response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from(seconds));
         }
         response.extensions_mut().insert(AuditMessage(self.message));
         response
@@ -69,7 +72,11 @@ impl From<berth_core::Error> for Error {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
         };
-        Self::new(status, error.public())
+        let mut own = Self::new(status, error.public());
+        if error.kind() == FaultKind::TooOften {
+            own.retry_s = Some(1);
+        }
+        own
     }
 }
 

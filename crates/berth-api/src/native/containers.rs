@@ -261,6 +261,9 @@ pub(super) struct LogParams {
     /// Only so many lines from the beginning; not with `tail`.
     #[serde(default)]
     head: Option<usize>,
+    /// Leave out so many lines at the beginning; not with `tail`.
+    #[serde(default)]
+    skip: usize,
     /// Only lines in which this regular expression is found.
     #[serde(default)]
     grep: Option<String>,
@@ -289,11 +292,12 @@ pub(super) async fn logs(
         Some("text") => true,
         Some(other) => return Err(Error::invalid(format!("format {other:?} is not json or text"))),
     };
-    if params.tail.is_some() && params.head.is_some() {
-        return Err(Error::invalid("head and tail: only one of them can be asked for"));
+    if params.tail.is_some() && (params.head.is_some() || params.skip > 0) {
+        return Err(Error::invalid("head and skip count from the beginning: they can't be asked for with tail"));
     }
     let query = LogQuery {
         head: params.head,
+        skip: params.skip,
         options: LogOptions { since, until, tail: params.tail },
         grep: params.grep.filter(|g| !g.is_empty()),
         follow: params.follow && until.is_none(),

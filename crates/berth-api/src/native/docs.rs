@@ -139,15 +139,12 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'u
 
 /// `GET /docs/…`: Swagger UI, out of this program.
 pub(crate) async fn file(State(api): State<Api>, path: Option<Path<String>>) -> Response {
-    static CONFIG: OnceLock<Arc<utoipa_swagger_ui::Config<'static>>> = OnceLock::new();
-    let config = CONFIG.get_or_init(|| {
-        let native = Url::with_primary("native", "../openapi.json", true);
-        let served = DIALECTS.iter().filter(|document| (document.is_served)(&api.dialects));
-        let dialects = served.map(|document| Url::new(document.name, document.address));
-        Arc::new(utoipa_swagger_ui::Config::new(std::iter::once(native).chain(dialects)))
-    });
+    let native = Url::with_primary("native", "../openapi.json", true);
+    let served = DIALECTS.iter().filter(|document| (document.is_served)(&api.dialects));
+    let dialects = served.map(|document| Url::new(document.name, document.address));
+    let config = Arc::new(utoipa_swagger_ui::Config::new(std::iter::once(native).chain(dialects)));
     let name = path.map(|Path(p)| p).unwrap_or_default();
-    match utoipa_swagger_ui::serve(&name, config.clone()) {
+    match utoipa_swagger_ui::serve(&name, config) {
         Ok(Some(file)) => {
             let answer = ([(header::CONTENT_TYPE, file.content_type)], file.bytes.to_vec()).into_response();
             crate::console::with_policy(answer, POLICY)

@@ -17,8 +17,8 @@ pub(super) async fn inspect(State(core): State<Core>, Auth(_caller): Auth) -> Re
     Ok(Json(core.host_info().await?.into()))
 }
 
-/// What this machine can do, what is missing and what to do about it, as `berth doctor` says; for administrators. `found` and `advice`
-/// are in the language of `Accept-Language`.
+/// What this machine can do, what is missing and what to do about it, as `berth doctor` says; for administrators. All but `state` is
+/// in the language of `Accept-Language`.
 #[utoipa::path(get, path = "/v1/doctor", tag = "host",
     responses((status = 200, body = List<Finding>), (status = 403, body = super::wire::Problem)))]
 pub(super) async fn doctor(

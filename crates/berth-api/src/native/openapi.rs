@@ -7,7 +7,7 @@ const ANSWERS: [(&str, &str); 9] = [
     ("400", "A value that can't be; the detail names it"),
     ("401", "No token, or one that is unknown, expired or revoked"),
     ("403", "The token's account may not do that"),
-    ("404", "There is no such thing in the account"),
+    ("404", "There is no such thing in the account, or no such account (`berth-account`)"),
     ("409", "Not in its present state, or the name is taken"),
     ("413", "The body is too long"),
     ("429", "More requests than an account may send"),
@@ -123,7 +123,6 @@ fn complete_operation(method: &str, path: &str, operation: &mut Value) {
     let Some(responses) = operation.pointer_mut("/responses").and_then(Value::as_object_mut) else { return };
     for (status, meaning) in ANSWERS {
         let possible = match status {
-            "404" => takes_path || takes_body,
             "409" => method != "get" || takes_path,
             "413" => takes_body,
             _ => true,

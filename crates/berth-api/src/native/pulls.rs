@@ -102,7 +102,7 @@ pub(super) async fn inspect(
     Ok(Json(pull))
 }
 
-/// Ends a pull that is under way; what has been fetched of it is dropped, layers that are whole are kept for another pull.
+/// Ends a pull that is under way; what has been fetched of it is dropped.
 #[utoipa::path(post, path = "/v1/pulls/{id}/cancel", tag = "registries", params(("id" = String, Path)),
     responses((status = 200, body = Pull), (status = 404, body = super::wire::Problem), (status = 409, body = super::wire::Problem)))]
 pub(super) async fn cancel(
@@ -110,12 +110,12 @@ pub(super) async fn cancel(
     Auth(caller): Auth,
     Segment(id): Segment<String>,
 ) -> Result<Json<Pull>, Error> {
-    let mut now = api.pulls.watch(&caller, &id)?;
+    let (mut now, cancel) = api.pulls.find(&caller, &id, |entry| (entry.now.clone(), entry.cancel.clone()))?;
     if now.borrow().is_over() {
         let detail = format!("pull {id:?} is over: {}", now.borrow().state);
         return Err(Error::new(StatusCode::CONFLICT, "wrong_state", detail));
     }
-    api.pulls.find(&caller, &id, |entry| entry.cancel.clone())?.notify_one();
+    cancel.notify_one();
     // It fails only if the pull's task is gone; that is its end, too.
     let _ = now.wait_for(Pull::is_over).await;
     let pull = now.borrow().clone();
@@ -141,7 +141,7 @@ pub(super) async fn create(State(api): State<Api>, Auth(caller): Auth, request: 
                 entry.0.send_modify(|pull| pull.note(step));
             }
         };
-        let work = core.image_pull_until(&caller, &asked.image, asked.platform.as_deref(), login, progress, &cancel);
+        let work = core.image_pull_until(&caller, &asked.image, asked.platform.as_deref(), login, progress, cancel);
         let (end, ()) = tokio::join!(work, told);
         entry.0.send_modify(|pull| match end {
             Ok(None) => pull.end("cancelled", None, None),

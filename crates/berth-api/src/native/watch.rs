@@ -180,7 +180,8 @@ async fn follow(api: &Api, caller: &Caller, what: Subscription, out: &Answers) -
             let _place = api.places.take(caller, Kind::Stream)?;
             let since = log_time("since", since.as_deref())?;
             let options = LogOptions { since, until: None, tail };
-            let query = LogQuery { options, grep: grep.filter(|grep| !grep.is_empty()), follow: true, head: None };
+            let query =
+                LogQuery { options, grep: grep.filter(|grep| !grep.is_empty()), follow: true, ..LogQuery::default() };
             logs(api, caller, &container, &query, out).await
         }
         Subscription::Command { command } => changes(api, caller, &Subject::Command(command), out).await,

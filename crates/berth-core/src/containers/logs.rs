@@ -132,7 +132,7 @@ impl Core {
                 let first = self.inner.engine.logs(&found.uid, &options).await?;
                 count(first, grep).await?.saturating_sub(last)
             }
-            _ => 0,
+            _ => query.skip,
         };
         let left = last.filter(|_| !query.follow).or(query.head);
         Ok(LogFollower {
@@ -161,8 +161,10 @@ pub struct LogQuery {
     pub grep: Option<String>,
     /// Go on until the container has ended.
     pub follow: bool,
-    /// Only so many lines from the beginning of that part.
+    /// At most so many lines from the beginning of that part; whole lines are counted, not pieces.
     pub head: Option<usize>,
+    /// So many lines of that part are left out at its beginning.
+    pub skip: usize,
 }
 
 fn expression(text: &str) -> Result<Regex, Error> {
@@ -211,7 +213,8 @@ async fn count(mut reader: Box<dyn LogReader>, grep: &Regex) -> Result<usize, Er
     while let Some(piece) = reader.next().await? {
         count += usize::from(lines.take(piece).is_some_and(|line| matches(grep, &line)));
     }
-    Ok(count)
+    // A last line that has not ended is one, too.
+    Ok(count + lines.rest().filter(|line| matches(grep, line)).count())
 }
 
 /// Pieces of a container's output, as they come.
@@ -247,7 +250,7 @@ impl LogFollower {
             if let Some(piece) = self.ahead.pop_front() {
                 return Ok(Some(piece));
             }
-            // What came after a count is not among them.
+            // All lines that were asked for are given.
             if self.left == Some(0) {
                 self.lines = Lines::default();
                 self.reader = None;
@@ -255,6 +258,10 @@ impl LogFollower {
             let Some(reader) = &mut self.reader else { return Ok(None) };
             if let Some(piece) = reader.next().await? {
                 let Some(grep) = &self.grep else {
+                    if self.skip > 0 {
+                        self.skip -= usize::from(piece.ends);
+                        continue;
+                    }
                     self.left = self.left.map(|left| left - usize::from(piece.ends));
                     return Ok(Some(piece));
                 };
@@ -269,7 +276,9 @@ impl LogFollower {
             }
             if !self.follow || self.ended {
                 if let Some(grep) = &self.grep {
-                    self.ahead.extend(self.lines.rest().filter(|line| matches(grep, line)).flatten());
+                    let most = self.left.unwrap_or(usize::MAX);
+                    let rest = self.lines.rest().filter(|line| matches(grep, line)).skip(self.skip).take(most);
+                    self.ahead.extend(rest.flatten());
                 }
                 self.reader = None;
                 continue;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use berth_identity::Caller;
 use berth_image::{Budget, Digest, import_config, import_layer};
 use serde::Deserialize;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
 use super::manifests::{AnyManifest, Descriptor, Platform};
 use super::protocol::{Access, Login};
@@ -44,6 +44,15 @@ impl Read for Incoming {
 /// Entries of an index that do not say what they are for, of which as many are looked at.
 const MOST_CANDIDATES: usize = 8;
 
+/// What `work` gives, unless `cancel` is notified first.
+async fn unless<T>(cancel: &Notify, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        () = cancel.notified() => None,
+        done = work => Some(done),
+    }
+}
+
 impl Core {
     /// Fetches an image that the settings name, wherever it is.
     pub(crate) async fn image_pull_named_here(&self, caller: &Caller, name: &str) -> Result<Image, Error> {
@@ -68,7 +77,8 @@ impl Core {
         self.image_pull_with(caller, name, platform, access, progress).await
     }
 
-    /// The same, until somebody tells `cancel`: then it is `None`, and what was fetched of layers that are not whole is dropped.
+    /// Like [`Core::image_pull`], but ends when `cancel` is notified while it is being fetched: then it is `None`, and what was
+    /// fetched is dropped.
     ///
     /// # Errors
     /// As for [`Core::image_pull`].
@@ -79,22 +89,10 @@ impl Core {
         platform: Option<&str>,
         login: Option<Login>,
         progress: Progresses,
-        cancel: &tokio::sync::Notify,
+        cancel: Arc<Notify>,
     ) -> Result<Option<Image>, Error> {
         let access = self.access_for(caller, &ImageReference::read(name)?.registry, login).await?;
-        let mut work = self.begin_pull(caller, name, platform, access, progress)?;
-        let done = tokio::select! {
-            done = &mut work => done,
-            () = cancel.notified() => {
-                work.abort();
-                // It may have come to its end meanwhile.
-                match work.await {
-                    Err(error) if error.is_cancelled() => return Ok(None),
-                    done => done,
-                }
-            }
-        };
-        done.map_err(|e| Error::Bug(e.to_string()))?.map(Some)
+        self.run_pull(caller, name, platform, access, progress, cancel).await
     }
 
     async fn image_pull_with(
@@ -105,45 +103,62 @@ impl Core {
         access: Access,
         progress: Progresses,
     ) -> Result<Image, Error> {
-        self.begin_pull(caller, name, platform, access, progress)?.await.map_err(|e| Error::Bug(e.to_string()))?
+        let never = Arc::new(Notify::new());
+        let pulled = self.run_pull(caller, name, platform, access, progress, never).await?;
+        pulled.ok_or_else(|| Error::Bug("a pull that nobody cancels was cancelled".into()))
     }
 
-    fn begin_pull(
+    async fn run_pull(
         &self,
         caller: &Caller,
         name: &str,
         platform: Option<&str>,
         access: Access,
         progress: Progresses,
-    ) -> Result<tokio::task::JoinHandle<Result<Image, Error>>, Error> {
+        cancel: Arc<Notify>,
+    ) -> Result<Option<Image>, Error> {
         let reference = ImageReference::read(name)?;
         let (full, platform) = (full_name(name)?, Platform::read(platform)?);
         let (core, caller) = (self.clone(), *caller);
-        Ok(tokio::spawn(async move {
+        let work = tokio::spawn(async move {
             // One of a kind at a time: the next finds what the first has fetched.
             let turn = core.inner.pulls.turn(&reference);
-            let _turn = turn.lock().await;
+            let Some(_turn) = unless(&cancel, turn.lock()).await else { return Ok(None) };
             // Each layer that comes in holds a thread for as long as the registry takes.
-            let _place = core.inner.pulls_at_once.take(caller.account).await;
+            let place = core.inner.pulls_at_once.take(caller.account);
+            let Some(_place) = unless(&cancel, place).await else { return Ok(None) };
             let begun = std::time::Instant::now();
-            let pulled = core.pull(&caller, &reference, full, &platform, &access, &progress).await;
+            let fetching = core.fetch_image(&caller, &reference, &platform, &access, &progress);
+            let Some(fetched) = unless(&cancel, fetching).await else {
+                core.collect_layers_soon();
+                return Ok(None);
+            };
+            // From here on it is short, and not cancelled: the image is there as a whole, or is not.
+            let pulled = match fetched {
+                Ok((raw, pin)) => core.keep_fetched(&caller, full, raw, pin).await,
+                Err(error) => Err(error),
+            };
+            if pulled.is_err() {
+                core.collect_layers_soon();
+            }
             core.inner.meters.pulls.observe(pulled.is_ok(), begun.elapsed());
             if let Err(error) = &pulled {
                 tracing::warn!(image = %reference, error = error.chain(), "an image could not be fetched");
             }
-            pulled
-        }))
+            pulled.map(Some)
+        });
+        work.await.map_err(|e| Error::Bug(e.to_string()))?
     }
 
-    async fn pull(
+    /// Fetches an image's layers; its configuration, and what holds the layers until somebody names them.
+    async fn fetch_image(
         &self,
         caller: &Caller,
         image: &ImageReference,
-        name: String,
         platform: &Platform,
         access: &Access,
         progress: &Progresses,
-    ) -> Result<Image, Error> {
+    ) -> Result<(Vec<u8>, berth_image::Pin), Error> {
         let manifest = self.find_manifest(image, platform, access).await?;
         let (Some(config), Some(layers)) = (manifest.config, manifest.layers) else {
             return Err(wrong(format!("{image} is no image: its manifest has no configuration or no layers")));
@@ -191,20 +206,20 @@ impl Core {
                 tasks.abort_all();
             }
         }
-        let kept = match result {
-            Ok(()) => {
-                let images = self.inner.images.clone();
-                let made = tokio::task::spawn_blocking(move || import_config(&images, raw, Vec::new()));
-                let imported = made.await.map_err(|e| Error::Bug(e.to_string()))??;
-                self.image_keep(caller, imported, vec![name], Origin::Pulled).await
-            }
-            Err(error) => Err(error),
-        };
-        drop(pin);
-        if kept.is_err() {
-            self.collect_layers_soon();
-        }
-        kept
+        result.map(|()| (raw, pin))
+    }
+
+    async fn keep_fetched(
+        &self,
+        caller: &Caller,
+        name: String,
+        raw: Vec<u8>,
+        _pin: berth_image::Pin,
+    ) -> Result<Image, Error> {
+        let images = self.inner.images.clone();
+        let made = tokio::task::spawn_blocking(move || import_config(&images, raw, Vec::new()));
+        let imported = made.await.map_err(|e| Error::Bug(e.to_string()))??;
+        self.image_keep(caller, imported, vec![name], Origin::Pulled).await
     }
 
     /// The manifest for the platform, through an index if there is one.
@@ -403,7 +418,7 @@ impl Core {
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut failed = None;
         loop {
-            // Told while nothing comes, too: a registry that stalls is seen to.
+            // Told while nothing comes, too: so that a registry that stalls shows.
             let next = {
                 let mut next = std::pin::pin!(blob.next());
                 loop {

@@ -311,9 +311,10 @@ impl Tx<'_> {
     /// # Errors
     /// The database's own.
     pub fn containers_on_host(&self, account: Option<i64>, host: i64) -> Result<Vec<Container>, Error> {
+        // Only then is the index of an account's containers used.
+        let whose = if account.is_some() { "account_id = $1" } else { "$1 IS NULL" };
         let sql = format!(
-            "SELECT {COLUMNS} FROM containers WHERE ($1 IS NULL OR account_id = $1) AND host_id = $2 AND wanted <> 'removed'
-             ORDER BY id"
+            "SELECT {COLUMNS} FROM containers WHERE {whose} AND host_id = $2 AND wanted <> 'removed' ORDER BY id"
         );
         let mut statement = self.connection.prepare_cached(&sql)?;
         Ok(statement.query_map(params![account, host], container)?.collect::<Result<_, _>>()?)

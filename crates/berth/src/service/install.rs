@@ -92,7 +92,7 @@ pub(crate) fn install(install: &Install) -> Result<(), String> {
     let own = named(Path::new("/proc/self/exe"), fs::read("/proc/self/exe"))?;
     put(Path::new(PROGRAM), &own, 0o755)?;
     make_group()?;
-    put(Path::new(COMPLETION), &crate::cli::completion(clap_complete::Shell::Bash), 0o644)?;
+    put(Path::new(COMPLETION), &crate::cli::complete::script(clap_complete::Shell::Bash), 0o644)?;
     if !has_systemd() {
         println!("systemd does not run here: have whatever starts services run `{PROGRAM} serve` as root");
         return Ok(());

@@ -199,10 +199,10 @@ impl From<berth_core::HostUse> for HostUse {
             containers: found.containers,
             running: found.running,
             cpus_allotted: found.cpu_milli as f64 / 1000.0,
-            without_cpu_bound: found.without_bound.0,
+            without_cpu_bound: found.without_cpu_bound,
             cpus_used: found.cpus_used,
             memory_allotted: found.memory,
-            without_memory_bound: found.without_bound.1,
+            without_memory_bound: found.without_memory_bound,
             memory_used: found.memory_used,
         }
     }
