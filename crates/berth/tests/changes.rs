@@ -377,7 +377,7 @@ async fn a_cap_that_changes_under_load_holds_and_cuts_nothing_off() {
         }
         let mut left = all.clone();
         // The sender's congestion control finds out about the new rate in its own time: BBR probes in cycles. It has a few.
-        for round in 0..4 {
+        for round in 0..6 {
             tokio::time::sleep(Duration::from_millis(if round == 0 { 2000 } else { 500 })).await;
             let mut before = Vec::new();
             for (_, into, name) in &left {
