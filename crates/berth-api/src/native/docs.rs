@@ -75,32 +75,19 @@ struct DialectDocument {
     text: &'static str,
 }
 
-static DIALECTS: [DialectDocument; 4] = [
-    DialectDocument {
-        name: "standalone",
-        address: "../openapi/standalone.json",
-        is_served: |dialects| dialects.standalone,
-        text: include_str!("../../openapi/standalone.yaml"),
-    },
-    DialectDocument {
-        name: "acs",
-        address: "../openapi/acs.json",
-        is_served: |dialects| dialects.acs,
-        text: include_str!("../../openapi/acs.yaml"),
-    },
-    DialectDocument {
-        name: "comb",
-        address: "../openapi/comb.json",
-        is_served: |dialects| dialects.comb,
-        text: include_str!("../../openapi/comb.yaml"),
-    },
-    DialectDocument {
-        name: "tingyu",
-        address: "../openapi/tingyu.json",
-        is_served: |dialects| dialects.tingyu,
-        text: include_str!("../../openapi/tingyu.yaml"),
-    },
-];
+/// The document of the dialect with this name: a file, a setting and an address are called like it.
+macro_rules! document {
+    ($name:ident) => {
+        DialectDocument {
+            name: stringify!($name),
+            address: concat!("../openapi/", stringify!($name), ".json"),
+            is_served: |dialects| dialects.$name,
+            text: include_str!(concat!("../../openapi/", stringify!($name), ".yaml")),
+        }
+    };
+}
+
+static DIALECTS: [DialectDocument; 4] = [document!(standalone), document!(acs), document!(comb), document!(tingyu)];
 
 /// The OpenAPI 3.1 documents of the dialects, each with its dialect's name.
 pub fn dialect_documents() -> &'static [(&'static str, serde_json::Value)] {
