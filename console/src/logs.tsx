@@ -322,18 +322,29 @@ export function Logs({ id, name, run }: { id: string; name: string; run: string 
 
   useEffect(() => { view.current?.redraw(); }, [times.value]);
 
+  /** One page is read at a time. */
+  const exclusively = async (work: () => Promise<void>) => {
+    if (older.current) return;
+    older.current = true;
+    try {
+      await work();
+    } catch (failed) {
+      error.value = failed;
+    } finally {
+      older.current = false;
+    }
+  };
+  const asking = (of: Record<string, string>) => page(id, new URLSearchParams({ ...of, ...(asked.value ? { grep: asked.value } : {}) }));
+
   const readOlder = async () => {
     const made = view.current;
     const first = made?.lines[0];
-    if (!made || !first || older.current || beginning.value) return;
-    older.current = true;
-    try {
+    if (!made || !first || beginning.value) return;
+    await exclusively(async () => {
       // Many lines may have one time: those of the first line's time are read again, and the ones that are here are left out.
       const held = made.lines.findIndex((each) => each.time !== first.time);
       const again = held < 0 ? made.lines.length : held;
-      const query = new URLSearchParams({ until: after(first.time), tail: String(PAGE + again) });
-      if (asked.value) query.set("grep", asked.value);
-      const read = await page(id, query);
+      const read = await asking({ until: after(first.time), tail: String(PAGE + again) });
       // Another search, or another end of the log, was asked for meanwhile.
       if (view.current !== made) return;
       const lines = read.slice(0, Math.max(0, read.length - again));
@@ -344,21 +355,15 @@ export function Logs({ id, name, run }: { id: string; name: string; run: string 
         // What follows is read anew by whoever goes back to the end.
         if (made.trimEnd()) endIsGone.current = true;
       }
-    } catch (failed) {
-      error.value = failed;
-    } finally {
-      older.current = false;
-    }
+    });
   };
 
   /** The first lines of the log. */
   const readFirst = async () => {
     const made = view.current;
-    if (!made || older.current) return;
-    older.current = true;
-    try {
-      const query = new URLSearchParams({ head: String(PAGE), ...(asked.value ? { grep: asked.value } : {}) });
-      const lines = await page(id, query);
+    if (!made) return;
+    await exclusively(async () => {
+      const lines = await asking({ head: String(PAGE) });
       if (view.current !== made) return;
       follow.value = false;
       beginning.value = true;
@@ -369,27 +374,21 @@ export function Logs({ id, name, run }: { id: string; name: string; run: string 
         made.append(lines);
       }
       if (box.current) { last.current = 0; box.current.scrollTop = 0; }
-    } catch (failed) {
-      error.value = failed;
-    } finally {
-      older.current = false;
-    }
+    });
   };
 
   /** The lines after the last one that is here, where the end of the log is not on the page. */
   const readNewer = async () => {
     const made = view.current;
     const end = made?.lines.at(-1);
-    if (!made || !end || older.current || !endIsGone.current) return;
-    older.current = true;
-    try {
+    if (!made || !end || !endIsGone.current) return;
+    await exclusively(async () => {
       // Many lines may have one time: those of the last line's are left out, also the ones that are not on the page any more.
       let skip = Math.max(alike(made.lines), passed.current.time === end.time ? passed.current.count : 0);
       // One that had not ended is read anew.
       const open = end.partial ? 1 : 0;
       skip -= open;
-      const query = new URLSearchParams({ since: end.time, skip: String(skip), head: String(PAGE), ...(asked.value ? { grep: asked.value } : {}) });
-      const lines = await page(id, query);
+      const lines = await asking({ since: end.time, skip: String(skip), head: String(PAGE) });
       if (view.current !== made) return;
       // The end is reached: from here on it is followed.
       if (lines.length <= open) { toEnd.current(); return; }
@@ -398,11 +397,7 @@ export function Logs({ id, name, run }: { id: string; name: string; run: string 
       if (open) made.dropEnd(open);
       made.append(lines);
       if (made.trim()) beginning.value = false;
-    } catch (failed) {
-      error.value = failed;
-    } finally {
-      older.current = false;
-    }
+    });
   };
 
   const scrolled = () => {
