@@ -1,5 +1,5 @@
 #!/bin/sh
-# In the guest: runs tests of the privileged suites. Each line of the file `suites` is a suite and the names of its tests (none: all).
+# In the guest: a file system with project quotas, then tests of the privileged suites. Each line of the file `suites` is a suite and the names of its tests (none: all).
 # The programs lie beside this script; they look for berth and the test images where they were compiled.
 set -u
 [ "$BOOT" = 1 ] || {
@@ -12,6 +12,7 @@ ln -sf /job/berth "$BERTH"
 for image in /job/*.tar; do ln -sf "$image" "$IMAGES/"; done
 export BERTH_TEST_SLOW=8
 failed=
+./quota.sh "$BERTH" || failed=" quota.sh"
 while read -r suite tests; do
     echo "== $suite $tests"
     # shellcheck disable=SC2086

@@ -1,6 +1,8 @@
 //! Making, starting, attending, ending and discarding a container.
 
+use std::collections::HashSet;
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -8,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use berth_engine::{EngineError, MountSource, NetworkMode, Observed, Placement, State, UnitSpec};
+use berth_engine::{EngineError, MountSource, NetworkMode, Observed, Placement, State, UnitId, UnitSpec};
 use berth_image::{copy_folder, finish_copy};
 use berth_net::{Netns, Network};
 use berth_runtime::log::now_ns;
@@ -29,6 +31,9 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 const KILL_LIMIT: Duration = Duration::from_secs(20);
 /// Time that this server's own sockets in a container have to be closed when it has ended.
 const GOODBYE: Duration = Duration::from_millis(100);
+
+/// The numbers of projects are from this one to twice as much.
+const PROJECTS: u32 = 1 << 30;
 
 /// A run that has begun.
 pub(crate) struct StartedRun {
@@ -63,9 +68,9 @@ impl Inner {
             None
         };
         let placement = Placement { address, ports };
-        let record = UnitRecord { spec: spec.clone(), placement: placement.clone() };
-        match self.make_folder(&record) {
-            Ok(folder) => {
+        let record = UnitRecord { spec: spec.clone(), placement: placement.clone(), project: None };
+        match self.make_folder(record) {
+            Ok((folder, record)) => {
                 let unit = Unit::new(folder, record, Observed::new(State::Created, 0));
                 self.units().insert(spec.id.clone(), Arc::new(unit));
                 self.nudge(&spec.id);
@@ -78,8 +83,18 @@ impl Inner {
         }
     }
 
-    fn make_folder(&self, record: &UnitRecord) -> Result<PathBuf, EngineError> {
-        let id = &record.spec.id;
+    /// The number of a project that no container has, the same for the same container.
+    fn free_project(&self, id: &UnitId) -> u32 {
+        let taken: HashSet<u32> = self.units().values().filter_map(|unit| unit.record().project).collect();
+        let mut hasher = DefaultHasher::new();
+        (&self.instance.id, id).hash(&mut hasher);
+        // Away from the small numbers that administrators give.
+        let first = (hasher.finish() as u32 & (PROJECTS - 1)) | PROJECTS;
+        (0..PROJECTS).map(|n| (first + n) % PROJECTS + PROJECTS).find(|n| !taken.contains(n)).unwrap_or(first)
+    }
+
+    fn make_folder(&self, mut record: UnitRecord) -> Result<(PathBuf, UnitRecord), EngineError> {
+        let id = record.spec.id.clone();
         let making = self.trash().join(format!("making-{id}"));
         let folder = self.units_folder().join(id.as_str());
         let result = (|| {
@@ -89,14 +104,20 @@ impl Inner {
             for name in ["rootfs", "upper", "work"] {
                 fs::create_dir(making.join(name))?;
             }
-            write_json(&making.join(UNIT), record)?;
+            if let Some(bytes) = record.spec.extras.disk {
+                let (upper, work) = (making.join("upper"), making.join("work"));
+                let project = self.free_project(&id);
+                // Renames between the two, as overlayfs does, need them in one project.
+                record.project = berth_runtime::bound_by_project(&[&upper, &work], project, bytes)?.then_some(project);
+            }
+            write_json(&making.join(UNIT), &record)?;
             fs::rename(&making, &folder)
         })();
         if result.is_err() {
             let _ = fs::remove_dir_all(&making);
         }
         result.map_err(failed(format!("make the folder of {id}")))?;
-        Ok(folder)
+        Ok((folder, record))
     }
 
     /// Everything of a start that blocks. On failure nothing of the run is left.
@@ -292,6 +313,11 @@ impl Inner {
             }
         }
         fs::rename(&unit.folder, &aside).map_err(failed(format!("set the folder of {id} aside")))?;
+        if let Some(project) = unit.record().project
+            && let Err(error) = berth_runtime::forget_project(&aside.join("upper"), project)
+        {
+            tracing::warn!(container = %id, project, %error, "the quota of a removed container's project is still there");
+        }
         self.units().remove(id);
         self.leave_load_balancers(id)?;
         self.allocator().give_back(id, unit.record().placement.address);

@@ -25,6 +25,9 @@ pub(crate) const RUN: &str = "run.json";
 pub(crate) struct UnitRecord {
     pub(crate) spec: UnitSpec,
     pub(crate) placement: Placement,
+    /// The project by whose quota the file system bounds what it writes.
+    #[serde(default)]
+    pub(crate) project: Option<u32>,
 }
 
 /// The newest run; written before it begins.

@@ -22,6 +22,8 @@
 //! **Files** (copies, archives, export, commit) are reached through the container's root and its volumes by descriptor, and every path is
 //! resolved by openat2 within one of them. Mounts are crossed by table, not by path. Nothing of the container runs for it.
 //!
+//! **What a container writes** to its root file system is bounded by a project quota where the file system enforces them.
+//!
 //! **System calls**: `seccomp/table.rs` is an allow-list, rendered as BPF and as OCI JSON; a test compares both inside containers.
 //!
 //! **Other runtimes** stand where our init stands: the shim calls them, all else (network, parent cgroup, logs, exit) stays the same.
@@ -36,6 +38,7 @@ pub mod log;
 mod mounts;
 mod oci;
 mod process;
+mod project_quota;
 mod remove;
 mod seccomp;
 mod shim;
@@ -54,6 +57,7 @@ pub use bundle::{
 pub use exec::{ExecReport, ExecSpec};
 pub use limits::{open_files, raise_open_files};
 pub use process::{PidFd, Process, delivers_signal};
+pub use project_quota::{bound_by_project, forget_project};
 pub use remove::remove_tree;
 pub use seccomp::supported as seccomp_supported;
 pub use shim::files;

@@ -1,5 +1,5 @@
-//! Bounds of what a container may write to its root file system. Most file systems know no quota of a folder, so it is measured: who has
-//! written more is stopped.
+//! Bounds of what a container may write to its root file system. Few file systems have a quota of a folder in force, by which the engine
+//! bounds it; elsewhere it is measured: who has written more is stopped.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -84,7 +84,8 @@ impl Core {
     pub(super) async fn check_disk_limit(&self, target: &Container) -> Result<(), Error> {
         let Some(limit) = target.spec.extras.disk else { return Ok(()) };
         let written = self.written(target).await?;
-        if written < limit {
+        // With a quota it may have all of it.
+        if written <= limit {
             return Ok(());
         }
         let (name, has, may) = (&target.name, mib(written), mib(limit));
