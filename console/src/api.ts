@@ -1,5 +1,5 @@
 // Requests to the native API by the session's cookie.
-import { signal } from "@preact/signals";
+import { batch, signal } from "@preact/signals";
 import type { components } from "./schema";
 
 export type Schema = components["schemas"];
@@ -8,6 +8,8 @@ export type Problem = Schema["Problem"];
 
 /** Who is logged in; undefined before that is known, null when nobody is. */
 export const session = signal<Session | null | undefined>(undefined);
+/** Whose session ended while a page was open: the page stays, below the login, for whoever comes back. */
+export const interrupted = signal<Session | null>(null);
 /** What each request shows beside the cookie. It is kept by origin, port included: the cookie alone goes to other ports of the host, too. */
 const CSRF = "berth-csrf";
 const csrf = () => localStorage.getItem(CSRF) ?? "";
@@ -63,7 +65,7 @@ export async function send(method: string, path: string, body?: BodyInit, type?:
   }
   if (answer.ok) return answer;
   const refused = await failure(answer);
-  if (answer.status === 401 && path !== SESSION) forget();
+  if (answer.status === 401 && path !== SESSION) interrupt();
   throw refused;
 }
 
@@ -93,25 +95,43 @@ export async function all<T>(path: string, most = 5000): Promise<T[]> {
 }
 
 function forget(): void {
-  actFor("");
-  localStorage.removeItem(CSRF);
-  session.value = null;
+  batch(() => {
+    actFor("");
+    localStorage.removeItem(CSRF);
+    interrupted.value = null;
+    session.value = null;
+  });
+}
+
+/** The session is over and nobody has logged out. */
+function interrupt(): void {
+  const lost = session.value ?? interrupted.value;
+  if (!lost) { forget(); return; }
+  batch(() => {
+    localStorage.removeItem(CSRF);
+    interrupted.value = lost;
+    session.value = null;
+  });
 }
 
 export async function readSession(): Promise<void> {
   try {
     session.value = await get<Session>(SESSION);
   } catch (error) {
-    if (error instanceof Failure && (error.status === 401 || error.status === 403)) forget();
+    if (error instanceof Failure && (error.status === 401 || error.status === 403)) interrupt();
     else throw error;
   }
 }
 
 export async function logIn(credentials: Partial<Schema["SessionCreate"]>): Promise<void> {
-  actFor("");
   const made = await change<Session>("POST", SESSION, credentials);
   localStorage.setItem(CSRF, made.csrf ?? "");
-  session.value = made;
+  const lost = interrupted.value;
+  batch(() => {
+    if (lost?.account !== made.account || lost.role !== made.role) actFor("");
+    interrupted.value = null;
+    session.value = made;
+  });
 }
 
 export async function logOut(): Promise<void> {

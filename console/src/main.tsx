@@ -2,10 +2,10 @@
 import { useSignal } from "@preact/signals";
 import { render, type ComponentType } from "preact";
 import { useEffect, useRef } from "preact/hooks";
-import { account, accountsChanged, actFor, all, get, logOut, readSession, session, type Schema } from "./api";
+import { account, accountsChanged, actFor, all, get, interrupted, logOut, readSession, session, type Schema } from "./api";
 import { language, said, t, theme, type Key } from "./i18n";
 import { online } from "./live";
-import { Login } from "./pages/login";
+import { Login, LoginAgain } from "./pages/login";
 import { Overview } from "./pages/overview";
 import { Containers } from "./pages/containers";
 import { Container } from "./pages/container";
@@ -179,11 +179,13 @@ function App() {
     const read = () => readSession().then(() => { error.value = undefined; }, (e: unknown) => { error.value = e; setTimeout(read, 1000); });
     void read();
   }, []);
+  const shown = session.value ?? interrupted.value;
   return (
     <>
-      {session.value === undefined
-        ? <div class="login"><p class="dim" role="status">{error.value === undefined ? t("loading") : said(error.value)}</p></div>
-        : session.value === null ? <Login /> : <Frame />}
+      {shown ? <Frame key={`${shown.account} ${shown.role}`} />
+        : session.value === null ? <Login />
+          : <div class="login"><p class="dim" role="status">{error.value === undefined ? t("loading") : said(error.value)}</p></div>}
+      {shown && !session.value ? <LoginAgain /> : null}
       <Question />
       <Toasts />
     </>

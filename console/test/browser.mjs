@@ -449,7 +449,52 @@ try {
     const over = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
     assert.ok(over <= 1, `${path} is ${over} px too wide`);
   }
+
+  step("at a zoom of 200 % nothing is cut off");
+  // A window of 1280 by 800 at 200 % has half as many pixels of CSS.
+  const cutOff = () => {
+    const found = [];
+    for (const each of document.querySelectorAll("#app *")) {
+      const words = [...each.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+      const box = each.getBoundingClientRect();
+      if (!words || box.width === 0 || box.height === 0 || each.closest(".chart, .terminal, .log, svg, option, .sr")) continue;
+      // What is shortened with an ellipsis says the whole of it to whoever points at it.
+      const style = getComputedStyle(each);
+      const shortened = style.overflowX !== "visible" && style.overflowX !== "auto" && style.overflowX !== "scroll" && each.scrollWidth > each.clientWidth + 1;
+      let scrolls = false;
+      for (let above = each; above && above.id !== "app"; above = above.parentElement) {
+        if (["auto", "scroll"].includes(getComputedStyle(above).overflowX)) scrolls = true;
+      }
+      const outside = !scrolls && box.right > innerWidth + 1;
+      if ((shortened && !each.closest("[title]")) || outside) found.push(`${each.tagName}.${each.className}: ${each.textContent.slice(0, 60)}`);
+    }
+    return found;
+  };
+  for (const [locale, words] of [["en-US", english], ["zh-CN", chinese]]) {
+    const seen = await open(locale, base, { viewport: { width: 640, height: 400 }, deviceScaleFactor: 2 });
+    await logIn(seen.page, words);
+    for (const path of pages) {
+      await seen.page.goto(`${base}/#/${path}`);
+      await seen.page.locator("main h1").waitFor();
+      await seen.page.waitForTimeout(150);
+      assert.deepEqual(await seen.page.evaluate(cutOff), [], `${locale} ${path}`);
+      const over = await seen.page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+      assert.ok(over <= 1, `${locale} ${path} is ${over} px too wide`);
+    }
+    await seen.context.close();
+  }
   await page.setViewportSize({ width: 1280, height: 800 });
+
+  step("a new secret, and how long the old one is good");
+  const key = await (await api("POST", "v1/keys", { name: "turned" })).json();
+  await page.goto(`${base}/#/accounts/keys`);
+  await page.locator("tr").filter({ hasText: "turned" }).getByRole("button", { name: "New secret" }).click();
+  await page.locator("dialog select").selectOption("3600");
+  await page.locator("dialog").getByRole("button", { name: "New secret" }).click();
+  await page.locator("pre").filter({ hasText: key.access_key }).waitFor();
+  const turned = (await (await api("GET", "v1/keys")).json()).items.find((each) => each.name === "turned");
+  const good = (Date.parse(turned.old_secret_until) - Date.now()) / 1000;
+  assert.ok(good > 3500 && good <= 3600, `${good} s`);
   await page.goto(`${base}/#/settings`);
   await page.locator("header").getByLabel("Language").selectOption("zh");
   await page.getByRole("heading", { name: "设置" }).waitFor();
@@ -491,6 +536,25 @@ try {
   await guest.page.getByRole("heading", { name: "Overview" }).waitFor();
   await api("DELETE", `v1/tokens/${other.number}`);
   await guest.page.getByLabel("Token", { exact: true }).waitFor({ timeout: 2000 });
+
+  step("what was typed is there again after the session has ended");
+  const third = await (await api("POST", "v1/tokens", { name: "third", role: "admin" })).json();
+  await guest.page.getByLabel("Token", { exact: true }).fill(third.token);
+  await guest.page.getByRole("button", { name: "Log in" }).click();
+  await guest.page.getByRole("heading", { name: "Overview" }).waitFor();
+  await guest.page.goto(`${base}/#/containers`);
+  await guest.page.getByRole("button", { name: "Create", exact: true }).click();
+  await guest.page.locator('dialog input[name="image"]').fill("busybox");
+  await guest.page.locator('dialog input[name="name"]').fill("typed-before");
+  await api("DELETE", `v1/tokens/${third.number}`);
+  await guest.page.getByLabel("Token", { exact: true }).waitFor({ timeout: 2000 });
+  await guest.page.getByLabel("Token", { exact: true }).fill(token);
+  await guest.page.getByRole("button", { name: "Log in" }).click();
+  await guest.page.locator("dialog.again").waitFor({ state: "detached" });
+  assert.equal(await guest.page.locator('dialog input[name="name"]').inputValue(), "typed-before");
+  await guest.page.locator("dialog").getByRole("button", { name: "Create and start" }).click();
+  await guest.page.getByRole("heading", { name: "/ typed-before" }).waitFor();
+  await api("DELETE", "v1/containers/typed-before?force=true");
 
   assert.deepEqual(faults, []);
   assert.deepEqual(strangers, [], "no request goes to another host");

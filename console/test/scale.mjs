@@ -7,7 +7,7 @@ import { chromium } from "playwright-core";
 
 const [base, token] = process.argv.slice(2);
 const SLACK = 6;
-const SECONDS = Number(process.env.BERTH_SCALE_SECONDS ?? 8);
+const SECONDS = Number(process.env.BERTH_SCALE_SECONDS ?? 60);
 const input = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
 const median = (values) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)];
 const judge = (what, ms, promised) => {

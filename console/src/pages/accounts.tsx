@@ -132,10 +132,33 @@ function Tokens() {
   );
 }
 
+function Rotate({ name, path, close, show }: { name: string; path: string; close: () => void; show: (key: Schema["AccessKey"]) => void }) {
+  const seconds = useSignal(DAY);
+  const submit = async (event: Event) => {
+    event.preventDefault();
+    await act(t("acc.rotate"), async () => { show(await change<Schema["AccessKey"]>("POST", `${path}/rotate`, { old_for: seconds.value })); });
+    close();
+  };
+  return (
+    <Dialog title={`${t("acc.rotate")}: ${name}`} close={close}>
+      <form onSubmit={(e) => void submit(e)}>
+        <Field label={t("acc.rotate_old")}>
+          <select value={seconds.value} onChange={(e) => { seconds.value = Number(e.currentTarget.value); }}>
+            <option value={0}>{t("acc.rotate_now")}</option><option value={3600}>{t("acc.rotate_hour")}</option>
+            <option value={DAY}>{t("acc.rotate_day")}</option><option value={7 * DAY}>{t("acc.rotate_week")}</option>
+          </select>
+        </Field>
+        <div class="actions"><button type="button" onClick={close}>{t("cancel")}</button><button class="primary">{t("acc.rotate")}</button></div>
+      </form>
+    </Dialog>
+  );
+}
+
 function Keys() {
   const keys = useLoaded(() => get<{ items: Schema["AccessKey"][] }>("v1/keys"), []);
   const name = useSignal("");
   const made = useSignal("");
+  const rotated = useSignal<Schema["AccessKey"] | null>(null);
   const path = (key: Schema["AccessKey"]) => `v1/keys/${encodeURIComponent(key.access_key)}`;
   const show = (key: Schema["AccessKey"]) => { made.value = `${key.access_key}\n${key.secret_key ?? ""}`; keys.reload(); };
   return (
@@ -144,13 +167,14 @@ function Keys() {
         <Text label={t("name")} value={name.value} set={(text) => { name.value = text; }} required />
       </Form>
       {made.value ? <Secret label={t("login.key")} text={made.value} /> : null}
+      {rotated.value ? <Rotate name={rotated.value.name} path={path(rotated.value)} close={() => { rotated.value = null; }} show={show} /> : null}
       <Problem error={keys.error} />
       <Table name={(key) => key.number} rows={keys.value?.items ?? []} columns={[
         { label: t("name"), cell: (key) => <>{key.name} {key.disabled ? <span class="chip">{t("acc.disabled")}</span> : null}</> }, { label: t("login.access_key"), cell: (key) => <code>{key.access_key}</code> },
         { label: t("acc.last_used"), cell: (key) => ago(key.last_used_at) }, { label: t("acc.expires"), cell: (key) => key.expires_at ? time(key.expires_at) : t("acc.never") },
         { label: "", cell: (key) => (
           <div class="row">
-            <button onClick={() => void ask(t("acc.rotate_ask", { name: key.name })).then((yes) => { if (yes) void act(t("acc.rotate"), async () => show(await change<Schema["AccessKey"]>("POST", `${path(key)}/rotate`, {}))); })}>{t("acc.rotate")}</button>
+            <button onClick={() => { rotated.value = key; }}>{t("acc.rotate")}</button>
             <button onClick={() => void act(key.name, () => change("POST", `${path(key)}/${key.disabled ? "enable" : "disable"}`)).then(keys.reload)}>{t(key.disabled ? "acc.enable" : "acc.disable")}</button>
             <button class="danger" onClick={() => void ask(t("ask.remove", { name: key.name })).then((yes) => { if (yes) void act(`${t("remove")} ${key.name}`, () => change("DELETE", path(key))).then(keys.reload); })}>{t("remove")}</button>
           </div>

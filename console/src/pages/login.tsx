@@ -1,9 +1,21 @@
 import { useSignal } from "@preact/signals";
+import { useEffect, useRef } from "preact/hooks";
 import { logIn } from "../api";
 import { language, t } from "../i18n";
 import { Field, Problem, Tabs } from "../ui";
 
-export function Login() {
+/** Over a page whose session has ended: what was typed there is kept for the same account. */
+export function LoginAgain() {
+  const element = useRef<HTMLDialogElement>(null);
+  useEffect(() => { element.current?.showModal(); }, []);
+  return (
+    <dialog ref={element} class="again" aria-label={t("login.title")} onCancel={(e) => { e.preventDefault(); }}>
+      <Login hint={t("login.again")} />
+    </dialog>
+  );
+}
+
+export function Login({ hint = t("login.hint") }: { hint?: string }) {
   const way = useSignal("token");
   const token = useSignal("");
   const accessKey = useSignal("");
@@ -42,7 +54,7 @@ export function Login() {
             </>}
           <Problem error={error.value} />
           <button class="primary" disabled={waiting.value}>{t("login.submit")}</button>
-          <p class="dim small">{t("login.hint")}</p>
+          <p class="dim small">{hint}</p>
         </form>
       </main>
     </div>
