@@ -178,6 +178,17 @@ END
         [ -z "$(berth ps -aq)" ] || fail "$page leaves containers"
     done
     cd /job
+
+    # What the other pages have an operator type, in both languages on the same machine.
+    apt-get install -y ./berth.deb >/dev/null 2>&1
+    within 60 berth ps
+    echo '127.0.0.1 berth.example' >>/etc/hosts
+    berth import --cmd sh /job/busybox.tar busybox >/dev/null 2>&1
+    for page in operating.md limits.md troubleshooting.md zh-operating.md zh-limits.md zh-troubleshooting.md; do
+        berth run -d --name web -p 8085:80 busybox sleep 9999 >/dev/null
+        python3 manual.py $page >/job/out/$page.txt 2>&1 || fail "$page: $(tail -20 /job/out/$page.txt)"
+        berth rm -f web >/dev/null
+    done
     apt-get purge -y berth >/dev/null 2>&1
     hash -r
 

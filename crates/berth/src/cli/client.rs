@@ -195,16 +195,20 @@ impl Connection {
             };
         }
         let explicit = given.clone();
+        let standard = Path::new(crate::local::STANDARD);
+        // The administrators' socket needs no token, and the data folder's may have been revoked.
+        if explicit.is_none() && self.data_dir.is_none() && opens(standard) {
+            return unix(standard, "");
+        }
         if let Some(token) = given.or_else(|| self.admin("token"))
             && own.try_exists().unwrap_or(false)
         {
             return unix(&own, &token);
         }
-        let standard = Path::new(crate::local::STANDARD);
-        if self.data_dir.is_none() && opens(standard) {
-            return unix(standard, explicit.as_deref().unwrap_or_default());
-        }
         if let Some(token) = explicit {
+            if self.data_dir.is_none() && opens(standard) {
+                return unix(standard, &token);
+            }
             return self.remote(&self.address(), &token, None);
         }
         if self.admin("token").is_some() {
