@@ -39,7 +39,8 @@ pub(super) struct Unread(Arc<Mutex<BodyDataStream>>);
 
 const DRAIN_BYTES: usize = 1 << 30;
 const DRAIN_TIME: Duration = Duration::from_secs(20);
-const STRANGERS_BYTES: usize = 1 << 20;
+/// More than the longest body that any path takes: who sends one that is a little too long hears so.
+const STRANGERS_BYTES: usize = 4 << 20;
 const STRANGERS_TIME: Duration = Duration::from_secs(1);
 
 impl Unread {
