@@ -4,6 +4,7 @@
 mod acs;
 mod comb;
 mod console;
+mod distribution;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod http;
@@ -70,11 +71,13 @@ pub struct Dialects {
     pub comb: bool,
     /// `/tingyu/*`.
     pub tingyu: bool,
+    /// `/v2/*`: the accounts' images as a registry, for `docker push` and `docker pull`.
+    pub registry: bool,
 }
 
 impl Default for Dialects {
     fn default() -> Self {
-        Self { standalone: true, acs: true, comb: true, tingyu: true }
+        Self { standalone: true, acs: true, comb: true, tingyu: true, registry: true }
     }
 }
 
@@ -187,6 +190,13 @@ pub fn router(core: Core, draining: Draining, settings: Settings) -> Router {
         let unknown = http::with_layer(Router::new().fallback(tingyu::error::no_such_path), tingyu_layer);
         all = all.nest("/tingyu", tingyu).route_service("/tingyu/", unknown.with_state(api.clone()));
     }
+    if dialects.registry {
+        let registry_layer =
+            RequestLayer { changes: distribution::changes, ..layer("registry", distribution::error::broken) };
+        let registry = http::with_layer(distribution::router(), registry_layer);
+        let root: Router = registry.clone().with_state(api.clone());
+        all = all.nest("/v2", registry).route_service("/v2/", root);
+    }
     if dialects.comb {
         all = all
             .nest("/api/v1/containers", comb(comb::containers()))
@@ -214,6 +224,8 @@ pub fn head_too_long(path: &str, limit: usize) -> Vec<u8> {
         tingyu::error::broken
     } else if ["/api/v1/container", "/api/v1/node", "/api/v1/command"].into_iter().any(is_below) {
         acs::error::broken
+    } else if is_below("/v2") {
+        distribution::error::broken
     } else if is_below("/api/v1") {
         comb::error::broken
     } else {

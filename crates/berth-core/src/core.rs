@@ -12,6 +12,7 @@ use berth_store::{Store, Tx};
 use tokio::sync::broadcast;
 
 use crate::balancing::state::Balancing;
+use crate::distribution::Distribution;
 use crate::fetch::Fetch;
 
 use crate::error::Error;
@@ -27,6 +28,7 @@ pub(crate) struct Inner {
     pub(crate) fetch: Arc<dyn Fetch>,
     pub(crate) registry: Arc<dyn Registry>,
     pub(crate) pulls: Pulls,
+    pub(crate) distribution: Distribution,
     pub(crate) pulls_at_once: AccountLimiter,
     pub(crate) pushes_at_once: AccountLimiter,
     settings: arc_swap::ArcSwap<Settings>,
@@ -76,6 +78,8 @@ pub struct Paths {
     pub packages: PathBuf,
     /// Folder of files that are ready to be fetched.
     pub downloads: PathBuf,
+    /// Folder of what clients push.
+    pub distribution: PathBuf,
     /// The key that secrets are encrypted with; made if it is not there.
     pub secret_key: PathBuf,
 }
@@ -107,6 +111,8 @@ impl Core {
         paths: Paths,
         settings: Settings,
     ) -> Result<Self, Error> {
+        let distribution = Distribution::open(&paths.distribution)
+            .map_err(|e| Error::Bug(format!("open {}: {e}", paths.distribution.display())))?;
         let identity = Identity::open(store.clone(), &paths.secret_key, settings.identity())?;
         let inner = Inner {
             operations: Operations::new(store.clone(), settings.operations()),
@@ -116,6 +122,7 @@ impl Core {
             fetch,
             registry,
             pulls: Pulls::default(),
+            distribution,
             pulls_at_once: AccountLimiter::new(32, 8),
             pushes_at_once: AccountLimiter::new(16, 4),
             imports: AccountLimiter::new(32, 8),

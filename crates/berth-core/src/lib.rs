@@ -40,6 +40,7 @@ mod bandwidth;
 mod containers;
 mod core;
 mod deployments;
+mod distribution;
 mod downloads;
 mod error;
 mod events;
@@ -82,6 +83,7 @@ pub use containers::{
 };
 pub use core::{Core, Paths};
 pub use deployments::{Deployment, DeploymentSpec, NewDeployment, Reservation, Rollout};
+pub use distribution::{BlobFile, DistributionError, ManifestPut, Referrer, StoredManifest};
 pub use downloads::Download;
 pub use error::{Error, FaultKind, Field};
 pub use events::Event;

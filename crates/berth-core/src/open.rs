@@ -33,6 +33,7 @@ impl Core {
         core.sweep_volumes().await?;
         crate::reconcile::begin(&core).await?;
         crate::containers::disk_limits::begin(&core);
+        crate::distribution::begin(&core);
         core.packages_sweep(0).await?;
         core.follow_members().await?;
         core.begin_registering_hosts();

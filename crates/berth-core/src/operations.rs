@@ -16,7 +16,7 @@ mod members;
 mod rollout;
 mod steps;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use async_trait::async_trait;
 use berth_operations::{Domain, Done, Method, Outcome, Target, Work};

@@ -197,6 +197,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     (include_str!("migrations/0008_bounds.sql"), |_| Ok(())),
     (include_str!("migrations/0009_accounts.sql"), |_| Ok(())),
     (include_str!("migrations/0010_console.sql"), |_| Ok(())),
+    (include_str!("migrations/0011_distribution.sql"), |_| Ok(())),
 ];
 
 fn open(path: &Path, flags: OpenFlags) -> Result<Connection, Error> {

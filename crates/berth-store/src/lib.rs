@@ -18,6 +18,7 @@ pub use tables::commands::{Command, CommandFilter, OperationStep};
 pub use tables::console_sessions::SessionOrigin;
 pub use tables::containers::{Container, ContainerChange, ContainerFilter, ContainerSearch, ContainerSort};
 pub use tables::deployments::{Deployment, Download};
+pub use tables::distribution::{Blob, Manifest, ManifestTag};
 pub use tables::events::Event;
 pub use tables::hosts::{Host, HostLabels};
 pub use tables::idempotency::Remembered;

@@ -7,6 +7,7 @@ pub(crate) mod commands;
 pub(crate) mod console_sessions;
 pub(crate) mod containers;
 pub(crate) mod deployments;
+pub(crate) mod distribution;
 pub(crate) mod events;
 pub(crate) mod hosts;
 pub(crate) mod idempotency;

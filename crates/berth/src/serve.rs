@@ -98,6 +98,7 @@ async fn open_core(settings: &Settings, data: &Path) -> Result<(Core, Registries
         volumes: data.join("volumes"),
         packages: data.join("packages"),
         downloads: data.join("downloads"),
+        distribution: data.join("registry"),
         secret_key: data.join("secret.key"),
     };
     // Containers' own addresses are nothing that a client may have the server go to.

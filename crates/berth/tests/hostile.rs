@@ -37,6 +37,8 @@ async fn heads_that_are_too_long_are_answered_in_form() {
         assert!(json["message"].is_string(), "{json}");
         let (status, json) = ask("/v1/containers").await;
         assert_eq!((status, json["code"].as_str()), (431, Some("too_large")), "{json}");
+        let (status, json) = ask("/v2/_catalog").await;
+        assert_eq!((status, json["errors"][0]["code"].as_str()), (431, Some("SIZE_INVALID")), "{json}");
     }
     // After another request on the same connection, too.
     let mut stream = tokio::net::TcpStream::connect(&address).await.expect("connect");

@@ -14,7 +14,7 @@ fn workspace() -> PathBuf {
 }
 
 /// The tours, in their order.
-const TOURS: [&str; 4] = ["tour", "services", "cloud", "edge"];
+const TOURS: [&str; 5] = ["tour", "services", "cloud", "edge", "registry"];
 
 /// The blocks of shell commands below each heading of the second level.
 fn tours(text: &str) -> Vec<(String, Vec<String>)> {

@@ -122,6 +122,7 @@ impl Fleet {
             volumes: folder.join("volumes"),
             packages: folder.join("packages"),
             downloads: folder.join("downloads"),
+            distribution: folder.join("registry"),
             secret_key: folder.join("secret.key"),
         };
         let (fetch, registry) = (Arc::new(Nowhere), Arc::new(Nowhere));

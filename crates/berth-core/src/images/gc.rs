@@ -249,7 +249,8 @@ impl Core {
     /// Bytes that the account's images take, and may take; `None` without a bound.
     fn quota(&self, tx: &berth_store::Tx<'_>, account: i64) -> Result<Option<(u64, u64)>, Error> {
         let Some(quota) = self.quota_of(tx.account_image_quota(account)?) else { return Ok(None) };
-        Ok(Some((u64::try_from(tx.image_bytes(account)?).unwrap_or(0), quota)))
+        let used = tx.image_bytes(account)?.saturating_add(tx.blob_bytes(account)?);
+        Ok(Some((u64::try_from(used).unwrap_or(0), quota)))
     }
 
     fn quota_of(&self, own: Option<i64>) -> Option<u64> {

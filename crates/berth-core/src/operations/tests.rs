@@ -102,16 +102,16 @@ impl Registry for NoRegistry {
 }
 
 /// A server's parts; the core lives in a runtime of its own, so that a "kill" ends all it does.
-struct World {
+pub(crate) struct World {
     folder: PathBuf,
     engine: FakeEngine,
     runtime: Option<tokio::runtime::Runtime>,
-    core: Core,
-    caller: Caller,
+    pub(crate) core: Core,
+    pub(crate) caller: Caller,
 }
 
 impl World {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let folder = std::env::temp_dir().join(format!("berth-commands-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).expect("folder");
@@ -134,7 +134,7 @@ impl World {
         Self { folder, engine, runtime: Some(runtime), core, caller }
     }
 
-    fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+    pub(crate) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
         self.runtime.as_ref().expect("runtime").block_on(work)
     }
 
@@ -258,6 +258,7 @@ fn open(folder: &Path, engine: &FakeEngine) -> (tokio::runtime::Runtime, Core) {
             volumes: folder.join("volumes"),
             packages: folder.join("packages"),
             downloads: folder.join("downloads"),
+            distribution: folder.join("registry"),
             secret_key: folder.join("secret.key"),
         };
         let settings = Settings {

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use super::manifests::{AnyManifest, Descriptor, Platform};
-use super::protocol::{Access, Login};
+use super::protocol::{Access, Login, Registry};
 use super::{
     ATTEMPTS, ImageReference, LAYERS_AT_ONCE, LONGEST_JSON, PROGRESS_PERIOD, Progress, ProgressStatus, Progresses,
     RegistryError, wrong,
@@ -43,6 +43,13 @@ impl Read for Incoming {
 
 /// Entries of an index that do not say what they are for, of which as many are looked at.
 const MOST_CANDIDATES: usize = 8;
+
+/// Where an image comes from.
+#[derive(Clone)]
+struct Source {
+    registry: Arc<dyn Registry>,
+    access: Access,
+}
 
 /// What `work` gives, unless `cancel` is notified first.
 async fn unless<T>(cancel: &Notify, work: impl Future<Output = T>) -> Option<T> {
@@ -128,14 +135,15 @@ impl Core {
             let place = core.inner.pulls_at_once.take(caller.account);
             let Some(_place) = unless(&cancel, place).await else { return Ok(None) };
             let begun = std::time::Instant::now();
-            let fetching = core.fetch_image(&caller, &reference, &platform, &access, &progress);
+            let source = Source { registry: core.inner.registry.clone(), access };
+            let fetching = core.fetch_image(&caller, &reference, &platform, &source, &progress);
             let Some(fetched) = unless(&cancel, fetching).await else {
                 core.collect_layers_soon();
                 return Ok(None);
             };
             // From here on it is short, and not cancelled: the image is there as a whole, or is not.
             let pulled = match fetched {
-                Ok((raw, pin)) => core.keep_fetched(&caller, full, raw, pin).await,
+                Ok((raw, pin)) => core.keep_fetched(&caller, full, raw, pin, Origin::Pulled).await,
                 Err(error) => Err(error),
             };
             if pulled.is_err() {
@@ -150,20 +158,43 @@ impl Core {
         work.await.map_err(|e| Error::Bug(e.to_string()))?
     }
 
+    /// Makes an image for this machine of what `registry` has, and gives it a name.
+    ///
+    /// # Errors
+    /// What is wrong with it: [`FaultKind::Upstream`](crate::FaultKind) or [`FaultKind::NotFound`](crate::FaultKind); that there is no room.
+    pub(crate) async fn image_from(
+        &self,
+        registry: Arc<dyn Registry>,
+        caller: &Caller,
+        image: &ImageReference,
+        name: String,
+    ) -> Result<Image, Error> {
+        let source = Source { registry, access: Access::default() };
+        let nobody = mpsc::channel(1).0;
+        let kept = match self.fetch_image(caller, image, &Platform::read(None)?, &source, &nobody).await {
+            Ok((raw, pin)) => self.keep_fetched(caller, name, raw, pin, Origin::Loaded).await,
+            Err(error) => Err(error),
+        };
+        if kept.is_err() {
+            self.collect_layers_soon();
+        }
+        kept
+    }
+
     /// Fetches an image's layers; its configuration, and what holds the layers until somebody names them.
     async fn fetch_image(
         &self,
         caller: &Caller,
         image: &ImageReference,
         platform: &Platform,
-        access: &Access,
+        source: &Source,
         progress: &Progresses,
     ) -> Result<(Vec<u8>, berth_image::Pin), Error> {
-        let manifest = self.find_manifest(image, platform, access).await?;
+        let manifest = self.find_manifest(image, platform, source).await?;
         let (Some(config), Some(layers)) = (manifest.config, manifest.layers) else {
             return Err(wrong(format!("{image} is no image: its manifest has no configuration or no layers")));
         };
-        let raw = self.small_blob(image, &config, access).await?;
+        let raw = self.small_blob(image, &config, source).await?;
         let read: berth_image::ImageConfig =
             serde_json::from_slice(&raw).map_err(|e| wrong(format!("the configuration of {image}: {e}")))?;
         if !platform.is_of(&read) {
@@ -190,11 +221,11 @@ impl Core {
                 continue;
             }
             let known = known.contains(&diff_id);
-            let (core, image, access) = (self.clone(), image.clone(), access.clone());
+            let (core, image, source) = (self.clone(), image.clone(), source.clone());
             let (turns, progress) = (turns.clone(), progress.clone());
             tasks.spawn(async move {
                 let _turn = turns.acquire().await;
-                core.pull_layer(&image, &layer, (diff_id, known), &access, budget, &progress).await
+                core.pull_layer(&image, &layer, (diff_id, known), &source, budget, &progress).await
             });
         }
         let mut result = Ok(());
@@ -215,11 +246,12 @@ impl Core {
         name: String,
         raw: Vec<u8>,
         _pin: berth_image::Pin,
+        origin: Origin,
     ) -> Result<Image, Error> {
         let images = self.inner.images.clone();
         let made = tokio::task::spawn_blocking(move || import_config(&images, raw, Vec::new()));
         let imported = made.await.map_err(|e| Error::Bug(e.to_string()))??;
-        self.image_keep(caller, imported, vec![name], Origin::Pulled).await
+        self.image_keep(caller, imported, vec![name], origin).await
     }
 
     /// The manifest for the platform, through an index if there is one.
@@ -227,11 +259,11 @@ impl Core {
         &self,
         image: &ImageReference,
         platform: &Platform,
-        access: &Access,
+        source: &Source,
     ) -> Result<AnyManifest, Error> {
         let mut reference: Option<String> = None;
         for _ in 0..4 {
-            let (bytes, _) = self.inner.registry.manifest(image, reference.as_deref(), access).await?;
+            let (bytes, _) = source.registry.manifest(image, reference.as_deref(), &source.access).await?;
             let manifest: AnyManifest =
                 serde_json::from_slice(&bytes).map_err(|e| wrong(format!("the manifest of {image}: {e}")))?;
             if manifest.schema_version == 1 {
@@ -252,7 +284,7 @@ impl Core {
                 None => {
                     let mut found = None;
                     for candidate in manifests.iter().filter(|d| d.may_be_image()).take(MOST_CANDIDATES) {
-                        if self.is_image_for(image, &candidate.digest, platform, access).await? {
+                        if self.is_image_for(image, &candidate.digest, platform, source).await? {
                             found = Some(candidate);
                             break;
                         }
@@ -286,15 +318,15 @@ impl Core {
         image: &ImageReference,
         digest: &Digest,
         platform: &Platform,
-        access: &Access,
+        source: &Source,
     ) -> Result<bool, Error> {
-        let (bytes, _) = self.inner.registry.manifest(image, Some(&digest.to_string()), access).await?;
+        let (bytes, _) = source.registry.manifest(image, Some(&digest.to_string()), &source.access).await?;
         let Ok(manifest) = serde_json::from_slice::<AnyManifest>(&bytes) else { return Ok(false) };
         if manifest.manifests.is_some() {
             return Ok(true);
         }
         let (Some(config), Some(_)) = (manifest.config, manifest.layers) else { return Ok(false) };
-        let raw = self.small_blob(image, &config, access).await?;
+        let raw = self.small_blob(image, &config, source).await?;
         Ok(serde_json::from_slice::<berth_image::ImageConfig>(&raw).is_ok_and(|config| platform.is_of(&config)))
     }
 
@@ -323,13 +355,13 @@ impl Core {
         &self,
         image: &ImageReference,
         descriptor: &Descriptor,
-        access: &Access,
+        source: &Source,
     ) -> Result<Vec<u8>, Error> {
         if descriptor.size > LONGEST_JSON {
             return Err(wrong(format!("the configuration of {image} is longer than {LONGEST_JSON} bytes")));
         }
         let read = async || -> Result<Vec<u8>, Error> {
-            let mut blob = self.inner.registry.blob(image, &descriptor.digest, descriptor.size, access).await?;
+            let mut blob = source.registry.blob(image, &descriptor.digest, descriptor.size, &source.access).await?;
             let mut bytes = Vec::new();
             while let Some(chunk) = blob.next().await? {
                 bytes.extend_from_slice(&chunk);
@@ -354,7 +386,7 @@ impl Core {
         image: &ImageReference,
         layer: &Descriptor,
         (diff_id, known): (Digest, bool),
-        access: &Access,
+        source: &Source,
         budget: Budget,
         progress: &Progresses,
     ) -> Result<(), Error> {
@@ -371,7 +403,7 @@ impl Core {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let error = match self.pull_once(image, layer, diff_id, access, budget, &tell).await {
+            let error = match self.pull_once(image, layer, diff_id, source, budget, &tell).await {
                 Ok(()) => {
                     tell(ProgressStatus::Done, layer.size);
                     return Ok(());
@@ -401,11 +433,11 @@ impl Core {
         image: &ImageReference,
         layer: &Descriptor,
         diff_id: Digest,
-        access: &Access,
+        source: &Source,
         mut budget: Budget,
         tell: &(impl Fn(ProgressStatus, u64) + Sync),
     ) -> Result<(), Error> {
-        let mut blob = self.inner.registry.blob(image, &layer.digest, layer.size, access).await?;
+        let mut blob = source.registry.blob(image, &layer.digest, layer.size, &source.access).await?;
         let (chunks, incoming) = mpsc::channel(32);
         let images = self.inner.images.clone();
         let unpacking = tokio::task::spawn_blocking(move || {

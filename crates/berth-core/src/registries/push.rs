@@ -10,7 +10,7 @@ use berth_types::random_hex;
 use serde_json::json;
 use tokio::sync::Semaphore;
 
-use super::protocol::{Access, Login};
+use super::protocol::{Access, Login, Registry};
 use super::{ImageReference, PROGRESS_PERIOD, Progress, ProgressStatus, Progresses};
 use crate::core::Core;
 use crate::error::{Error, Field};
@@ -33,17 +33,34 @@ impl Core {
         }
         let access = self.access_for(caller, &reference.registry, login).await?;
         let _place = self.inner.pushes_at_once.take(caller.account).await;
-        let outgoing = Arc::new(self.image_outgoing(caller, name).await?);
+        let outgoing = self.image_outgoing(caller, name).await?;
+        self.send_image(self.inner.registry.clone(), &reference, outgoing, access, &progress).await
+    }
+
+    /// Packs an image into a registry; its manifest's digest.
+    ///
+    /// # Errors
+    /// What the registry said, or that there is no room to pack it.
+    pub(crate) async fn send_image(
+        &self,
+        registry: Arc<dyn Registry>,
+        reference: &ImageReference,
+        outgoing: berth_image::Outgoing,
+        access: Access,
+        progress: &Progresses,
+    ) -> Result<Digest, Error> {
+        let outgoing = Arc::new(outgoing);
         let turns = Arc::new(Semaphore::new(2));
         let mut tasks = tokio::task::JoinSet::new();
         let mut begun = HashSet::new();
         for layer in outgoing.layers.iter().filter(|layer| begun.insert(layer.digest)).cloned() {
-            let (core, reference, access) = (self.clone(), reference.clone(), access.clone());
+            let (core, registry, reference, access) =
+                (self.clone(), registry.clone(), reference.clone(), access.clone());
             let (turns, progress, kept) = (turns.clone(), progress.clone(), outgoing.clone());
             tasks.spawn(async move {
                 let _turn = turns.acquire().await;
                 let of = layer.digest;
-                let pushed = core.push_layer(&reference, layer, &access, &progress).await;
+                let pushed = core.push_layer(&*registry, &reference, layer, &access, &progress).await;
                 drop(kept);
                 pushed.map(|sent| (of, sent))
             });
@@ -59,7 +76,7 @@ impl Core {
         let file = self.work_file("config");
         let written = tokio::fs::write(&file.0, &outgoing.config).await;
         written.map_err(|e| Error::Bug(format!("write a configuration: {e}")))?;
-        self.inner.registry.push_blob(&reference, &outgoing.id, &file.0, &access, &|_| {}).await?;
+        registry.push_blob(reference, &outgoing.id, &file.0, &access, &|_| {}).await?;
         let media_type = "application/vnd.oci.image.manifest.v1+json";
         let manifest = json!({
             "schemaVersion": 2,
@@ -76,7 +93,7 @@ impl Core {
             })).collect::<Vec<_>>(),
         });
         let manifest = serde_json::to_vec(&manifest).map_err(|e| Error::Bug(e.to_string()))?;
-        self.inner.registry.push_manifest(&reference, &manifest, media_type, &access).await?;
+        registry.push_manifest(reference, &manifest, media_type, &access).await?;
         Ok(Digest::of(&manifest))
     }
 
@@ -86,6 +103,7 @@ impl Core {
 
     async fn push_layer(
         &self,
+        registry: &dyn Registry,
         image: &ImageReference,
         layer: berth_image::OutgoingLayer,
         access: &Access,
@@ -108,7 +126,7 @@ impl Core {
                 tell(&layer.digest, ProgressStatus::Uploading, bytes, size);
             }
         };
-        let was_sent = self.inner.registry.push_blob(image, &digest, &file.0, access, &sent).await?;
+        let was_sent = registry.push_blob(image, &digest, &file.0, access, &sent).await?;
         tell(&layer.digest, if was_sent { ProgressStatus::Done } else { ProgressStatus::Exists }, size, size);
         Ok((digest, size))
     }

@@ -197,7 +197,7 @@ impl Tx<'_> {
     pub fn account_remove(&self, id: i64, now: i64) -> Result<(), Error> {
         let sql = "UPDATE tokens SET revoked_at = $1 WHERE account_id = $2 AND revoked_at IS NULL";
         self.connection.prepare_cached(sql)?.execute(params![now, id])?;
-        for table in ["access_keys", "ssh_keys", "registry_logins"] {
+        for table in ["access_keys", "ssh_keys", "registry_logins", "manifests", "manifest_tags", "blobs"] {
             self.connection.prepare_cached(&format!("DELETE FROM {table} WHERE account_id = $1"))?.execute([id])?;
         }
         let sql = "UPDATE accounts SET removed_at = $1, disabled_at = $1, name = name || ' (removed, ' || id || ')' WHERE id = $2";
