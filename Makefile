@@ -7,7 +7,7 @@ IMAGES := $(TARGET_DIR)/test-images
 LISTEN ?= 127.0.0.1:8080
 DATA ?= $(CURDIR)/data
 
-.PHONY: openapi console build install package package-arm64 run test test-vm check checkers advisories bench images tools deps clean
+.PHONY: openapi conformance console build install package package-arm64 run test test-vm check checkers advisories bench images tools deps clean
 
 build: deps console
 	cargo build --release --locked -p berth
@@ -94,6 +94,12 @@ openapi: deps
 	python3 -m compileall -q $(TARGET_DIR)/openapi-client
 	@[ -x $(SCHEMATHESIS)/bin/st ] || { python3 -m venv $(SCHEMATHESIS) && $(SCHEMATHESIS)/bin/pip -q install schemathesis==4.32.5; }
 	sh tests/openapi.sh $(TARGET_DIR)/$(HOST)/debug/berth $(SCHEMATHESIS)/bin/st
+
+# The suite of the OCI distribution specification, a Go module, against the registry at /v2/.
+conformance: deps
+	@command -v go >/dev/null || { echo "make conformance: needs Go 1.24 or newer (https://go.dev)" >&2; exit 1; }
+	cargo build --locked --quiet -p berth
+	tests/conformance.sh $(TARGET_DIR)/$(HOST)/debug/berth $(TARGET_DIR)/conformance
 
 # With the network: known weaknesses of dependencies, from https://github.com/rustsec/advisory-db.
 advisories: checkers

@@ -5,8 +5,8 @@
 //! first. What else is pushed (indexes, signatures, charts, images for other machines) is kept as it came.
 //!
 //! ```text
-//! blobs/ab/ab12…   a blob, by its digest: one file, however many repositories have it
-//! uploads/…        uploads under way; emptied at start, as their clients begin anew
+//! blobs/ab/sha256-ab12…   a blob, by its digest: one file, however many repositories have it
+//! uploads/…               uploads under way; emptied at start, as their clients begin anew
 //! ```
 //! Which repository has which blob, manifests and tags are in the database. The names of images go before tags: a tag whose image has
 //! another name now, or is gone, is gone as well.
@@ -21,7 +21,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use berth_image::Digest;
+use berth_image::ContentDigest;
 
 use crate::error::Error;
 
@@ -53,10 +53,10 @@ pub enum DistributionError {
     ManifestInvalid(String),
     /// `MANIFEST_BLOB_UNKNOWN`.
     #[error("the manifest names {0}, which the repository does not have")]
-    ManifestBlobUnknown(Digest),
+    ManifestBlobUnknown(ContentDigest),
     /// `BLOB_UNKNOWN`.
     #[error("no blob {0} in the repository")]
-    BlobUnknown(Digest),
+    BlobUnknown(ContentDigest),
     /// `BLOB_UPLOAD_UNKNOWN`.
     #[error("no upload {0}: it was finished, given up, or is of a server that was started anew since")]
     UploadUnknown(String),
@@ -117,7 +117,7 @@ fn is_tag(reference: &str) -> bool {
         && reference.chars().all(|c| word(c) || matches!(c, '.' | '-'))
 }
 
-fn digest_of(text: &str) -> Result<Digest, DistributionError> {
+fn digest_of(text: &str) -> Result<ContentDigest, DistributionError> {
     text.parse().map_err(|why: String| DistributionError::DigestInvalid(why))
 }
 

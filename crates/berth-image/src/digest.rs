@@ -133,9 +133,90 @@ impl<W: Write> Write for HashingWriter<W> {
     }
 }
 
+/// A digest by one of the algorithms that the OCI image specification registers: sha256, or sha512. Content that was pushed under one of
+/// them is kept under it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ContentDigest(String);
+
+/// Digits of a sha512 digest.
+const SHA512_DIGITS: usize = 128;
+
+impl ContentDigest {
+    /// The digest of `bytes` by the same algorithm.
+    #[must_use]
+    pub fn same_of(&self, bytes: &[u8]) -> Self {
+        // Reading from memory does not fail.
+        self.same_of_reader(bytes).unwrap_or_else(|_| Digest::of(bytes).into())
+    }
+
+    /// The digest of everything that can be read, by the same algorithm.
+    ///
+    /// # Errors
+    /// What reading said.
+    pub fn same_of_reader(&self, mut input: impl Read) -> io::Result<Self> {
+        if !self.0.starts_with("sha512:") {
+            return Ok(Digest::of_reader(input)?.into());
+        }
+        let mut hasher = sha2::Sha512::new();
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            match input.read(&mut buffer)? {
+                0 => break,
+                count => hasher.update(&buffer[..count]),
+            }
+        }
+        let hex: String = hasher.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        Ok(Self(format!("sha512:{hex}")))
+    }
+
+    /// Algorithm and digits.
+    pub fn parts(&self) -> (&str, &str) {
+        self.0.split_once(':').unwrap_or(("", &self.0))
+    }
+}
+
+impl fmt::Display for ContentDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<Digest> for ContentDigest {
+    fn from(digest: Digest) -> Self {
+        Self(digest.to_string())
+    }
+}
+
+impl FromStr for ContentDigest {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some(hex) = text.strip_prefix("sha512:") else { return Ok(text.parse::<Digest>()?.into()) };
+        if hex.len() == SHA512_DIGITS && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(format!("{text:?} is not a sha512 digest"))
+    }
+}
+
+impl TryFrom<String> for ContentDigest {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<ContentDigest> for String {
+    fn from(digest: ContentDigest) -> Self {
+        digest.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Digest;
+    use super::{ContentDigest, Digest};
 
     #[test]
     fn digests_are_written_and_read_strictly() {
@@ -146,6 +227,17 @@ mod tests {
         let upper = text.to_uppercase();
         for wrong in ["", "sha256:", "sha512:00", &text[..70], upper.as_str(), "sha256:../../etc/passwd"] {
             assert!(wrong.parse::<Digest>().is_err(), "{wrong}");
+            assert!(wrong.parse::<ContentDigest>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn content_is_compared_by_its_own_algorithm() {
+        let short: ContentDigest = Digest::of(b"x").into();
+        assert_eq!(short.same_of(b"y"), Digest::of(b"y").into());
+        let long: ContentDigest = format!("sha512:{}", "0".repeat(128)).parse().expect("a digest");
+        // The first digits of the empty message's, FIPS 180-4.
+        assert!(long.same_of(b"").to_string().starts_with("sha512:cf83e1357eefb8bd"));
+        assert_eq!(long.parts(), ("sha512", &*"0".repeat(128)));
     }
 }

@@ -31,7 +31,7 @@ pub use berth_runtime::remove_tree;
 pub use builder::{Budget, LayerBuilder};
 pub use code::{LayerFile, layer_of_files, unpack_code, unpack_zip};
 pub use config::{Config, Health, ImageConfig, architecture};
-pub use digest::Digest;
+pub use digest::{ContentDigest, Digest};
 pub use error::Error;
 pub use export::{
     Commit, NamedImage, Outgoing, OutgoingLayer, commit, copy_folder, finish_copy, import_config, import_layer,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use berth_image::Digest;
+use berth_image::ContentDigest;
 
 use super::Distribution;
 
@@ -22,9 +22,9 @@ impl Distribution {
         Ok(Self { root: root.to_owned(), uploads: Default::default(), packing: Default::default() })
     }
 
-    pub(super) fn blob_path(&self, digest: &Digest) -> PathBuf {
-        let hex = digest.hex();
-        self.root.join("blobs").join(&hex[..2]).join(hex)
+    pub(super) fn blob_path(&self, digest: &ContentDigest) -> PathBuf {
+        let (algorithm, hex) = digest.parts();
+        self.root.join("blobs").join(&hex[..2]).join(format!("{algorithm}-{hex}"))
     }
 
     pub(super) fn upload_path(&self, id: &str) -> PathBuf {
@@ -32,7 +32,7 @@ impl Distribution {
     }
 
     /// Moves a file whose content has this digest among the blobs. It blocks.
-    pub(super) fn adopt(&self, file: &Path, digest: &Digest) -> io::Result<()> {
+    pub(super) fn adopt(&self, file: &Path, digest: &ContentDigest) -> io::Result<()> {
         let path = self.blob_path(digest);
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
@@ -44,12 +44,12 @@ impl Distribution {
     }
 
     /// The digests of all blobs, with the files. It blocks.
-    pub(super) fn blob_files(&self) -> io::Result<Vec<(Digest, PathBuf)>> {
+    pub(super) fn blob_files(&self) -> io::Result<Vec<(ContentDigest, PathBuf)>> {
         let mut all = Vec::new();
         for folder in fs::read_dir(self.root.join("blobs"))? {
             for entry in fs::read_dir(folder?.path())? {
                 let entry = entry?;
-                if let Ok(digest) = format!("sha256:{}", entry.file_name().to_string_lossy()).parse() {
+                if let Ok(digest) = entry.file_name().to_string_lossy().replacen('-', ":", 1).parse() {
                     all.push((digest, entry.path()));
                 }
             }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use berth_identity::Caller;
-use berth_image::Digest;
+use berth_image::{ContentDigest, Digest};
 use berth_store::{ManifestTag, Tx};
 use berth_types::{FaultKind, now};
 use serde::Deserialize;
@@ -33,12 +33,12 @@ pub struct StoredManifest {
 }
 
 /// What came of putting a manifest there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ManifestPut {
     /// Its digest.
-    pub digest: Digest,
+    pub digest: ContentDigest,
     /// The digest of the manifest that it is about.
-    pub subject: Option<Digest>,
+    pub subject: Option<ContentDigest>,
 }
 
 /// A manifest that is about another one: the descriptor of the specification.
@@ -59,7 +59,7 @@ pub struct Referrer {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Part {
-    pub(super) digest: Digest,
+    pub(super) digest: ContentDigest,
     #[serde(default)]
     media_type: String,
     /// Where it is instead of here.
@@ -94,7 +94,7 @@ impl Manifest {
     }
 
     /// The blobs that the repository has to have.
-    pub(super) fn blobs(&self) -> impl Iterator<Item = &Digest> {
+    pub(super) fn blobs(&self) -> impl Iterator<Item = &ContentDigest> {
         let here = self.layers.iter().filter(|layer| layer.urls.is_empty());
         self.config.iter().chain(here).map(|part| &part.digest)
     }
@@ -211,7 +211,7 @@ impl Core {
         let layers: Vec<Digest> = serde_json::from_str(&image.layers).map_err(|e| Error::Bug(e.to_string()))?;
         let (images, config) = (self.inner.images.clone(), image.config.clone());
         let outgoing = Self::aside(move || images.outgoing(config.as_bytes(), &layers)).await?.map_err(Error::from)?;
-        let own = Own { core: self.clone(), account, image: Some(digest_of(&digest)?) };
+        let own = Own { core: self.clone(), account, image: Some(digest.clone()) };
         let reference =
             ImageReference { registry: String::new(), repository: of.clone(), reference: "latest".to_owned() };
         let nobody = tokio::sync::mpsc::channel(1).0;
@@ -232,14 +232,15 @@ impl Core {
         content: Vec<u8>,
     ) -> Result<ManifestPut, DistributionError> {
         let repository = repository_name(repository)?;
-        let digest = Digest::of(&content);
-        let tag = if reference.contains(':') {
-            if digest_of(reference)? != digest {
+        let (digest, tag) = if reference.contains(':') {
+            let asked = digest_of(reference)?;
+            let digest = asked.same_of(&content);
+            if asked != digest {
                 return Err(DistributionError::DigestInvalid(format!("the manifest's digest is {digest}")));
             }
-            None
+            (digest, None)
         } else if is_tag(reference) {
-            Some(reference.to_owned())
+            (ContentDigest::from(Digest::of(&content)), Some(reference.to_owned()))
         } else {
             return Err(DistributionError::ManifestInvalid(format!("{reference:?} is neither a tag nor a digest")));
         };
@@ -255,14 +256,14 @@ impl Core {
             }
             _ => media_type,
         };
-        let subject = manifest.subject.as_ref().map(|part| part.digest);
+        let subject = manifest.subject.as_ref().map(|part| part.digest.clone());
         let row = berth_store::Manifest {
             account_id: caller.account,
             repository: repository.clone(),
             digest: digest.to_string(),
             media_type: media_type.to_owned(),
             content,
-            subject: subject.map(|digest| digest.to_string()),
+            subject: subject.as_ref().map(ToString::to_string),
             image: None,
             made: false,
             used_at: now(),
@@ -293,12 +294,12 @@ impl Core {
                 let (account, repository) = (row.account_id, row.repository.as_str());
                 for digest in manifest.blobs() {
                     if tx.blob(account, Some(repository), &digest.to_string())?.is_none() {
-                        return Ok(Some(*digest));
+                        return Ok(Some(digest.clone()));
                     }
                 }
                 for part in manifest.manifests.iter().flatten() {
                     if tx.manifest(account, repository, &part.digest.to_string())?.is_none() {
-                        return Ok(Some(part.digest));
+                        return Ok(Some(part.digest.clone()));
                     }
                 }
                 tx.manifest_put(&row)?;
@@ -314,7 +315,7 @@ impl Core {
         caller: &Caller,
         repository: &str,
         tag: &str,
-        digest: &Digest,
+        digest: &ContentDigest,
     ) -> Result<Option<String>, DistributionError> {
         let Ok(name) = full_name(&format!("{repository}:{tag}")) else { return Ok(None) };
         let own = Own { core: self.clone(), account: caller.account, image: None };

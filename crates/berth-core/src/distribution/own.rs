@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use async_trait::async_trait;
-use berth_image::Digest;
+use berth_image::{ContentDigest, Digest};
 use berth_types::now;
 use tokio::io::AsyncReadExt;
 
@@ -15,7 +15,7 @@ pub(super) struct Own {
     pub(super) core: Core,
     pub(super) account: i64,
     /// The image whose manifest is put there.
-    pub(super) image: Option<Digest>,
+    pub(super) image: Option<String>,
 }
 
 fn gone(what: impl std::fmt::Display) -> RegistryError {
@@ -69,7 +69,7 @@ impl Registry for Own {
         if known.is_none() {
             return Err(gone(format!("blob {digest}")));
         }
-        let file = tokio::fs::File::open(self.core.inner.distribution.blob_path(digest)).await;
+        let file = tokio::fs::File::open(self.core.inner.distribution.blob_path(&(*digest).into())).await;
         let file = file.map_err(|error| gone(format!("blob {digest} ({error})")))?;
         Ok(Box::new(OwnBlob { file }))
     }
@@ -82,11 +82,11 @@ impl Registry for Own {
         _access: &Access,
         _sent: Sent<'_>,
     ) -> Result<bool, RegistryError> {
-        let (core, digest, file) = (self.core.clone(), *digest, file.to_owned());
-        let _gate = self.core.inner.gate.read().await;
+        let (core, digest, file) = (self.core.clone(), ContentDigest::from(*digest), file.to_owned());
+        let (_gate, adopted) = (self.core.inner.gate.read().await, digest.clone());
         let kept = Core::aside(move || {
             let size = std::fs::metadata(&file)?.len();
-            core.inner.distribution.adopt(&file, &digest)?;
+            core.inner.distribution.adopt(&file, &adopted)?;
             std::io::Result::Ok(size)
         });
         let size = kept.await.map_err(broken)?.map_err(broken)?;
@@ -108,7 +108,7 @@ impl Registry for Own {
             media_type: media_type.to_owned(),
             content: manifest.to_vec(),
             subject: None,
-            image: self.image.map(|digest| digest.to_string()),
+            image: self.image.clone(),
             made: true,
             used_at: now(),
         };

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
-use berth_image::Digest;
+use berth_image::ContentDigest;
 use berth_store::{Manifest as Row, Tx};
 use berth_types::now;
 
@@ -140,7 +140,7 @@ impl Core {
                 Ok(kept)
             })
             .await?;
-        let doomed: Vec<(Digest, _)> =
+        let doomed: Vec<(ContentDigest, _)> =
             files.into_iter().filter(|(digest, _)| !kept.contains(&digest.to_string())).collect();
         Self::aside(move || {
             for (digest, path) in doomed {

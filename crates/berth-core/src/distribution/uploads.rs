@@ -6,7 +6,7 @@ use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use berth_identity::Caller;
-use berth_image::Digest;
+use berth_image::ContentDigest;
 use berth_types::now;
 use futures_util::{Stream, StreamExt};
 use tokio::io::AsyncWriteExt;
@@ -43,7 +43,7 @@ pub struct BlobFile {
     /// Bytes.
     pub size: u64,
     /// Its digest.
-    pub digest: Digest,
+    pub digest: ContentDigest,
 }
 
 impl Distribution {
@@ -211,7 +211,7 @@ impl Core {
         caller: &Caller,
         (repository, id): (&str, &str),
         digest: &str,
-    ) -> Result<Digest, DistributionError> {
+    ) -> Result<ContentDigest, DistributionError> {
         let digest = digest_of(digest)?;
         let repository = repository_name(repository)?;
         let distribution = &self.inner.distribution;
@@ -220,10 +220,11 @@ impl Core {
         let (core, path) = (self.clone(), distribution.upload_path(id));
         // Held until the database knows of it: what nobody knows of is swept away.
         let _gate = self.inner.gate.read().await;
+        let expected = digest.clone();
         let adopted = Self::aside(move || {
-            let found = Digest::of_reader(File::open(&path)?)?;
-            if found == digest {
-                core.inner.distribution.adopt(&path, &digest)?;
+            let found = expected.same_of_reader(File::open(&path)?)?;
+            if found == expected {
+                core.inner.distribution.adopt(&path, &expected)?;
             } else {
                 std::fs::remove_file(&path)?;
             }
@@ -235,7 +236,7 @@ impl Core {
         if found != digest {
             return Err(DistributionError::DigestInvalid(format!("what came has the digest {found}, not {digest}")));
         }
-        self.blob_note(caller.account, repository, digest, size).await?;
+        self.blob_note(caller.account, repository, digest.clone(), size).await?;
         Ok(digest)
     }
 
@@ -244,7 +245,7 @@ impl Core {
         &self,
         account: i64,
         repository: String,
-        digest: Digest,
+        digest: ContentDigest,
         size: u64,
     ) -> Result<(), Error> {
         let size = i64::try_from(size).unwrap_or(i64::MAX);
@@ -266,13 +267,13 @@ impl Core {
         repository: &str,
         digest: &str,
         from: Option<&str>,
-    ) -> Result<Option<Digest>, DistributionError> {
+    ) -> Result<Option<ContentDigest>, DistributionError> {
         let (repository, digest) = (repository_name(repository)?, digest_of(digest)?);
         let from = from.map(repository_name).transpose()?;
-        let account = caller.account;
+        let (account, wanted) = (caller.account, digest.to_string());
         let mounted = self
             .write(move |tx| {
-                let Some(known) = tx.blob(account, from.as_deref(), &digest.to_string())? else { return Ok(false) };
+                let Some(known) = tx.blob(account, from.as_deref(), &wanted)? else { return Ok(false) };
                 tx.blob_put(&berth_store::Blob { repository, used_at: now(), ..known })?;
                 Ok(true)
             })
@@ -291,8 +292,8 @@ impl Core {
         digest: &str,
     ) -> Result<BlobFile, DistributionError> {
         let (repository, digest) = (repository_name(repository)?, digest_of(digest)?);
-        let account = caller.account;
-        let known = self.read(move |tx| Ok(tx.blob(account, Some(&repository), &digest.to_string())?)).await?;
+        let (account, wanted) = (caller.account, digest.to_string());
+        let known = self.read(move |tx| Ok(tx.blob(account, Some(&repository), &wanted)?)).await?;
         if known.is_none() {
             return Err(DistributionError::BlobUnknown(digest));
         }
@@ -312,8 +313,8 @@ impl Core {
     /// [`DistributionError::BlobUnknown`].
     pub async fn blob_remove(&self, caller: &Caller, repository: &str, digest: &str) -> Result<(), DistributionError> {
         let (repository, digest) = (repository_name(repository)?, digest_of(digest)?);
-        let account = caller.account;
-        let removed = self.write(move |tx| Ok(tx.blob_remove(account, &repository, &digest.to_string())?)).await?;
+        let (account, wanted) = (caller.account, digest.to_string());
+        let removed = self.write(move |tx| Ok(tx.blob_remove(account, &repository, &wanted)?)).await?;
         if removed { Ok(()) } else { Err(DistributionError::BlobUnknown(digest)) }
     }
 }
