@@ -202,6 +202,14 @@ impl Core {
         self.inner.store.write(work).await
     }
 
+    /// [`write`](Self::write) for what is observed again after a power failure: nobody waits for the disk.
+    pub(crate) async fn write_observed<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Tx<'_>) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.inner.store.write_observed(work).await
+    }
+
     pub(crate) async fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Tx<'_>) -> Result<T, Error> + Send + 'static,

@@ -241,9 +241,18 @@ fn write_down(tx: &Tx<'_>, all: &[Noted]) -> Result<(), Error> {
     Ok(tx.round_add(&points, STEPS)?)
 }
 
+/// What becomes of a reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// A client is told: it has to be on disk first.
+    Told,
+    /// The counters are read again.
+    Kept,
+}
+
 impl Core {
     /// Reads the counters of these containers (number, textual id) and writes down what they add.
-    async fn measure(&self, targets: Vec<(i64, UnitId)>, with_disks: bool) -> Result<(), Error> {
+    async fn measure(&self, targets: Vec<(i64, UnitId)>, with_disks: bool, purpose: Purpose) -> Result<(), Error> {
         let mut disks = BTreeMap::new();
         if with_disks {
             let ids: Vec<UnitId> = targets.iter().map(|(_, uid)| uid.clone()).collect();
@@ -279,7 +288,11 @@ impl Core {
             };
             if few {
                 // In one go: whoever asks for these finds his own reading counted, or a later one.
-                self.write(move |tx| write_down(tx, &put_together(tx)?)).await?;
+                let work = move |tx: &berth_store::Tx<'_>| write_down(tx, &put_together(tx)?);
+                match purpose {
+                    Purpose::Told => self.write(work).await,
+                    Purpose::Kept => self.write_observed(work).await,
+                }?;
             } else {
                 // Beside the writing thread, which others wait for. Where another reading is faster, the next one has what this
                 // would have added.
@@ -298,7 +311,7 @@ impl Core {
 
     /// What came in and went out of a container in its whole life; what is told is on disk first, so that it is never less later.
     pub(crate) async fn traffic_of(&self, container: i64, uid: &UnitId) -> Result<berth_engine::Traffic, Error> {
-        self.measure(vec![(container, uid.clone())], false).await?;
+        self.measure(vec![(container, uid.clone())], false, Purpose::Told).await?;
         // What has come since the measure may be gone after a power failure.
         if let Some(told) = self.traffic_told(container).await {
             return Ok(told);
@@ -317,7 +330,7 @@ impl Core {
         if !of.state.is_live() {
             return;
         }
-        if let Err(error) = self.measure(vec![(of.id, of.uid.clone())], false).await {
+        if let Err(error) = self.measure(vec![(of.id, of.uid.clone())], false, Purpose::Kept).await {
             tracing::error!(container = %of.uid, error = error.chain(), "not measured before its end");
         }
     }
@@ -334,7 +347,7 @@ impl Core {
         let looked = self.inner.disks_looked_at.load(std::sync::atomic::Ordering::Relaxed);
         let with_disks = at.div_euclid(STEPS[0]) != looked;
         self.inner.disks_looked_at.store(at.div_euclid(STEPS[0]), std::sync::atomic::Ordering::Relaxed);
-        self.measure(targets, with_disks).await?;
+        self.measure(targets, with_disks, Purpose::Kept).await?;
         let settings = self.settings();
         let day = |days: u32| i64::from(days.max(1)) * DAY_MS;
         let (raw, middle, long) = (
@@ -423,7 +436,7 @@ impl Core {
         to: Option<i64>,
     ) -> Result<Traffic, Error> {
         let found = self.container_by_number(caller, id).await?;
-        self.measure(vec![(id, found.uid)], false).await?;
+        self.measure(vec![(id, found.uid)], false, Purpose::Told).await?;
         let (created, at) = (found.created_at / MS, now() / MS);
         if from.zip(to).is_some_and(|(from, to)| from > to) {
             return Err(Error::invalid(Field::FlowEnd, "before the beginning"));
@@ -493,7 +506,8 @@ impl Core {
         let live = rows.into_iter().filter(|row| {
             [ContainerState::Running.word(), ContainerState::Paused.word()].contains(&row.state.as_str())
         });
-        self.measure(live.filter_map(|row| Some((row.id, row.uid.parse().ok()?))).collect(), false).await?;
+        self.measure(live.filter_map(|row| Some((row.id, row.uid.parse().ok()?))).collect(), false, Purpose::Told)
+            .await?;
         self.read(move |tx| {
             let names: BTreeMap<i64, String> = tx.account_names()?.into_iter().collect();
             let mut found = Vec::new();

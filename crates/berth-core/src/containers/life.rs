@@ -91,7 +91,7 @@ impl Core {
     /// Writes down what is observed.
     pub(crate) async fn record(&self, target: Container, event: Option<&'static str>) -> Result<Container, Error> {
         let (target, event) = self
-            .write(move |tx| {
+            .write_observed(move |tx| {
                 let change = ContainerChange {
                     state: Some(target.state.word()),
                     detail: Some(json(&target.detail())?),
@@ -128,8 +128,9 @@ impl Core {
         self.inner.engine.remove(&target.uid).await?;
         let (id, account, uid) = (target.id, target.account, target.uid.to_string());
         let (name, group) = (target.name.clone(), target.group);
+        // That it is to be removed is on disk: after a power failure it is removed again.
         let event = self
-            .write(move |tx| {
+            .write_observed(move |tx| {
                 tx.container_remove(id)?;
                 tx.meter_end(id, now())?;
                 let detail = serde_json::json!({ "name": name, "group": group }).to_string();
