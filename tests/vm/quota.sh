@@ -38,7 +38,7 @@ for name in one two; do
     { [ "$written" -gt 7000 ] && [ "$written" -le 8192 ]; } || fail "$name has written $written KiB of 8192"
     [ "$("$berth" inspect -f '{{.State.Status}}' $name)" = running ] || fail "$name does not run"
 done
-# Full, it is started again; copied into by the server, it is held to the limit as well.
+# Full, it is started again; what is removed in it is free again.
 "$berth" restart -t 0 one >/dev/null || fail "a full container is not started again"
 "$berth" exec two rm /big
 "$berth" exec two sh -c 'dd if=/dev/zero of=/again bs=64k count=64' || fail "what was removed is not given back"

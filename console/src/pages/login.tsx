@@ -9,7 +9,7 @@ export function LoginAgain() {
   const element = useRef<HTMLDialogElement>(null);
   useEffect(() => { element.current?.showModal(); }, []);
   return (
-    <dialog ref={element} class="again" aria-label={t("login.title")} onCancel={(e) => { e.preventDefault(); }}>
+    <dialog ref={element} class="again" aria-label={t("login.title")} onCancel={(e) => { e.preventDefault(); }} onClose={() => { element.current?.showModal(); }}>
       <Login hint={t("login.again")} />
     </dialog>
   );

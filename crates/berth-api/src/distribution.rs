@@ -17,7 +17,7 @@ use serde_json::json;
 
 use self::error::Error;
 use crate::Api;
-use crate::http::{BodyError, Peer, Who, token_of};
+use crate::http::{BodyError, Peer, Who, body_within, token_of};
 
 /// Longest manifest, bytes; the specification's own bound.
 const LONGEST_MANIFEST: usize = 4 << 20;
@@ -34,7 +34,7 @@ pub(crate) fn router() -> Router<Api> {
 
 /// What changes something that lasts.
 pub(crate) fn changes(method: &Method, path: &str) -> bool {
-    matches!(*method, Method::PUT | Method::DELETE) && !path.contains("/blobs/uploads/")
+    matches!(*method, Method::PUT | Method::DELETE) && !matches!(Place::read(path), Some(Place::Upload(..)))
 }
 
 /// What a path is about.
@@ -245,6 +245,7 @@ async fn upload_finish(
     let Some(digest) = parameter(query, "digest") else {
         return Err(DistributionError::DigestInvalid("the parameter digest is required".into()).into());
     };
+    core.check_digest(&digest)?;
     let from = content_range(request.headers())?;
     let body = request.into_body().into_data_stream();
     core.blob_upload_append(caller, (name, id), from, body).await?;
@@ -276,12 +277,14 @@ async fn manifest_put(
 ) -> Result<Response, Error> {
     let media_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let media_type = media_type.unwrap_or_default().to_owned();
-    let content = axum::body::to_bytes(request.into_body(), LONGEST_MANIFEST).await;
-    let content = content.map_err(|_| {
-        let why = format!("it broke off, or is longer than {LONGEST_MANIFEST} bytes");
-        Error::from(DistributionError::ManifestInvalid(why))
+    let content = body_within(request.into_body(), LONGEST_MANIFEST).await.map_err(|error| {
+        Error::from(match error {
+            BodyError::TooLarge => DistributionError::TooLarge(LONGEST_MANIFEST),
+            BodyError::Late => DistributionError::ManifestInvalid("it did not arrive in time".into()),
+            BodyError::Broken => DistributionError::ManifestInvalid("it broke off".into()),
+        })
     })?;
-    let put = core.manifest_put(caller, (name, reference), &media_type, content.to_vec()).await?;
+    let put = core.manifest_put(caller, (name, reference), &media_type, content).await?;
     let digest = put.digest.to_string();
     let headers =
         [(header::LOCATION, text(&format!("/v2/{name}/manifests/{digest}"))), (CONTENT_DIGEST, text(&digest))];
@@ -351,12 +354,6 @@ async fn referrers(
         response.headers_mut().insert("oci-filters-applied", HeaderValue::from_static("artifactType"));
     }
     Ok(response)
-}
-
-impl From<BodyError> for Error {
-    fn from(_: BodyError) -> Self {
-        DistributionError::UploadInvalid("the body could not be read".into()).into()
-    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ mod layers;
 mod parameters;
 mod times;
 
-pub(crate) use body::{BodyError, LONGEST_BODY, small_body};
+pub(crate) use body::{BodyError, LONGEST_BODY, body_within, small_body};
 pub(crate) use cookies::{PROTOCOL, csrf_of, is_own_page, is_same_origin, is_secure, session_cookie, sessions_of};
 pub(crate) use language::{Chinese, prefers_chinese, prefers_english, with_body_of};
 pub(crate) use layers::{

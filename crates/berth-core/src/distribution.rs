@@ -66,6 +66,9 @@ pub enum DistributionError {
     /// A range that does not begin where the upload stands; `BLOB_UPLOAD_INVALID` with status 416.
     #[error("the upload stands at {0} bytes")]
     RangeInvalid(u64),
+    /// `SIZE_INVALID` with status 413.
+    #[error("a manifest has at most {0} bytes")]
+    TooLarge(usize),
     /// `DIGEST_INVALID`.
     #[error("{0}")]
     DigestInvalid(String),
@@ -83,13 +86,16 @@ impl From<berth_store::Error> for DistributionError {
     }
 }
 
+/// How exact it is known when something was used last.
+const USE_NOTED_NS: i64 = 3600 * 1_000_000_000;
+
 /// Files and what is under way.
 #[derive(Debug)]
 pub(crate) struct Distribution {
     root: PathBuf,
     uploads: Mutex<HashMap<String, uploads::Upload>>,
-    /// Images that are being packed, by account, repository and image: one at a time.
-    packing: tokio::sync::Mutex<()>,
+    /// Held shared while a blob goes from a file to the books, alone while those that nothing needs are taken out of both.
+    gate: tokio::sync::RwLock<()>,
 }
 
 /// A repository's name as the specification has it.

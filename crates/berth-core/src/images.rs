@@ -11,6 +11,7 @@ use berth_image::{Budget, Config, Digest, ImageConfig, Imported, Pin, import_arc
 use berth_store::Tx;
 
 pub use archives::NewCommit;
+pub(crate) use gc::used_digests;
 pub use gc::{DiskPart, DiskUse, Prune, Pruned};
 use names::alternatives;
 pub(crate) use names::full_name;

@@ -52,8 +52,10 @@ struct Watched {
 struct Pending {
     /// Containers whose counter of OOM kills may have grown.
     memory: BTreeSet<UnitId>,
-    /// Whether a group was removed.
-    removed: bool,
+    /// Names of containers' groups that were removed: most of them because the container has ended.
+    removed: BTreeSet<String>,
+    /// Whether everything has to be looked at: notifications were lost, or a group above those of containers is gone.
+    all: bool,
 }
 
 impl GroupWatch {
@@ -143,9 +145,14 @@ impl GroupWatch {
                 let watched = self.watched();
                 if mask & libc::IN_Q_OVERFLOW != 0 {
                     pending.memory.extend(watched.memory.values().cloned());
-                    pending.removed = true;
+                    pending.all = true;
                 } else if watched.parents.contains(&watch) {
-                    pending.removed |= mask & (libc::IN_DELETE | libc::IN_IGNORED) != 0;
+                    pending.all |= mask & libc::IN_IGNORED != 0;
+                    // Filled up with zeros.
+                    let name = rest.get(HEADER..HEADER + name).unwrap_or_default().split(|byte| *byte == 0).next();
+                    if mask & libc::IN_DELETE != 0 {
+                        pending.removed.extend(name.map(|name| String::from_utf8_lossy(name).into_owned()));
+                    }
                 } else if mask & libc::IN_IGNORED == 0 {
                     pending.memory.extend(watched.memory.get(&watch).cloned());
                 }
@@ -242,6 +249,10 @@ impl Inner {
     fn check_groups(&self) {
         self.groups.watch_parents(&parents(&self.hierarchies, &self.instance.cgroup_parent()));
         let units: Vec<Arc<Unit>> = self.units().values().cloned().collect();
+        self.check_groups_of(&units);
+    }
+
+    fn check_groups_of(&self, units: &[Arc<Unit>]) {
         for unit in units.iter().filter(|unit| unit.known().live.is_some()) {
             if let Err(error) = self.regroup(unit) {
                 tracing::error!(container = %unit.id(), error, "its control group could not be made anew: it has no limits");
@@ -267,8 +278,11 @@ pub(crate) fn look_after(inner: &Arc<Inner>) -> Result<(), EngineError> {
             let Some(inner) = weak.upgrade() else { return };
             pending.memory.append(&mut later);
             pending.memory.retain(|id| inner.has_unreported_kills(id));
-            if pending.removed {
+            if pending.all {
                 checked = None;
+            } else {
+                let ids = pending.removed.iter().filter_map(|name| name.parse::<UnitId>().ok());
+                inner.check_groups_of(&ids.filter_map(|id| inner.unit(&id).ok()).collect::<Vec<_>>());
             }
             if !pending.memory.is_empty() {
                 std::thread::sleep(PAUSE);

@@ -108,7 +108,11 @@ impl Inner {
                 let (upper, work) = (making.join("upper"), making.join("work"));
                 let project = self.free_project(&id);
                 // Renames between the two, as overlayfs does, need them in one project.
-                record.project = berth_runtime::bound_by_project(&[&upper, &work], project, bytes)?.then_some(project);
+                match berth_runtime::bound_by_project(&[&upper, &work], project, bytes) {
+                    Ok(bound) => record.project = bound.then_some(project),
+                    // It is measured then.
+                    Err(error) => tracing::warn!(container = %id, %error, "a project quota could not be set"),
+                }
             }
             write_json(&making.join(UNIT), &record)?;
             fs::rename(&making, &folder)

@@ -82,7 +82,7 @@ fn assign(folder: &File, project: u32) -> io::Result<()> {
 }
 
 fn set_bound(folder: &File, project: u32, bytes: u64) -> io::Result<()> {
-    let mut quota = Quota { block_hard_limit: bytes.div_ceil(1024), valid: QIF_BLIMITS, ..Quota::default() };
+    let mut quota = Quota { block_hard_limit: bytes / 1024, valid: QIF_BLIMITS, ..Quota::default() };
     quotactl(folder, Q_SETQUOTA, project, (&raw mut quota).cast())
 }
 
@@ -96,7 +96,10 @@ pub fn bound_by_project(folders: &[&Path], project: u32, bytes: u64) -> io::Resu
     let Some(first) = open.first().filter(|first| enforced(first)) else { return Ok(false) };
     set_bound(first, project, bytes)?;
     for folder in &open {
-        assign(folder, project)?;
+        if let Err(error) = assign(folder, project) {
+            let _ = set_bound(first, project, 0);
+            return Err(error);
+        }
     }
     Ok(true)
 }

@@ -443,16 +443,36 @@ struct Log {
     file: Option<std::fs::File>,
     /// When the first write came that is not synced.
     unsynced: Option<std::time::Instant>,
+    /// Whether a sync has failed. The system forgets what it could not write: another sync of the log would succeed without it.
+    failed: bool,
 }
 
 impl Log {
     fn of(database: &Path) -> Self {
         let mut path = database.as_os_str().to_owned();
         path.push("-wal");
-        Self { path: path.into(), file: None, unsynced: None }
+        Self { path: path.into(), file: None, unsynced: None, failed: false }
     }
 
-    fn sync(&mut self) -> std::io::Result<()> {
+    /// Has all that is written on disk.
+    fn sync(&mut self, connection: &Connection) -> Result<(), String> {
+        if !self.failed {
+            self.failed = self.sync_file().is_err();
+        }
+        if self.failed {
+            // All of the log goes into the database itself, which is synced.
+            let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
+            let busy = connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(|error| error.to_string())?;
+            if busy != 0 {
+                return Err("the log is read and can't be emptied".into());
+            }
+            self.failed = false;
+        }
+        self.unsynced = None;
+        Ok(())
+    }
+
+    fn sync_file(&mut self) -> std::io::Result<()> {
         // It is there from the first write on, and is the same file until the database is closed.
         let file = match self.file.take() {
             Some(file) => file,
@@ -460,7 +480,6 @@ impl Log {
         };
         file.sync_data()?;
         self.file = Some(file);
-        self.unsynced = None;
         Ok(())
     }
 
@@ -471,13 +490,13 @@ impl Log {
 }
 
 /// The next write; what waits to be synced is synced meanwhile. None when nobody writes any more.
-fn next_job(jobs: &Receiver<Job>, log: &mut Log) -> Option<Job> {
+fn next_job(connection: &Connection, jobs: &Receiver<Job>, log: &mut Log) -> Option<Job> {
     if let Some(patience) = log.patience() {
         match jobs.recv_timeout(patience) {
             Ok(job) => return Some(job),
             Err(end) => {
-                if let Err(error) = log.sync() {
-                    tracing::error!(%error, "the database's log can't be synced to disk");
+                if let Err(error) = log.sync(connection) {
+                    tracing::error!(error, "the database's log can't be synced to disk");
                     log.unsynced = Some(std::time::Instant::now());
                 }
                 if matches!(end, mpsc::RecvTimeoutError::Disconnected) {
@@ -490,7 +509,7 @@ fn next_job(jobs: &Receiver<Job>, log: &mut Log) -> Option<Job> {
 }
 
 fn write_groups(connection: &Connection, jobs: &Receiver<Job>, reserve: &mut Reserve, log: &mut Log) {
-    while let Some(first) = next_job(jobs, log) {
+    while let Some(first) = next_job(connection, jobs, log) {
         reserve.look();
         let mut durable = false;
         let mut done = Vec::new();
@@ -522,7 +541,7 @@ fn write_groups(connection: &Connection, jobs: &Receiver<Job>, reserve: &mut Res
             log.unsynced.get_or_insert_with(std::time::Instant::now);
             let late = log.patience() == Some(Duration::ZERO);
             if durable || late {
-                log.sync().map_err(|error| format!("sync the database's log: {error}"))
+                log.sync(connection).map_err(|error| format!("sync the database's log: {error}"))
             } else {
                 Ok(())
             }
@@ -604,8 +623,13 @@ mod tests {
         assert_eq!(log.patience(), None, "nothing waits");
         log.unsynced = Some(std::time::Instant::now());
         assert!(log.patience().is_some_and(|patience| patience <= super::SYNC_AFTER));
-        log.sync().expect("sync");
+        let connection = rusqlite::Connection::open(folder.join("berth.db")).expect("open");
+        log.sync(&connection).expect("sync");
         assert!(log.patience().is_none() && log.file.is_some());
+        // What could not be written to the log goes into the database.
+        log.failed = true;
+        log.sync(&connection).expect("a checkpoint");
+        assert_eq!((log.failed, std::fs::metadata(&log.path).expect("the log").len()), (false, 0));
         drop(store);
         std::fs::remove_dir_all(folder).expect("clean");
     }

@@ -292,6 +292,69 @@ async fn manifests(client: &Client<'_>) {
     assert_eq!(server.request("GET", "/v1/images/team%2Fapp:1", "").await.status, 404);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn names_and_bounds_are_those_of_the_accounts_images() {
+    if !is_root() {
+        return;
+    }
+    let server = Server::start(env!("CARGO_BIN_EXE_berth"), "v2-names", "").await;
+    let client = Client { server: &server, token: server.token() };
+    let push = async |repository: &str, tag: &str, text: &[u8]| {
+        let (config, layer, manifest) = small_image(own_architecture(), text);
+        client.blob(repository, &config).await;
+        client.blob(repository, &layer).await;
+        assert_eq!(client.manifest(repository, tag, MANIFEST, &manifest).await.status, 201);
+        (digest_of(manifest.to_string().as_bytes()), digest_of(&config))
+    };
+    let image_of = async |name: &str| {
+        let answer = server.request("GET", &format!("/v1/images/{}", name.replace('/', "%2F")), "").await;
+        (answer.status == 200).then(|| answer.json()["digest"].as_str().expect("a digest").to_owned())
+    };
+    // An old push is removed by its digest: the image that has the name since stays.
+    let (old, _) = push("app", "1", b"old").await;
+    let (_, newer) = push("other", "1", b"newer").await;
+    done(&server, &["tag", "other:1", "app:1"]);
+    assert_eq!(client.ask("DELETE", &format!("/v2/app/manifests/{old}"), &[], b"").await.status, 202);
+    assert_eq!(image_of("app:1").await, Some(newer.clone()));
+    // By the digest that a client was told, all names of the image in that repository go, and no others.
+    let told = client.get("/v2/app/manifests/1").await.header("docker-content-digest").to_owned();
+    assert_eq!(client.ask("DELETE", &format!("/v2/app/manifests/{told}"), &[], b"").await.status, 202);
+    assert_eq!((image_of("app:1").await, image_of("other:1").await), (None, Some(newer.clone())));
+    // What only looks like a name, a digest, or another spelling of a name removes nothing.
+    for path in [format!("sha256/manifests/{}", &newer[7..17]), "library/other/manifests/1".to_owned()] {
+        assert_eq!(client.ask("DELETE", &format!("/v2/{path}"), &[], b"").await.status, 404, "{path}");
+    }
+    assert_eq!(image_of("other:1").await, Some(newer));
+    // A chart under the name of an official image is the chart.
+    done(&server, &["official", "other:1"]);
+    let tenant = Client { server: &server, token: server.tenant("shop").await };
+    assert_eq!(tenant.get("/v2/other/manifests/1").await.status, 200, "official");
+    tenant.blob("other", b"{}").await;
+    let part = descriptor("application/vnd.oci.empty.v1+json", b"{}");
+    let chart =
+        json!({ "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": "x/chart", "config": part, "layers": [] });
+    assert_eq!(tenant.manifest("other", "1", MANIFEST, &chart).await.status, 201);
+    assert_eq!(tenant.get("/v2/other/manifests/1").await.json(), chart);
+    assert_eq!(tenant.ask("DELETE", "/v2/other/manifests/1", &[], b"").await.status, 202);
+    // Uploads count while they are under way; what is too large is told as such.
+    done(&server, &["account", "set", "shop", "--images", "64k"]);
+    let begin = async || tenant.ask("POST", "/v2/big/blobs/uploads/", &[], b"").await.header("location").to_owned();
+    let (one, two, half) = (begin().await, begin().await, vec![7; 40_000]);
+    assert_eq!(tenant.ask("PATCH", &one, &[], &half).await.status, 202);
+    let refused = tenant.ask("PATCH", &two, &[], &half).await;
+    assert_eq!((refused.status, refused.code().as_str()), (403, "DENIED"));
+    assert_eq!(tenant.ask("DELETE", &one, &[], b"").await.status, 204);
+    assert_eq!(tenant.ask("PATCH", &two, &[], &half[..20_000]).await.status, 202);
+    let long = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "x": "x".repeat(5 << 20) });
+    let refused = tenant.manifest("big", "1", MANIFEST, &long).await;
+    assert_eq!((refused.status, refused.code().as_str()), (413, "SIZE_INVALID"));
+    // No name of a repository hides a change from the audit log.
+    let hidden = "/v2/x/blobs/uploads/y/manifests/1";
+    assert_eq!(client.ask("DELETE", hidden, &[], b"").await.status, 404);
+    assert!(server.request("GET", "/v1/audit?limit=1000", "").await.text.contains(hidden));
+    server.finish().await;
+}
+
 /// Runs skopeo.
 fn skopeo(args: &[&str]) -> String {
     let output = Command::new("skopeo").args(args).output().expect("skopeo");

@@ -80,6 +80,7 @@ impl From<DistributionError> for Error {
                 let error = Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID", message);
                 return Self { stands: Some(size), ..error };
             }
+            Of::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "SIZE_INVALID"),
             Of::DigestInvalid(_) => (StatusCode::BAD_REQUEST, "DIGEST_INVALID"),
             Of::SizeInvalid(_) => (StatusCode::BAD_REQUEST, "SIZE_INVALID"),
             Of::Core(error) => return error.into(),
@@ -94,9 +95,9 @@ impl From<berth_core::Error> for Error {
             FaultKind::Invalid => (StatusCode::BAD_REQUEST, "UNSUPPORTED"),
             FaultKind::NotFound => (StatusCode::NOT_FOUND, "NAME_UNKNOWN"),
             FaultKind::Duplicate | FaultKind::WrongState | FaultKind::InUse => (StatusCode::CONFLICT, "DENIED"),
-            FaultKind::NoRoom => (StatusCode::SERVICE_UNAVAILABLE, "DENIED"),
             FaultKind::TooOften => (StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS"),
-            FaultKind::Quota | FaultKind::Forbidden => (StatusCode::FORBIDDEN, "DENIED"),
+            // A client repeats what gets a status of the server's own, and would send all of it again.
+            FaultKind::NoRoom | FaultKind::Quota | FaultKind::Forbidden => (StatusCode::FORBIDDEN, "DENIED"),
             FaultKind::Timeout => (StatusCode::GATEWAY_TIMEOUT, "UNSUPPORTED"),
             FaultKind::Upstream => (StatusCode::BAD_GATEWAY, "UNSUPPORTED"),
             FaultKind::Unavailable => {

@@ -22,7 +22,12 @@ pub(crate) enum BodyError {
 
 /// The whole of a small body.
 pub(crate) async fn small_body(body: Body) -> Result<Vec<u8>, BodyError> {
-    let Ok(read) = tokio::time::timeout(BODY_TIME, to_bytes(body, LONGEST_BODY)).await else {
+    body_within(body, LONGEST_BODY).await
+}
+
+/// The whole of a body of at most so many bytes.
+pub(crate) async fn body_within(body: Body, most: usize) -> Result<Vec<u8>, BodyError> {
+    let Ok(read) = tokio::time::timeout(BODY_TIME, to_bytes(body, most)).await else {
         return Err(BodyError::Late);
     };
     match read {
@@ -39,7 +44,7 @@ pub(super) struct Unread(Arc<Mutex<BodyDataStream>>);
 
 const DRAIN_BYTES: usize = 1 << 30;
 const DRAIN_TIME: Duration = Duration::from_secs(20);
-/// More than the longest body that any path takes: who sends one that is a little too long hears so.
+/// Whoever sends a little more than a small body may have hears so.
 const STRANGERS_BYTES: usize = 4 << 20;
 const STRANGERS_TIME: Duration = Duration::from_secs(1);
 

@@ -1,5 +1,5 @@
 //! Bounds of what a container may write to its root file system. Few file systems have a quota of a folder in force, by which the engine
-//! bounds it; elsewhere it is measured: who has written more is stopped.
+//! bounds it. What was written is measured as well: who has written more is stopped.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -19,7 +19,7 @@ impl Distribution {
         }
         fs::create_dir_all(&uploads)?;
         fs::create_dir_all(root.join("blobs"))?;
-        Ok(Self { root: root.to_owned(), uploads: Default::default(), packing: Default::default() })
+        Ok(Self { root: root.to_owned(), uploads: Default::default(), gate: Default::default() })
     }
 
     pub(super) fn blob_path(&self, digest: &ContentDigest) -> PathBuf {
@@ -31,14 +31,12 @@ impl Distribution {
         self.root.join("uploads").join(id)
     }
 
-    /// Moves a file whose content has this digest among the blobs. It blocks.
+    /// Moves a file that is on disk, and whose content has this digest, among the blobs. It blocks.
     pub(super) fn adopt(&self, file: &Path, digest: &ContentDigest) -> io::Result<()> {
         let path = self.blob_path(digest);
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
-        // Before it can be found by its digest: a manifest that is answered outlives a power cut.
-        fs::File::open(file)?.sync_all()?;
         fs::rename(file, &path)?;
         path.parent().map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
     }

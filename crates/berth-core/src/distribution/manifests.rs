@@ -14,12 +14,15 @@ use super::own::Own;
 use super::{DistributionError, digest_of, is_tag, repository_name};
 use crate::core::Core;
 use crate::error::Error;
-use crate::images::{find, full_name};
-use crate::registries::{Access, ImageReference};
+use crate::images::{find, full_name, used_digests};
+use crate::registries::{Access, ImageReference, RegistryError};
 
 /// Media types of configurations that images have.
 const IMAGE_CONFIGS: [&str; 2] =
     ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
+
+/// Manifests of an account.
+const MOST_MANIFESTS: i64 = 20_000;
 
 /// A manifest as it was put there, or made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,11 +102,21 @@ impl Manifest {
         self.config.iter().chain(here).map(|part| &part.digest)
     }
 
+    /// The digests of those, separated by spaces.
+    pub(super) fn blobs_text(&self) -> String {
+        self.blobs().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    }
+
     /// Whether it may describe an image that can be run.
     fn may_be_image(&self) -> bool {
         let of_image = |config: &Part| IMAGE_CONFIGS.contains(&config.media_type.as_str());
         self.artifact_type.is_none() && (self.manifests.is_some() || self.config.as_ref().is_some_and(of_image))
     }
+}
+
+fn unknown(repository: &str, reference: &str) -> DistributionError {
+    let reference = reference.chars().take(200).collect();
+    DistributionError::ManifestUnknown { repository: repository.to_owned(), reference }
 }
 
 /// What a tag stands for.
@@ -113,18 +126,21 @@ enum Tagged {
     Image(berth_store::Image),
 }
 
-/// The image that has this name, the account's own or an official one.
-fn image_named(tx: &Tx<'_>, account: i64, repository: &str, tag: &str) -> Result<Option<berth_store::Image>, Error> {
-    match find(tx, account, &format!("{repository}:{tag}")) {
-        Ok(image) => Ok(Some(image)),
-        Err(error) if matches!(error.kind(), FaultKind::NotFound | FaultKind::Invalid) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
+/// What a tag stands for: the account's image of that name goes before what was pushed. Where there is neither, an official image, or
+/// one by another spelling of its name.
 fn tagged(tx: &Tx<'_>, account: i64, repository: &str, tag: &str) -> Result<Option<Tagged>, Error> {
     let row = tx.manifest_by_tag(account, repository, tag)?;
-    let image = image_named(tx, account, repository, tag)?;
+    let name = format!("{repository}:{tag}");
+    let image = match (&row, tx.image_by_name(account, &name)?) {
+        (_, Some(image)) => Some(image),
+        // A reference like `sha256:abcd` would be a digest's beginning.
+        (None, None) if repository != "sha256" => match find(tx, account, &name) {
+            Ok(image) => Some(image),
+            Err(error) if matches!(error.kind(), FaultKind::NotFound | FaultKind::Invalid) => None,
+            Err(error) => return Err(error),
+        },
+        _ => None,
+    };
     Ok(match (row, image) {
         (Some(row), None) if row.image.is_none() => Some(Tagged::Manifest(row)),
         (Some(row), Some(image)) if row.image.as_ref() == Some(&image.digest) => Some(Tagged::Manifest(row)),
@@ -140,20 +156,31 @@ fn tagged(tx: &Tx<'_>, account: i64, repository: &str, tag: &str) -> Result<Opti
 /// The account's tags by repository.
 fn tags_of(tx: &Tx<'_>, account: i64) -> Result<BTreeMap<String, BTreeSet<String>>, Error> {
     let mut all: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for name in tx.image_names(account)? {
+    let names: BTreeMap<String, String> = tx.image_names_and_digests(account)?.into_iter().collect();
+    for (repository, tag, image) in tx.manifest_tags_of(account)? {
+        if image.is_none() || names.get(&format!("{repository}:{tag}")) == image.as_ref() {
+            all.entry(repository).or_default().insert(tag);
+        }
+    }
+    for name in names.keys().filter(|name| !name.contains('@')) {
         // A name with a digest is no tag; a registry's port is not in a repository's name.
-        if let Some((repository, tag)) = name.name.rsplit_once(':').filter(|_| !name.name.contains('@'))
+        if let Some((repository, tag)) = name.rsplit_once(':')
             && repository_name(repository).is_ok()
         {
             all.entry(repository.to_owned()).or_default().insert(tag.to_owned());
         }
     }
-    for ManifestTag { repository, tag, .. } in tx.manifest_tags(Some(account))? {
-        if tagged(tx, account, &repository, &tag)?.is_some() {
-            all.entry(repository).or_default().insert(tag);
-        }
-    }
     Ok(all)
+}
+
+/// Takes a name from the image that has it, and removes the image if that was its last one and no container was made from it.
+fn forget_name(tx: &Tx<'_>, account: i64, name: &str) -> Result<(), Error> {
+    let Some(image) = tx.image_by_name(account, name)? else { return Ok(()) };
+    tx.image_unname(account, name)?;
+    if tx.names_of_image(image.id)?.is_empty() && !used_digests(tx)?.contains(&image.digest) {
+        tx.image_remove(image.id)?;
+    }
+    Ok(())
 }
 
 impl Core {
@@ -168,10 +195,7 @@ impl Core {
         reference: &str,
     ) -> Result<StoredManifest, DistributionError> {
         let repository = repository_name(repository)?;
-        let unknown = || DistributionError::ManifestUnknown {
-            repository: repository.clone(),
-            reference: reference.chars().take(200).collect(),
-        };
+        let unknown = || unknown(&repository, reference);
         let (account, of, asked) = (caller.account, repository.clone(), reference.to_owned());
         let found = if reference.contains(':') {
             let digest = digest_of(reference)?.to_string();
@@ -185,11 +209,22 @@ impl Core {
             Tagged::Manifest(row) => row,
             Tagged::Image(image) => self.manifest_make(caller, &repository, &image).await?,
         };
-        let (of, digest) = (repository.clone(), row.digest.clone());
-        if row.made {
-            self.write(move |tx| Ok(tx.manifest_used(account, &of, &digest, now())?)).await?;
+        if row.used_at < now() - super::USE_NOTED_NS {
+            let digest = row.digest.clone();
+            self.write(move |tx| Ok(tx.manifest_used(account, &repository, &digest, now())?)).await?;
         }
         Ok(StoredManifest { digest: row.digest, media_type: row.media_type, content: row.content })
+    }
+
+    /// What happens to one image or tag of a repository one after the other.
+    fn turn(&self, caller: &Caller, repository: &str, what: &str) -> Arc<tokio::sync::Mutex<()>> {
+        // No registry has such a name: nobody pulls from it.
+        let registry = format!("account {}", caller.account);
+        self.inner.pulls.turn(&ImageReference {
+            registry,
+            repository: repository.to_owned(),
+            reference: what.to_owned(),
+        })
     }
 
     /// Packs an image: its layers become blobs of the repository.
@@ -199,7 +234,9 @@ impl Core {
         repository: &str,
         image: &berth_store::Image,
     ) -> Result<berth_store::Manifest, DistributionError> {
-        let _one_at_a_time = self.inner.distribution.packing.lock().await;
+        let turn = self.turn(caller, repository, &image.digest);
+        let _one_at_a_time = turn.lock().await;
+        let _place = self.inner.pushes_at_once.take(caller.account).await;
         let (account, of, digest) = (caller.account, repository.to_owned(), image.digest.clone());
         let made = async || {
             let (of, digest) = (of.clone(), digest.clone());
@@ -257,7 +294,10 @@ impl Core {
             _ => media_type,
         };
         let subject = manifest.subject.as_ref().map(|part| part.digest.clone());
+        let parts = manifest.manifests.iter().flatten().map(|part| part.digest.to_string());
         let row = berth_store::Manifest {
+            blobs: manifest.blobs_text(),
+            manifests: parts.collect::<Vec<_>>().join(" "),
             account_id: caller.account,
             repository: repository.clone(),
             digest: digest.to_string(),
@@ -269,8 +309,13 @@ impl Core {
             used_at: now(),
         };
         let may_be_image = manifest.may_be_image();
-        self.manifest_write(row.clone(), manifest).await?;
-        let Some(tag) = tag else { return Ok(ManifestPut { digest, subject }) };
+        let Some(tag) = tag else {
+            self.manifest_write(row).await?;
+            return Ok(ManifestPut { digest, subject });
+        };
+        let turn = self.turn(caller, &repository, &tag);
+        let _one_at_a_time = turn.lock().await;
+        self.manifest_write(row.clone()).await?;
         let image = if may_be_image { self.image_of_manifest(caller, &repository, &tag, &digest).await? } else { None };
         let account = caller.account;
         self.write(move |tx| {
@@ -288,25 +333,41 @@ impl Core {
     }
 
     /// Writes a manifest down, untagged, if all that it names is there.
-    async fn manifest_write(&self, row: berth_store::Manifest, manifest: Manifest) -> Result<(), DistributionError> {
+    async fn manifest_write(&self, row: berth_store::Manifest) -> Result<(), DistributionError> {
+        let core = self.clone();
         let missing = self
             .write(move |tx| {
                 let (account, repository) = (row.account_id, row.repository.as_str());
-                for digest in manifest.blobs() {
-                    if tx.blob(account, Some(repository), &digest.to_string())?.is_none() {
-                        return Ok(Some(digest.clone()));
+                let missing_blob =
+                    |digest: &&str| Ok::<_, Error>(tx.blob(account, Some(repository), digest)?.is_none());
+                for digest in row.blobs.split_whitespace() {
+                    if missing_blob(&digest)? {
+                        return Ok(Some(digest.to_owned()));
                     }
                 }
-                for part in manifest.manifests.iter().flatten() {
-                    if tx.manifest(account, repository, &part.digest.to_string())?.is_none() {
-                        return Ok(Some(part.digest.clone()));
+                for digest in row.manifests.split_whitespace() {
+                    if tx.manifest(account, repository, digest)?.is_none() {
+                        return Ok(Some(digest.to_owned()));
                     }
                 }
-                tx.manifest_put(&row)?;
+                match tx.manifest(account, repository, &row.digest)? {
+                    // What it describes stays known until that is found out anew.
+                    Some(known) => tx.manifest_put(&berth_store::Manifest { image: known.image, ..row })?,
+                    None => {
+                        if tx.manifest_count(account)? >= MOST_MANIFESTS {
+                            return Err(Error::Quota(format!("the account has {MOST_MANIFESTS} manifests")));
+                        }
+                        core.check_pushed(tx, account, row.content.len() as u64)?;
+                        tx.manifest_put(&row)?;
+                    }
+                }
                 Ok(None)
             })
             .await?;
-        missing.map_or(Ok(()), |digest| Err(DistributionError::ManifestBlobUnknown(digest)))
+        match missing {
+            Some(digest) => Err(DistributionError::ManifestBlobUnknown(digest_of(&digest)?)),
+            None => Ok(()),
+        }
     }
 
     /// Makes the image that a manifest describes, and gives it the name; its digest. None if it is no image for this machine.
@@ -327,7 +388,9 @@ impl Core {
         match self.image_from(Arc::new(own), caller, &reference, name).await {
             Ok(image) => Ok(Some(image.digest.to_string())),
             // For another machine, or no image at all: it is kept as it is.
-            Err(error) if matches!(error.kind(), FaultKind::Upstream | FaultKind::NotFound | FaultKind::Invalid) => {
+            Err(
+                error @ (Error::Registry(RegistryError::Wrong(_) | RegistryError::NotFound(_)) | Error::Invalid { .. }),
+            ) => {
                 tracing::info!(repository, tag, why = error.public(), "what was pushed is no image for this machine");
                 Ok(None)
             }
@@ -335,10 +398,10 @@ impl Core {
         }
     }
 
-    /// Removes a tag, or by its digest a manifest with its tags; the image with its last name.
+    /// Removes a tag, or by its digest a manifest with its tags. The image goes with its last name, unless containers were made from it.
     ///
     /// # Errors
-    /// [`DistributionError::ManifestUnknown`]; [`Error::InUse`] if containers were made from the image.
+    /// [`DistributionError::ManifestUnknown`].
     pub async fn manifest_remove(
         &self,
         caller: &Caller,
@@ -347,47 +410,35 @@ impl Core {
     ) -> Result<(), DistributionError> {
         let repository = repository_name(repository)?;
         let account = caller.account;
-        let by_digest = reference.contains(':');
-        if by_digest {
-            digest_of(reference)?;
-        }
+        let digest =
+            reference.contains(':').then(|| digest_of(reference)).transpose()?.map(|digest| digest.to_string());
         let (of, asked) = (repository.clone(), reference.to_owned());
-        let tags = self
-            .read(move |tx| {
-                if !by_digest {
-                    return Ok(tagged(tx, account, &of, &asked)?.map(|_| vec![asked]));
+        let removed = self
+            .write(move |tx| {
+                let Some(digest) = digest else {
+                    let tag = tx.manifest_untag(account, &of, &asked)?;
+                    let name = format!("{of}:{asked}");
+                    let image = tx.image_by_name(account, &name)?.is_some();
+                    forget_name(tx, account, &name)?;
+                    return Ok(tag || image);
+                };
+                let Some(row) = tx.manifest(account, &of, &digest)? else { return Ok(false) };
+                if let Some(image) = &row.image {
+                    // The names that the image has in this repository, however it came by them.
+                    let begins = format!("{of}:");
+                    for (name, digest) in tx.image_names_and_digests(account)? {
+                        if digest == *image && name.starts_with(&begins) {
+                            forget_name(tx, account, &name)?;
+                        }
+                    }
                 }
-                if tx.manifest(account, &of, &asked)?.is_none() {
-                    return Ok(None);
-                }
-                let tags = tx.manifest_tags(Some(account))?.into_iter();
-                Ok(Some(tags.filter(|t| t.repository == of && t.digest == asked).map(|t| t.tag).collect()))
+                Ok(tx.manifest_remove(account, &of, &digest)?)
             })
             .await?;
-        let tags = tags.ok_or_else(|| DistributionError::ManifestUnknown {
-            repository: repository.clone(),
-            reference: reference.chars().take(200).collect(),
-        })?;
-        for tag in &tags {
-            let name = format!("{repository}:{tag}");
-            match self.image_remove(caller, &name, false).await {
-                Ok(_) => {}
-                // It stands for no image.
-                Err(error) if matches!(error.kind(), FaultKind::NotFound | FaultKind::Invalid) => {}
-                Err(error) => return Err(error.into()),
-            }
+        if !removed {
+            return Err(unknown(&repository, reference));
         }
-        let reference = reference.to_owned();
-        self.write(move |tx| {
-            for tag in &tags {
-                tx.manifest_untag(account, &repository, tag)?;
-            }
-            if by_digest {
-                tx.manifest_remove(account, &repository, &reference)?;
-            }
-            Ok(())
-        })
-        .await?;
+        self.collect_layers_soon();
         Ok(())
     }
 

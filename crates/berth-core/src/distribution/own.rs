@@ -82,15 +82,16 @@ impl Registry for Own {
         _access: &Access,
         _sent: Sent<'_>,
     ) -> Result<bool, RegistryError> {
-        let (core, digest, file) = (self.core.clone(), ContentDigest::from(*digest), file.to_owned());
-        let (_gate, adopted) = (self.core.inner.gate.read().await, digest.clone());
-        let kept = Core::aside(move || {
-            let size = std::fs::metadata(&file)?.len();
-            core.inner.distribution.adopt(&file, &adopted)?;
-            std::io::Result::Ok(size)
+        let (read, file) = (file.to_owned(), file.to_owned());
+        let size = Core::aside(move || {
+            let file = std::fs::File::open(read)?;
+            file.sync_all()?;
+            Ok::<_, std::io::Error>(file.metadata()?.len())
         });
-        let size = kept.await.map_err(broken)?.map_err(broken)?;
-        self.core.blob_note(self.account, image.repository.clone(), digest, size).await.map_err(broken)?;
+        let size = size.await.map_err(broken)?.map_err(broken)?;
+        let (repository, digest) = (image.repository.clone(), ContentDigest::from(*digest));
+        let kept = self.core.blob_adopt(self.account, repository, &digest, file, (size, true)).await;
+        kept.map_err(broken)?;
         Ok(true)
     }
 
@@ -107,6 +108,8 @@ impl Registry for Own {
             digest: Digest::of(manifest).to_string(),
             media_type: media_type.to_owned(),
             content: manifest.to_vec(),
+            blobs: super::manifests::Manifest::read(manifest).map_err(broken)?.blobs_text(),
+            manifests: String::new(),
             subject: None,
             image: self.image.clone(),
             made: true,

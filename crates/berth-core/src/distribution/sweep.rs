@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use berth_image::ContentDigest;
-use berth_store::{Manifest as Row, Tx};
+use berth_store::{Manifest as Row, ManifestTag, Tx};
 use berth_types::now;
 
-use super::manifests::Manifest;
 use crate::core::Core;
 use crate::error::Error;
+use crate::images::used_digests;
 
 /// How often.
 const PERIOD: Duration = Duration::from_secs(600);
@@ -30,126 +30,171 @@ pub(crate) fn begin(core: &Core) {
     });
 }
 
-/// By account and repository.
-type Key = (i64, String);
+/// An account's repository, and a digest in it.
+type Place = (i64, String, String);
 
-/// Removes tags that stand for nothing, then manifests that nothing needs and nobody has used since `before`; the blobs that are still
-/// needed.
-fn sweep_manifests(tx: &Tx<'_>, before: i64) -> Result<BTreeMap<Key, HashSet<String>>, Error> {
-    let mut names: BTreeMap<i64, BTreeMap<String, String>> = BTreeMap::new();
-    let mut images: HashSet<(i64, String)> = HashSet::new();
-    for image in tx.images_of_all()? {
-        for name in tx.names_of_image(image.id)? {
-            names.entry(image.account_id).or_default().insert(name, image.digest.clone());
+/// What of the books is to go.
+#[derive(Default)]
+struct Doomed {
+    tags: Vec<ManifestTag>,
+    manifests: Vec<Row>,
+    blobs: Vec<berth_store::Blob>,
+    /// Images that have lost their names: account and digest.
+    images: HashSet<(i64, String)>,
+}
+
+/// Images by account and digest, those with names and those without, and the images by their names.
+#[derive(Default)]
+struct Images {
+    named: HashSet<(i64, String)>,
+    nameless: HashSet<(i64, String)>,
+    by_name: BTreeMap<(i64, String), String>,
+}
+
+impl Images {
+    fn read(tx: &Tx<'_>) -> Result<Self, Error> {
+        let mut found = Self::default();
+        for image in tx.images_of_all()? {
+            let names = tx.names_of_image(image.id)?;
+            let known = if names.is_empty() { &mut found.nameless } else { &mut found.named };
+            known.insert((image.account_id, image.digest.clone()));
+            found.by_name.extend(names.into_iter().map(|name| ((image.account_id, name), image.digest.clone())));
         }
-        images.insert((image.account_id, image.digest));
+        Ok(found)
     }
-    let all = tx.manifests()?;
-    let image_of: BTreeMap<(i64, &str, &str), &str> = all
-        .iter()
-        .filter_map(|row| Some(((row.account_id, row.repository.as_str(), row.digest.as_str()), row.image.as_deref()?)))
-        .collect();
-    let mut needed: HashSet<(i64, String, String)> = HashSet::new();
-    for tag in tx.manifest_tags(None)? {
-        let image = image_of.get(&(tag.account_id, tag.repository.as_str(), tag.digest.as_str()));
-        let name = format!("{}:{}", tag.repository, tag.tag);
-        let has = names.get(&tag.account_id).and_then(|names| names.get(&name));
-        if image.is_some_and(|image| has.is_none_or(|has| has != image)) {
-            tx.manifest_untag(tag.account_id, &tag.repository, &tag.tag)?;
-        } else {
-            needed.insert((tag.account_id, tag.repository, tag.digest));
+}
+
+/// Finds what nothing needs and nobody has used since `before`. `present` are the digests of the blobs' files.
+fn find_doomed(tx: &Tx<'_>, before: i64, present: &HashSet<String>) -> Result<Doomed, Error> {
+    let mut doomed = Doomed::default();
+    let images = Images::read(tx)?;
+    let in_use = used_digests(tx)?;
+    let place_of = |row: &Row, digest: &str| (row.account_id, row.repository.clone(), digest.to_owned());
+    let blobs =
+        tx.blobs()?.into_iter().map(|blob| ((blob.account_id, blob.repository.clone(), blob.digest.clone()), blob));
+    let blobs: BTreeMap<Place, berth_store::Blob> = blobs.collect();
+    let all: BTreeMap<Place, Row> = tx.manifests()?.into_iter().map(|row| (place_of(&row, &row.digest), row)).collect();
+    // An image is packed again where its blobs are gone: a backup has none.
+    let is_broken = |row: &Row| {
+        let gone = |digest: &str| !blobs.contains_key(&place_of(row, digest)) || !present.contains(digest);
+        let missing = |digest: &str| !all.contains_key(&place_of(row, digest));
+        row.image.is_some() && (row.blobs.split_whitespace().any(gone) || row.manifests.split_whitespace().any(missing))
+    };
+    let mut waiting: Vec<&Row> = Vec::new();
+    for tag in tx.manifest_tags()? {
+        let row = all.get(&(tag.account_id, tag.repository.clone(), tag.digest.clone()));
+        let has = images.by_name.get(&(tag.account_id, format!("{}:{}", tag.repository, tag.tag)));
+        match row {
+            Some(row) if row.image.as_ref().is_none_or(|image| has == Some(image)) => waiting.push(row),
+            // Its image has another name now, or is gone.
+            _ => doomed.tags.push(tag),
         }
     }
-    let key = |row: &Row| (row.account_id, row.repository.clone(), row.digest.clone());
-    for row in &all {
-        let lives = row.image.as_ref().is_some_and(|image| images.contains(&(row.account_id, image.clone())));
+    let mut about: BTreeMap<Place, Vec<&Row>> = BTreeMap::new();
+    for row in all.values() {
+        if let Some(subject) = &row.subject {
+            about.entry(place_of(row, subject)).or_default().push(row);
+        }
+        let has_name = |image: &String| images.named.contains(&(row.account_id, image.clone()));
         // One that the server made is made again when it is asked for.
-        if row.used_at >= before || (lives && !row.made) {
-            needed.insert(key(row));
+        if row.used_at >= before || (!row.made && row.image.as_ref().is_some_and(has_name)) {
+            waiting.push(row);
         }
     }
     // What is needed needs others: an index its manifests, a subject what is about it.
-    loop {
-        let count = needed.len();
-        for row in &all {
-            if needed.contains(&key(row)) {
-                let parts = Manifest::read(&row.content).ok().and_then(|read| read.manifests).unwrap_or_default();
-                needed
-                    .extend(parts.into_iter().map(|p| (row.account_id, row.repository.clone(), p.digest.to_string())));
-            }
-            if let Some(subject) = &row.subject
-                && needed.contains(&(row.account_id, row.repository.clone(), subject.clone()))
-            {
-                needed.insert(key(row));
-            }
+    let mut needed: HashSet<Place> = HashSet::new();
+    while let Some(row) = waiting.pop() {
+        let place = place_of(row, &row.digest);
+        if is_broken(row) || !needed.insert(place.clone()) {
+            continue;
         }
-        if needed.len() == count {
-            break;
+        waiting.extend(row.manifests.split_whitespace().filter_map(|digest| all.get(&place_of(row, digest))));
+        waiting.extend(about.get(&place).into_iter().flatten());
+    }
+    let mut kept: HashSet<Place> = HashSet::new();
+    for (place, row) in &all {
+        if needed.contains(place) {
+            kept.extend(row.blobs.split_whitespace().map(|digest| place_of(row, digest)));
+            continue;
+        }
+        // Pushed, and its name was given to another push since.
+        let image = row.image.clone().filter(|image| !row.made && !in_use.contains(image));
+        let image = image.map(|image| (row.account_id, image));
+        doomed.images.extend(image.filter(|image| images.nameless.contains(image)));
+        doomed.manifests.push(row.clone());
+    }
+    doomed.blobs.extend(blobs.into_iter().filter_map(|(place, blob)| {
+        let stays = present.contains(&blob.digest) && (kept.contains(&place) || blob.used_at >= before);
+        (!stays).then_some(blob)
+    }));
+    Ok(doomed)
+}
+
+/// Takes it out of the books, but for what was used meanwhile; the digests of the blobs that some repository has.
+fn take_out(tx: &Tx<'_>, doomed: &Doomed, before: i64) -> Result<HashSet<String>, Error> {
+    for tag in &doomed.tags {
+        let now = tx.manifest_by_tag(tag.account_id, &tag.repository, &tag.tag)?;
+        if now.is_none_or(|now| now.digest == tag.digest) {
+            tx.manifest_untag(tag.account_id, &tag.repository, &tag.tag)?;
         }
     }
-    let mut blobs: BTreeMap<Key, HashSet<String>> = BTreeMap::new();
-    for row in all {
-        if !needed.contains(&key(&row)) {
+    for row in &doomed.manifests {
+        let now = tx.manifest(row.account_id, &row.repository, &row.digest)?;
+        if now.is_some_and(|now| now.used_at == row.used_at) {
             tx.manifest_remove(row.account_id, &row.repository, &row.digest)?;
-        } else if let Ok(manifest) = Manifest::read(&row.content) {
-            let digests = manifest.blobs().map(ToString::to_string);
-            blobs.entry((row.account_id, row.repository)).or_default().extend(digests);
         }
     }
-    Ok(blobs)
+    for blob in &doomed.blobs {
+        let now = tx.blob(blob.account_id, Some(&blob.repository), &blob.digest)?;
+        if now.is_some_and(|now| now.used_at == blob.used_at) {
+            tx.blob_remove(blob.account_id, &blob.repository, &blob.digest)?;
+        }
+    }
+    for (account, digest) in &doomed.images {
+        let found = tx.images_by_digest(*account, digest.trim_start_matches("sha256:"))?;
+        for image in found.into_iter().filter(|image| image.digest == *digest && image.used_at < before) {
+            if tx.names_of_image(image.id)?.is_empty() && !used_digests(tx)?.contains(digest) {
+                tx.image_remove(image.id)?;
+            }
+        }
+    }
+    Ok(tx.blobs()?.into_iter().map(|blob| blob.digest).collect())
 }
 
 impl Core {
     /// Removes what nothing needs and nobody has used since `before`, nanoseconds since 1970.
     pub(crate) async fn distribution_sweep(&self, before: i64) -> Result<(), Error> {
-        for file in self.inner.distribution.forgotten() {
-            if let Err(error) = tokio::fs::remove_file(&file).await {
-                tracing::warn!(file = %file.display(), %error, "an upload that was given up could not be removed");
+        let distribution = &self.inner.distribution;
+        let mut gone = distribution.forgotten();
+        // Beside those who write: what is found is looked at again before it goes.
+        let present = self.blob_files().await?.into_iter().map(|(digest, _)| digest.to_string()).collect();
+        let doomed = self.read(move |tx| find_doomed(tx, before, &present)).await?;
+        {
+            // Nobody puts a blob there meanwhile. To set aside is quick; it is removed later.
+            let _gate = distribution.gate.write().await;
+            let files = self.blob_files().await?;
+            let kept = self.write(move |tx| take_out(tx, &doomed, before)).await?;
+            for (digest, path) in files.into_iter().filter(|(digest, _)| !kept.contains(&digest.to_string())) {
+                let aside = distribution.upload_path(&format!("gone-{}", berth_types::random_hex(8)));
+                match tokio::fs::rename(&path, &aside).await {
+                    Ok(()) => gone.push(aside),
+                    Err(error) => tracing::warn!(%digest, %error, "a blob that nothing needs could not be set aside"),
+                }
             }
         }
-        // Nobody puts a blob there meanwhile.
-        let _gate = self.inner.gate.write().await;
+        for file in gone {
+            if let Err(error) = tokio::fs::remove_file(&file).await {
+                tracing::warn!(file = %file.display(), %error, "what nothing needs of the registry could not be removed");
+            }
+        }
+        self.collect_layers_soon();
+        Ok(())
+    }
+
+    async fn blob_files(&self) -> Result<Vec<(ContentDigest, std::path::PathBuf)>, Error> {
         let core = self.clone();
         let files = Self::aside(move || core.inner.distribution.blob_files()).await?;
-        let files = files.map_err(|error| Error::Bug(format!("list the blobs: {error}")))?;
-        let present: HashSet<String> = files.iter().map(|(digest, _)| digest.to_string()).collect();
-        let kept = self
-            .write(move |tx| {
-                let needed = sweep_manifests(tx, before)?;
-                let mut kept: HashSet<String> = HashSet::new();
-                for blob in tx.blobs()? {
-                    let is_needed = needed
-                        .get(&(blob.account_id, blob.repository.clone()))
-                        .is_some_and(|digests| digests.contains(&blob.digest));
-                    // After a restore of a backup, which has no blobs, the file may be missing.
-                    if present.contains(&blob.digest) && (is_needed || blob.used_at >= before) {
-                        kept.insert(blob.digest);
-                    } else {
-                        tx.blob_remove(blob.account_id, &blob.repository, &blob.digest)?;
-                    }
-                }
-                // A manifest that the server made and whose blobs are gone is made again.
-                for row in tx.manifests()?.into_iter().filter(|row| row.made) {
-                    let manifest = Manifest::read(&row.content).ok();
-                    if manifest
-                        .is_none_or(|manifest| manifest.blobs().any(|digest| !kept.contains(&digest.to_string())))
-                    {
-                        tx.manifest_remove(row.account_id, &row.repository, &row.digest)?;
-                    }
-                }
-                Ok(kept)
-            })
-            .await?;
-        let doomed: Vec<(ContentDigest, _)> =
-            files.into_iter().filter(|(digest, _)| !kept.contains(&digest.to_string())).collect();
-        Self::aside(move || {
-            for (digest, path) in doomed {
-                if let Err(error) = std::fs::remove_file(&path) {
-                    tracing::warn!(%digest, %error, "a blob that nothing needs could not be removed");
-                }
-            }
-        })
-        .await
+        files.map_err(|error| Error::Bug(format!("list the blobs: {error}")))
     }
 }
 
@@ -171,6 +216,62 @@ mod tests {
         world.core.blob_upload_append(&world.caller, ("art", &id), None, body).await.expect("append");
         let digest = Digest::of(content).to_string();
         world.core.blob_upload_finish(&world.caller, ("art", &id), &digest).await.expect("finish").to_string()
+    }
+
+    /// Pushes an image of one layer; its digest.
+    async fn image(world: &World, tag: &str, text: &'static [u8]) -> String {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(text.len() as u64);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        tar.append_data(&mut header, "file", text).expect("tar");
+        let layer: &'static [u8] = tar.into_inner().expect("tar").leak();
+        let config = json!({ "architecture": berth_image::architecture(), "os": "linux", "config": {},
+            "rootfs": { "type": "layers", "diff_ids": [Digest::of(layer).to_string()] } });
+        let config: &'static [u8] = config.to_string().into_bytes().leak();
+        let part = |media_type: &str, digest: String, size: usize| json!({ "mediaType": media_type, "digest": digest, "size": size });
+        let content = json!({ "schemaVersion": 2, "mediaType": MANIFEST,
+            "config": part("application/vnd.oci.image.config.v1+json", blob(world, config).await, config.len()),
+            "layers": [part("application/vnd.oci.image.layer.v1.tar", blob(world, layer).await, layer.len())] });
+        let content = content.to_string().into_bytes();
+        world.core.manifest_put(&world.caller, ("art", tag), MANIFEST, content).await.expect("put");
+        Digest::of(config).to_string()
+    }
+
+    #[test]
+    fn what_was_pushed_and_replaced_goes_and_what_is_used_stays() {
+        let world = World::new("replaced");
+        world.block_on(async {
+            let (core, caller) = (&world.core, &world.caller);
+            let (first, second) = (image(&world, "latest", b"first").await, image(&world, "latest", b"second").await);
+            assert_ne!(first, second);
+            assert!(core.image(caller, &first).await.is_ok() && core.image(caller, "art:latest").await.is_ok());
+            core.distribution_sweep(now() + 1).await.expect("sweep");
+            assert!(core.image(caller, &first).await.is_err(), "it lost its name to the second");
+            assert_eq!(core.image(caller, "art:latest").await.expect("the second").digest.to_string(), second);
+            // A pull counts as use.
+            let digest = core.manifest_get(caller, "app", "1").await.expect("packed").digest;
+            let (account, of) = (caller.account, digest.clone());
+            let long_ago = now() - 2 * super::super::USE_NOTED_NS;
+            core.write(move |tx| Ok(tx.manifest_used(account, "app", &of, long_ago)?)).await.expect("old");
+            core.manifest_get(caller, "app", "1").await.expect("pulled");
+            core.distribution_sweep(now() - super::super::USE_NOTED_NS).await.expect("sweep");
+            let kept = core.read(move |tx| Ok(tx.manifest(account, "app", &digest)?)).await.expect("read");
+            assert!(kept.is_some_and(|row| row.used_at > long_ago), "it was pulled a moment ago");
+            // Without its blobs, as after a restore, a pushed image is packed anew.
+            for (_, file) in core.inner.distribution.blob_files().expect("files") {
+                std::fs::remove_file(file).expect("remove");
+            }
+            core.distribution_sweep(now() - super::KEPT_NS).await.expect("sweep");
+            let again = core.manifest_get(caller, "art", "latest").await.expect("packed");
+            let read = super::super::manifests::Manifest::read(&again.content).expect("a manifest");
+            for digest in read.blobs() {
+                assert!(core.blob_open(caller, "art", &digest.to_string()).await.is_ok(), "{digest}");
+            }
+        });
     }
 
     /// Puts a manifest of one blob; its digest.

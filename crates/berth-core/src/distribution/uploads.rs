@@ -21,6 +21,8 @@ const MOST_OF_ACCOUNT: usize = 64;
 const MOST: usize = 1024;
 /// An upload that nobody has gone on with for so long is given up.
 const FORGOTTEN: Duration = Duration::from_secs(3600);
+/// Free space is looked for again after so many bytes.
+const LOOK: u64 = 64 << 20;
 /// Longest silence in the middle of an upload.
 const STALL: Duration = Duration::from_secs(60);
 
@@ -49,6 +51,11 @@ pub struct BlobFile {
 impl Distribution {
     fn under_way(&self) -> MutexGuard<'_, std::collections::HashMap<String, Upload>> {
         self.uploads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes of the account's uploads under way, but for one.
+    fn under_way_of(&self, account: i64, but: &str) -> u64 {
+        self.under_way().iter().filter(|(id, u)| u.account == account && *id != but).map(|(_, u)| u.size).sum()
     }
 
     /// Files of uploads that nobody goes on with, taken out of the books.
@@ -145,12 +152,15 @@ impl Core {
         if from.is_some_and(|from| from != size) {
             return Err(DistributionError::RangeInvalid(size));
         }
-        let bound = self.image_budget(caller).await?.bytes;
-        let room = self.room().await?;
+        let others = distribution.under_way_of(caller.account, id);
+        let bound = self.image_budget(caller).await?.bytes.saturating_sub(others);
+        let mut room = self.room().await?;
         let file = tokio::fs::File::options().append(true).open(distribution.upload_path(id)).await;
         let mut file = file.map_err(|error| host(&error, "open an upload's file"))?;
+        // Part of a piece may have been written before the disk was full.
+        file.set_len(size).await.map_err(|error| host(&error, "cut an upload's file"))?;
         let mut content = std::pin::pin!(content);
-        let mut written = 0;
+        let (mut written, mut looked) = (0, 0);
         loop {
             let next = tokio::time::timeout(STALL, content.next()).await;
             let Ok(next) = next else {
@@ -164,15 +174,26 @@ impl Core {
             if size + written > bound {
                 return Err(Error::Quota("the account's images may take no more of the disk".into()).into());
             }
-            if written > room {
+            // Others write meanwhile.
+            if written - looked > LOOK {
+                (looked, room) = (written, self.room().await?);
+            }
+            if written - looked > room {
                 return Err(Error::NoRoom("not enough disk space on this server".into()).into());
             }
             file.write_all(bytes).await.map_err(|error| host(&error, "write an upload"))?;
-            // Written to the file, or lost with this request: what is told is what is there.
             file.flush().await.map_err(|error| host(&error, "write an upload"))?;
             taken.size += bytes.len() as u64;
         }
         Ok(taken.size)
+    }
+
+    /// Whether this is a digest.
+    ///
+    /// # Errors
+    /// [`DistributionError::DigestInvalid`].
+    pub fn check_digest(&self, digest: &str) -> Result<(), DistributionError> {
+        digest_of(digest).map(drop)
     }
 
     /// How many bytes an upload has.
@@ -217,41 +238,58 @@ impl Core {
         let distribution = &self.inner.distribution;
         let size = distribution.take(caller.account, &repository, id)?;
         let taken = Taken { distribution, id, size };
-        let (core, path) = (self.clone(), distribution.upload_path(id));
-        // Held until the database knows of it: what nobody knows of is swept away.
-        let _gate = self.inner.gate.read().await;
-        let expected = digest.clone();
-        let adopted = Self::aside(move || {
-            let found = expected.same_of_reader(File::open(&path)?)?;
-            if found == expected {
-                core.inner.distribution.adopt(&path, &expected)?;
-            } else {
-                std::fs::remove_file(&path)?;
-            }
-            std::io::Result::Ok(found)
+        let (path, expected) = (distribution.upload_path(id), digest.clone());
+        let read = path.clone();
+        let found = Self::aside(move || {
+            let file = File::open(&read)?;
+            // Before it can be found by its digest: a manifest that is answered outlives a power cut.
+            file.sync_all()?;
+            expected.same_of_reader(file)
         });
-        let found = adopted.await?.map_err(|error| host(&error, "keep a blob"))?;
+        let found = found.await?.map_err(|error| host(&error, "read an upload"))?;
+        let kept = if found == digest {
+            let noted = self.blob_adopt(caller.account, repository, &digest, path.clone(), (size, false)).await;
+            noted.map_err(DistributionError::from)
+        } else {
+            Err(DistributionError::DigestInvalid(format!("what came has the digest {found}, not {digest}")))
+        };
         drop(taken);
         distribution.under_way().remove(id);
-        if found != digest {
-            return Err(DistributionError::DigestInvalid(format!("what came has the digest {found}, not {digest}")));
+        if kept.is_err() {
+            let _ = tokio::fs::remove_file(path).await;
         }
-        self.blob_note(caller.account, repository, digest.clone(), size).await?;
-        Ok(digest)
+        kept.map(|()| digest)
     }
 
-    /// Lets a repository have a blob whose file is there.
-    pub(super) async fn blob_note(
+    /// Takes a file among the blobs, and writes down that the repository has it. `size` goes with whether the server made it of a layer of
+    /// its own; what a client sent has to be within the account's quota.
+    pub(super) async fn blob_adopt(
         &self,
         account: i64,
         repository: String,
-        digest: ContentDigest,
-        size: u64,
+        digest: &ContentDigest,
+        file: PathBuf,
+        (size, made): (u64, bool),
     ) -> Result<(), Error> {
-        let size = i64::try_from(size).unwrap_or(i64::MAX);
+        // What the books don't have is swept away.
+        let _gate = self.inner.distribution.gate.read().await;
+        let (core, adopted) = (self.clone(), digest.clone());
+        let moved = Self::aside(move || core.inner.distribution.adopt(&file, &adopted)).await?;
+        moved.map_err(|error| Error::Bug(format!("keep blob {digest}: {error}")))?;
+        let blob = berth_store::Blob {
+            account_id: account,
+            repository,
+            digest: digest.to_string(),
+            size: i64::try_from(size).unwrap_or(i64::MAX),
+            made,
+            used_at: now(),
+        };
+        let core = self.clone();
         self.write(move |tx| {
-            let blob =
-                berth_store::Blob { account_id: account, repository, digest: digest.to_string(), size, used_at: now() };
+            let known = tx.blob(account, None, &blob.digest)?.is_some_and(|known| !known.made);
+            if !made && !known {
+                core.check_pushed(tx, account, size)?;
+            }
             Ok(tx.blob_put(&blob)?)
         })
         .await
@@ -269,7 +307,8 @@ impl Core {
         from: Option<&str>,
     ) -> Result<Option<ContentDigest>, DistributionError> {
         let (repository, digest) = (repository_name(repository)?, digest_of(digest)?);
-        let from = from.map(repository_name).transpose()?;
+        // From a name that is none, nothing can be taken: then it is sent.
+        let Ok(from) = from.map(repository_name).transpose() else { return Ok(None) };
         let (account, wanted) = (caller.account, digest.to_string());
         let mounted = self
             .write(move |tx| {
@@ -293,9 +332,12 @@ impl Core {
     ) -> Result<BlobFile, DistributionError> {
         let (repository, digest) = (repository_name(repository)?, digest_of(digest)?);
         let (account, wanted) = (caller.account, digest.to_string());
-        let known = self.read(move |tx| Ok(tx.blob(account, Some(&repository), &wanted)?)).await?;
-        if known.is_none() {
-            return Err(DistributionError::BlobUnknown(digest));
+        let of = repository.clone();
+        let known = self.read(move |tx| Ok(tx.blob(account, Some(&of), &wanted)?)).await?;
+        let Some(known) = known else { return Err(DistributionError::BlobUnknown(digest)) };
+        // A client that finds it does not send it.
+        if known.used_at < now() - super::USE_NOTED_NS {
+            self.write(move |tx| Ok(tx.blob_used(account, &repository, &known.digest, now())?)).await?;
         }
         let path = self.inner.distribution.blob_path(&digest);
         let opened = Self::aside(move || File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)))).await?;

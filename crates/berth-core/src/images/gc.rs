@@ -235,6 +235,16 @@ impl Core {
         )))
     }
 
+    /// Whether the account may push so many bytes more.
+    pub(crate) fn check_pushed(&self, tx: &berth_store::Tx<'_>, account: i64, more: u64) -> Result<(), Error> {
+        match self.quota(tx, account)? {
+            Some((used, quota)) if used.saturating_add(more) > quota => Err(Error::Quota(format!(
+                "the account's images may take {quota} bytes: {used} are taken, and this needs {more}"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// What one more image of the account may unpack to.
     pub(crate) async fn image_budget(&self, caller: &Caller) -> Result<berth_image::Budget, Error> {
         let (account, core) = (caller.account, self.clone());
@@ -249,7 +259,7 @@ impl Core {
     /// Bytes that the account's images take, and may take; `None` without a bound.
     fn quota(&self, tx: &berth_store::Tx<'_>, account: i64) -> Result<Option<(u64, u64)>, Error> {
         let Some(quota) = self.quota_of(tx.account_image_quota(account)?) else { return Ok(None) };
-        let used = tx.image_bytes(account)?.saturating_add(tx.blob_bytes(account)?);
+        let used = tx.image_bytes(account)?.saturating_add(tx.pushed_bytes(account)?);
         Ok(Some((u64::try_from(used).unwrap_or(0), quota)))
     }
 
@@ -314,8 +324,11 @@ impl Core {
     /// The database's or the engine's own.
     pub async fn disk_use(&self, caller: &Caller) -> Result<DiskUse, Error> {
         let account = caller.account;
-        let (rows, used, quota) = self
-            .read(move |tx| Ok((tx.images(account, 0, u32::MAX)?, used_digests(tx)?, tx.account_image_quota(account)?)))
+        let (rows, used, quota, pushed) = self
+            .read(move |tx| {
+                let rows = tx.images(account, 0, u32::MAX)?;
+                Ok((rows, used_digests(tx)?, tx.account_image_quota(account)?, tx.pushed_bytes(account)?))
+            })
             .await?;
         let mut part = DiskPart { count: rows.len() as u64, ..DiskPart::default() };
         let (mut all, mut needed) = (HashSet::new(), HashSet::new());
@@ -330,7 +343,7 @@ impl Core {
         let size = |digests: &mut dyn Iterator<Item = &Digest>| -> u64 {
             digests.filter_map(|d| self.inner.images.layer(d)).map(|l| l.size).sum()
         };
-        part.size = size(&mut all.iter());
+        part.size = size(&mut all.iter()) + u64::try_from(pushed).unwrap_or(0);
         part.reclaimable = size(&mut all.difference(&needed));
         let containers = self.containers(caller, None, 0, 1_000_000).await?.items;
         let ids: Vec<_> = containers.iter().map(|c| c.uid.clone()).collect();
@@ -399,7 +412,7 @@ impl Core {
     }
 }
 
-fn used_digests(tx: &berth_store::Tx<'_>) -> Result<HashSet<String>, Error> {
+pub(crate) fn used_digests(tx: &berth_store::Tx<'_>) -> Result<HashSet<String>, Error> {
     let filter = berth_store::ContainerFilter { limit: u32::MAX, ..berth_store::ContainerFilter::default() };
     Ok(tx.containers(&filter)?.into_iter().map(|c| c.image_digest).collect())
 }

@@ -169,6 +169,7 @@ impl Core {
         image: &ImageReference,
         name: String,
     ) -> Result<Image, Error> {
+        let _place = self.inner.pulls_at_once.take(caller.account).await;
         let source = Source { registry, access: Access::default() };
         let nobody = mpsc::channel(1).0;
         let kept = match self.fetch_image(caller, image, &Platform::read(None)?, &source, &nobody).await {
@@ -484,7 +485,11 @@ impl Core {
         let unpacked = unpacking.await.map_err(|e| Error::Bug(e.to_string()))?;
         match failed {
             Some(error) => Err(error.into()),
-            None => Ok(unpacked?),
+            None => Ok(unpacked.map_err(|error| match error {
+                // Another try would be as large.
+                berth_image::Error::TooBig(text) => Error::Quota(text),
+                other => other.into(),
+            })?),
         }
     }
 }

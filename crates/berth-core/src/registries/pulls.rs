@@ -10,7 +10,7 @@ use super::reference::ImageReference;
 pub(crate) struct Pulls(Mutex<HashMap<ImageReference, std::sync::Weak<tokio::sync::Mutex<()>>>>);
 
 impl Pulls {
-    pub(super) fn turn(&self, image: &ImageReference) -> Arc<tokio::sync::Mutex<()>> {
+    pub(crate) fn turn(&self, image: &ImageReference) -> Arc<tokio::sync::Mutex<()>> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, turn| turn.strong_count() > 0);
         if let Some(turn) = all.get(image).and_then(std::sync::Weak::upgrade) {

@@ -15,8 +15,12 @@ pub struct Manifest {
     pub digest: String,
     /// Media type.
     pub media_type: String,
-    /// Its bytes.
+    /// Its bytes; empty where only the rest of it was asked for.
     pub content: Vec<u8>,
+    /// Digests of the blobs that it names, separated by spaces.
+    pub blobs: String,
+    /// Digests of the manifests that it names, separated by spaces.
+    pub manifests: String,
     /// Digest of the manifest that it is about.
     pub subject: Option<String>,
     /// Digest of the image (of its configuration) that it describes.
@@ -51,11 +55,21 @@ pub struct Blob {
     pub digest: String,
     /// Bytes.
     pub size: i64,
+    /// Whether the server made it of a layer of its own.
+    pub made: bool,
     /// When it was last put or asked for, nanoseconds since 1970.
     pub used_at: i64,
 }
 
-const MANIFEST: &str = "account_id, repository, digest, media_type, content, subject, image, made, used_at";
+/// Manifests about one that are told.
+const MOST_REFERRERS: u32 = 1000;
+
+const MANIFEST: &str =
+    "account_id, repository, digest, media_type, content, blobs, manifests, subject, image, made, used_at";
+/// The same without the content.
+const OUTLINE: &str =
+    "account_id, repository, digest, media_type, X'', blobs, manifests, subject, image, made, used_at";
+const BLOB: &str = "account_id, repository, digest, size, made, used_at";
 
 fn manifest(row: &Row<'_>) -> rusqlite::Result<Manifest> {
     Ok(Manifest {
@@ -64,10 +78,12 @@ fn manifest(row: &Row<'_>) -> rusqlite::Result<Manifest> {
         digest: row.get(2)?,
         media_type: row.get(3)?,
         content: row.get(4)?,
-        subject: row.get(5)?,
-        image: row.get(6)?,
-        made: row.get(7)?,
-        used_at: row.get(8)?,
+        blobs: row.get(5)?,
+        manifests: row.get(6)?,
+        subject: row.get(7)?,
+        image: row.get(8)?,
+        made: row.get(9)?,
+        used_at: row.get(10)?,
     })
 }
 
@@ -81,7 +97,8 @@ fn blob(row: &Row<'_>) -> rusqlite::Result<Blob> {
         repository: row.get(1)?,
         digest: row.get(2)?,
         size: row.get(3)?,
-        used_at: row.get(4)?,
+        made: row.get(4)?,
+        used_at: row.get(5)?,
     })
 }
 
@@ -92,9 +109,9 @@ impl Tx<'_> {
     /// The database's own.
     pub fn manifest_put(&self, new: &Manifest) -> Result<(), Error> {
         let sql = format!(
-            "INSERT INTO manifests ({MANIFEST}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+            "INSERT INTO manifests ({MANIFEST}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
              ON CONFLICT (account_id, repository, digest) DO UPDATE SET media_type = excluded.media_type,
-             image = COALESCE(excluded.image, image), made = MIN(made, excluded.made), used_at = excluded.used_at"
+             image = excluded.image, made = MIN(made, excluded.made), used_at = excluded.used_at"
         );
         self.connection.prepare_cached(&sql)?.execute(params![
             new.account_id,
@@ -102,6 +119,8 @@ impl Tx<'_> {
             new.digest,
             new.media_type,
             new.content,
+            new.blobs,
+            new.manifests,
             new.subject,
             new.image,
             new.made,
@@ -133,24 +152,25 @@ impl Tx<'_> {
         Ok(statement.query_row(params![account, repository, image], manifest).optional()?)
     }
 
-    /// The manifests that are about this one.
+    /// The manifests that are about this one, at most [`MOST_REFERRERS`].
     ///
     /// # Errors
     /// The database's own.
     pub fn manifests_about(&self, account: i64, repository: &str, subject: &str) -> Result<Vec<Manifest>, Error> {
         let sql = format!(
-            "SELECT {MANIFEST} FROM manifests WHERE account_id = $1 AND repository = $2 AND subject = $3 ORDER BY digest"
+            "SELECT {MANIFEST} FROM manifests WHERE account_id = $1 AND repository = $2 AND subject = $3
+             ORDER BY digest LIMIT {MOST_REFERRERS}"
         );
         let mut statement = self.connection.prepare_cached(&sql)?;
         Ok(statement.query_map(params![account, repository, subject], manifest)?.collect::<Result<_, _>>()?)
     }
 
-    /// All manifests of all accounts.
+    /// All manifests of all accounts, without their contents.
     ///
     /// # Errors
     /// The database's own.
     pub fn manifests(&self) -> Result<Vec<Manifest>, Error> {
-        let mut statement = self.connection.prepare_cached(&format!("SELECT {MANIFEST} FROM manifests"))?;
+        let mut statement = self.connection.prepare_cached(&format!("SELECT {OUTLINE} FROM manifests"))?;
         Ok(statement.query_map([], manifest)?.collect::<Result<_, _>>()?)
     }
 
@@ -159,8 +179,8 @@ impl Tx<'_> {
     /// # Errors
     /// The database's own.
     pub fn manifest_used(&self, account: i64, repository: &str, digest: &str, now: i64) -> Result<(), Error> {
-        let sql = "UPDATE manifests SET used_at = $4 WHERE account_id = $1 AND repository = $2 AND digest = $3";
-        self.connection.prepare_cached(sql)?.execute(params![account, repository, digest, now])?;
+        let sql = "UPDATE manifests SET used_at = $1 WHERE account_id = $2 AND repository = $3 AND digest = $4";
+        self.connection.prepare_cached(sql)?.execute(params![now, account, repository, digest])?;
         Ok(())
     }
 
@@ -212,15 +232,48 @@ impl Tx<'_> {
         Ok(statement.query_row(params![account, repository, tag], manifest).optional()?)
     }
 
-    /// The tags of an account's repositories, or of all accounts'.
+    /// All tags of all accounts.
     ///
     /// # Errors
     /// The database's own.
-    pub fn manifest_tags(&self, account: Option<i64>) -> Result<Vec<ManifestTag>, Error> {
-        let sql = "SELECT account_id, repository, tag, digest FROM manifest_tags
-                   WHERE $1 IS NULL OR account_id = $1 ORDER BY repository, tag";
+    pub fn manifest_tags(&self) -> Result<Vec<ManifestTag>, Error> {
+        let sql = "SELECT account_id, repository, tag, digest FROM manifest_tags";
         let mut statement = self.connection.prepare_cached(sql)?;
-        Ok(statement.query_map([account], tag)?.collect::<Result<_, _>>()?)
+        Ok(statement.query_map([], tag)?.collect::<Result<_, _>>()?)
+    }
+
+    /// Repository, tag, and the digest of the image that is meant by it if it is one, of an account's tags.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn manifest_tags_of(&self, account: i64) -> Result<Vec<(String, String, Option<String>)>, Error> {
+        let sql = "SELECT t.repository, t.tag, m.image FROM manifest_tags t JOIN manifests m
+                   ON m.account_id = t.account_id AND m.repository = t.repository AND m.digest = t.digest
+                   WHERE t.account_id = $1";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let rows = statement.query_map([account], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Names of the account's images, each with the image's digest.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn image_names_and_digests(&self, account: i64) -> Result<Vec<(String, String)>, Error> {
+        let sql =
+            "SELECT n.name, i.digest FROM image_names n JOIN images i ON i.id = n.image_id WHERE n.account_id = $1";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let rows = statement.query_map([account], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// How many manifests the account has.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn manifest_count(&self, account: i64) -> Result<i64, Error> {
+        let sql = "SELECT COUNT(*) FROM manifests WHERE account_id = $1";
+        Ok(self.connection.prepare_cached(sql)?.query_row([account], |row| row.get(0))?)
     }
 
     /// Lets a repository have a blob.
@@ -228,9 +281,11 @@ impl Tx<'_> {
     /// # Errors
     /// The database's own.
     pub fn blob_put(&self, new: &Blob) -> Result<(), Error> {
-        let sql = "INSERT INTO blobs (account_id, repository, digest, size, used_at) VALUES ($1, $2, $3, $4, $5)
-                   ON CONFLICT (account_id, repository, digest) DO UPDATE SET used_at = excluded.used_at";
-        let values = params![new.account_id, new.repository, new.digest, new.size, new.used_at];
+        let sql =
+            "INSERT INTO blobs (account_id, repository, digest, size, made, used_at) VALUES ($1, $2, $3, $4, $5, $6)
+                   ON CONFLICT (account_id, repository, digest) DO UPDATE SET used_at = excluded.used_at,
+                   made = MIN(made, excluded.made)";
+        let values = params![new.account_id, new.repository, new.digest, new.size, new.made, new.used_at];
         self.connection.prepare_cached(sql)?.execute(values)?;
         Ok(())
     }
@@ -240,9 +295,10 @@ impl Tx<'_> {
     /// # Errors
     /// The database's own.
     pub fn blob(&self, account: i64, repository: Option<&str>, digest: &str) -> Result<Option<Blob>, Error> {
-        let sql = "SELECT account_id, repository, digest, size, used_at FROM blobs
-                   WHERE account_id = $1 AND ($2 IS NULL OR repository = $2) AND digest = $3 LIMIT 1";
-        let mut statement = self.connection.prepare_cached(sql)?;
+        let sql = format!(
+            "SELECT {BLOB} FROM blobs WHERE account_id = $1 AND ($2 IS NULL OR repository = $2) AND digest = $3 LIMIT 1"
+        );
+        let mut statement = self.connection.prepare_cached(&sql)?;
         Ok(statement.query_row(params![account, repository, digest], blob).optional()?)
     }
 
@@ -251,8 +307,7 @@ impl Tx<'_> {
     /// # Errors
     /// The database's own.
     pub fn blobs(&self) -> Result<Vec<Blob>, Error> {
-        let sql = "SELECT account_id, repository, digest, size, used_at FROM blobs";
-        let mut statement = self.connection.prepare_cached(sql)?;
+        let mut statement = self.connection.prepare_cached(&format!("SELECT {BLOB} FROM blobs"))?;
         Ok(statement.query_map([], blob)?.collect::<Result<_, _>>()?)
     }
 
@@ -265,12 +320,24 @@ impl Tx<'_> {
         Ok(self.connection.prepare_cached(sql)?.execute(params![account, repository, digest])? == 1)
     }
 
-    /// Bytes of the account's blobs, each once.
+    /// Takes note that a blob was asked for.
     ///
     /// # Errors
     /// The database's own.
-    pub fn blob_bytes(&self, account: i64) -> Result<i64, Error> {
-        let sql = "SELECT COALESCE(SUM(size), 0) FROM (SELECT DISTINCT digest, size FROM blobs WHERE account_id = $1)";
+    pub fn blob_used(&self, account: i64, repository: &str, digest: &str, now: i64) -> Result<(), Error> {
+        let sql = "UPDATE blobs SET used_at = $1 WHERE account_id = $2 AND repository = $3 AND digest = $4";
+        self.connection.prepare_cached(sql)?.execute(params![now, account, repository, digest])?;
+        Ok(())
+    }
+
+    /// Bytes of what the account has pushed: manifests, and blobs, each once. What the server made of its own images is not counted.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn pushed_bytes(&self, account: i64) -> Result<i64, Error> {
+        let sql = "SELECT (SELECT COALESCE(SUM(size), 0) FROM
+                   (SELECT digest, MAX(size) AS size FROM blobs WHERE account_id = $1 AND made = 0 GROUP BY digest))
+                   + (SELECT COALESCE(SUM(LENGTH(content)), 0) FROM manifests WHERE account_id = $1 AND made = 0)";
         Ok(self.connection.prepare_cached(sql)?.query_row([account], |row| row.get(0))?)
     }
 }
