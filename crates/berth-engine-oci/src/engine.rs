@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use berth_engine::{
-    Abilities, Changes, Engine, EngineError, ExecRequest, Files, HostFacts, Listening, LogOptions, LogReader, Observed,
-    Placement, PortBinding, PortProtocol, PortRequest, Resources, Session, State, Stats, Traffic, UnitId, UnitSpec,
+    Abilities, Changes, Engine, EngineError, ExecRequest, Files, HostFacts, Listening, LogOptions, LogReader,
+    MountSource, Observed, Placement, PortBinding, PortProtocol, PortRequest, Resources, Session, State, Stats,
+    Traffic, UnitId, UnitSpec,
 };
 use berth_image::Store as Images;
 use berth_net::{Netns, Network, link_stats};
@@ -38,6 +39,9 @@ use crate::update::exec_spec;
 pub struct Options {
     /// Its folder.
     pub folder: PathBuf,
+    /// Where volumes are. A container whose volume was elsewhere when it was made, before the data was moved or restored into another
+    /// folder, gets it from here.
+    pub volumes: Option<PathBuf>,
     /// The program whose `main` begins with [`berth_runtime::zygote_main`]; also what `MountSource::Program` mounts.
     pub program: PathBuf,
     /// Gateway and prefix length of the containers' network; a free one is chosen if `None`.
@@ -65,6 +69,7 @@ impl Options {
     pub fn new(folder: PathBuf, program: PathBuf) -> Self {
         Self {
             folder,
+            volumes: None,
             program,
             subnet: None,
             dns: vec!["223.5.5.5".into(), "1.1.1.1".into()],
@@ -320,7 +325,7 @@ impl OciEngine {
         let mut units = Vec::new();
         for entry in fs::read_dir(&folder).map_err(failed(format!("list {}", folder.display())))? {
             let path = entry.map_err(failed(format!("list {}", folder.display())))?.path();
-            let unit = match load(&path) {
+            let unit = match load(&path, inner.options.volumes.as_deref()) {
                 Ok(Some(unit)) => unit,
                 Ok(None) => {
                     tracing::warn!(folder = %path.display(), "a folder that is no container's is left alone");
@@ -426,8 +431,20 @@ impl OciEngine {
     }
 }
 
-fn load(path: &Path) -> std::io::Result<Option<Unit>> {
-    let Some(record) = read_json::<UnitRecord>(&path.join(UNIT))? else { return Ok(None) };
+/// Has volumes that are not where they were taken from this folder.
+pub(crate) fn relocate(spec: &mut UnitSpec, volumes: Option<&Path>) {
+    for mount in &mut spec.mounts {
+        let MountSource::Volume { source, .. } = &mut mount.source else { continue };
+        let moved = volumes.zip(source.file_name()).map(|(volumes, name)| volumes.join(name));
+        if let Some(moved) = moved.filter(|moved| !source.exists() && moved.exists()) {
+            *source = moved;
+        }
+    }
+}
+
+fn load(path: &Path, volumes: Option<&Path>) -> std::io::Result<Option<Unit>> {
+    let Some(mut record) = read_json::<UnitRecord>(&path.join(UNIT))? else { return Ok(None) };
+    relocate(&mut record.spec, volumes);
     if path.file_name().is_none_or(|name| name != record.spec.id.as_str()) {
         return Ok(None);
     }

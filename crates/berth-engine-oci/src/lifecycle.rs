@@ -19,7 +19,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
-use crate::engine::{Inner, OciEngine};
+use crate::engine::{Inner, OciEngine, relocate};
 use crate::host::host_memory;
 use crate::instance::{descriptors, failed};
 use crate::traffic_totals::of_run;
@@ -68,7 +68,8 @@ impl Inner {
             None
         };
         let placement = Placement { address, ports };
-        let record = UnitRecord { spec: spec.clone(), placement: placement.clone(), project: None };
+        let mut record = UnitRecord { spec: spec.clone(), placement: placement.clone(), project: None };
+        relocate(&mut record.spec, self.options.volumes.as_deref());
         match self.make_folder(record) {
             Ok((folder, record)) => {
                 let unit = Unit::new(folder, record, Observed::new(State::Created, 0));

@@ -83,6 +83,7 @@ async fn open_core(settings: &Settings, data: &Path) -> Result<(Core, Registries
     // Whatever becomes of the file: an upgrade may replace it at any moment.
     let program = Path::new("/proc/self/exe").to_owned();
     let options = Options {
+        volumes: Some(data.join("volumes")),
         subnet: settings.engine.parsed_subnet()?,
         dns: settings.engine.dns.clone(),
         log: LogLimits { max_size: settings.engine.log_max_size, max_files: settings.engine.log_max_files },

@@ -336,6 +336,31 @@ async fn names_and_bounds_are_those_of_the_accounts_images() {
     assert_eq!(tenant.manifest("other", "1", MANIFEST, &chart).await.status, 201);
     assert_eq!(tenant.get("/v2/other/manifests/1").await.json(), chart);
     assert_eq!(tenant.ask("DELETE", "/v2/other/manifests/1", &[], b"").await.status, 202);
+    // Two manifests of one image: the removal of one leaves the other's tag.
+    let (config, layer, manifest) = small_image(own_architecture(), b"twice");
+    for blob in [&config, &layer] {
+        client.blob("twice", blob).await;
+    }
+    let mut annotated = manifest.clone();
+    annotated["annotations"] = json!({ "a": "b" });
+    assert_eq!(client.manifest("twice", "a", MANIFEST, &manifest).await.status, 201);
+    assert_eq!(client.manifest("twice", "b", MANIFEST, &annotated).await.status, 201);
+    let first = digest_of(manifest.to_string().as_bytes());
+    assert_eq!(client.ask("DELETE", &format!("/v2/twice/manifests/{first}"), &[], b"").await.status, 202);
+    assert_eq!(client.get("/v2/twice/manifests/b").await.json(), annotated);
+    assert_eq!(client.get("/v2/twice/manifests/a").await.status, 404);
+    // Another layer than the configuration tells of makes no image, although that image is known.
+    client.blob("twice", b"no layer").await;
+    let mut foreign = manifest.clone();
+    foreign["layers"] = json!([descriptor("application/vnd.oci.image.layer.v1.tar", b"no layer")]);
+    assert_eq!(client.manifest("twice", "c", MANIFEST, &foreign).await.status, 201);
+    assert_eq!(image_of("twice:c").await, None);
+    // A blob that is given up is not on the disk any more.
+    let gone = client.blob("gone", b"given up").await;
+    let file = server.data.join(format!("registry/blobs/{}/{}", &gone[7..9], gone.replace(':', "-")));
+    assert!(file.exists(), "{}", file.display());
+    assert_eq!(client.ask("DELETE", &format!("/v2/gone/blobs/{gone}"), &[], b"").await.status, 202);
+    assert!(!file.exists());
     // Uploads count while they are under way; what is too large is told as such.
     done(&server, &["account", "set", "shop", "--images", "64k"]);
     let begin = async || tenant.ask("POST", "/v2/big/blobs/uploads/", &[], b"").await.header("location").to_owned();

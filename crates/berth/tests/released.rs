@@ -68,7 +68,12 @@ async fn containers_are_as_they_were(server: &Server) {
     assert_eq!(done(server, &["logs", "ended"]), "it waits\nit ends\n");
     if cfg!(target_arch = "x86_64") {
         // Its policy brings it back after what looks like a power cut; the others are started as somebody asks.
-        until("what ran always runs again", async || show(server, "runs").await["state"] == "running").await;
+        until("what ran always runs again", async || {
+            let runs = show(server, "runs").await;
+            println!("runs: {} {}", runs["state"], runs["error"]);
+            runs["state"] == "running"
+        })
+        .await;
         for name in ["never", "ended", "limited"] {
             done(server, &["start", name]);
             until("it runs", async || done(server, &["logs", name]).ends_with("it waits\n")).await;

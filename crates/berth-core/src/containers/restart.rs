@@ -102,7 +102,7 @@ impl Core {
             Err(error) => Err(error.into()),
         };
         let Err(error) = result else { return Ok(()) };
-        tracing::info!(container = %again.uid, error = error.chain(), "a container could not be started again");
+        tracing::warn!(container = %again.uid, error = error.chain(), "a container could not be started again");
         // It failed to run: wanted all the same, later, unless it is to be removed by now.
         self.set_desired_unless_removed(id, "running").await?;
         let Some(row) = self.read(move |tx| Ok(tx.container(id)?)).await? else { return Ok(()) };

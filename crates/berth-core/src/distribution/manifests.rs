@@ -424,10 +424,14 @@ impl Core {
                 };
                 let Some(row) = tx.manifest(account, &of, &digest)? else { return Ok(false) };
                 if let Some(image) = &row.image {
-                    // The names that the image has in this repository, however it came by them.
+                    // The names that the image has in this repository, however it came by them, but for those whose tag stands for
+                    // another manifest of it.
                     let begins = format!("{of}:");
-                    for (name, digest) in tx.image_names_and_digests(account)? {
-                        if digest == *image && name.starts_with(&begins) {
+                    for (name, has) in tx.image_names_and_digests(account)? {
+                        let Some(tag) = name.strip_prefix(&begins).filter(|_| has == *image) else { continue };
+                        let stands_for = tx.manifest_by_tag(account, &of, tag)?;
+                        if stands_for.is_none_or(|other| other.digest == digest || other.image.as_ref() != Some(image))
+                        {
                             forget_name(tx, account, &name)?;
                         }
                     }

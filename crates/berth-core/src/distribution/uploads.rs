@@ -249,6 +249,9 @@ impl Core {
         let found = found.await?.map_err(|error| host(&error, "read an upload"))?;
         let kept = if found == digest {
             let noted = self.blob_adopt(caller.account, repository, &digest, path.clone(), (size, false)).await;
+            if noted.is_err() {
+                self.blob_drop(&digest).await?;
+            }
             noted.map_err(DistributionError::from)
         } else {
             Err(DistributionError::DigestInvalid(format!("what came has the digest {found}, not {digest}")))
@@ -357,6 +360,25 @@ impl Core {
         let (repository, digest) = (repository_name(repository)?, digest_of(digest)?);
         let (account, wanted) = (caller.account, digest.to_string());
         let removed = self.write(move |tx| Ok(tx.blob_remove(account, &repository, &wanted)?)).await?;
-        if removed { Ok(()) } else { Err(DistributionError::BlobUnknown(digest)) }
+        if !removed {
+            return Err(DistributionError::BlobUnknown(digest));
+        }
+        self.blob_drop(&digest).await?;
+        Ok(())
+    }
+
+    /// Removes a blob's file if no repository has it: whoever gives up a blob gets its disk space back for others, too.
+    async fn blob_drop(&self, digest: &ContentDigest) -> Result<(), Error> {
+        let _gate = self.inner.distribution.gate.write().await;
+        let wanted = digest.to_string();
+        if self.read(move |tx| Ok(tx.blob_is_needed(&wanted)?)).await? {
+            return Ok(());
+        }
+        match tokio::fs::remove_file(self.inner.distribution.blob_path(digest)).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::Bug(format!("remove blob {digest}: {error}")))
+            }
+            _ => Ok(()),
+        }
     }
 }

@@ -49,6 +49,8 @@ const MOST_CANDIDATES: usize = 8;
 struct Source {
     registry: Arc<dyn Registry>,
     access: Access,
+    /// Whether somebody has pushed it to this server.
+    pushed: bool,
 }
 
 /// What `work` gives, unless `cancel` is notified first.
@@ -135,7 +137,7 @@ impl Core {
             let place = core.inner.pulls_at_once.take(caller.account);
             let Some(_place) = unless(&cancel, place).await else { return Ok(None) };
             let begun = std::time::Instant::now();
-            let source = Source { registry: core.inner.registry.clone(), access };
+            let source = Source { registry: core.inner.registry.clone(), access, pushed: false };
             let fetching = core.fetch_image(&caller, &reference, &platform, &source, &progress);
             let Some(fetched) = unless(&cancel, fetching).await else {
                 core.collect_layers_soon();
@@ -170,7 +172,7 @@ impl Core {
         name: String,
     ) -> Result<Image, Error> {
         let _place = self.inner.pulls_at_once.take(caller.account).await;
-        let source = Source { registry, access: Access::default() };
+        let source = Source { registry, access: Access::default(), pushed: true };
         let nobody = mpsc::channel(1).0;
         let kept = match self.fetch_image(caller, image, &Platform::read(None)?, &source, &nobody).await {
             Ok((raw, pin)) => self.keep_fetched(caller, name, raw, pin, Origin::Loaded).await,
@@ -397,7 +399,8 @@ impl Core {
             let _ = progress.try_send(told);
         };
         // Whoever names a digest need not have the content: only what the account has already is not asked for.
-        if known && self.inner.images.has_layer_of_tar(&diff_id) {
+        // Nor is what was pushed here believed: its layers may be others than its configuration says.
+        if known && !source.pushed && self.inner.images.has_layer_of_tar(&diff_id) {
             tell(ProgressStatus::Exists, layer.size);
             return Ok(());
         }

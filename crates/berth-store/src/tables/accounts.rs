@@ -182,10 +182,14 @@ impl Tx<'_> {
             let sql = format!("SELECT count(*) FROM {table} WHERE account_id = $1");
             Ok(self.connection.prepare_cached(&sql)?.query_row([id], |row| row.get(0))?)
         };
+        let sql = "SELECT COUNT(*) FROM manifest_tags t JOIN manifests m ON m.account_id = t.account_id
+                   AND m.repository = t.repository AND m.digest = t.digest WHERE t.account_id = $1 AND m.image IS NULL";
+        let pushed: i64 = self.connection.prepare_cached(sql)?.query_row([id], |row| row.get(0))?;
         Ok(Belongings {
             containers: count("containers")?,
             volumes: count("volumes")?,
-            images: count("images")?,
+            // What was pushed and is no image is one that others can pull.
+            images: count("images")? + pushed,
             services: count("services")?,
         })
     }

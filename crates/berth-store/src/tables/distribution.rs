@@ -302,6 +302,15 @@ impl Tx<'_> {
         Ok(statement.query_row(params![account, repository, digest], blob).optional()?)
     }
 
+    /// Whether a repository of any account has a blob.
+    ///
+    /// # Errors
+    /// The database's own.
+    pub fn blob_is_needed(&self, digest: &str) -> Result<bool, Error> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM blobs WHERE digest = $1)";
+        Ok(self.connection.prepare_cached(sql)?.query_row([digest], |row| row.get(0))?)
+    }
+
     /// All blobs of all accounts.
     ///
     /// # Errors
