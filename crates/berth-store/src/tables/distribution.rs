@@ -152,7 +152,7 @@ impl Tx<'_> {
         Ok(statement.query_row(params![account, repository, image], manifest).optional()?)
     }
 
-    /// The manifests that are about this one, at most [`MOST_REFERRERS`].
+    /// The manifests that are about this one, at most 1,000.
     ///
     /// # Errors
     /// The database's own.
