@@ -63,7 +63,11 @@ impl Inner {
         let mut layers = Vec::with_capacity(spec.layers.len());
         for layer in spec.layers.iter().rev() {
             let name = layer.parse().ok().and_then(|digest| self.images.folder_name(&digest));
-            let name = name.ok_or_else(|| EngineError::Failed(format!("layer {layer} is not on this host")))?;
+            let name = name.ok_or_else(|| {
+                EngineError::Refused(format!(
+                    "layer {layer} of its image is not on this host: load or pull the image again (a backup has images only if it is asked for them)"
+                ))
+            })?;
             // An image may name a layer twice (an empty one, often), overlayfs refuses that with ELOOP. The uppermost decides
             // alone: whatever the lower one would add, the upper one has as well.
             if !layers.contains(&name) {
