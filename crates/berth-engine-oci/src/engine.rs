@@ -10,9 +10,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use berth_engine::{
-    Abilities, Changes, Engine, EngineError, ExecRequest, Files, HostFacts, Listening, LogOptions, LogReader,
-    MountSource, Observed, Placement, PortBinding, PortProtocol, PortRequest, Resources, Session, State, Stats,
-    Traffic, UnitId, UnitSpec,
+    Abilities, Changes, Engine, EngineError, ExecRequest, Files, HostFacts, Listening, LogOptions, LogReader, Observed,
+    Placement, PortBinding, PortProtocol, PortRequest, Resources, Session, State, Stats, Traffic, UnitId, UnitSpec,
 };
 use berth_image::Store as Images;
 use berth_net::{Netns, Network, link_stats};
@@ -31,7 +30,7 @@ use crate::load_balancers::LoadBalancers;
 use crate::output::Output;
 use crate::rules::{Keeper, Rules};
 use crate::traffic_totals::of_run;
-use crate::unit::{RUN, Run, UNIT, Unit, UnitRecord, read_json};
+use crate::unit::{RUN, Run, UNIT, Unit, UnitRecord, read_json, relocate};
 use crate::update::exec_spec;
 
 /// How the engine is set up.
@@ -428,17 +427,6 @@ impl OciEngine {
         tokio::task::spawn_blocking(move || work(&inner))
             .await
             .unwrap_or_else(|error| Err(EngineError::Failed(format!("a step was broken off: {error}"))))
-    }
-}
-
-/// Has volumes that are not where they were taken from this folder.
-pub(crate) fn relocate(spec: &mut UnitSpec, volumes: Option<&Path>) {
-    for mount in &mut spec.mounts {
-        let MountSource::Volume { source, .. } = &mut mount.source else { continue };
-        let moved = volumes.zip(source.file_name()).map(|(volumes, name)| volumes.join(name));
-        if let Some(moved) = moved.filter(|moved| !source.exists() && moved.exists()) {
-            *source = moved;
-        }
     }
 }
 

@@ -19,11 +19,11 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
-use crate::engine::{Inner, OciEngine, relocate};
+use crate::engine::{Inner, OciEngine};
 use crate::host::host_memory;
 use crate::instance::{descriptors, failed};
 use crate::traffic_totals::of_run;
-use crate::unit::{Live, RUN, Run, UNIT, Unit, UnitRecord, exit_of, read_json};
+use crate::unit::{Live, RUN, Run, UNIT, Unit, UnitRecord, exit_of, read_json, relocate};
 
 /// How long a container may take to reach its program.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -305,7 +305,8 @@ impl Inner {
     /// Takes the container out of the books, its folder out of sight. What the folder holds is removed later.
     pub(crate) fn discard(&self, unit: &Unit) -> Result<(), EngineError> {
         let id = unit.id();
-        let aside = self.trash().join(format!("gone-{id}"));
+        // One of the same id that was removed before may still be on its way out.
+        let aside = self.trash().join(format!("gone-{id}-{}", now_ns()));
         self.cgroup(id).remove().map_err(|e| EngineError::Failed(e.to_string()))?;
         // What could not be taken back at its end is, before address and ports are somebody else's. Not otherwise: taking
         // away what is not there has the kernel undo a transaction, which takes it tens of milliseconds.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::{fs, io};
 
-use berth_engine::{Exit, Observed, Placement, PortBinding, PortProtocol, State, UnitId, UnitSpec};
+use berth_engine::{Exit, MountSource, Observed, Placement, PortBinding, PortProtocol, State, UnitId, UnitSpec};
 use berth_net::{Member, Netns, Protocol, Published};
 use berth_runtime::{ExitStatus, PidFd, Process, files, write_json};
 use serde::de::DeserializeOwned;
@@ -105,6 +105,17 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T
         Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+/// Has volumes that are not where they were taken from this folder.
+pub(crate) fn relocate(spec: &mut UnitSpec, volumes: Option<&Path>) {
+    for mount in &mut spec.mounts {
+        let MountSource::Volume { source, .. } = &mut mount.source else { continue };
+        let moved = volumes.zip(source.file_name()).map(|(volumes, name)| volumes.join(name));
+        if let Some(moved) = moved.filter(|moved| !source.exists() && moved.exists()) {
+            *source = moved;
+        }
     }
 }
 
