@@ -8,17 +8,7 @@ if [ "$(id -u)" != 0 ]; then
     [ -z "${BERTH_TESTS_REQUIRE_ALL:-}" ]
     exit
 fi
-data=$(mktemp -d)
-# A port that was free a moment ago.
-port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-BERTH_LOG=error "$program" --data-dir "$data" serve --listen "127.0.0.1:$port" >"$data/log" 2>&1 &
-server=$!
-trap 'kill $server 2>/dev/null; wait $server 2>/dev/null; "$program" --data-dir "$data" uninstall --force >/dev/null 2>&1; rm -rf "$data"' EXIT
-until [ -e "$data/server.json" ]; do
-    kill -0 $server || { cat "$data/log" >&2; exit 1; }
-    sleep 0.1
-done
-token=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["token"])' "$data/admin.json")
+. "$(dirname "$(readlink -f "$0")")/server.sh"
 # Left out: what never ends (events, sessions over WebSockets), what would take the token away, and what waits for a registry.
 # It leaves a folder where it runs.
 cd "$data"
