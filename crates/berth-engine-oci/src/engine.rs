@@ -31,7 +31,6 @@ use crate::output::Output;
 use crate::rules::{Keeper, Rules};
 use crate::traffic_totals::of_run;
 use crate::unit::{RUN, Run, UNIT, Unit, UnitRecord, read_json, relocate};
-use crate::update::exec_spec;
 
 /// How the engine is set up.
 #[derive(Debug, Clone)]
@@ -82,8 +81,6 @@ impl Options {
     }
 }
 
-/// How long a further process may take to reach its program.
-const EXEC_LIMIT: Duration = Duration::from_secs(30);
 /// Between two samples of traffic that are kept for the case that server and shim go at once.
 const SAMPLE_PERIOD: Duration = Duration::from_secs(10);
 
@@ -111,7 +108,7 @@ pub(crate) struct Inner {
     pub(crate) changes: broadcast::Sender<UnitId>,
     pub(crate) starts: Semaphore,
     /// Turns to ask the zygote for a process: it makes one after the other, and who waits for it holds a thread.
-    asking: Semaphore,
+    pub(crate) asking: Semaphore,
     pub(crate) next_link: std::sync::atomic::AtomicU64,
     /// When this engine began, nanoseconds since 1970.
     pub(crate) begun_at: i64,
@@ -670,16 +667,11 @@ impl Engine for OciEngine {
             State::Running { .. } => {}
             _ => return Err(EngineError::NotRunning(id.clone())),
         }
-        let spec = exec_spec(&unit.record().spec, asked);
-        let what = format!("running a process in {id}");
-        let asked = {
-            let Ok(_turn) = self.inner.asking.acquire().await else {
-                return Err(EngineError::Failed("the engine is closing".into()));
-            };
-            let folder = unit.folder.clone();
-            self.blocking(move |inner| inner.zygote.exec(&folder, &spec).map_err(failed("ask for a process"))).await?
-        };
-        exec_io::of_exec(asked, &what, EXEC_LIMIT).await
+        match self.exec_in(&unit, asked).await {
+            // Without its first process a container takes no others, and the kernel's errors for that are many.
+            Err(error) => Err(self.blocking(move |_| Ok(unit.unless_it_ends(error))).await?),
+            session => session,
+        }
     }
 
     async fn listening(&self, id: &UnitId) -> Result<Vec<(PortProtocol, u16)>, EngineError> {

@@ -110,19 +110,31 @@ impl Files for Open {
 
 impl OciEngine {
     pub(crate) async fn open_files(&self, id: &UnitId, write: bool) -> Result<Box<dyn Files>, EngineError> {
-        let unit = self.inner.unit(id)?;
+        loop {
+            let unit = self.inner.unit(id)?;
+            let live = unit.known().live.clone();
+            match self.open_files_of(unit, write).await {
+                // It has ended by itself: once that is noted, they are opened as those of any other that does not run.
+                Err(EngineError::NotRunning(_)) if let Some(mut live) = live => {
+                    let _ = live.ended.wait_for(|ended| *ended).await;
+                }
+                opened => return opened,
+            }
+        }
+    }
+
+    async fn open_files_of(&self, unit: Arc<Unit>, write: bool) -> Result<Box<dyn Files>, EngineError> {
         // A start or an end that is under way is waited for; then it is one or the other.
         let busy = unit.busy.clone().lock_owned().await;
         let observed = unit.known().observed.clone();
-        let failed = move |error: String| EngineError::Failed(format!("open the files of {}: {error}", unit.id()));
-        let unit = self.inner.unit(id)?;
         self.blocking(move |inner| {
+            let failed = |error: String| EngineError::Failed(format!("open the files of {}: {error}", unit.id()));
             let bundle = inner.bundle(&unit)?;
             let bare = Bundle { mounts: Vec::new(), ..bundle.clone() };
             if let State::Running { .. } = observed.state
                 && let Some(init) = unit.init()
             {
-                let root = root_of(&init).map_err(|e| failed(e.to_string()))?;
+                let root = root_of(&init).map_err(|e| unit.unless_it_ends(failed(e.to_string())))?;
                 return Ok(Box::new(Open { root: Root::Live(root), bare, unit, _busy: None }) as Box<dyn Files>);
             }
             inner.network_files(&unit)?;

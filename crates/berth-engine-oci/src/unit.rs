@@ -3,9 +3,12 @@
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 use std::{fs, io};
 
-use berth_engine::{Exit, MountSource, Observed, Placement, PortBinding, PortProtocol, State, UnitId, UnitSpec};
+use berth_engine::{
+    EngineError, Exit, MountSource, Observed, Placement, PortBinding, PortProtocol, State, UnitId, UnitSpec,
+};
 use berth_net::{Member, Netns, Protocol, Published};
 use berth_runtime::{ExitStatus, PidFd, Process, files, write_json};
 use serde::de::DeserializeOwned;
@@ -17,6 +20,9 @@ use crate::traffic_totals::Counted;
 pub(crate) const UNIT: &str = "unit.json";
 /// So long after an OOM kill an end by SIGKILL is taken for its consequence.
 const OOM_EXIT_WINDOW_NS: i64 = 2_000_000_000;
+
+/// So long a first process may take from when it accepts no others to when it is seen to have ended.
+pub(crate) const DYING: Duration = Duration::from_millis(100);
 
 pub(crate) const RUN: &str = "run.json";
 
@@ -98,6 +104,11 @@ impl Live {
         }
         self.init.as_ref().map_or(Ok(()), |init| init.signal(signal))
     }
+
+    /// Whether its first process has ended, or does within `limit`. Blocks that long.
+    pub(crate) fn ends_within(&self, limit: Duration) -> bool {
+        self.init.as_ref().is_none_or(|init| init.wait(limit))
+    }
 }
 
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
@@ -142,6 +153,19 @@ impl Unit {
         write_json(&self.folder.join(UNIT), &record)?;
         *self.record.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(record);
         Ok(())
+    }
+
+    /// What a call failed with; but that it is not running where its first process has ended meanwhile, or does within
+    /// [`DYING`]. Blocks that long.
+    pub(crate) fn unless_it_ends(&self, error: EngineError) -> EngineError {
+        let live = self.known().live.clone();
+        // What the request itself is to blame for is known at once.
+        let certain = matches!(error, EngineError::Start { .. } | EngineError::NotRunning(_) | EngineError::Timeout(_));
+        let limit = if certain { Duration::ZERO } else { DYING };
+        match live {
+            Some(live) if !live.ends_within(limit) => error,
+            _ => EngineError::NotRunning(self.id.clone()),
+        }
     }
 
     /// The first process of the run that goes on.

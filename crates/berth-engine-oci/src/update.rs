@@ -1,19 +1,26 @@
 //! What is done to a container while it runs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use berth_engine::{EngineError, ExecRequest, Listening, Placement, PortRequest, Resources, State, UnitId, UnitSpec};
+use berth_engine::{
+    EngineError, ExecRequest, Listening, Placement, PortRequest, Resources, Session, State, UnitId, UnitSpec,
+};
 use berth_net::{Network, in_netns, link_stats};
 use berth_runtime::{ExecSpec, Limits};
 
 use crate::engine::{Inner, OciEngine};
+use crate::exec_io::of_exec;
 use crate::instance::failed;
 use crate::lifecycle::{of_link, rates_of};
 use crate::traffic_totals::of_run;
-use crate::unit::{Unit, UnitRecord};
+use crate::unit::{DYING, Unit, UnitRecord};
+
+/// So long a process may take to be up.
+const EXEC_LIMIT: Duration = Duration::from_secs(30);
 
 /// A process as it is asked for, in the container as it is.
-pub(crate) fn exec_spec(unit: &UnitSpec, asked: &ExecRequest) -> ExecSpec {
+fn exec_spec(unit: &UnitSpec, asked: &ExecRequest) -> ExecSpec {
     let mut env = unit.env.clone();
     for variable in &asked.env {
         let key = variable.split('=').next();
@@ -46,6 +53,19 @@ impl Inner {
 }
 
 impl OciEngine {
+    pub(crate) async fn exec_in(&self, unit: &Unit, asked: &ExecRequest) -> Result<Session, EngineError> {
+        let spec = exec_spec(&unit.record().spec, asked);
+        let what = format!("running a process in {}", unit.id());
+        let asked = {
+            let Ok(_turn) = self.inner.asking.acquire().await else {
+                return Err(EngineError::Failed("the engine is closing".into()));
+            };
+            let folder = unit.folder.clone();
+            self.blocking(move |inner| inner.zygote.exec(&folder, &spec).map_err(failed("ask for a process"))).await?
+        };
+        of_exec(asked, &what, EXEC_LIMIT).await
+    }
+
     pub(crate) async fn freeze(&self, unit: &Arc<Unit>, frozen: bool) -> Result<(), EngineError> {
         if unit.known().live.is_none() {
             return Err(EngineError::NotRunning(unit.id().clone()));
@@ -53,14 +73,8 @@ impl OciEngine {
         let target = unit.clone();
         self.blocking(move |inner| {
             let done = inner.cgroup(target.id()).freeze(frozen);
-            done.map_err(|error| match &target.known().live {
-                // Its group goes with it; version 2 lets what is paused be killed.
-                None => EngineError::NotRunning(target.id().clone()),
-                Some(live) if live.init.as_ref().is_none_or(|init| init.ended()) => {
-                    EngineError::NotRunning(target.id().clone())
-                }
-                Some(_) => EngineError::Failed(error.to_string()),
-            })
+            // Its group goes with it; version 2 lets what is paused be killed.
+            done.map_err(|error| target.unless_it_ends(EngineError::Failed(error.to_string())))
         })
         .await?;
         if let State::Running { paused, .. } = &mut unit.known().observed.state {
@@ -117,7 +131,7 @@ impl Inner {
             // What the kernel refuses (less memory than is used) must not be written down; one that has ended meanwhile
             // takes the new bounds at its next start.
             let cgroup = self.cgroup(unit.id());
-            let ended = || unit.known().live.is_none();
+            let ended = || live.ends_within(DYING);
             let used = cgroup.usage().map_or(0, |usage| usage.memory);
             if let Some(memory) = to.memory.filter(|memory| was.memory.is_none_or(|w| *memory < w) && *memory < used) {
                 let text = format!("{used} bytes of memory are in use: it can't be bounded to {memory}");

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use crate::engine::{Engine, EngineError};
 use crate::session::{ExecOutput, ExecRequest, Session};
-use crate::types::{LogOptions, NetworkMode, Placement, PortProtocol, PortRequest, Rates, State, UnitId, UnitSpec};
+use crate::types::{
+    LogOptions, NetworkMode, Placement, PortProtocol, PortRequest, Rates, Resources, State, UnitId, UnitSpec,
+};
 
 /// What an engine's test brings along.
 #[derive(Debug, Clone)]
@@ -97,12 +99,62 @@ pub async fn check(engine: &dyn Engine, material: &Material) {
     balances(engine, material, [&spec.id, &second]).await;
     removes(engine, [&spec.id, &second]).await;
     tells_of_ends_and_failures(engine, material).await;
+    refuses_what_ends(engine, material).await;
     assert!(engine.list().await.expect("list").iter().all(|id| !id.as_str().starts_with("contract")));
     let mut nudged = 0;
     while changes.try_recv().is_ok() {
         nudged += 1;
     }
     assert!(nudged > 0, "an engine says when to look again");
+}
+
+/// What is asked of a container while it dies is done, or refused because it is not running.
+async fn refuses_what_ends(engine: &dyn Engine, material: &Material) {
+    let spec = plain("contract9", &material.layers, &material.service);
+    let id = &spec.id;
+    engine.create(&spec).await.expect("create");
+    let request = ExecRequest { args: material.greeter.clone(), ..ExecRequest::default() };
+    let resources = Resources { memory: Some(64 << 20), ..spec.resources() };
+    for run in 1..=40 {
+        engine.start(id, run).await.expect("start");
+        let kill = async {
+            // A little later each time: the calls meet the end at each of their steps.
+            tokio::time::sleep(Duration::from_micros(150 * run)).await;
+            engine.signal(id, 9).await
+        };
+        let (killed, exec, again, paused, changed, files) = tokio::join!(
+            kill,
+            engine.exec(id, &request),
+            engine.exec(id, &request),
+            async {
+                let paused = engine.pause(id).await;
+                paused.and(engine.resume(id).await)
+            },
+            engine.update(id, resources),
+            async {
+                let opened = engine.files(id, false).await;
+                opened.map(drop)
+            },
+        );
+        for (call, answer) in [
+            ("signal", killed),
+            ("exec", exec.map(drop)),
+            ("exec again", again.map(drop)),
+            ("pause and resume", paused),
+            ("update", changed),
+            ("files", files),
+        ] {
+            let fine = match &answer {
+                Ok(()) | Err(EngineError::NotRunning(_)) => true,
+                Err(EngineError::Paused(_)) => call.starts_with("exec"),
+                Err(EngineError::Unsupported(_)) => call != "signal",
+                Err(_) => false,
+            };
+            assert!(fine, "{call} of a container that ends, run {run}: {answer:?}");
+        }
+        ended(engine, id).await;
+    }
+    engine.remove(id).await.expect("remove");
 }
 
 /// A port of the host between these two that leads to port 80.

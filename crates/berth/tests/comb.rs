@@ -642,6 +642,7 @@ async fn keys_log_in_with_and_without_a_server_in_the_image() {
 
     // Over a restart of the container, its own change of who may come in, and a crash of the server.
     cloud.call("PUT", &format!("/containers/{id}/actions/restart"), None, 200).await;
+    assert_eq!(cloud.settled(id).await["status"], "restart_succ");
     let begun = Instant::now();
     while said(&ssh(&paths[0], port, &[], "echo again", b"")) != (0, "again".to_owned()) {
         assert!(begun.elapsed() < Duration::from_secs(20), "{}", server.log());
