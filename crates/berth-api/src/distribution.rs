@@ -138,7 +138,7 @@ async fn handle(State(core): State<Core>, Auth(caller): Auth, request: Request) 
             StatusCode::ACCEPTED.into_response()
         }
         (Method::GET | Method::HEAD, Place::Blob(name, digest)) => {
-            blob(&core, &caller, name, digest, request.headers()).await?
+            blob(&core, &caller, (name, digest), (request.method(), request.headers())).await?
         }
         (Method::DELETE, Place::Blob(name, digest)) => {
             core.blob_remove(&caller, name, digest).await?;
@@ -253,11 +253,16 @@ async fn upload_finish(
     Ok(created(name, &digest.to_string()))
 }
 
-async fn blob(core: &Core, caller: &Caller, name: &str, digest: &str, headers: &HeaderMap) -> Result<Response, Error> {
+async fn blob(
+    core: &Core,
+    caller: &Caller,
+    (name, digest): (&str, &str),
+    (method, headers): (&Method, &HeaderMap),
+) -> Result<Response, Error> {
     let found = core.blob_open(caller, name, digest).await?;
     let failed = |error: std::io::Error| berth_core::Error::Bug(format!("read blob {digest}: {error}"));
     let meta = found.file.metadata().map_err(failed)?;
-    let served = crate::ranges::serve(found.file, &meta, headers).await.map_err(failed)?;
+    let served = crate::ranges::serve(found.file, &meta, method, headers).await.map_err(failed)?;
     let mut response = served.map_err(Error::range)?;
     response.headers_mut().insert(CONTENT_DIGEST, text(&found.digest.to_string()));
     Ok(response)

@@ -4,7 +4,7 @@ use std::fs::{File, Metadata};
 use std::io::{self, SeekFrom};
 
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
@@ -30,13 +30,23 @@ fn range(headers: &HeaderMap, length: u64) -> Result<Option<(u64, u64)>, u64> {
     Ok(Some((first, last - first + 1)))
 }
 
-/// The file, or the part of it that is asked for; its length if there is no such part.
-pub(crate) async fn serve(file: File, meta: &Metadata, headers: &HeaderMap) -> io::Result<Result<Response, u64>> {
+/// The `Content-Range` of an answer 416: how long the whole is.
+pub(crate) fn no_such_range(length: u64) -> HeaderValue {
+    HeaderValue::from_str(&format!("bytes */{length}")).unwrap_or(HeaderValue::from_static("bytes */*"))
+}
+
+/// The file, or the part of it that is asked for; its length if there is no such part. Only GET has parts (RFC 9110, 14.2).
+pub(crate) async fn serve(
+    file: File,
+    meta: &Metadata,
+    method: &Method,
+    headers: &HeaderMap,
+) -> io::Result<Result<Response, u64>> {
     let modified = meta.modified().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok()).unwrap_or_default();
     let tag = format!("\"{:x}-{:x}\"", modified.as_nanos(), meta.len());
     // A range of a file that has changed since is no part of what the client has.
     let same = headers.get(header::IF_RANGE).is_none_or(|v| v.as_bytes() == tag.as_bytes());
-    let part = match if same { range(headers, meta.len()) } else { Ok(None) } {
+    let part = match if same && *method == Method::GET { range(headers, meta.len()) } else { Ok(None) } {
         Ok(part) => part,
         Err(length) => return Ok(Err(length)),
     };

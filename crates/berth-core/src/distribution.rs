@@ -63,6 +63,9 @@ pub enum DistributionError {
     /// `BLOB_UPLOAD_INVALID`.
     #[error("{0}")]
     UploadInvalid(String),
+    /// Another request writes to the upload; `BLOB_UPLOAD_INVALID` with status 409.
+    #[error("another request writes to upload {0}")]
+    UploadBusy(String),
     /// A range that does not begin where the upload stands; `BLOB_UPLOAD_INVALID` with status 416.
     #[error("the upload stands at {0} bytes")]
     RangeInvalid(u64),

@@ -119,6 +119,11 @@ pub(crate) fn find(tx: &Tx<'_>, account: i64, reference: &str) -> Result<berth_s
                 return Ok(found);
             }
         }
+        if pushed_artifact(tx, account, &full)?.is_some() {
+            // Not to be looked for elsewhere under the same name.
+            let why = "was pushed here and is no image that this machine can run: another architecture, or an artifact";
+            return Err(Error::invalid(Field::Image, format!("{reference} {why}")));
+        }
         for name in alternatives(&full) {
             if let Some(found) = tx.image_shared_by_name(&name)? {
                 return Ok(found);
@@ -133,6 +138,28 @@ pub(crate) fn find(tx: &Tx<'_>, account: i64, reference: &str) -> Result<berth_s
         return found.pop().ok_or_else(not_found);
     }
     Err(not_found())
+}
+
+/// Repository and tag of what was pushed under this name and is no image.
+fn pushed_artifact(tx: &Tx<'_>, account: i64, full_name: &str) -> Result<Option<(String, String)>, Error> {
+    for name in alternatives(full_name) {
+        let Some((repository, tag)) = name.rsplit_once(':').filter(|_| !name.contains('@')) else { continue };
+        if tx.manifest_by_tag(account, repository, tag)?.is_some_and(|row| row.image.is_none()) {
+            return Ok(Some((repository.to_owned(), tag.to_owned())));
+        }
+    }
+    Ok(None)
+}
+
+/// Takes the tag of what was pushed and is no image; what nothing needs then is swept away.
+fn remove_artifact(tx: &Tx<'_>, account: i64, reference: &str) -> Result<Option<(Removed, berth_store::Event)>, Error> {
+    let Ok(full) = full_name(reference) else { return Ok(None) };
+    let Some((repository, tag)) = pushed_artifact(tx, account, &full)? else { return Ok(None) };
+    tx.manifest_untag(account, &repository, &tag)?;
+    let removed = Removed { names: vec![format!("{repository}:{tag}")], ..Removed::default() };
+    let detail = serde_json::json!({ "names": removed.names }).to_string();
+    let event = tx.event_add(now(), account, "image.removed", "", &detail)?;
+    Ok(Some((removed, event)))
 }
 
 impl Core {
@@ -314,7 +341,10 @@ impl Core {
         let (account, reference) = (caller.account, reference.to_owned());
         let (mut removed, event) = self
             .write(move |tx| {
-                let row = find(tx, account, &reference)?;
+                let row = match find(tx, account, &reference) {
+                    Err(error) => return remove_artifact(tx, account, &reference)?.ok_or(error),
+                    Ok(row) => row,
+                };
                 if row.account_id != account {
                     return Err(Error::Forbidden(format!("{reference} is an official image; its owner removes it")));
                 }

@@ -135,7 +135,10 @@ async fn uploads(client: &Client<'_>) {
     assert_eq!((head.status, head.header("content-length")), (200, "3"));
     let part = client.ask("GET", &path, &[("range", "bytes=1-1")], b"").await;
     assert_eq!((part.status, part.body.as_slice()), (206, &b"n"[..]));
-    assert_eq!(client.ask("GET", &path, &[("range", "bytes=9-")], b"").await.status, 416);
+    let beyond = client.ask("GET", &path, &[("range", "bytes=9-")], b"").await;
+    assert_eq!((beyond.status, beyond.header("content-range")), (416, "bytes */3"));
+    let head = client.ask("HEAD", &path, &[("range", "bytes=1-1")], b"").await;
+    assert_eq!((head.status, head.header("content-length")), (200, "3"), "only GET has parts");
     // In parts.
     let begun = client.ask("POST", "/v2/team/app/blobs/uploads/", &[], b"").await;
     assert_eq!(begun.status, 202);
@@ -209,10 +212,13 @@ async fn manifests(client: &Client<'_>) {
     }
     let image = server.request("GET", "/v1/images/team%2Fapp:1", "").await.json();
     assert_eq!(image["digest"], digest_of(&config));
+    let mut of_negative_size = manifest.clone();
+    of_negative_size["layers"][0]["size"] = json!(-1);
     for (reference, media_type, content, code) in [
         ("1", MANIFEST, json!({}), "MANIFEST_INVALID"),
         ("1", MANIFEST, json!({ "schemaVersion": 1 }), "MANIFEST_INVALID"),
         ("1", INDEX, manifest.clone(), "MANIFEST_INVALID"),
+        ("1", MANIFEST, of_negative_size, "MANIFEST_INVALID"),
         (&*digest_of(b"x"), MANIFEST, manifest.clone(), "DIGEST_INVALID"),
         ("-x", MANIFEST, manifest.clone(), "MANIFEST_INVALID"),
     ] {
@@ -242,7 +248,11 @@ async fn manifests(client: &Client<'_>) {
     // For another machine alone: kept, no image here; the name is not that of an older image any more.
     assert_eq!(client.manifest("team/app", "1", MANIFEST, &other_manifest).await.status, 201);
     assert_eq!(client.get("/v2/team/app/manifests/1").await.body, other_bytes.as_bytes());
-    assert_eq!(server.request("GET", "/v1/images/team%2Fapp:1", "").await.status, 404);
+    assert_eq!(server.request("GET", "/v1/images/team%2Fapp:1", "").await.status, 400);
+    let (code, _, error) = server.cli(&["run", "--rm", "team/app:1"]);
+    assert!(code == 125 && error.contains("team/app:1 was pushed here and is no image"), "{code}: {error}");
+    done(server, &["rmi", "team/app:1"]);
+    assert_eq!(client.get("/v2/team/app/manifests/1").await.status, 404);
     assert_eq!(client.manifest("team/app", "1", MANIFEST, &manifest).await.status, 201);
     // What is about it.
     let empty = b"{}";

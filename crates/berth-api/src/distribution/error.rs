@@ -15,11 +15,13 @@ pub(crate) struct Error {
     message: String,
     /// Where an upload stands, for a client that sent another part.
     stands: Option<u64>,
+    /// How long a blob is of which a range was asked for that it does not have.
+    length: Option<u64>,
 }
 
 impl Error {
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), stands: None }
+        Self { status, code, message: message.into(), stands: None, length: None }
     }
 
     pub(super) fn unauthorized() -> Self {
@@ -37,7 +39,8 @@ impl Error {
 
     pub(super) fn range(length: u64) -> Self {
         let message = format!("the blob has {length} bytes");
-        Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "SIZE_INVALID", message)
+        let error = Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "SIZE_INVALID", message);
+        Self { length: Some(length), ..error }
     }
 }
 
@@ -59,6 +62,9 @@ impl IntoResponse for Error {
         {
             headers.insert(header::RANGE, range);
         }
+        if let Some(length) = self.length {
+            headers.insert(header::CONTENT_RANGE, crate::ranges::no_such_range(length));
+        }
         response
     }
 }
@@ -76,6 +82,7 @@ impl From<DistributionError> for Error {
             Of::BlobUnknown(_) => (StatusCode::NOT_FOUND, "BLOB_UNKNOWN"),
             Of::UploadUnknown(_) => (StatusCode::NOT_FOUND, "BLOB_UPLOAD_UNKNOWN"),
             Of::UploadInvalid(_) => (StatusCode::BAD_REQUEST, "BLOB_UPLOAD_INVALID"),
+            Of::UploadBusy(_) => (StatusCode::CONFLICT, "BLOB_UPLOAD_INVALID"),
             Of::RangeInvalid(size) => {
                 let error = Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "BLOB_UPLOAD_INVALID", message);
                 return Self { stands: Some(size), ..error };

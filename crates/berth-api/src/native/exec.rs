@@ -8,7 +8,7 @@ use axum::Json;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use berth_core::{Caller, Core, Permit};
 use berth_engine::{ExecInput, ExecOutput, Files, LogStream, Session};
@@ -413,6 +413,7 @@ pub(super) async fn download(
     Auth(caller): Auth,
     Segment(id): Segment<String>,
     Params(params): Params<PathParams>,
+    method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Error> {
     let path = checked(&params.path)?;
@@ -423,10 +424,11 @@ pub(super) async fn download(
         Ok((file, meta))
     })
     .await?;
-    let served = ranges::serve(file, &meta, &headers).await.map_err(|e| file_error(&e, &path))?;
-    served.map_err(|length| {
-        Error::new(StatusCode::RANGE_NOT_SATISFIABLE, "range", format!("the file has {length} bytes"))
-    })
+    let served = ranges::serve(file, &meta, &method, &headers).await.map_err(|e| file_error(&e, &path))?;
+    Ok(served.unwrap_or_else(|length| {
+        let error = Error::new(StatusCode::RANGE_NOT_SATISFIABLE, "range", format!("the file has {length} bytes"));
+        ([(header::CONTENT_RANGE, ranges::no_such_range(length))], error).into_response()
+    }))
 }
 
 /// What is at a path, as a tar whose entries begin with its name.

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use berth_core::{Core, FaultKind};
 use serde::Serialize;
@@ -91,6 +91,7 @@ pub(super) async fn response(State(core): State<Core>, request: Request) -> Resu
 pub(super) async fn fetch(
     State(core): State<Core>,
     PathText(token): PathText,
+    method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Error> {
     let found = core.download_by_token(&token).await.map_err(|_| Error::gone("文件不存在或已过期!"))?;
@@ -104,7 +105,7 @@ pub(super) async fn fetch(
         Error::failed(UNKNOWN)
     };
     let (file, meta) = open().await.map_err(gone)?;
-    match ranges::serve(file, &meta, &headers).await.map_err(gone)? {
+    match ranges::serve(file, &meta, &method, &headers).await.map_err(gone)? {
         Ok(mut response) => {
             let plain: String = found.name.chars().filter(|c| !c.is_control() && !"\"\\/".contains(*c)).collect();
             let ascii: String = plain.chars().map(|c| if c.is_ascii() { c } else { '_' }).collect();
@@ -116,7 +117,7 @@ pub(super) async fn fetch(
             Ok(response)
         }
         Err(length) => {
-            let range = [(header::CONTENT_RANGE, format!("bytes */{length}"))];
+            let range = [(header::CONTENT_RANGE, ranges::no_such_range(length))];
             Ok((StatusCode::RANGE_NOT_SATISFIABLE, range).into_response())
         }
     }

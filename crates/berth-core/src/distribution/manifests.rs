@@ -64,6 +64,8 @@ pub struct Referrer {
 pub(super) struct Part {
     pub(super) digest: ContentDigest,
     #[serde(default)]
+    size: i64,
+    #[serde(default)]
     media_type: String,
     /// Where it is instead of here.
     #[serde(default)]
@@ -102,7 +104,13 @@ impl Manifest {
         self.config.iter().chain(here).map(|part| &part.digest)
     }
 
-    /// The digests of those, separated by spaces.
+    /// All that it names.
+    fn parts(&self) -> impl Iterator<Item = &Part> {
+        let others = self.manifests.iter().flatten().chain(&self.subject);
+        self.config.iter().chain(&self.layers).chain(others)
+    }
+
+    /// The digests of those blobs, separated by spaces.
     pub(super) fn blobs_text(&self) -> String {
         self.blobs().map(ToString::to_string).collect::<Vec<_>>().join(" ")
     }
@@ -282,6 +290,10 @@ impl Core {
             return Err(DistributionError::ManifestInvalid(format!("{reference:?} is neither a tag nor a digest")));
         };
         let manifest = Manifest::read(&content)?;
+        if let Some(part) = manifest.parts().find(|part| part.size < 0) {
+            let why = format!("{} is said to have {} bytes", part.digest, part.size);
+            return Err(DistributionError::ManifestInvalid(why));
+        }
         if manifest.schema_version != 2 {
             return Err(DistributionError::ManifestInvalid("schemaVersion must be 2".into()));
         }

@@ -72,7 +72,7 @@ impl Distribution {
         let upload = all.get_mut(id).filter(|u| u.account == account && u.repository == repository);
         let upload = upload.ok_or_else(|| DistributionError::UploadUnknown(id.chars().take(100).collect()))?;
         if upload.busy {
-            return Err(DistributionError::UploadInvalid(format!("another request writes to upload {id}")));
+            return Err(DistributionError::UploadBusy(id.to_owned()));
         }
         upload.busy = true;
         Ok(upload.size)
