@@ -83,12 +83,19 @@ async fn bring_up_to_date(core: &Core, known: &Container) -> Result<Container, E
         if let Some(told) = core.traffic_told(known.id).await {
             engine.keep_traffic(&known.uid, told).await?;
         }
-        engine.update(&known.uid, known.spec.resources()).await?;
-        engine.set_ports(&known.uid, &known.spec.ports).await
+        let able = engine.abilities();
+        if let Some(live_update) = able.live_update {
+            live_update.update(&known.uid, known.spec.resources()).await?;
+        }
+        match able.ports {
+            Some(ports) => ports.set_ports(&known.uid, &known.spec.ports).await.map(Some),
+            None => Ok(None),
+        }
     };
     match done.await {
-        Ok(placement) if placement.ports != known.ports || known.reading => {
-            let known = Container { ports: placement.ports, reading: false, ..known.clone() };
+        Ok(placement) if placement.as_ref().is_some_and(|p| p.ports != known.ports) || known.reading => {
+            let ports = placement.map_or_else(|| known.ports.clone(), |placement| placement.ports);
+            let known = Container { ports, reading: false, ..known.clone() };
             core.record(known, None).await
         }
         Ok(_) | Err(berth_engine::EngineError::NoSuchUnit(_)) => Ok(known.clone()),

@@ -4,33 +4,31 @@ use std::collections::HashMap;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use berth_engine::{
-    Abilities, Changes, Engine, EngineError, ExecRequest, Files, HostFacts, Listening, LogOptions, LogReader, Observed,
-    Placement, PortBinding, PortProtocol, PortRequest, Resources, Session, State, Stats, Traffic, UnitId, UnitSpec,
+    Abilities, Changes, Engine, EngineError, HostFacts, LogOptions, LogReader, Observed, Placement, State, UnitId,
+    UnitSpec,
 };
 use berth_image::Store as Images;
-use berth_net::{Netns, Network, link_stats};
+use berth_net::{Netns, Network};
 use berth_runtime::cgroup::{Cgroup, Hierarchies};
 use berth_runtime::{LogLimits, Zygote};
 use tokio::sync::{Semaphore, broadcast};
 
 use crate::allocator::NetworkAllocator;
 use crate::dns::Names;
-use crate::exec_io::{self, RunLog};
 use crate::groups::GroupWatch;
 use crate::host::{host_memory, private_copy};
-use crate::instance::{Instance, descriptors, failed};
-use crate::lifecycle::{StartedRun, of_link};
+use crate::instance::{Instance, failed};
+use crate::lifecycle::StartedRun;
 use crate::load_balancers::LoadBalancers;
 use crate::output::Output;
 use crate::rules::{Keeper, Rules};
 use crate::traffic_totals::of_run;
-use crate::unit::{RUN, Run, UNIT, Unit, UnitRecord, read_json, relocate};
+use crate::unit::{UNIT, Unit, UnitRecord, read_json, relocate};
 
 /// How the engine is set up.
 #[derive(Debug, Clone)]
@@ -84,9 +82,6 @@ impl Options {
 /// Between two samples of traffic that are kept for the case that server and shim go at once.
 const SAMPLE_PERIOD: Duration = Duration::from_secs(10);
 
-/// Up to so many containers are asked for their counters one by one; for more all links are listed.
-const FEW: usize = 16;
-
 /// How long a start that the last server began may go on.
 const STALLED: Duration = Duration::from_secs(5);
 
@@ -113,7 +108,7 @@ pub(crate) struct Inner {
     /// When this engine began, nanoseconds since 1970.
     pub(crate) begun_at: i64,
     netns: Mutex<Vec<Netns>>,
-    host_memory: u64,
+    pub(crate) host_memory: u64,
     /// Bytes that are kept back for the host.
     pub(crate) memory_reserve: u64,
     pub(crate) names: Arc<Names>,
@@ -408,7 +403,7 @@ impl OciEngine {
     }
 
     /// A step that goes on although whoever asked for it has gone: half a start must not be left to nobody.
-    async fn whole<T: Send + 'static>(
+    pub(crate) async fn whole<T: Send + 'static>(
         work: impl Future<Output = Result<T, EngineError>> + Send + 'static,
     ) -> Result<T, EngineError> {
         tokio::spawn(work)
@@ -438,8 +433,8 @@ fn load(path: &Path, volumes: Option<&Path>) -> std::io::Result<Option<Unit>> {
 
 #[async_trait]
 impl Engine for OciEngine {
-    fn abilities(&self) -> Abilities {
-        Abilities { survives_server: true, publishes_ports: true, logs: true }
+    fn abilities(&self) -> Abilities<'_> {
+        Abilities::all(self)
     }
 
     async fn hosts(&self) -> Result<Vec<HostFacts>, EngineError> {
@@ -482,12 +477,6 @@ impl Engine for OciEngine {
             Ok(())
         })
         .await
-    }
-
-    async fn signal(&self, id: &UnitId, signal: i32) -> Result<(), EngineError> {
-        let unit = self.inner.unit(id)?;
-        let live = unit.known().live.clone().ok_or_else(|| EngineError::NotRunning(id.clone()))?;
-        live.signal(signal).map_err(failed(format!("send signal {signal} to {id}")))
     }
 
     async fn stop(&self, id: &UnitId, signal: i32, grace: Duration) -> Result<(), EngineError> {
@@ -537,226 +526,13 @@ impl Engine for OciEngine {
         Ok(self.inner.units().keys().cloned().collect())
     }
 
-    async fn stats(&self, ids: &[UnitId]) -> Result<Vec<(UnitId, Stats)>, EngineError> {
-        let units: Vec<_> = ids.iter().filter_map(|id| self.inner.unit(id).ok()).collect();
-        self.blocking(move |inner| {
-            let links = match units.len() {
-                ..=FEW => std::collections::HashMap::new(),
-                _ => link_stats().map_err(|e| EngineError::Failed(e.to_string()))?,
-            };
-            let all = units.into_iter().filter_map(|unit| {
-                let _order = unit.reading.lock().unwrap_or_else(PoisonError::into_inner);
-                let (live, run) = {
-                    let known = unit.known();
-                    (known.live.clone()?, known.observed.run)
-                };
-                let usage = inner.cgroup(unit.id()).usage()?;
-                let link = live.link.and_then(|index| links.get(&index)).map(of_link);
-                let traffic = link.or_else(|| inner.traffic_now(&unit, &live)).map(of_run);
-                let stats = Stats {
-                    at: berth_runtime::log::now_ns(),
-                    cpu_ns: usage.cpu_ns,
-                    memory: usage.memory,
-                    memory_limit: unit.record().spec.memory.unwrap_or(inner.host_memory),
-                    pids: usage.pids,
-                    block_read: usage.read_bytes,
-                    block_write: usage.write_bytes,
-                    traffic: unit.counted.total(run, traffic),
-                    oom_kills: unit.known().oom_before + usage.oom_kills,
-                };
-                Some((unit.id().clone(), stats))
-            });
-            Ok(all.collect())
-        })
-        .await
-    }
-
     async fn logs(&self, id: &UnitId, options: &LogOptions) -> Result<Box<dyn LogReader>, EngineError> {
         let unit = self.inner.unit(id)?;
         Ok(Box::new(Output::open(&unit.folder, options).await?))
     }
 
-    async fn update(&self, id: &UnitId, to: Resources) -> Result<(), EngineError> {
-        let unit = self.inner.unit(id)?;
-        let engine = self.clone();
-        Self::whole(async move {
-            let _busy = unit.busy.lock().await;
-            let target = unit.clone();
-            engine.blocking(move |inner| inner.update(&target, to)).await
-        })
-        .await
-    }
-
-    async fn set_load_balancer(
-        &self,
-        id: &UnitId,
-        tenant: u32,
-        asked: &[PortRequest],
-        to: &[UnitId],
-    ) -> Result<Vec<PortBinding>, EngineError> {
-        let (id, asked, to) = (id.clone(), asked.to_vec(), to.to_vec());
-        // Blocking work is not broken off, so this is whole by itself.
-        self.blocking(move |inner| inner.set_load_balancer(&id, tenant, &asked, &to)).await
-    }
-
-    async fn load_balancers(&self) -> Result<Vec<UnitId>, EngineError> {
-        Ok(self.inner.load_balancers.ids())
-    }
-
-    async fn connections(&self, id: &UnitId, ports: &[u16]) -> Result<usize, EngineError> {
-        let (id, ports) = (id.clone(), ports.to_vec());
-        self.blocking(move |inner| inner.connections(&id, &ports)).await
-    }
-
-    async fn listen(&self, id: &UnitId, port: u16) -> Result<Listening, EngineError> {
-        let id = id.clone();
-        self.blocking(move |inner| inner.listen(&id, port)).await
-    }
-
-    async fn set_ports(&self, id: &UnitId, asked: &[PortRequest]) -> Result<Placement, EngineError> {
-        let (engine, unit, asked) = (self.clone(), self.inner.unit(id)?, asked.to_vec());
-        Self::whole(async move {
-            let _busy = unit.busy.lock().await;
-            let target = unit.clone();
-            engine.blocking(move |inner| inner.set_ports(&target, asked)).await
-        })
-        .await
-    }
-
-    async fn rename(&self, id: &UnitId, names: &[String]) -> Result<(), EngineError> {
-        let (engine, unit, names) = (self.clone(), self.inner.unit(id)?, names.to_vec());
-        Self::whole(async move {
-            let _busy = unit.busy.lock().await;
-            let target = unit.clone();
-            engine.blocking(move |inner| inner.rename(&target, names)).await
-        })
-        .await
-    }
-
     fn runtime(&self) -> String {
         self.inner.options.runtime.as_ref().map_or_else(|| "built-in".into(), |program| program.display().to_string())
-    }
-
-    fn inspection(&self) -> Option<&dyn berth_engine::Inspection> {
-        Some(self)
-    }
-
-    async fn pause(&self, id: &UnitId) -> Result<(), EngineError> {
-        let (engine, unit) = (self.clone(), self.inner.unit(id)?);
-        Self::whole(async move {
-            let _busy = unit.busy.lock().await;
-            engine.freeze(&unit, true).await
-        })
-        .await
-    }
-
-    async fn resume(&self, id: &UnitId) -> Result<(), EngineError> {
-        let (engine, unit) = (self.clone(), self.inner.unit(id)?);
-        Self::whole(async move {
-            let _busy = unit.busy.lock().await;
-            engine.freeze(&unit, false).await
-        })
-        .await
-    }
-
-    async fn exec(&self, id: &UnitId, asked: &ExecRequest) -> Result<Session, EngineError> {
-        let unit = self.inner.unit(id)?;
-        descriptors(8)?;
-        match unit.known().observed.state {
-            State::Running { paused: true, .. } => return Err(EngineError::Paused(id.clone())),
-            State::Running { .. } => {}
-            _ => return Err(EngineError::NotRunning(id.clone())),
-        }
-        match self.exec_in(&unit, asked).await {
-            // Without its first process a container takes no others, and the kernel's errors for that are many.
-            Err(error) => Err(self.blocking(move |_| Ok(unit.unless_it_ends(error))).await?),
-            session => session,
-        }
-    }
-
-    async fn listening(&self, id: &UnitId) -> Result<Vec<(PortProtocol, u16)>, EngineError> {
-        let id = id.clone();
-        self.blocking(move |inner| inner.listening(&id)).await
-    }
-
-    async fn attach(&self, id: &UnitId, from_start: bool) -> Result<Session, EngineError> {
-        let unit = self.inner.unit(id)?;
-        descriptors(4)?;
-        let record = unit.record();
-        let live = unit.known().live.clone();
-        let folder = unit.folder.clone();
-        let run = tokio::task::spawn_blocking(move || read_json::<Run>(&folder.join(RUN)));
-        let run = run.await.map_err(|e| EngineError::Failed(e.to_string()))?.map_err(failed(format!("read {RUN}")))?;
-        let started_at = match (&live, run) {
-            (Some(_), Some(run)) => run.started_at,
-            (None, Some(run)) if from_start => run.started_at,
-            _ => return Err(EngineError::NotRunning(id.clone())),
-        };
-        let run = RunLog { folder: unit.folder.clone(), started_at };
-        let Some(live) = live else {
-            return Ok(exec_io::of_ended(run, true, tokio::sync::watch::channel(true).1));
-        };
-        if record.spec.stdin || record.spec.terminal {
-            // The first who attaches hears what was said while nobody did.
-            let first = !live.heard.swap(true, Ordering::Relaxed);
-            return exec_io::of_container(run, from_start || first, live.ended);
-        }
-        let options = match from_start {
-            true => LogOptions { since: Some(started_at), ..LogOptions::default() },
-            false => LogOptions { tail: Some(0), ..LogOptions::default() },
-        };
-        Ok(exec_io::of_log(Output::open(&unit.folder, &options).await?, unit))
-    }
-
-    async fn files(&self, id: &UnitId, write: bool) -> Result<Box<dyn Files>, EngineError> {
-        descriptors(8)?;
-        self.open_files(id, write).await
-    }
-
-    async fn traffic(&self, ids: &[UnitId]) -> Result<Vec<(UnitId, Traffic)>, EngineError> {
-        let units: Vec<_> = ids.iter().filter_map(|id| self.inner.unit(id).ok()).collect();
-        self.blocking(move |inner| {
-            Ok(units
-                .into_iter()
-                .map(|unit| {
-                    let (live, run) = {
-                        let known = unit.known();
-                        (known.live.clone(), known.observed.run)
-                    };
-                    let now = live.and_then(|live| inner.traffic_now(&unit, &live)).map(of_run);
-                    (unit.id().clone(), unit.counted.total(run, now))
-                })
-                .collect())
-        })
-        .await
-    }
-
-    async fn keep_traffic(&self, id: &UnitId, at_least: Traffic) -> Result<(), EngineError> {
-        let unit = self.inner.unit(id)?;
-        self.blocking(move |inner| {
-            let (live, run) = {
-                let known = unit.known();
-                (known.live.clone(), known.observed.run)
-            };
-            let now = live.as_ref().map(|live| inner.traffic_now(&unit, live).map(of_run));
-            // One that runs and can't be read now: with an old figure it would be counted twice.
-            if now.as_ref().is_none_or(Option::is_some) {
-                unit.counted.raise(&unit.folder, run, now.flatten(), at_least);
-            }
-            Ok(())
-        })
-        .await
-    }
-
-    async fn disk(&self, ids: &[UnitId]) -> Result<Vec<(UnitId, u64)>, EngineError> {
-        let units: Vec<_> = ids.iter().filter_map(|id| self.inner.unit(id).ok()).collect();
-        self.blocking(move |_| {
-            Ok(units
-                .into_iter()
-                .map(|unit| (unit.id().clone(), berth_image::disk_usage(&unit.folder.join("upper"))))
-                .collect())
-        })
-        .await
     }
 
     fn trouble(&self) -> Option<String> {

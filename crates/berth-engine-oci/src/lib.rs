@@ -41,6 +41,7 @@
 //! restored shuts the bridge and makes `/readyz` 503. `groups` is told by inotify of processes that are out of memory and of control groups that
 //! somebody removed, which it makes anew.
 
+mod abilities;
 mod allocator;
 mod bundle;
 mod dns;

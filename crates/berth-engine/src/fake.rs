@@ -10,22 +10,23 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use tokio::sync::{Notify, broadcast};
 
+use crate::abilities::{Abilities, Signals};
 use crate::engine::{Changes, Engine, EngineError, LogReader};
-use crate::session::{ExecOutput, ExecRequest, FileStat, Files, Session};
+use crate::session::{FileStat, Files};
 use crate::types::{
-    Abilities, Exit, HostFacts, LogLine, LogOptions, LogStream, NetworkMode, Observed, Placement, PortBinding,
-    PortProtocol, PortRequest, Resources, State, Stats, Traffic, UnitId, UnitSpec,
+    Exit, HostFacts, LogLine, LogOptions, LogStream, NetworkMode, Observed, Placement, PortBinding, PortRequest, State,
+    Traffic, UnitId, UnitSpec,
 };
 
 #[derive(Debug)]
-struct Unit {
-    spec: UnitSpec,
-    placement: Placement,
-    state: State,
+pub(crate) struct Unit {
+    pub(crate) spec: UnitSpec,
+    pub(crate) placement: Placement,
+    pub(crate) state: State,
     run: u64,
     lines: Vec<LogLine>,
-    traffic: Traffic,
-    oom_kills: u64,
+    pub(crate) traffic: Traffic,
+    pub(crate) oom_kills: u64,
 }
 
 /// Containers that exist only as rows. A program is told by its first argument: `exit N` ends at once with that code,
@@ -35,18 +36,61 @@ struct Unit {
 /// Clones share what is inside, so a "restarted" engine is a clone.
 #[derive(Debug, Clone)]
 pub struct FakeEngine {
-    units: Arc<Mutex<BTreeMap<UnitId, Unit>>>,
-    load_balancers: Arc<Mutex<BTreeMap<UnitId, LoadBalancer>>>,
-    changes: broadcast::Sender<UnitId>,
+    pub(crate) units: Arc<Mutex<BTreeMap<UnitId, Unit>>>,
+    pub(crate) load_balancers: Arc<Mutex<BTreeMap<UnitId, LoadBalancer>>>,
+    pub(crate) changes: broadcast::Sender<UnitId>,
     hosts: Arc<Mutex<Vec<HostFacts>>>,
-    held_stats: Arc<Mutex<Option<(UnitId, Held)>>>,
+    pub(crate) held_stats: Arc<Mutex<Option<(UnitId, Held)>>>,
     /// How many have run at least since that is counted.
     least: Arc<Mutex<Option<usize>>>,
 }
 
+/// The same containers, by an engine that has only the base.
+#[derive(Debug, Clone)]
+pub struct BareEngine(FakeEngine);
+
+#[async_trait]
+impl Engine for BareEngine {
+    async fn hosts(&self) -> Result<Vec<HostFacts>, EngineError> {
+        self.0.hosts().await
+    }
+
+    async fn create(&self, spec: &UnitSpec) -> Result<Placement, EngineError> {
+        self.0.create(spec).await
+    }
+
+    async fn start(&self, id: &UnitId, run: u64) -> Result<(), EngineError> {
+        self.0.start(id, run).await
+    }
+
+    async fn stop(&self, id: &UnitId, signal: i32, grace: Duration) -> Result<(), EngineError> {
+        self.0.stop(id, signal, grace).await
+    }
+
+    async fn remove(&self, id: &UnitId) -> Result<(), EngineError> {
+        self.0.remove(id).await
+    }
+
+    async fn observe(&self, id: &UnitId) -> Result<Observed, EngineError> {
+        self.0.observe(id).await
+    }
+
+    async fn list(&self) -> Result<Vec<UnitId>, EngineError> {
+        self.0.list().await
+    }
+
+    async fn logs(&self, id: &UnitId, options: &LogOptions) -> Result<Box<dyn LogReader>, EngineError> {
+        self.0.logs(id, options).await
+    }
+
+    fn changes(&self) -> Changes {
+        self.0.changes()
+    }
+}
+
 /// Something that waits until a test lets it go.
 #[derive(Debug, Clone, Default)]
-pub struct Held(Arc<(Notify, Notify)>);
+pub struct Held(pub(crate) Arc<(Notify, Notify)>);
 
 impl Held {
     /// Waits until it has been come to.
@@ -69,15 +113,15 @@ impl Default for FakeEngine {
     }
 }
 
-fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i64)
 }
 
-fn missing() -> EngineError {
+pub(crate) fn missing() -> EngineError {
     EngineError::Start { text: "run \"missing\": no such program in $PATH".into(), code: 127 }
 }
 
-fn ended(code: i32, signal: Option<i32>) -> State {
+pub(crate) fn ended(code: i32, signal: Option<i32>) -> State {
     State::Exited(Exit { code, signal, oom_killed: false, finished_at: Some(now()) })
 }
 
@@ -115,6 +159,11 @@ impl FakeEngine {
         }
     }
 
+    /// The same containers, by an engine that can do nothing beyond the base.
+    pub fn without_abilities(&self) -> BareEngine {
+        BareEngine(self.clone())
+    }
+
     /// Whether a machine can be reached from now on.
     pub fn set_reached(&self, id: &str, reached: bool) {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -133,11 +182,11 @@ impl FakeEngine {
         });
     }
 
-    fn units(&self) -> MutexGuard<'_, BTreeMap<UnitId, Unit>> {
+    pub(crate) fn units(&self) -> MutexGuard<'_, BTreeMap<UnitId, Unit>> {
         self.units.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn with<T>(&self, id: &UnitId, f: impl FnOnce(&mut Unit) -> T) -> Result<T, EngineError> {
+    pub(crate) fn with<T>(&self, id: &UnitId, f: impl FnOnce(&mut Unit) -> T) -> Result<T, EngineError> {
         let mut units = self.units();
         let done = units.get_mut(id).map(f).ok_or_else(|| EngineError::NoSuchUnit(id.clone()));
         if let Some(least) = self.least.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
@@ -152,7 +201,7 @@ impl FakeEngine {
         self.least.lock().unwrap_or_else(PoisonError::into_inner).replace(running).unwrap_or(running)
     }
 
-    fn set_paused(&self, id: &UnitId, to: bool) -> Result<(), EngineError> {
+    pub(crate) fn set_paused(&self, id: &UnitId, to: bool) -> Result<(), EngineError> {
         self.with(id, |unit| match &mut unit.state {
             State::Running { paused, .. } => {
                 *paused = to;
@@ -184,13 +233,13 @@ impl FakeEngine {
     }
 
     /// Ports of all load balancers but this one.
-    fn held(&self, id: &UnitId) -> Vec<PortBinding> {
+    pub(crate) fn held(&self, id: &UnitId) -> Vec<PortBinding> {
         let load_balancers = self.load_balancers.lock().unwrap_or_else(PoisonError::into_inner);
         load_balancers.iter().filter(|(other, _)| *other != id).flat_map(|(_, (ports, _))| ports.clone()).collect()
     }
 
     /// The port that a unit listens on, if its program is `listen PORT` and it runs.
-    fn port_of(unit: &Unit) -> Option<u16> {
+    pub(crate) fn port_of(unit: &Unit) -> Option<u16> {
         let runs = matches!(unit.state, State::Running { .. });
         match unit.spec.args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["listen", port] if runs => port.parse().ok(),
@@ -240,7 +289,7 @@ impl FakeEngine {
 }
 
 /// Ports for what was asked; those that the container `has` are kept where they fit.
-fn give(
+pub(crate) fn give(
     units: &BTreeMap<UnitId, Unit>,
     id: &UnitId,
     has: &[PortBinding],
@@ -276,9 +325,9 @@ fn give(
 }
 
 /// A file system with one file.
-struct OneFile {
-    content: String,
-    writable: bool,
+pub(crate) struct OneFile {
+    pub(crate) content: String,
+    pub(crate) writable: bool,
 }
 
 impl OneFile {
@@ -356,8 +405,21 @@ impl LogReader for Lines {
 
 #[async_trait]
 impl Engine for FakeEngine {
-    fn abilities(&self) -> Abilities {
-        Abilities { survives_server: true, publishes_ports: true, logs: true }
+    fn abilities(&self) -> Abilities<'_> {
+        Abilities {
+            exec: Some(self),
+            files: Some(self),
+            signals: Some(self),
+            pause: Some(self),
+            inbound: Some(self),
+            live_update: Some(self),
+            ports: Some(self),
+            load_balancing: Some(self),
+            traffic: Some(self),
+            usage: Some(self),
+            naming: Some(self),
+            inspection: None,
+        }
     }
 
     async fn hosts(&self) -> Result<Vec<HostFacts>, EngineError> {
@@ -419,19 +481,8 @@ impl Engine for FakeEngine {
         result
     }
 
-    async fn signal(&self, id: &UnitId, signal: i32) -> Result<(), EngineError> {
-        self.with(id, |unit| match unit.state {
-            State::Running { .. } => {
-                unit.state = ended(128 + signal, Some(signal));
-                Ok(())
-            }
-            _ => Err(EngineError::NotRunning(id.clone())),
-        })?
-        .inspect(|()| drop(self.changes.send(id.clone())))
-    }
-
     async fn stop(&self, id: &UnitId, signal: i32, _grace: Duration) -> Result<(), EngineError> {
-        match self.signal(id, signal).await {
+        match Signals::signal(self, id, signal).await {
             Err(EngineError::NotRunning(_)) => Ok(()),
             other => other,
         }
@@ -443,114 +494,6 @@ impl Engine for FakeEngine {
         Ok(())
     }
 
-    async fn update(&self, id: &UnitId, to: Resources) -> Result<(), EngineError> {
-        self.with(id, |unit| unit.spec.set_resources(to))
-    }
-
-    async fn set_ports(&self, id: &UnitId, asked: &[PortRequest]) -> Result<Placement, EngineError> {
-        let mut units = self.units();
-        let has = units.get(id).ok_or_else(|| EngineError::NoSuchUnit(id.clone()))?.placement.ports.clone();
-        let ports = give(&units, id, &has, asked, &self.held(id))?;
-        let unit = units.get_mut(id).ok_or_else(|| EngineError::NoSuchUnit(id.clone()))?;
-        unit.placement.ports = ports;
-        Ok(unit.placement.clone())
-    }
-
-    async fn rename(&self, id: &UnitId, names: &[String]) -> Result<(), EngineError> {
-        let mut units = self.units();
-        let unit = units.get_mut(id).ok_or_else(|| EngineError::NoSuchUnit(id.clone()))?;
-        unit.spec.names = names.to_vec();
-        Ok(())
-    }
-
-    async fn set_load_balancer(
-        &self,
-        id: &UnitId,
-        _tenant: u32,
-        asked: &[PortRequest],
-        to: &[UnitId],
-    ) -> Result<Vec<PortBinding>, EngineError> {
-        let held = self.held(id);
-        let mut load_balancers = self.load_balancers.lock().unwrap_or_else(PoisonError::into_inner);
-        let has = load_balancers.get(id).map(|(ports, _)| ports.clone()).unwrap_or_default();
-        let units = self.units();
-        let ports = give(&units, id, &has, asked, &held)?;
-        if asked.is_empty() {
-            load_balancers.remove(id);
-        } else {
-            let to = to.iter().filter(|id| units.contains_key(*id)).cloned().collect();
-            load_balancers.insert(id.clone(), (ports.clone(), to));
-        }
-        Ok(ports)
-    }
-
-    async fn load_balancers(&self) -> Result<Vec<UnitId>, EngineError> {
-        Ok(self.load_balancers.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect())
-    }
-
-    async fn connections(&self, id: &UnitId, _ports: &[u16]) -> Result<usize, EngineError> {
-        self.with(id, |_| 0)
-    }
-
-    async fn pause(&self, id: &UnitId) -> Result<(), EngineError> {
-        self.set_paused(id, true)
-    }
-
-    async fn resume(&self, id: &UnitId) -> Result<(), EngineError> {
-        self.set_paused(id, false)
-    }
-
-    /// `echo …` and `exit N` are known; everything else ends with 0.
-    async fn exec(&self, id: &UnitId, asked: &ExecRequest) -> Result<Session, EngineError> {
-        let running = self.with(id, |unit| matches!(unit.state, State::Running { .. }))?;
-        if !running {
-            return Err(EngineError::NotRunning(id.clone()));
-        }
-        let (said, output) = tokio::sync::mpsc::channel(4);
-        let (input, _) = tokio::sync::mpsc::channel(4);
-        let argument = asked.args.get(1).cloned().unwrap_or_default();
-        let code = match asked.args.first().map(String::as_str) {
-            Some("missing") => return Err(missing()),
-            Some("never") => std::future::pending().await,
-            Some("exit") => argument.parse().unwrap_or(1),
-            Some("echo") => {
-                let _ = said.send(ExecOutput::Output(LogStream::Stdout, format!("{argument}\n").into_bytes())).await;
-                0
-            }
-            _ => 0,
-        };
-        let _ = said.send(ExecOutput::Ended(code)).await;
-        Ok(Session { output, input })
-    }
-
-    async fn listening(&self, id: &UnitId) -> Result<Vec<(PortProtocol, u16)>, EngineError> {
-        self.with(id, |unit| Self::port_of(unit).map(|port| (PortProtocol::Tcp, port)).into_iter().collect())
-    }
-
-    async fn attach(&self, _id: &UnitId, _from_start: bool) -> Result<Session, EngineError> {
-        Err(EngineError::Unsupported("attaching"))
-    }
-
-    async fn listen(&self, _id: &UnitId, _port: u16) -> Result<crate::engine::Listening, EngineError> {
-        Err(EngineError::Unsupported("listening in a container"))
-    }
-
-    /// `/etc/hostname` is there, and nothing else; what is written is read to its end and not kept.
-    async fn files(&self, id: &UnitId, write: bool) -> Result<Box<dyn Files>, EngineError> {
-        self.with(id, |unit| {
-            Box::new(OneFile { content: format!("{}\n", unit.spec.id), writable: write }) as Box<dyn Files>
-        })
-    }
-
-    async fn traffic(&self, ids: &[UnitId]) -> Result<Vec<(UnitId, Traffic)>, EngineError> {
-        let units = self.units();
-        Ok(ids.iter().filter_map(|id| Some((id.clone(), units.get(id)?.traffic))).collect())
-    }
-
-    async fn disk(&self, ids: &[UnitId]) -> Result<Vec<(UnitId, u64)>, EngineError> {
-        Ok(ids.iter().map(|id| (id.clone(), 0)).collect())
-    }
-
     async fn observe(&self, id: &UnitId) -> Result<Observed, EngineError> {
         Ok(match self.units().get(id) {
             None => Observed::new(State::Absent, 0),
@@ -560,28 +503,6 @@ impl Engine for FakeEngine {
 
     async fn list(&self) -> Result<Vec<UnitId>, EngineError> {
         Ok(self.units().keys().cloned().collect())
-    }
-
-    async fn stats(&self, ids: &[UnitId]) -> Result<Vec<(UnitId, Stats)>, EngineError> {
-        let held = {
-            let mut held = self.held_stats.lock().unwrap_or_else(PoisonError::into_inner);
-            held.take_if(|(id, _)| ids.contains(id))
-        };
-        if let Some((_, held)) = held {
-            held.0.0.notify_one();
-            held.0.1.notified().await;
-        }
-        let units = self.units();
-        let running = ids.iter().filter_map(|id| Some((id, units.get(id)?)));
-        let running = running.filter(|(_, unit)| matches!(unit.state, State::Running { .. }));
-        let stats = |unit: &Unit| Stats {
-            at: now(),
-            memory_limit: 1 << 30,
-            traffic: unit.traffic,
-            oom_kills: unit.oom_kills,
-            ..Stats::default()
-        };
-        Ok(running.map(|(id, unit)| (id.clone(), stats(unit))).collect())
     }
 
     async fn logs(&self, id: &UnitId, options: &LogOptions) -> Result<Box<dyn LogReader>, EngineError> {

@@ -445,14 +445,3 @@ pub struct LogOptions {
     /// Only so many lines from the end.
     pub tail: Option<usize>,
 }
-
-/// What an engine can do beyond the contract.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Abilities {
-    /// Containers go on while the server is away.
-    pub survives_server: bool,
-    /// Host ports can be published.
-    pub publishes_ports: bool,
-    /// Output is kept and read back.
-    pub logs: bool,
-}

@@ -5,7 +5,7 @@ use std::io::Cursor;
 use std::path::PathBuf;
 
 use berth_engine::contract::{Material, check, plain};
-use berth_engine::{Engine, ExecOutput, ExecRequest, PortProtocol, PortRequest, State, UnitId};
+use berth_engine::{Engine, Exec, ExecOutput, ExecRequest, PortProtocol, PortRequest, State, TrafficCounters, UnitId};
 use berth_engine_oci::{OciEngine, Options, uninstall};
 use berth_image::{Budget, Config, Store, import_rootfs};
 use berth_testkit::{image, is_root, leftovers};

@@ -117,7 +117,7 @@ impl Core {
         };
         let running =
             matches!(self.inner.engine.observe(&found.uid).await?.state, State::Running { paused: false, .. });
-        let pause = running && !new.no_pause;
+        let pause = running && !new.no_pause && self.inner.engine.abilities().pause.is_some();
         let images = self.inner.images.clone();
         let prepared = tokio::task::spawn_blocking(move || {
             let pins = prepare_commit(&images, &mut commit_of)?;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use berth_engine::{Engine, FakeEngine, PortProtocol, State};
+use berth_engine::{Engine, FakeEngine, LoadBalancing, PortProtocol, State};
 use berth_image::{Digest, Store as Images};
 use berth_store::Store;
 
