@@ -192,6 +192,22 @@ async fn uploads(client: &Client<'_>) {
     assert_eq!(client.get("/v2/team").await.status, 404);
 }
 
+async fn refused_manifests(client: &Client<'_>, manifest: &Value) {
+    let mut of_negative_size = manifest.clone();
+    of_negative_size["layers"][0]["size"] = json!(-1);
+    for (reference, media_type, content, code) in [
+        ("1", MANIFEST, json!({}), "MANIFEST_INVALID"),
+        ("1", MANIFEST, json!({ "schemaVersion": 1 }), "MANIFEST_INVALID"),
+        ("1", INDEX, manifest.clone(), "MANIFEST_INVALID"),
+        ("1", MANIFEST, of_negative_size, "MANIFEST_INVALID"),
+        (&*digest_of(b"x"), MANIFEST, manifest.clone(), "DIGEST_INVALID"),
+        ("-x", MANIFEST, manifest.clone(), "MANIFEST_INVALID"),
+    ] {
+        let refused = client.manifest("team/app", reference, media_type, &content).await;
+        assert_eq!((refused.status, refused.code().as_str()), (400, code), "{reference} {content}");
+    }
+}
+
 async fn manifests(client: &Client<'_>) {
     let server = client.server;
     let (config, layer, manifest) = small_image(own_architecture(), b"amd");
@@ -212,19 +228,7 @@ async fn manifests(client: &Client<'_>) {
     }
     let image = server.request("GET", "/v1/images/team%2Fapp:1", "").await.json();
     assert_eq!(image["digest"], digest_of(&config));
-    let mut of_negative_size = manifest.clone();
-    of_negative_size["layers"][0]["size"] = json!(-1);
-    for (reference, media_type, content, code) in [
-        ("1", MANIFEST, json!({}), "MANIFEST_INVALID"),
-        ("1", MANIFEST, json!({ "schemaVersion": 1 }), "MANIFEST_INVALID"),
-        ("1", INDEX, manifest.clone(), "MANIFEST_INVALID"),
-        ("1", MANIFEST, of_negative_size, "MANIFEST_INVALID"),
-        (&*digest_of(b"x"), MANIFEST, manifest.clone(), "DIGEST_INVALID"),
-        ("-x", MANIFEST, manifest.clone(), "MANIFEST_INVALID"),
-    ] {
-        let refused = client.manifest("team/app", reference, media_type, &content).await;
-        assert_eq!((refused.status, refused.code().as_str()), (400, code), "{reference} {content}");
-    }
+    refused_manifests(client, &manifest).await;
     assert_eq!(client.get("/v2/team/app/manifests/none").await.code(), "MANIFEST_UNKNOWN");
     // For several machines: the index comes back, and this machine's image can be run.
     let (other_config, other_layer, other_manifest) = small_image("s390x", b"ibm");
