@@ -7,7 +7,7 @@ IMAGES := $(TARGET_DIR)/test-images
 LISTEN ?= 127.0.0.1:8080
 DATA ?= $(CURDIR)/data
 
-.PHONY: openapi conformance console build install package package-arm64 run test test-vm check checkers advisories bench images tools deps clean
+.PHONY: openapi conformance console build install package package-arm64 run test test-vm test-kubernetes check checkers advisories bench images tools deps clean
 
 build: deps console
 	cargo build --release --locked -p berth
@@ -59,6 +59,18 @@ test-vm: deps images
 	done; \
 	if [ -n "$$missing" ]; then apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends $$missing; fi
 	tests/vm/all $(TARGET_DIR)
+
+# The engine for Kubernetes on a real cluster: control plane, two kubelets with containerd, on this machine. The cluster is one program, built of
+# Kubernetes' Go modules the first time (ten minutes) and kept in the user's cache.
+test-kubernetes: deps images
+	@command -v go >/dev/null || { echo "make test-kubernetes: needs Go 1.24 or newer (https://go.dev)" >&2; exit 1; }
+	@missing=; for pair in containerd:containerd runc:runc iptables:iptables busybox:busybox-static ip:iproute2 pgrep:procps; do \
+		PATH=$$PATH:/usr/sbin command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; \
+	done; \
+	[ -x /usr/lib/cni/bridge ] || missing="$$missing containernetworking-plugins"; \
+	if [ -n "$$missing" ]; then apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends $$missing; fi
+	tests/kubernetes/build
+	BERTH_TESTS_REQUIRE_ALL=1 cargo test --workspace --locked --test cluster --test kubernetes
 
 # The oldest Rust that builds it, as Cargo.toml says.
 MSRV := $(shell sed -n 's/^rust-version = "\(.*\)"/\1.0/p' Cargo.toml)

@@ -10,7 +10,9 @@ use crate::types::{LogOptions, NetworkMode, Placement, PortProtocol, PortRequest
 /// What an engine's test brings along.
 #[derive(Debug, Clone)]
 pub struct Material {
-    /// Layers of an image that has the programs below.
+    /// The name of an image that has the programs below, for an engine whose nodes pull it.
+    pub image: String,
+    /// Its layers.
     pub layers: Vec<String>,
     /// Runs until it is told to stop, and stops at SIGTERM.
     pub service: Vec<String>,
@@ -24,12 +26,19 @@ pub struct Material {
     pub ports: (u16, u16),
 }
 
+impl Material {
+    fn spec(&self, id: &str, args: &[String]) -> UnitSpec {
+        UnitSpec { image: self.image.clone(), ..plain(id, &self.layers, args) }
+    }
+}
+
 /// A spec with nothing special about it.
 pub fn plain(id: &str, layers: &[String], args: &[String]) -> UnitSpec {
     UnitSpec {
         size: None,
         host_network_trusted: true,
         host: String::new(),
+        image: String::new(),
         id: id.parse().unwrap_or_else(|e| panic!("{e}")),
         layers: layers.to_vec(),
         args: args.to_vec(),
@@ -102,14 +111,14 @@ fn port(first: u16, last: u16) -> PortRequest {
 
 /// A container is made, runs, ends, and runs again; each call is made twice.
 async fn lives(engine: &dyn Engine, material: &Material) -> (UnitSpec, Placement) {
-    let mut spec = plain("contract1", &material.layers, &material.service);
+    let mut spec = material.spec("contract1", &material.service);
     spec.ports = vec![port(material.ports.0, material.ports.1)];
     let id = spec.id.clone();
     assert_eq!(engine.observe(&id).await.expect("observe").state, State::Absent);
     assert!(matches!(engine.start(&id, 1).await, Err(EngineError::NoSuchUnit(_))));
     let placement = engine.create(&spec).await.expect("create");
     assert_eq!(engine.create(&spec).await.expect("create again"), placement);
-    assert!(placement.address.is_some() && placement.ports.len() == 1);
+    assert_eq!(placement.ports.len(), 1);
     assert_eq!(engine.observe(&id).await.expect("observe").state, State::Created);
     abilities::before_it_runs(engine, &id).await;
     engine.start(&id, 1).await.expect("start");
@@ -140,7 +149,7 @@ async fn lives(engine: &dyn Engine, material: &Material) -> (UnitSpec, Placement
 
 /// Ports belong to one container at a time; the id of another container that runs now.
 async fn gives_a_port_to_one_at_a_time(engine: &dyn Engine, material: &Material, placement: &Placement) -> UnitId {
-    let mut second = plain("contract2", &material.layers, &material.service);
+    let mut second = material.spec("contract2", &material.service);
     second.ports = vec![port(placement.ports[0].host_port, placement.ports[0].host_port)];
     assert!(matches!(engine.create(&second).await, Err(EngineError::PortInUse(..))));
     assert_eq!(
@@ -151,7 +160,7 @@ async fn gives_a_port_to_one_at_a_time(engine: &dyn Engine, material: &Material,
     second.ports = vec![port(material.ports.0, material.ports.1)];
     let other = engine.create(&second).await.expect("the other port of the range");
     assert_ne!(other.ports[0].host_port, placement.ports[0].host_port);
-    assert_ne!(other.address, placement.address);
+    assert!(other.address.is_none() || other.address != placement.address, "an address is one container's");
     engine.start(&second.id, 1).await.expect("start");
     second.id
 }
@@ -167,7 +176,7 @@ async fn removes(engine: &dyn Engine, all: [&UnitId; 2]) {
 
 async fn tells_of_ends_and_failures(engine: &dyn Engine, material: &Material) {
     for (name, args, expected) in [("contract3", &material.greeter, 0), ("contract4", &material.failer, 7)] {
-        let spec = plain(name, &material.layers, args);
+        let spec = material.spec(name, args);
         engine.create(&spec).await.expect("create");
         engine.start(&spec.id, 1).await.expect("start");
         assert_eq!(code(&ended(engine, &spec.id).await), Some(expected), "{name}");
@@ -181,7 +190,7 @@ async fn tells_of_ends_and_failures(engine: &dyn Engine, material: &Material) {
         }
         engine.remove(&spec.id).await.expect("remove");
     }
-    let spec = plain("contract5", &material.layers, &material.missing);
+    let spec = material.spec("contract5", &material.missing);
     engine.create(&spec).await.expect("create");
     let refused = engine.start(&spec.id, 1).await.expect_err("a program that is missing");
     assert!(
@@ -202,6 +211,7 @@ mod tests {
     fn material() -> Material {
         let types = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         Material {
+            image: String::new(),
             layers: Vec::new(),
             service: types("sleep"),
             greeter: types("echo hello"),

@@ -57,6 +57,9 @@ pub struct UnitSpec {
     /// The host that it is to be on; empty: the engine's own.
     #[serde(default)]
     pub host: String,
+    /// The image by the name that a registry has it under, for an engine whose nodes pull it.
+    #[serde(default)]
+    pub image: String,
     /// Layers of the root file system by digest, lowest first.
     pub layers: Vec<String>,
     /// Command and arguments, not empty.

@@ -2,6 +2,7 @@
 
 mod archives;
 mod files;
+mod kubernetes;
 mod leftovers;
 mod registry;
 mod server;
@@ -12,6 +13,7 @@ pub use archives::{
     Entry, digest_of, docker_archive, docker_archive_with, file, folder, hard_link, kept, link, tar_of,
 };
 pub use files::{FileServer, zip_of};
+pub use kubernetes::Cluster;
 pub use leftovers::leftovers;
 pub use registry::{Fault, Proxy, TestRegistry, has_program};
 pub use server::{Answer, Server, done, free_port, http, image, is_root, skip, slow};

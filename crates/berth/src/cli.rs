@@ -39,7 +39,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::settings::Settings;
+use crate::settings::{EngineKind, Settings};
 use client::Connection;
 pub(crate) use language::localized;
 pub(crate) use output::width;
@@ -269,6 +269,15 @@ struct Serve {
     /// For development: the administrator's access key is taken without a signature; loopback listeners only
     #[arg(long)]
     dev: bool,
+    /// What runs the containers; the setting `engine.kind` if it is not given
+    #[arg(long, value_enum)]
+    engine: Option<EngineKind>,
+    /// The cluster's address and credentials, with `--engine kubernetes`
+    #[arg(long)]
+    kubeconfig: Option<PathBuf>,
+    /// The namespace of the cluster, with `--engine kubernetes`
+    #[arg(long)]
+    namespace: Option<String>,
     /// Settings file; /etc/berth/berth.toml if it is there
     #[arg(long, short)]
     config: Option<PathBuf>,
@@ -418,6 +427,23 @@ fn uninstall_command(uninstall: &Uninstall, connection: &Connection) -> Result<E
     Ok(ExitCode::SUCCESS)
 }
 
+impl Serve {
+    /// The settings' file, with what the command line says over it.
+    fn settings(&self, connection: &Connection) -> Result<Settings, String> {
+        let mut settings = settings(self.config.as_deref(), connection)?;
+        settings.dev = self.dev;
+        settings.listen = self.listen.unwrap_or(settings.listen);
+        settings.engine.kind = self.engine.unwrap_or(settings.engine.kind);
+        if let Some(kubeconfig) = &self.kubeconfig {
+            settings.kubernetes.kubeconfig = kubeconfig.clone();
+        }
+        if let Some(namespace) = &self.namespace {
+            settings.kubernetes.namespace = namespace.clone();
+        }
+        Ok(settings)
+    }
+}
+
 fn serve_command(serve: &Serve, connection: &Connection) -> Result<ExitCode, String> {
     // Whatever the caller's: folders of volumes have to be readable in containers, files of the data folder are nobody else's to
     // write. What is secret has modes of its own. Inherited by zygote and shims.
@@ -425,22 +451,11 @@ fn serve_command(serve: &Serve, connection: &Connection) -> Result<ExitCode, Str
     unsafe { libc::umask(0o022) };
     // When the host runs out of memory a container is to end, not what looks after all of them. Without the right it stays as it is.
     let _ = std::fs::write("/proc/self/oom_score_adj", "-900");
-    let mut settings = settings(serve.config.as_deref(), connection)?;
-    if let Some(listen) = serve.listen {
-        settings.listen = listen;
-    }
-    settings.dev = serve.dev;
+    let settings = serve.settings(connection)?;
     // SAFETY: as in `run`: one thread so far. A client that goes away is an error of its connection only.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
     let log = crate::log::Log::begin(&settings);
-    let load = || {
-        let mut fresh = self::settings(serve.config.as_deref(), connection)?;
-        if let Some(listen) = serve.listen {
-            fresh.listen = listen;
-        }
-        fresh.dev = serve.dev;
-        Ok(fresh)
-    };
+    let load = || serve.settings(connection);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| e.to_string())?;
     let result = runtime.block_on(crate::serve::serve(settings, log, load));
     // Threads that still read a stuck disk must not hold up the end.

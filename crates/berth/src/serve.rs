@@ -11,6 +11,8 @@ use std::time::Duration;
 use axum::serve::ListenerExt;
 use berth_api::Draining;
 use berth_core::{Administrator, Core, Paths};
+use berth_engine::Engine;
+use berth_engine_kube::KubeEngine;
 use berth_engine_oci::{OciEngine, Options};
 use berth_fetch::{Guard, HttpFetch, Registries};
 use berth_image::Store as Images;
@@ -20,7 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::connections::Reached;
 use crate::service;
-use crate::settings::Settings;
+use crate::settings::{EngineKind, Settings};
 
 /// Keeps a second server from the same data. The lock goes with the process, however it ends.
 pub(crate) fn take_lock(data: &Path) -> Result<fs::File, String> {
@@ -73,13 +75,17 @@ async fn ended() {
     }
 }
 
-/// Database, images, engine and core of a data folder.
-async fn open_core(settings: &Settings, data: &Path) -> Result<(Core, Registries), String> {
-    let database = data.join("berth.db");
-    let store = Store::open(&database).map_err(|e| chain(&e))?;
-    fs::set_permissions(&database, fs::Permissions::from_mode(0o600)).map_err(|e| e.to_string())?;
-    let reserve = settings.images.disk_reserve_mib << 20;
-    let images = Images::open(&data.join("images"), reserve).map_err(|e| chain(&e))?;
+/// What runs the containers, and the networks that are its own.
+async fn open_engine(
+    settings: &Settings,
+    data: &Path,
+    images: Images,
+) -> Result<(Arc<dyn Engine>, Vec<(std::net::Ipv4Addr, u8)>), String> {
+    if settings.engine.kind == EngineKind::Kubernetes {
+        let engine =
+            KubeEngine::open(settings.kubernetes.options(data)?).await.map_err(|e| format!("start the engine: {e}"))?;
+        return Ok((Arc::new(engine), Vec::new()));
+    }
     // Whatever becomes of the file: an upgrade may replace it at any moment.
     let program = Path::new("/proc/self/exe").to_owned();
     let options = Options {
@@ -94,7 +100,19 @@ async fn open_core(settings: &Settings, data: &Path) -> Result<(Core, Registries
         favor_dynamic_modifications: settings.engine.favor_dynamic_modifications,
         ..Options::new(data.join("engine"), program)
     };
-    let engine = OciEngine::open(options, images.clone()).map_err(|e| format!("start the engine: {e}"))?;
+    let engine = OciEngine::open(options, images).map_err(|e| format!("start the engine: {e}"))?;
+    let subnet = engine.subnet();
+    Ok((Arc::new(engine), vec![subnet]))
+}
+
+/// Database, images, engine and core of a data folder.
+async fn open_core(settings: &Settings, data: &Path) -> Result<(Core, Registries), String> {
+    let database = data.join("berth.db");
+    let store = Store::open(&database).map_err(|e| chain(&e))?;
+    fs::set_permissions(&database, fs::Permissions::from_mode(0o600)).map_err(|e| e.to_string())?;
+    let reserve = settings.images.disk_reserve_mib << 20;
+    let images = Images::open(&data.join("images"), reserve).map_err(|e| chain(&e))?;
+    let (engine, own_networks) = open_engine(settings, data, images.clone()).await?;
     let paths = Paths {
         volumes: data.join("volumes"),
         packages: data.join("packages"),
@@ -103,11 +121,11 @@ async fn open_core(settings: &Settings, data: &Path) -> Result<(Core, Registries
         secret_key: data.join("secret.key"),
     };
     // Containers' own addresses are nothing that a client may have the server go to.
-    let guard = Guard::new([engine.subnet()]);
+    let guard = Guard::new(own_networks);
     let registries = Registries::new(settings.registries.clone(), guard.clone());
     let fetch = Arc::new(HttpFetch::new(guard));
     let registry = Arc::new(registries.clone());
-    let core = Core::open(store, Arc::new(engine), images, fetch, registry, paths, of_core(settings)).await;
+    let core = Core::open(store, engine, images, fetch, registry, paths, of_core(settings)).await;
     Ok((core.map_err(|e| e.chain())?, registries))
 }
 

@@ -33,8 +33,10 @@ pub(crate) struct Settings {
     pub(crate) drain_s: u64,
     /// Log of the server.
     pub(crate) log: Log,
-    /// The embedded engine.
+    /// What runs the containers, and the embedded engine.
     pub(crate) engine: Engine,
+    /// The cluster, where `engine.kind` is `kubernetes`.
+    pub(crate) kubernetes: Kubernetes,
     /// Images.
     pub(crate) images: Images,
     /// Registries.
@@ -66,6 +68,9 @@ pub(crate) struct Log {
 #[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Engine {
+    /// `embedded`: containers on this machine. `kubernetes`: on the cluster of `[kubernetes]`. A data folder stays with the engine that it was
+    /// begun with. What follows is of the embedded engine.
+    pub(crate) kind: EngineKind,
     /// Gateway and prefix length of the containers' network, such as `10.210.0.1/16`. Empty: the first of 10.210.0.0/16 to
     /// 10.249.0.0/16 that no route overlaps, kept for good.
     pub(crate) subnet: String,
@@ -91,6 +96,83 @@ pub(crate) struct Engine {
     pub(crate) favor_dynamic_modifications: bool,
 }
 
+/// What runs containers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum EngineKind {
+    Embedded,
+    Kubernetes,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Kubernetes {
+    /// File with the cluster's address and credentials. Empty: the account of the pod that the server runs in, or `$KUBECONFIG`, or
+    /// `~/.kube/config`.
+    pub(crate) kubeconfig: PathBuf,
+    /// Namespace of its pods and secrets, which must be there.
+    pub(crate) namespace: String,
+    /// Name of this installation, a label of all that it makes: several may share a namespace. Empty: one that was made up when the data
+    /// folder was first used, so that a server with other data never takes this one's containers for forgotten ones.
+    pub(crate) instance: String,
+    /// Seconds that a container may take until its program runs: scheduling, the image, the network.
+    pub(crate) start_limit_s: u64,
+}
+
+impl Default for Kubernetes {
+    fn default() -> Self {
+        Self { kubeconfig: PathBuf::new(), namespace: "berth".into(), instance: String::new(), start_limit_s: 300 }
+    }
+}
+
+impl Kubernetes {
+    fn faults(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        if !self.kubeconfig.as_os_str().is_empty()
+            && let Err(error) = std::fs::read(&self.kubeconfig)
+        {
+            all.push(format!("kubernetes.kubeconfig {}: {error}", self.kubeconfig.display()));
+        }
+        let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        let is_name = |name: &str| {
+            (1..=63).contains(&name.len()) && name.chars().all(good) && !name.starts_with('-') && !name.ends_with('-')
+        };
+        for (key, name) in [("namespace", &self.namespace), ("instance", &self.instance)] {
+            if !is_name(name) && !(key == "instance" && name.is_empty()) {
+                all.push(format!("kubernetes.{key} {name:?}: expected 1 to 63 lower-case letters, digits and '-'"));
+            }
+        }
+        all
+    }
+
+    /// As the engine takes it.
+    pub(crate) fn options(&self, data: &Path) -> Result<berth_engine_kube::Options, String> {
+        let instance = match self.instance.as_str() {
+            "" => made_up_instance(&data.join("instance"))?,
+            given => given.to_owned(),
+        };
+        Ok(berth_engine_kube::Options {
+            kubeconfig: Some(self.kubeconfig.clone()).filter(|path| !path.as_os_str().is_empty()),
+            start_limit: std::time::Duration::from_secs(self.start_limit_s),
+            ..berth_engine_kube::Options::new(&self.namespace, instance)
+        })
+    }
+}
+
+/// The name in this file, which is made with a random one where it is not there.
+fn made_up_instance(path: &Path) -> Result<String, String> {
+    let named = |error: std::io::Error| format!("{}: {error}", path.display());
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(text.trim().to_owned()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let name = berth_types::random_hex(8);
+            std::fs::write(path, format!("{name}\n")).map_err(named)?;
+            Ok(name)
+        }
+        Err(error) => Err(named(error)),
+    }
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Images {
@@ -113,6 +195,7 @@ impl Default for Settings {
             drain_s: 30,
             log: Log::default(),
             engine: Engine::default(),
+            kubernetes: Kubernetes::default(),
             images: Images::default(),
             registries: berth_fetch::RegistriesSettings::default(),
             core: berth_core::Settings::default(),
@@ -130,6 +213,7 @@ impl Default for Engine {
     fn default() -> Self {
         let options = berth_engine_oci::Options::new(PathBuf::new(), PathBuf::new());
         Self {
+            kind: EngineKind::Embedded,
             subnet: String::new(),
             dns: options.dns,
             log_max_size: options.log.max_size,
@@ -185,6 +269,9 @@ impl Settings {
         let mut all = Vec::new();
         all.extend(crate::log::fault(&self.log.level));
         all.extend(self.engine.runtime_program().err());
+        if self.engine.kind == EngineKind::Kubernetes {
+            all.extend(self.kubernetes.faults());
+        }
         if !self.https.listen.is_empty() {
             if self.https.listen.parse::<SocketAddr>().is_err() {
                 all.push(format!("https.listen {:?} is not ADDRESS:PORT", self.https.listen));

@@ -60,6 +60,7 @@ async fn hold_to_the_contract(name: &str, runtime: Option<PathBuf>) {
     let first = if name == "own" { 31_000 } else { 31_500 };
     let port = (first..first + 500).find(|port| (*port..port + 5).all(free)).expect("free ports");
     let material = Material {
+        image: String::new(),
         layers,
         service: words("trap 'exit 0' TERM; while true; do sleep 1 & wait; done"),
         greeter: words("echo hello"),

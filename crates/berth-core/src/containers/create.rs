@@ -10,6 +10,7 @@ use super::tenant_of;
 use super::{Container, Detail, Member, NewContainer, Spec, container, json};
 use crate::core::Core;
 use crate::error::{Error, Field};
+use crate::images::full_name;
 use crate::policies::{HealthCheck, HealthTest, RestartPolicy};
 use berth_identity::{Caller, Role, check_name};
 use berth_types::{now, random_hex};
@@ -207,6 +208,7 @@ impl Core {
             unit: UnitSpec {
                 id: uid.clone(),
                 host: new.host.as_ref().map(|(_, uid)| uid.clone()).unwrap_or_default(),
+                image: full_name(&new.image).unwrap_or_else(|_| new.image.clone()),
                 layers,
                 args,
                 env,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Material, ended, plain, port};
+use super::{Material, ended, port};
 use crate::engine::{Engine, EngineError, Listening};
 use crate::session::{ExecOutput, ExecRequest, Session};
 use crate::types::{Placement, PortRequest, Resources, State, UnitId, UnitSpec};
@@ -120,7 +120,7 @@ async fn balances(engine: &dyn Engine, material: &Material, over: [&UnitId; 2]) 
     );
     assert_eq!(engine.set_load_balancer(&load_balancer, 1, &range, &both[..1]).await.expect("again"), given);
     assert_eq!(engine.load_balancers().await.expect("load_balancers"), std::slice::from_ref(&load_balancer));
-    let mut third = plain("contract6", &material.layers, &material.service);
+    let mut third = material.spec("contract6", &material.service);
     third.ports = vec![port(given[0].host_port, given[0].host_port)];
     assert!(matches!(engine.create(&third).await, Err(EngineError::PortInUse(..))), "a load balancer's port is taken");
     assert_eq!(engine.connections(over[0], &[80]).await.expect("connections"), 0);
@@ -132,7 +132,7 @@ async fn balances(engine: &dyn Engine, material: &Material, over: [&UnitId; 2]) 
 
 /// What is asked of a container while it dies is done, or refused because it is not running.
 pub(super) async fn while_it_dies(engine: &dyn Engine, material: &Material) {
-    let spec = plain("contract9", &material.layers, &material.service);
+    let spec = material.spec("contract9", &material.service);
     let id = &spec.id;
     engine.create(&spec).await.expect("create");
     let request = ExecRequest { args: material.greeter.clone(), ..ExecRequest::default() };
