@@ -240,12 +240,12 @@ impl Cache {
     }
 
     /// Keeps what a watch says until it ends, which it never does by itself. `listed` turns true with the first complete list.
-    pub(crate) async fn follow<K: Watched>(
+    pub(crate) async fn follow<K>(
         self: Arc<Self>,
         events: impl Stream<Item = watcher::Result<Event<K>>> + Send,
         listed: watch::Sender<bool>,
     ) where
-        K: kube::Resource,
+        K: Watched + kube::Resource,
     {
         let mut events = std::pin::pin!(events);
         let mut list: Vec<K> = Vec::new();

@@ -7,10 +7,10 @@
 //! Both carry the labels `app.kubernetes.io/managed-by=berth` and `berth.io/instance`; nothing else is touched. A pod belongs to its
 //! Secret (owner reference), so nothing is left where a Secret was deleted by hand.
 //!
-//! All that is told of containers comes from watches ([`watch`](crate::cache)): no request per container at rest. A run is ended by a
+//! All that is told of containers comes from watches (`cache`): no request per container at rest. A run is ended by a
 //! deadline of its pod (`activeDeadlineSeconds`), because then its exit code and its output stay; only what outlives its grace is deleted.
 //!
-//! What a cluster can't do is refused at `create` ([`pods::check`]); what this engine is not able to do at all is not among its abilities.
+//! What a cluster can't do is refused at `create` (`pods::check`); what this engine is not able to do at all is not among its abilities.
 
 mod cache;
 mod engine;

@@ -138,7 +138,8 @@ impl Kubernetes {
             (1..=63).contains(&name.len()) && name.chars().all(good) && !name.starts_with('-') && !name.ends_with('-')
         };
         for (key, name) in [("namespace", &self.namespace), ("instance", &self.instance)] {
-            if !is_name(name) && !(key == "instance" && name.is_empty()) {
+            let is_made_up = key == "instance" && name.is_empty();
+            if !is_made_up && !is_name(name) {
                 all.push(format!("kubernetes.{key} {name:?}: expected 1 to 63 lower-case letters, digits and '-'"));
             }
         }

@@ -69,7 +69,7 @@ const LAYERS: &[&[&str]] = &[
     &["berth-core"],
     &["berth-operations"],
     &["berth-identity"],
-    &["berth-engine-oci"],
+    &["berth-engine-kube", "berth-engine-oci"],
     &["berth-engine", "berth-store", "berth-image"],
     &["berth-net", "berth-runtime", "berth-tls", "berth-types"],
 ];
