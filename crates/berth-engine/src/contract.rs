@@ -1,4 +1,4 @@
-//! What every engine must hold to, as one story that runs against any of them; what only some can do, in [`abilities`].
+//! What every engine must hold to, as one story that runs against any of them; each ability has a clause of its own.
 
 mod abilities;
 
