@@ -47,6 +47,20 @@ pub(crate) struct Unit {
     pub(crate) pods: BTreeMap<u64, Arc<Pod>>,
 }
 
+impl Unit {
+    /// The last run that was begun: its pod is made before it is written down.
+    pub(crate) fn run(&self) -> u64 {
+        let noted = self.record.as_ref().map_or(0, |record| record.run);
+        self.pods.keys().next_back().map_or(noted, |run| noted.max(*run))
+    }
+}
+
+/// Whether a version of an object came before another one. They are numbers of one sequence.
+fn is_older(version: Option<&str>, than: Option<&str>) -> bool {
+    let number = |version: Option<&str>| version.and_then(|version| version.parse::<u64>().ok());
+    matches!((number(version), number(than)), (Some(version), Some(than)) if version < than)
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Known {
     pub(crate) units: BTreeMap<UnitId, Unit>,
@@ -56,15 +70,17 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    /// What is the case with a container.
+    /// The state of a container.
     pub(crate) fn observed(&self, id: &UnitId) -> Observed {
         let Some(unit) = self.units.get(id) else { return Observed::new(State::Absent, 0) };
         let Some(record) = &unit.record else { return Observed::new(State::Absent, 0) };
-        if record.run == 0 {
+        let run = unit.run();
+        if run == 0 {
             return Observed::new(State::Created, 0);
         }
-        let pod = unit.pods.get(&record.run);
-        let state = match (pod.and_then(|pod| pods::state(pod)), &record.ended) {
+        let pod = unit.pods.get(&run);
+        let ended = record.ended.as_ref().filter(|_| record.run == run);
+        let state = match (pod.and_then(|pod| pods::state(pod)), ended) {
             (Some(state), _) => state,
             (None, Some(exit)) => State::Exited(exit.clone()),
             // Its pod waits for its image, or is not made yet.
@@ -72,11 +88,11 @@ impl Known {
             // Somebody deleted its pod, or its node has gone: nobody saw the end.
             (None, None) => State::Exited(pods::unseen_end()),
         };
-        Observed::new(state, record.run)
+        Observed::new(state, run)
     }
 }
 
-/// The cache, and news of it.
+/// The cache and its change notifications.
 #[derive(Debug)]
 pub(crate) struct Cache {
     known: Mutex<Known>,
@@ -114,6 +130,10 @@ impl Watched for Secret {
         match serde_json::from_slice(&bytes.0) {
             Ok(record) => {
                 let unit = known.units.entry(id.clone()).or_default();
+                // The watch tells of what was written by this server, too, and later.
+                if is_older(self.metadata.resource_version.as_deref(), unit.version.as_deref()) {
+                    return Some(id);
+                }
                 unit.record = Some(record);
                 unit.version = self.resource_version();
                 unit.uid = self.uid();
@@ -139,9 +159,10 @@ impl Watched for Secret {
         let gone: Vec<UnitId> = gone.map(|(id, _)| id.clone()).collect();
         for id in &gone {
             if let Some(unit) = known.units.get_mut(id) {
-                unit.record = None;
+                (unit.record, unit.version, unit.uid) = (None, None, None);
             }
         }
+        known.units.retain(|_, unit| unit.record.is_some() || !unit.pods.is_empty());
         gone
     }
 }
@@ -153,7 +174,11 @@ fn run_of(pod: &Pod) -> Option<(UnitId, u64)> {
 impl Watched for Pod {
     fn put(self, known: &mut Known) -> Option<UnitId> {
         let (id, run) = run_of(&self)?;
-        known.units.entry(id.clone()).or_default().pods.insert(run, Arc::new(self));
+        let pods = &mut known.units.entry(id.clone()).or_default().pods;
+        let version = self.metadata.resource_version.as_deref();
+        if !pods.get(&run).is_some_and(|has| is_older(version, has.metadata.resource_version.as_deref())) {
+            pods.insert(run, Arc::new(self));
+        }
         Some(id)
     }
 
@@ -180,6 +205,7 @@ impl Watched for Pod {
                 gone.push(id.clone());
             }
         }
+        known.units.retain(|_, unit| unit.record.is_some() || !unit.pods.is_empty());
         gone
     }
 }
@@ -224,6 +250,15 @@ impl Cache {
         for id in nudged {
             let _ = self.changes.send(id);
         }
+    }
+
+    /// Keeps what the API server answered a write with: the watch may tell of it much later.
+    pub(crate) fn keep<K: Watched>(&self, object: K, about: &UnitId) {
+        let change = |known: &mut Known| {
+            object.put(known);
+            Vec::new()
+        };
+        self.note(change, std::slice::from_ref(about));
     }
 
     /// Marks a container as being started, or not any more.
@@ -306,5 +341,61 @@ impl Cache {
             }
         };
         tokio::time::timeout(limit, wait).await.ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use berth_engine::State;
+    use berth_engine::contract::plain;
+    use futures_util::stream;
+    use k8s_openapi::ByteString;
+    use k8s_openapi::api::core::v1::{Pod, Secret};
+    use kube::runtime::watcher::Event;
+    use serde_json::json;
+    use tokio::sync::watch;
+
+    use super::{Cache, RECORD, Record};
+
+    fn secret(version: &str, run: u64) -> Secret {
+        let record = Record { spec: plain("web1", &[], &["x".to_owned()]), ports: Vec::new(), run, ended: None };
+        let text = json!({ "metadata": { "name": "berth-web1", "resourceVersion": version, "labels": { "berth.io/unit": "web1" } } });
+        let data = [(RECORD.to_owned(), ByteString(serde_json::to_vec(&record).expect("json")))];
+        Secret { data: Some(data.into()), ..serde_json::from_value(text).expect("secret") }
+    }
+
+    fn pod(run: u64) -> Pod {
+        let labels = json!({ "berth.io/unit": "web1", "berth.io/run": run.to_string() });
+        let state = json!({ "running": { "startedAt": "2026-01-02T03:04:05Z" } });
+        let status = json!({ "phase": "Running", "containerStatuses": [{ "name": "main", "state": state, "image": "x", "imageID": "x",
+            "ready": true, "restartCount": 0 }] });
+        serde_json::from_value(json!({ "metadata": { "name": "p", "labels": labels }, "status": status })).expect("pod")
+    }
+
+    #[tokio::test]
+    async fn what_is_missing_from_a_new_list_is_gone() {
+        let cache = Arc::new(Cache::default());
+        let id = "web1".parse().expect("id");
+        let secrets = |events: Vec<Event<Secret>>| {
+            cache.clone().follow(stream::iter(events.into_iter().map(Ok)), watch::channel(false).0)
+        };
+        secrets(vec![Event::Init, Event::InitApply(secret("7", 0)), Event::InitDone]).await;
+        assert_eq!(cache.known().observed(&id).state, State::Created);
+        // A pod is there before its run is written down.
+        cache.clone().follow(stream::iter([Ok(Event::Apply(pod(1)))]), watch::channel(false).0).await;
+        let seen = cache.known().observed(&id);
+        assert!(matches!(seen.state, State::Running { .. }) && seen.run == 1, "{seen:?}");
+        // What this server wrote is newer than what the watch tells afterwards.
+        cache.keep(secret("9", 1), &id);
+        secrets(vec![Event::Apply(secret("8", 0))]).await;
+        assert_eq!(cache.known().units[&id].record.as_ref().map(|record| record.run), Some(1));
+        // Lists made anew, without the pod, then without the Secret.
+        let pods: Vec<kube::runtime::watcher::Result<Event<Pod>>> = vec![Ok(Event::Init), Ok(Event::InitDone)];
+        cache.clone().follow(stream::iter(pods), watch::channel(false).0).await;
+        assert!(matches!(cache.known().observed(&id).state, State::Exited(exit) if exit.code == 255));
+        secrets(vec![Event::Init, Event::InitDone]).await;
+        assert!(cache.known().units.is_empty(), "nothing waits for it any more");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::cache::{Cache, INSTANCE, RECORD, Record, UNIT, Watched};
-use crate::errors::{failed, is_conflict, is_not_found, patiently};
+use crate::errors::{failed, is_conflict, is_not_found, is_there, patiently};
 use crate::{logs, nodes, pods};
 
 /// How the engine is set up.
@@ -33,6 +34,10 @@ pub struct Options {
     pub namespace: String,
     /// The name of this installation: several may share a namespace. A label's value (at most 63 letters, digits, `-`, `_`, `.`).
     pub instance: String,
+    /// First and last host port that accounts may publish; administrators may publish any.
+    pub account_ports: (u16, u16),
+    /// Host ports that one tenant may have in all; 0 for no bound.
+    pub ports_of_tenant: usize,
     /// How long a container may take from its start until its program runs: scheduling, the image, the network.
     pub start_limit: Duration,
 }
@@ -41,7 +46,14 @@ impl Options {
     /// Defaults for a namespace.
     pub fn new(namespace: impl Into<String>, instance: impl Into<String>) -> Self {
         let start_limit = Duration::from_secs(300);
-        Self { kubeconfig: None, namespace: namespace.into(), instance: instance.into(), start_limit }
+        Self {
+            kubeconfig: None,
+            namespace: namespace.into(),
+            instance: instance.into(),
+            account_ports: (11_000, 29_999),
+            ports_of_tenant: 4096,
+            start_limit,
+        }
     }
 }
 
@@ -179,10 +191,16 @@ async fn whole<T: Send + 'static>(
 }
 
 /// Host ports for what was asked. A port is one container's, on whichever node it comes to be.
-fn give(taken: &[PortBinding], asked: &[PortRequest]) -> Result<Vec<PortBinding>, EngineError> {
+fn give(taken: &[PortBinding], asked: &[PortRequest], allowed: (u16, u16)) -> Result<Vec<PortBinding>, EngineError> {
     let mut given: Vec<PortBinding> = Vec::new();
     for asked in asked {
-        let (first, last) = asked.host_ports;
+        let (first, last) = (asked.host_ports.0.max(allowed.0), asked.host_ports.1.min(allowed.1));
+        if first > last {
+            let (lowest, highest) = allowed;
+            return Err(EngineError::Refused(format!(
+                "on Kubernetes accounts publish host ports {lowest} to {highest}"
+            )));
+        }
         let is_free = |port: &u16| {
             let same = |p: &PortBinding| p.host_port == *port && p.protocol == asked.protocol;
             !taken.iter().chain(&given).any(same)
@@ -236,73 +254,85 @@ impl Inner {
                 Err(error) if is_conflict(&error) => {}
                 Err(error) => return Err(failed(format!("write secret {name}"))(error)),
                 Ok(written) => {
-                    let version = written.resource_version();
-                    return self.seen(id, |unit| unit.version == version).await;
+                    self.cache.keep(written, id);
+                    return Ok(());
                 }
             }
         }
     }
 
-    /// Waits until the watch has told of what was written.
-    async fn seen(&self, id: &UnitId, is: impl Fn(&crate::cache::Unit) -> bool) -> Result<(), EngineError> {
-        let seen = self.cache.until(SEEN_LIMIT, |known| known.units.get(id).filter(|unit| is(unit)).map(drop)).await;
-        seen.ok_or_else(|| EngineError::Timeout(format!("hear of what was written of {id}")))
-    }
-
-    /// Deletes the pod of a run at once, and waits until it is gone.
+    /// Deletes the pod of a run, and waits until its node has ended it; without the node, if that does not answer.
     async fn delete_pod(&self, id: &UnitId, run: u64, name: &str) -> Result<(), EngineError> {
-        let params = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
-        match patiently(|| self.pods.delete(name, &params)).await {
-            Err(error) if !is_not_found(&error) => return Err(failed(format!("delete pod {name}"))(error)),
-            _ => {}
-        }
         let gone = |known: &crate::cache::Known| {
             known.units.get(id).is_none_or(|unit| !unit.pods.contains_key(&run)).then_some(())
         };
-        self.cache.until(END_LIMIT, gone).await.ok_or_else(|| EngineError::Timeout(format!("the end of pod {name}")))
+        // With 0 it would be gone from the API before its processes are from the node.
+        for grace in [1, 0] {
+            let params = DeleteParams { grace_period_seconds: Some(grace), ..DeleteParams::default() };
+            match patiently(|| self.pods.delete(name, &params)).await {
+                Err(error) if !is_not_found(&error) => return Err(failed(format!("delete pod {name}"))(error)),
+                _ => {}
+            }
+            if self.cache.until(END_LIMIT, gone).await.is_some() {
+                return Ok(());
+            }
+        }
+        Err(EngineError::Timeout(format!("pod {name} was not deleted in time")))
     }
 
     async fn create(&self, spec: &UnitSpec) -> Result<Placement, EngineError> {
         let _one_at_a_time = self.creating.lock().await;
         let placement = |record: &Record| Placement { address: None, ports: record.ports.clone() };
-        let taken: Vec<PortBinding> = {
+        let (taken, of_tenant) = {
             let known = self.cache.known();
             if let Some(record) = known.units.get(&spec.id).and_then(|unit| unit.record.as_ref()) {
                 return Ok(placement(record));
             }
-            known
-                .units
-                .values()
-                .filter_map(|unit| unit.record.as_ref())
-                .flat_map(|record| record.ports.clone())
-                .collect()
+            let records: Vec<&Record> = known.units.values().filter_map(|unit| unit.record.as_ref()).collect();
+            let of_tenant = records.iter().filter(|record| record.spec.tenant == spec.tenant);
+            let of_tenant: usize = of_tenant.map(|record| record.ports.len()).sum();
+            (records.iter().flat_map(|record| record.ports.clone()).collect::<Vec<PortBinding>>(), of_tenant)
         };
         pods::check(spec)?;
-        let record = Record { spec: spec.clone(), ports: give(&taken, &spec.ports)?, run: 0, ended: None };
+        let most = self.options.ports_of_tenant;
+        if most > 0 && of_tenant + spec.ports.len() > most {
+            return Err(EngineError::NoRoom(format!("an account may have {most} ports of hosts")));
+        }
+        let allowed = if spec.host_network_trusted { (1, u16::MAX) } else { self.options.account_ports };
+        let record = Record { spec: spec.clone(), ports: give(&taken, &spec.ports, allowed)?, run: 0, ended: None };
         let secret = self.secret(&record, None)?;
         let params = PostParams::default();
         match patiently(|| self.secrets.create(&params, &secret)).await {
             // An answer that was lost, and the request repeated.
-            Err(error) if is_conflict(&error) => {}
+            Err(error) if is_there(&error) => {
+                let name = secret.name_any();
+                let found = patiently(|| self.secrets.get(&name)).await;
+                self.cache.keep(found.map_err(failed(format!("read secret {name}")))?, &spec.id);
+            }
             Err(error) => return Err(failed(format!("make secret {}", secret.name_any()))(error)),
-            Ok(_) => {}
+            Ok(made) => self.cache.keep(made, &spec.id),
         }
-        self.seen(&spec.id, |unit| unit.record.is_some()).await?;
-        Ok(placement(&record))
+        self.known_record(&spec.id).map(|record| placement(&record))
     }
 
     async fn start(&self, id: &UnitId, run: u64) -> Result<(), EngineError> {
-        let (record, owner, others) = {
+        let (record, owner, others, pending) = {
             let known = self.cache.known();
             let unit = known.units.get(id).filter(|unit| unit.record.is_some());
             let unit = unit.ok_or_else(|| EngineError::NoSuchUnit(id.clone()))?;
             let record = unit.record.clone().ok_or_else(|| EngineError::NoSuchUnit(id.clone()))?;
-            if record.run >= run || matches!(known.observed(id).state, State::Running { .. }) {
+            let pending = unit.pods.get(&run).is_some_and(|pod| pods::state(pod).is_none());
+            if !pending && (unit.run() >= run || matches!(known.observed(id).state, State::Running { .. })) {
                 return Ok(());
             }
             let others: Vec<(u64, String)> = unit.pods.iter().map(|(run, pod)| (*run, pod.name_any())).collect();
-            (record, unit.uid.clone().unwrap_or_default(), others)
+            (record, unit.uid.clone().unwrap_or_default(), others, pending)
         };
+        if pending {
+            // An earlier server began it.
+            return self.comes_up(id, run, &pods::pod_name(&record.spec, run)).await;
+        }
+        let before = self.cache.known().observed(id);
         let node =
             match record.spec.host.as_str() {
                 "" => None,
@@ -314,26 +344,37 @@ impl Inner {
                     })?)
                 }
             };
+        if let (State::Exited(exit), None) = (before.state, &record.ended) {
+            // How it ended goes with its pod.
+            self.note(id, |record| (record.run, record.ended) = (before.run, Some(exit.clone()))).await?;
+        }
         // They hold its ports; and with its next run a container's output begins anew.
         for (run, name) in others {
             self.delete_pod(id, run, &name).await?;
         }
         let owner = (self.options.instance.as_str(), owner.as_str());
         let pod = pods::pod(&record.spec, &record.ports, run, owner, node.as_deref())?;
-        self.note(id, |record| (record.run, record.ended) = (run, None)).await?;
         let params = PostParams::default();
         match patiently(|| self.pods.create(&params, &pod)).await {
-            Err(error) if is_conflict(&error) => {}
+            Err(error) if is_there(&error) => {}
             Err(error) => return Err(failed(format!("make pod {}", pod.name_any()))(error)),
-            Ok(_) => {}
+            Ok(made) => self.cache.keep(made, id),
         }
+        // Second, so that no run is written down that was never made.
+        self.note(id, |record| (record.run, record.ended) = (run, None)).await?;
         self.comes_up(id, run, &pod.name_any()).await
     }
 
     /// Waits until the program of a run has begun.
     async fn comes_up(&self, id: &UnitId, run: u64, name: &str) -> Result<(), EngineError> {
+        let seen = AtomicBool::new(false);
         let outcome = |known: &crate::cache::Known| {
-            let pod = known.units.get(id)?.pods.get(&run)?;
+            let Some(pod) = known.units.get(id).and_then(|unit| unit.pods.get(&run)) else {
+                return seen
+                    .load(Ordering::Relaxed)
+                    .then(|| Err(EngineError::Failed(format!("pod {name} was deleted while it was started"))));
+            };
+            seen.store(true, Ordering::Relaxed);
             match pods::failure(pod) {
                 Some(error) => Some(Err(error)),
                 None => pods::state(pod).map(|_| Ok(())),
@@ -360,25 +401,30 @@ impl Inner {
         begun
     }
 
-    /// Deletes the pod of a run at once, and writes down how that ended.
+    /// Writes down how a run ended, and deletes its pod.
     async fn end_with(&self, id: &UnitId, run: u64, name: &str, exit: Exit) -> Result<(), EngineError> {
-        self.delete_pod(id, run, name).await?;
-        self.note(id, |record| {
-            if record.run == run {
-                record.ended = Some(exit.clone());
-            }
-        })
-        .await
+        self.note(id, |record| (record.run, record.ended) = (run, Some(exit.clone()))).await?;
+        self.delete_pod(id, run, name).await
     }
 
     async fn stop(&self, id: &UnitId, grace: Duration) -> Result<(), EngineError> {
-        let Ok(record) = self.known_record(id) else { return Err(EngineError::NoSuchUnit(id.clone())) };
+        let record = self.known_record(id)?;
         let is_over =
             |known: &crate::cache::Known| (!matches!(known.observed(id).state, State::Running { .. })).then_some(());
-        if is_over(&self.cache.known()).is_some() {
+        let (run, waits, over) = {
+            let known = self.cache.known();
+            let run = known.units.get(id).map_or(0, crate::cache::Unit::run);
+            let pod = known.units.get(id).and_then(|unit| unit.pods.get(&run));
+            (run, pod.is_some_and(|pod| pods::state(pod).is_none()), is_over(&known).is_some())
+        };
+        let name = pods::pod_name(&record.spec, run);
+        if waits {
+            // It has not run yet, and is not to.
+            return self.end_with(id, run, &name, pods::unseen_end()).await;
+        }
+        if over {
             return Ok(());
         }
-        let (run, name) = (record.run, pods::pod_name(&record.spec, record.run));
         if !grace.is_zero() {
             let deadline = Patch::Merge(json!({ "spec": { "activeDeadlineSeconds": 1 } }));
             let params = PatchParams::default();

@@ -8,6 +8,9 @@ use kube::Error;
 /// How long a request is repeated that the API server was too busy or not there for.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long one request may take: a connection may be dead and nobody says so.
+const ONE_REQUEST: Duration = Duration::from_secs(10);
+
 fn status(error: &Error) -> Option<u16> {
     match error {
         Error::Api(status) => Some(status.code),
@@ -19,9 +22,18 @@ pub(crate) fn is_not_found(error: &Error) -> bool {
     status(error) == Some(404)
 }
 
-/// Something of that name is there already, or has changed since it was read.
+fn has_reason(error: &Error, reason: &str) -> bool {
+    matches!(error, Error::Api(status) if status.code == 409 && status.reason == reason)
+}
+
+/// Something of that name is there already.
+pub(crate) fn is_there(error: &Error) -> bool {
+    has_reason(error, "AlreadyExists")
+}
+
+/// It has changed since it was read; or a quota has, which others use at the same time.
 pub(crate) fn is_conflict(error: &Error) -> bool {
-    status(error) == Some(409)
+    has_reason(error, "Conflict")
 }
 
 /// Whether the same request may succeed a moment later: too many, the server's own trouble, no connection.
@@ -51,7 +63,8 @@ pub(crate) async fn patiently<T, F: Future<Output = Result<T, Error>>>(
     let until = tokio::time::Instant::now() + PATIENCE;
     let mut pause = Duration::from_millis(50);
     loop {
-        match request().await {
+        let answer = tokio::time::timeout(ONE_REQUEST, request()).await;
+        match answer.unwrap_or_else(|_| Err(Error::Service("the API server did not answer in time".into()))) {
             Err(error) if is_transient(&error) && tokio::time::Instant::now() + pause < until => {
                 tracing::warn!(%error, "the API server did not take a request; it is repeated");
                 tokio::time::sleep(pause).await;

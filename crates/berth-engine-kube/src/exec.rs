@@ -23,7 +23,7 @@ const BUFFER: usize = 64 * 1024;
 
 /// The exit code that a process's last word tells; the error if it did not run.
 fn code_of(status: Option<Status>) -> Result<i32, EngineError> {
-    let Some(status) = status else { return Err(EngineError::Failed("the node broke off".into())) };
+    let Some(status) = status else { return Err(EngineError::Failed("the connection to the node was lost".into())) };
     if status.status.as_deref() == Some("Success") {
         return Ok(0);
     }
@@ -116,10 +116,13 @@ async fn converse(mut process: AttachedProcess, size: Option<(u16, u16)>, ends: 
         // All that it wrote comes first.
         while pumps.join_next().await.is_some() {}
         if ends {
-            let code = code.unwrap_or_else(|error| {
-                tracing::warn!(%error, "the end of a process was not told");
-                255
-            });
+            let code = match code {
+                Ok(code) | Err(EngineError::Start { code, .. }) => code,
+                Err(error) => {
+                    tracing::warn!(%error, "the end of a process was not told");
+                    255
+                }
+            };
             let _ = said.send(ExecOutput::Ended(code)).await;
         }
         feeding.abort();

@@ -24,6 +24,8 @@ pub(crate) struct Reader {
     last: Option<(i64, usize)>,
     /// Lines with that time that a new request gives once more.
     skip: usize,
+    /// From when on lines are wanted, after a request for the last ones that gave none.
+    continue_at: Option<i64>,
 }
 
 /// Splits `2026-01-02T03:04:05.6Z text`.
@@ -35,13 +37,14 @@ pub(crate) fn line_of(line: &[u8]) -> Option<(i64, &[u8])> {
 
 impl Reader {
     pub(crate) fn new(pods: Api<Pod>, pod: Option<String>, options: LogOptions) -> Self {
-        Self { pods, pod, options, stream: None, last: None, skip: 0 }
+        Self { pods, pod, options, stream: None, last: None, skip: 0, continue_at: None }
     }
 
     async fn open(&mut self, pod: &str) -> Result<Option<Stream>, EngineError> {
-        let since = self.last.map(|(at, _)| at).or(self.options.since);
+        let since = self.last.map(|(at, _)| at).or(self.continue_at).or(self.options.since);
         let since_time = since.and_then(|at| Timestamp::from_nanosecond(at.into()).ok());
-        let tail = if self.last.is_none() { self.options.tail } else { None };
+        let tail = self.options.tail;
+        let now = Timestamp::now();
         let params = LogParams {
             container: Some(MAIN.into()),
             timestamps: true,
@@ -51,7 +54,13 @@ impl Reader {
         };
         self.skip = self.last.map_or(0, |(_, count)| count);
         match self.pods.log_stream(pod, &params).await {
-            Ok(stream) => Ok(Some(Box::pin(stream))),
+            Ok(stream) => {
+                // Of the first request only: what comes from now on is wanted whole.
+                if self.options.tail.take().is_some() && self.last.is_none() {
+                    self.continue_at = i64::try_from(now.as_nanosecond()).ok();
+                }
+                Ok(Some(Box::pin(stream)))
+            }
             Err(error) if is_not_found(&error) => Ok(None),
             // Its container is not made yet.
             Err(kube::Error::Api(status)) if status.code == 400 => Ok(None),

@@ -12,6 +12,23 @@ use crate::cache::{INSTANCE, RUN, UNIT};
 pub(crate) const MAIN: &str = "main";
 /// Seconds between the signal and the kill where a node ends a pod by itself, and the longest grace of a stop.
 pub(crate) const GRACE_S: i64 = 30;
+/// What Docker leaves to the processes of a container.
+const CAPABILITIES: [&str; 14] = [
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "NET_RAW",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+];
 /// Why the kubelet could not make a container, of those that do not pass by waiting.
 const BROKEN: [&str; 6] = [
     "ErrImageNeverPull",
@@ -27,7 +44,7 @@ pub(crate) fn pod_name(spec: &UnitSpec, run: u64) -> String {
 }
 
 /// User and group by number, as pods have them.
-fn user_of(user: &str) -> Option<(Option<i64>, Option<i64>)> {
+fn user_of(user: &str) -> Option<(Option<u32>, Option<u32>)> {
     if user.is_empty() {
         return Some((None, None));
     }
@@ -48,8 +65,18 @@ pub(crate) fn check(spec: &UnitSpec) -> Result<(), EngineError> {
     if spec.network == NetworkMode::None {
         return refuse("every container has a network".into());
     }
+    // Links in it are followed on the node, which nobody checks.
+    if !spec.host_network_trusted && spec.network == NetworkMode::Host {
+        return refuse("the host's network is for administrators".into());
+    }
     for mount in &spec.mounts {
+        if mount.target.to_string_lossy().contains(':') {
+            return refuse(format!("a mount target has no ':': {}", mount.target.display()));
+        }
         match &mount.source {
+            MountSource::Bind { .. } if !spec.host_network_trusted => {
+                return refuse("folders of the host are for administrators".into());
+            }
             MountSource::Bind { .. } | MountSource::Tmpfs { .. } => {}
             MountSource::Volume { name, .. } => return refuse(format!("named volumes are not possible yet: {name}")),
             MountSource::Program => return refuse("the server's own program can't be mounted".into()),
@@ -61,6 +88,10 @@ pub(crate) fn check(spec: &UnitSpec) -> Result<(), EngineError> {
         (!extras.ulimits.is_empty(), "ulimits"),
         (!extras.groups.is_empty(), "further groups"),
         (extras.oom_score_adj.is_some(), "an OOM score"),
+        (!extras.hosts.is_empty(), "further lines of /etc/hosts"),
+        (!extras.dns.is_empty() || !extras.dns_search.is_empty(), "name servers and search domains"),
+        (extras.disk.is_some(), "a disk limit"),
+        (extras.log_max_size.is_some() || extras.log_max_files.is_some(), "the rotation of its log"),
     ];
     match unknown.iter().find(|(asked, _)| *asked) {
         Some((_, what)) => refuse(format!("{what} can't be set")),
@@ -89,7 +120,9 @@ pub(crate) fn pod(
         };
         Some((mount.target.clone(), source, mount.read_only))
     });
-    for (number, (target, mut source, read_only)) in std::iter::once(shm).chain(asked).enumerate() {
+    let has_own_shm = spec.mounts.iter().any(|mount| mount.target == shm.0);
+    let shm = (!has_own_shm).then_some(shm);
+    for (number, (target, mut source, read_only)) in shm.into_iter().chain(asked).enumerate() {
         let name = format!("v{number}");
         source["name"] = json!(name);
         volumes.push(source);
@@ -148,6 +181,8 @@ pub(crate) fn pod(
                 "env": env,
                 "workingDir": if spec.working_dir.is_empty() { "/" } else { &spec.working_dir },
                 "stdin": spec.stdin,
+                // The end of what a client sends reaches the program.
+                "stdinOnce": spec.stdin && !spec.terminal,
                 "tty": spec.terminal,
                 "ports": published.collect::<Vec<_>>(),
                 "volumeMounts": mounts,
@@ -155,6 +190,8 @@ pub(crate) fn pod(
                 "resources": { "limits": limits, "requests": { "cpu": "0", "memory": "0" } },
                 "securityContext": {
                     "allowPrivilegeEscalation": spec.new_privileges,
+                    "capabilities": { "drop": ["ALL"], "add": CAPABILITIES },
+                    "seccompProfile": { "type": "RuntimeDefault" },
                     "readOnlyRootFilesystem": spec.read_only,
                     "runAsUser": user,
                     "runAsGroup": group,
@@ -167,7 +204,7 @@ pub(crate) fn pod(
 
 /// Kubernetes replaces `$(NAME)` in commands and variables; `$$` is a dollar.
 fn escaped(text: &str) -> String {
-    text.replace("$(", "$$(")
+    text.replace('$', "$$")
 }
 
 /// RFC 1123.
@@ -291,7 +328,7 @@ mod tests {
         assert_eq!(made["metadata"]["name"], "berth-web1-3");
         assert_eq!(made["metadata"]["labels"]["berth.io/run"], "3");
         let container = &made["spec"]["containers"][0];
-        assert_eq!(container["command"], json!(["/bin/sh", "-c", "echo $$(HOME) $$"]), "{container}");
+        assert_eq!(container["command"], json!(["/bin/sh", "-c", "echo $$(HOME) $$$$"]), "{container}");
         assert_eq!(made["spec"]["restartPolicy"], "Never");
         let fields = "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms/0/matchFields/0/values/0";
         assert_eq!(made.pointer(fields), Some(&json!("node-1")));

@@ -123,6 +123,8 @@ async fn ends_as_asked(cluster: &Cluster) {
     begin(&engine, &deaf).await;
     engine.stop(&deaf.id, 15, Duration::from_secs(1)).await.expect("stop");
     assert_eq!(ended(&engine, &deaf.id).await.code, 137);
+    let processes = || Command::new("pgrep").args(["-f", "trap '' TERM; while :"]).output().expect("pgrep").stdout;
+    assert_eq!(String::from_utf8_lossy(&processes()), "", "no process of it is left");
     // A pod that somebody deletes is told as an end that nobody saw; the next run is a new pod.
     engine.start(&deaf.id, 2).await.expect("start again");
     cluster.kubectl(&["-n", "life", "delete", "pod", "berth-deaf-2", "--grace-period=0", "--force"]);
@@ -168,6 +170,22 @@ async fn says_what_it_can_not_do(cluster: &Cluster) {
     let named = UnitSpec { user: "nobody".into(), ..spec("named", "/bin/true") };
     let refused = engine.create(&named).await.expect_err("users by name");
     assert!(matches!(&refused, EngineError::Refused(_)), "{refused:?}");
+    // What would be the node's own, for whoever is no administrator.
+    let port = |first, last| {
+        let protocol = berth_engine::PortProtocol::Tcp;
+        vec![berth_engine::PortRequest { protocol, host_ip: None, host_ports: (first, last), container_port: Some(80) }]
+    };
+    let untrusted = |id: &str| UnitSpec { host_network_trusted: false, ..spec(id, "/bin/true") };
+    let source = berth_engine::MountSource::Bind { source: "/".into() };
+    let bind = berth_engine::Mount { target: "/host".into(), source, read_only: true };
+    for wrong in [
+        UnitSpec { ports: port(10_250, 10_250), ..untrusted("kubelet") },
+        UnitSpec { mounts: vec![bind], ..untrusted("bind") },
+        UnitSpec { network: berth_engine::NetworkMode::Host, ..untrusted("network") },
+    ] {
+        let refused = engine.create(&wrong).await.expect_err("for administrators");
+        assert!(matches!(&refused, EngineError::Refused(_)), "{}: {refused:?}", wrong.id);
+    }
     for id in [&missing.id, &huge.id] {
         engine.remove(id).await.expect("remove");
     }

@@ -22,7 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::connections::Reached;
 use crate::service;
-use crate::settings::{EngineKind, Settings};
+use crate::settings::{EngineKind, INSTANCE, Settings};
 
 /// Keeps a second server from the same data. The lock goes with the process, however it ends.
 pub(crate) fn take_lock(data: &Path) -> Result<fs::File, String> {
@@ -82,9 +82,13 @@ async fn open_engine(
     images: Images,
 ) -> Result<(Arc<dyn Engine>, Vec<(std::net::Ipv4Addr, u8)>), String> {
     if settings.engine.kind == EngineKind::Kubernetes {
-        let engine =
-            KubeEngine::open(settings.kubernetes.options(data)?).await.map_err(|e| format!("start the engine: {e}"))?;
+        let engine = KubeEngine::open(settings.kubernetes.options(data, settings.engine.ports_per_account)?)
+            .await
+            .map_err(|e| format!("start the engine: {e}"))?;
         return Ok((Arc::new(engine), Vec::new()));
+    }
+    if data.join(INSTANCE).exists() {
+        return Err(format!("{} is a data folder of the engine kubernetes: start it with that", data.display()));
     }
     // Whatever becomes of the file: an upgrade may replace it at any moment.
     let program = Path::new("/proc/self/exe").to_owned();

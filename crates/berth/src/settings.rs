@@ -107,21 +107,30 @@ pub(crate) enum EngineKind {
 #[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Kubernetes {
-    /// File with the cluster's address and credentials. Empty: the account of the pod that the server runs in, or `$KUBECONFIG`, or
-    /// `~/.kube/config`.
+    /// File with the cluster's address and credentials. Empty: `$KUBECONFIG` or `~/.kube/config`, or the account of the pod that the server runs
+    /// in.
     pub(crate) kubeconfig: PathBuf,
     /// Namespace of its pods and secrets, which must be there.
     pub(crate) namespace: String,
     /// Name of this installation, a label of all that it makes: several may share a namespace. Empty: one that was made up when the data
     /// folder was first used, so that a server with other data never takes this one's containers for forgotten ones.
     pub(crate) instance: String,
+    /// First and last host port that accounts may publish on the nodes; administrators may publish any. Nodes' own ports (22, 6443, 10250,
+    /// and 30000 to 32767 of Services) should not be among them.
+    pub(crate) account_ports: (u16, u16),
     /// Seconds that a container may take until its program runs: scheduling, the image, the network.
     pub(crate) start_limit_s: u64,
 }
 
 impl Default for Kubernetes {
     fn default() -> Self {
-        Self { kubeconfig: PathBuf::new(), namespace: "berth".into(), instance: String::new(), start_limit_s: 300 }
+        Self {
+            kubeconfig: PathBuf::new(),
+            namespace: "berth".into(),
+            instance: String::new(),
+            account_ports: (11_000, 29_999),
+            start_limit_s: 300,
+        }
     }
 }
 
@@ -146,31 +155,40 @@ impl Kubernetes {
         all
     }
 
-    /// As the engine takes it.
-    pub(crate) fn options(&self, data: &Path) -> Result<berth_engine_kube::Options, String> {
-        let instance = match self.instance.as_str() {
-            "" => made_up_instance(&data.join("instance"))?,
-            given => given.to_owned(),
-        };
+    /// As the engine takes it; `ports` is how many an account may have.
+    pub(crate) fn options(&self, data: &Path, ports: usize) -> Result<berth_engine_kube::Options, String> {
+        if data.join("engine").exists() {
+            return Err(format!(
+                "{} is a data folder of the embedded engine: Kubernetes needs one of its own",
+                data.display()
+            ));
+        }
+        let known = instance_of(&data.join(INSTANCE), &self.instance)?;
+        let instance = if self.instance.is_empty() { known } else { self.instance.clone() };
         Ok(berth_engine_kube::Options {
             kubeconfig: Some(self.kubeconfig.clone()).filter(|path| !path.as_os_str().is_empty()),
+            account_ports: self.account_ports,
+            ports_of_tenant: ports,
             start_limit: std::time::Duration::from_secs(self.start_limit_s),
             ..berth_engine_kube::Options::new(&self.namespace, instance)
         })
     }
 }
 
-/// The name in this file, which is made with a random one where it is not there.
-fn made_up_instance(path: &Path) -> Result<String, String> {
-    let named = |error: std::io::Error| format!("{}: {error}", path.display());
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(text.trim().to_owned()),
+/// The file with the name of an installation on Kubernetes; its data folder has no other engine.
+pub(crate) const INSTANCE: &str = "instance.json";
+
+/// The name in this file, which is made where it is not there: with the given name, or a random one.
+fn instance_of(path: &Path, given: &str) -> Result<String, String> {
+    let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    match std::fs::read(path) {
+        Ok(text) => serde_json::from_slice(&text).map_err(|e| named(&e)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let name = berth_types::random_hex(8);
-            std::fs::write(path, format!("{name}\n")).map_err(named)?;
+            let name = if given.is_empty() { berth_types::random_hex(8) } else { given.to_owned() };
+            berth_runtime::write_json(path, &name).map_err(|e| named(&e))?;
             Ok(name)
         }
-        Err(error) => Err(named(error)),
+        Err(error) => Err(named(&error)),
     }
 }
 
