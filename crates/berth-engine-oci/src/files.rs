@@ -113,12 +113,12 @@ impl OciEngine {
         loop {
             let unit = self.inner.unit(id)?;
             let live = unit.known().live.clone();
-            match self.open_files_of(unit, write).await {
+            match (self.open_files_of(unit, write).await, live) {
                 // It has ended by itself: once that is noted, they are opened as those of any other that does not run.
-                Err(EngineError::NotRunning(_)) if let Some(mut live) = live => {
+                (Err(EngineError::NotRunning(_)), Some(mut live)) => {
                     let _ = live.ended.wait_for(|ended| *ended).await;
                 }
-                opened => return opened,
+                (opened, _) => return opened,
             }
         }
     }
