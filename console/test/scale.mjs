@@ -89,11 +89,22 @@ try {
   assert.ok(made >= SECONDS * 100, `only ${made} updates were made`);
   // What is seen is what is the case: half of them are paused now.
   const shown = await page.evaluate(() => globalThis.rows().slice(0, 20).map((row) => row.querySelector("a").textContent));
-  await page.waitForFunction(async () => {
-    const states = new Map((await (await fetch("v1/containers/summary?sort=created&descending=true&limit=50", { headers: { "berth-csrf": localStorage.getItem("berth-csrf") } })).json()).items.map((each) => [each.name, each.state]));
-    return globalThis.rows().slice(0, 20).every((row) => row.querySelector(".state").textContent === states.get(row.querySelector("a").textContent));
-  }, undefined, { timeout: 5000 });
   assert.equal(shown.length, 20);
+  // Not waitForFunction: it takes the promise of an async function for a yes.
+  await page.evaluate((slack) => new Promise((resolve, reject) => {
+    const states = new Map();
+    const same = () => globalThis.rows().slice(0, 20).every((row) => row.querySelector(".state").textContent === states.get(row.querySelector("a").textContent));
+    const ends = performance.now() + 5000 * slack;
+    const look = () => {
+      if (globalThis.rows().length >= 20 && same()) resolve();
+      else if (performance.now() > ends) reject(new Error("the rows are not what the server says"));
+      else requestAnimationFrame(look);
+    };
+    fetch("v1/containers/summary?sort=created&descending=true&limit=50", { headers: { "berth-csrf": localStorage.getItem("berth-csrf") } })
+      .then((answer) => answer.json())
+      .then((list) => { for (const each of list.items) states.set(each.name, each.state); look(); })
+      .catch(reject);
+  }), SLACK);
   const paused = await page.evaluate(() => globalThis.rows().slice(0, 20).filter((row) => row.querySelector(".state").textContent === "paused").length);
   assert.ok(paused > 0 && paused < 20, `${paused} of 20 are paused`);
   console.log("resume");

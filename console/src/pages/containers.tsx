@@ -61,11 +61,14 @@ export function Containers() {
   const pages = useRef(new Map<number, Summary[] | "asked">());
   const turn = useRef(0);
   const seen = useRef({ first: 0, last: 60 });
+  const reading = useRef(0);
+  const stale = useRef(false);
 
   const read = async (page: number, mine: number) => {
     const query = new URLSearchParams({
       ...filters(text.value), state: state.value, sort: sort.value, descending: String(descending.value), limit: String(PAGE), offset: String(page * PAGE),
     });
+    reading.current += 1;
     try {
       const found = await get<Schema["ContainerSummaryList"]>(`v1/containers/summary?${query.toString()}`);
       if (mine !== turn.current) return;
@@ -83,6 +86,9 @@ export function Containers() {
       if (status >= 400 && status < 500) { total.value = 0; ready.value = true; return; }
       pages.current.delete(page);
       setTimeout(() => { if (mine === turn.current) need(seen.current.first, seen.current.last); }, 2000);
+    } finally {
+      reading.current -= 1;
+      if (reading.current === 0 && stale.current) renew(true);
     }
   };
   const need = (first: number, last: number) => {
@@ -95,6 +101,7 @@ export function Containers() {
   };
   /** Reads what is seen anew; until it is there, what was there stays. */
   const renew = (keep: boolean) => {
+    stale.current = false;
     turn.current += 1;
     const old = pages.current;
     pages.current = new Map();
@@ -137,7 +144,12 @@ export function Containers() {
         left.delete(event.subject);
         chosen.value = left;
       }
-      timer ??= setTimeout(() => { timer = undefined; renew(true); }, 250);
+      timer ??= setTimeout(() => {
+        timer = undefined;
+        // Answers that take longer than changes need to come must be shown all the same: what is being read is waited for.
+        if (reading.current > 0) stale.current = true;
+        else renew(true);
+      }, 250);
     });
     return () => { clearTimeout(timer); stop(); };
   }, []);
