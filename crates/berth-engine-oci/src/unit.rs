@@ -23,6 +23,8 @@ const OOM_EXIT_WINDOW_NS: i64 = 2_000_000_000;
 
 /// So long a first process may take from when it accepts no others to when it is seen to have ended.
 pub(crate) const DYING: Duration = Duration::from_millis(100);
+/// So long its exit may take: it waits for the other processes of its pid namespace.
+const EXIT: Duration = Duration::from_secs(10);
 
 pub(crate) const RUN: &str = "run.json";
 
@@ -105,9 +107,9 @@ impl Live {
         self.init.as_ref().map_or(Ok(()), |init| init.signal(signal))
     }
 
-    /// Whether its first process has ended, or does within `limit`. Blocks that long.
+    /// Whether its first process has ended, or does within `limit`. Blocks that long, and up to [`EXIT`] for one whose exit has begun.
     pub(crate) fn ends_within(&self, limit: Duration) -> bool {
-        self.init.as_ref().is_none_or(|init| init.wait(limit))
+        self.init.as_ref().is_none_or(|init| init.wait(limit) || init.is_exiting() && init.wait(EXIT))
     }
 }
 

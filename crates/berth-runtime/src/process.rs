@@ -24,13 +24,24 @@ fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
-fn start_ticks(pid: i32) -> io::Result<u64> {
+/// Fields of `/proc/PID/stat` as proc(5) counts them.
+const FLAGS_FIELD: usize = 9;
+const STARTED_FIELD: usize = 22;
+/// Of the flags: it is in its exit (`include/linux/sched.h`).
+const PF_EXITING: u64 = 4;
+
+/// A number of `/proc/PID/stat`, from the fourth field on.
+fn field_of_stat(pid: impl std::fmt::Display, field: usize) -> io::Result<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name may hold spaces and brackets; what follows its last bracket does not.
+    // The name may hold spaces and brackets; what follows its last bracket, from the third field on, does not.
     stat.rsplit_once(')')
-        .and_then(|(_, rest)| rest.split_whitespace().nth(19))
-        .and_then(|ticks| ticks.parse().ok())
+        .and_then(|(_, rest)| rest.split_whitespace().nth(field - 3))
+        .and_then(|number| number.parse().ok())
         .ok_or_else(|| io::Error::other("unreadable /proc stat"))
+}
+
+fn start_ticks(pid: i32) -> io::Result<u64> {
+    field_of_stat(pid, STARTED_FIELD)
 }
 
 impl Process {
@@ -85,6 +96,14 @@ impl PidFd {
         let mut entry = [libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
         poll(&mut entry, Some(limit)).unwrap_or(false)
     }
+
+    /// Whether the process is in its exit or has ended: it has no files, root or control group that could be used any more. The
+    /// first process of a pid namespace stays so until the last other one of it is gone, which may take a while.
+    pub fn is_exiting(&self) -> bool {
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", self.0.as_raw_fd())).unwrap_or_default();
+        let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")).map(str::trim);
+        pid.and_then(|pid| field_of_stat(pid, FLAGS_FIELD).ok()).is_none_or(|flags| flags & PF_EXITING != 0)
+    }
 }
 
 impl AsFd for PidFd {
@@ -124,12 +143,14 @@ mod tests {
         let mut child = std::process::Command::new("/bin/sleep").arg("60").spawn().expect("sleep");
         let process = Process::of(child.id() as i32).expect("process");
         let fd = process.open().expect("runs");
-        assert!(!fd.ended());
+        assert!(!fd.ended() && !fd.is_exiting());
         let other = Process { started: process.started + 1, ..process.clone() };
         assert!(other.open().is_none(), "another start time is another process");
         fd.signal(libc::SIGKILL).expect("kill");
+        // Not reaped yet.
+        assert!(fd.wait(std::time::Duration::from_secs(10)) && fd.is_exiting());
         child.wait().expect("wait");
-        assert!(fd.ended() && process.open().is_none());
+        assert!(fd.ended() && fd.is_exiting() && process.open().is_none());
         fd.signal(libc::SIGKILL).expect("killing what has ended is harmless");
     }
 
