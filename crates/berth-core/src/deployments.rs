@@ -264,6 +264,18 @@ impl Core {
         all.pop().ok_or_else(gone)
     }
 
+    /// What an account's deployment is; `None` where there is none.
+    pub(crate) async fn deployment_spec(&self, account: i64, name: &str) -> Result<Option<DeploymentSpec>, Error> {
+        let name = name.to_owned();
+        self.read(move |tx| {
+            let Some(found) = tx.container_named(account, &name)? else { return Ok(None) };
+            let Some(kept) = tx.deployment(found.id)? else { return Ok(None) };
+            let spec = serde_json::from_str(&kept.spec);
+            spec.map(Some).map_err(|e| Error::Bug(format!("deployment of container {}: {e}", found.id)))
+        })
+        .await
+    }
+
     async fn deployments_of(&self, all: Vec<Container>) -> Result<Vec<Deployment>, Error> {
         self.read(move |tx| {
             let mut found = Vec::with_capacity(all.len());

@@ -112,7 +112,7 @@ impl Core {
     /// the last lines of its output.
     pub(crate) async fn stay_ready(&self, caller: &Caller, containers: &[i64], time: Duration) -> Result<(), Error> {
         let mut changes = self.inner.engine.changes();
-        let until = Instant::now() + time;
+        let until = Instant::now() + if containers.is_empty() { Duration::ZERO } else { time };
         loop {
             for id in containers {
                 let Some((name, why)) = self.ready_no_more(*id).await? else { continue };

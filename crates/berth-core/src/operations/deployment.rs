@@ -1,11 +1,12 @@
 //! Deployments: one container each, replaced by a successor that has to become ready first.
 
 use async_trait::async_trait;
-use berth_operations::{Done, UNCHANGED, Work};
+use berth_operations::{Done, Outcome, UNCHANGED, Work};
 use serde::{Deserialize, Serialize};
 
-use super::steps::Pull;
-use super::{Body, MEMBERS, Operation, PREPARE, PlannedStep, StepBody, planned};
+use super::rollout::RolloutUndo;
+use super::steps::{Pull, soak};
+use super::{Body, MEMBERS, Operation, PREPARE, PlannedStep, StepBody, WATCH, planned};
 use crate::core::Core;
 use crate::deployments::{DeploymentSpec, Replaced, To};
 use crate::error::Error;
@@ -41,6 +42,21 @@ pub struct Succeed {
     to: Box<DeploymentSpec>,
     #[serde(default)]
     inherit: bool,
+    /// What it was when this was planned: it goes back to that.
+    #[serde(default)]
+    before: Option<Box<DeploymentSpec>>,
+}
+
+impl Succeed {
+    /// The step that takes this one back; `None` where it is not known what was before.
+    pub(super) fn back(self) -> Option<Self> {
+        Some(Self { name: self.name, to: self.before?, inherit: false, before: None })
+    }
+
+    /// The image that it runs from then on.
+    pub(super) fn image(&self) -> String {
+        self.to.full_image()
+    }
 }
 
 /// Removes the command's deployment.
@@ -72,10 +88,17 @@ impl Body for DeploymentUpdate {
         Some(&self.host)
     }
 
-    async fn plan(&self, _core: &Core, command: &berth_store::Command) -> Result<Vec<PlannedStep>, Error> {
+    /// Also one that was cancelled goes back.
+    fn undo(&self, of: &str, _outcome: Outcome) -> Option<Operation> {
+        Some(RolloutUndo { of: of.to_owned() }.into())
+    }
+
+    async fn plan(&self, core: &Core, command: &berth_store::Command) -> Result<Vec<PlannedStep>, Error> {
         let (name, to) = (command.target_name.clone(), self.spec.clone());
-        let succeed = Succeed { name, to, inherit: self.inherit };
-        Ok(vec![planned(PREPARE, Pull { image: self.spec.full_image() }), planned(MEMBERS, succeed)])
+        let before = core.deployment_spec(command.account_id, &name).await?.map(Box::new);
+        let succeed = Succeed { name, to, inherit: self.inherit, before };
+        let pull = Pull { image: self.spec.full_image() };
+        Ok(vec![planned(PREPARE, pull), planned(MEMBERS, succeed), planned(WATCH, soak(core))])
     }
 }
 
@@ -117,6 +140,10 @@ impl StepBody for DeployNew {
 impl StepBody for Succeed {
     fn name(&self) -> &'static str {
         "succeed"
+    }
+
+    fn replaces(&self) -> bool {
+        true
     }
 
     async fn run(&self, core: &Core, work: &Work<Core>) -> Result<Done, Error> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use berth_operations::{Done, Outcome, Work};
+use berth_operations::{Done, Outcome, UNCHANGED, Work};
 use serde::{Deserialize, Serialize};
 
 use super::steps::{Pull, Watch, soak};
@@ -96,13 +96,22 @@ impl Body for RolloutUndo {
         let mut images = BTreeSet::new();
         // One that had nothing to do has no container.
         let moved = |row: &&berth_store::OperationStep| {
-            Outcome::of(&row.result) == Some(Outcome::Success) && row.container_id > 0
+            Outcome::of(&row.result) == Some(Outcome::Success) && row.container_id > 0 && row.message != UNCHANGED
         };
         for row in done.iter().filter(moved) {
             let step = serde_json::from_str(&row.step);
-            if let Step::Move(one) = step.map_err(|e| Error::Bug(format!("step {}: {e}", row.id)))? {
-                images.insert(format!("{}:{}", one.image, one.from));
-                steps.push(planned(MEMBERS, one.back()));
+            match step.map_err(|e| Error::Bug(format!("step {}: {e}", row.id)))? {
+                Step::Move(one) => {
+                    images.insert(format!("{}:{}", one.image, one.from));
+                    steps.push(planned(MEMBERS, one.back()));
+                }
+                Step::Succeed(one) => {
+                    if let Some(back) = one.back() {
+                        images.insert(back.image());
+                        steps.push(planned(MEMBERS, back));
+                    }
+                }
+                _ => {}
             }
         }
         // Nothing has used them since, perhaps, and they were removed.

@@ -235,6 +235,13 @@ fn a_version_that_ends_after_it_was_ready_is_taken_back_everywhere() {
     assert_eq!(versions(&world, "after a late end"), expected(None));
     let moved = told.activities.iter().filter(|a| a.name == "move" && a.result == Some(Outcome::Success)).count();
     assert!(moved > 0, "it was judged ready first: {:?}", told.activities);
+    // One that is updated by itself is watched just so.
+    let late = update(&world, "one", spec("late"));
+    settle(&world);
+    let told = world.block_on(world.core.command(&world.caller, &late)).expect("command");
+    assert_eq!(told.result, Some(Outcome::Failed), "{}", told.message);
+    assert!(told.message.contains("exit code 8 after it was ready"), "{}", told.message);
+    assert_eq!(versions(&world, "after a late end of one"), expected(None));
 }
 
 /// Only where both want the same port the old one is stopped first; else it goes when the new one is ready.
