@@ -391,7 +391,7 @@ impl Core {
                 let Some(inner) = weak.upgrade() else { return };
                 let core = Self { inner };
                 if let Err(error) = core.sample().await {
-                    tracing::warn!(error = error.chain(), "what containers use could not be measured");
+                    tracing::error!(error = error.chain(), "what containers use could not be measured");
                 }
             }
         });

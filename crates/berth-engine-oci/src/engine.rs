@@ -28,6 +28,7 @@ use crate::load_balancers::LoadBalancers;
 use crate::output::Output;
 use crate::rules::{Keeper, Rules};
 use crate::traffic_totals::of_run;
+use crate::turns::Turns;
 use crate::unit::{UNIT, Unit, UnitRecord, read_json, relocate};
 
 /// How the engine is set up.
@@ -114,7 +115,9 @@ pub(crate) struct Inner {
     pub(crate) names: Arc<Names>,
     pub(crate) serves_names: std::sync::atomic::AtomicBool,
     /// Volumes that are being filled.
-    pub(crate) filling: Mutex<HashMap<PathBuf, std::sync::Weak<tokio::sync::Mutex<()>>>>,
+    pub(crate) filling: Turns<PathBuf>,
+    /// Whose volumes are being filled.
+    pub(crate) filling_tenants: Turns<u32>,
     /// Turns to fill one.
     pub(crate) fills: Semaphore,
     pub(crate) load_balancers: LoadBalancers,
@@ -255,8 +258,9 @@ impl OciEngine {
             memory_reserve,
             names: Arc::default(),
             serves_names: false.into(),
-            filling: Mutex::default(),
-            fills: Semaphore::new(2),
+            filling: Turns::default(),
+            filling_tenants: Turns::default(),
+            fills: Semaphore::new(4),
             load_balancers: LoadBalancers::load(&options.folder),
             groups: Arc::new(GroupWatch::open()),
             trash_asked: 0.into(),
@@ -446,6 +450,11 @@ impl Engine for OciEngine {
         if let Ok(unit) = self.inner.unit(&spec.id) {
             return Ok(unit.record().placement.clone());
         }
+        // Its masks are bind mounts of the container's own null device, which a mount there would replace.
+        let hides_null = |target: &Path| target == Path::new("/dev") || target == Path::new("/dev/null");
+        if self.inner.options.runtime.is_some() && spec.mounts.iter().any(|mount| hides_null(&mount.target)) {
+            return Err(EngineError::Unsupported("a mount at /dev with a runtime of the machine, such as runc,"));
+        }
         let spec = spec.clone();
         // Blocking work is not broken off, so a create is whole by itself; one id is made once (`Inner::create`).
         self.blocking(move |inner| inner.create(&spec)).await
@@ -472,6 +481,7 @@ impl Engine for OciEngine {
             let begun = engine.blocking(move |inner| inner.start(&started, run)).await?;
             engine.attend(&unit, begun)?;
             engine.inner.nudge(unit.id());
+            engine.inner.warn_if_uncounted(&unit);
             let inner = engine.inner.clone();
             tokio::task::spawn_blocking(move || inner.refill_netns());
             Ok(())

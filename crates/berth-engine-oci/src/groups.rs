@@ -120,8 +120,10 @@ impl GroupWatch {
         if let Some(fd) = &self.fd {
             let mut entry = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
             // SAFETY: the entry outlives the call.
-            if unsafe { libc::poll(&raw mut entry, 1, PERIOD.as_millis() as i32) } > 0 {
-                pending = self.read(fd);
+            match unsafe { libc::poll(&raw mut entry, 1, PERIOD.as_millis() as i32) } {
+                0 => {}
+                ready if ready > 0 => pending = self.read(fd),
+                _ => berth_net::pause_after(&std::io::Error::last_os_error(), "watch control groups", PERIOD),
             }
         } else {
             std::thread::sleep(PERIOD);

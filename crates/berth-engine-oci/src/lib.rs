@@ -60,6 +60,7 @@ mod load_balancers;
 mod output;
 mod rules;
 mod traffic_totals;
+mod turns;
 mod unit;
 mod update;
 

@@ -373,7 +373,7 @@ fn is_to_fill(name: &str, source: &Path) -> Result<bool, EngineError> {
 
 impl OciEngine {
     /// Fills the container's volumes that are empty. Before it takes a place among those that start: what takes long must not keep
-    /// others from starting. One at a time fills a volume, and two fill at a time.
+    /// others from starting. A volume, and a tenant, has one at a time that fills it; four fill at a time.
     pub(crate) async fn fill_volumes(&self, unit: &Arc<Unit>) -> Result<(), EngineError> {
         let has = |mount: &berth_engine::Mount| matches!(mount.source, MountSource::Volume { .. });
         if !unit.record().spec.mounts.iter().any(has) {
@@ -381,17 +381,11 @@ impl OciEngine {
         }
         let looked = unit.clone();
         for (name, target, source) in self.blocking(move |inner| inner.empty_volumes(&looked)).await? {
-            let turn = {
-                let mut all = self.inner.filling.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                all.retain(|_, turn| turn.strong_count() > 0);
-                let known = all.get(&source).and_then(std::sync::Weak::upgrade);
-                known.unwrap_or_else(|| {
-                    let turn = Arc::new(tokio::sync::Mutex::new(()));
-                    all.insert(source.clone(), Arc::downgrade(&turn));
-                    turn
-                })
-            };
+            let turn = self.inner.filling.of(source.clone());
             let _turn = turn.lock().await;
+            // One account fills one at a time: those of others need not wait for all of its own.
+            let turn = self.inner.filling_tenants.of(unit.record().spec.tenant);
+            let _turn_of_tenant = turn.lock().await;
             let Ok(_place) = self.inner.fills.acquire().await else {
                 return Err(EngineError::Failed("the engine is closing".into()));
             };
@@ -520,6 +514,15 @@ impl Inner {
         exit.oom_killed &= !live.as_ref().is_some_and(|live| live.killed.load(Ordering::Relaxed));
         known.observed = Observed { oom_kills: status.oom_kills, ..Observed::new(State::Exited(exit), run.number) };
         known.live = None;
+    }
+
+    /// A host that can't count by control groups runs a container in its network all the same: whoever bills must know.
+    pub(crate) fn warn_if_uncounted(&self, unit: &Unit) {
+        let is_uncounted =
+            unit.record().spec.network == NetworkMode::Host && self.cgroup(unit.id()).traffic().is_none();
+        if is_uncounted && unit.known().live.as_ref().is_some_and(|live| !live.ends_within(std::time::Duration::ZERO)) {
+            tracing::error!(container = %unit.id(), "nothing counts the traffic of a container in the host's network");
+        }
     }
 
     /// What the run that goes on has counted so far.

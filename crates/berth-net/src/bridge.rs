@@ -361,7 +361,9 @@ impl Network {
             ports.contains(&flow.port) && (led || not_led) && !wanted(flow)
         };
         // A kernel that does not tell its flows is no reason not to publish anything.
-        let _ = conntrack::forget(stale);
+        if let Err(error) = conntrack::forget(stale) {
+            tracing::warn!(%error, ?ports, "stale UDP flows of published ports could not be deleted");
+        }
     }
 
     /// Takes ports back; one that was not published is no error.

@@ -22,4 +22,4 @@ pub use link::{Link, LinkStats, link_index, link_names, link_stats, link_stats_o
 pub use netlink::Error;
 pub use netns::{Netns, in_netns};
 pub use nft::{Backends, Member, Protocol, Published};
-pub use watch::Watch;
+pub use watch::{Watch, pause_after};

@@ -41,6 +41,15 @@ fn listen(protocol: i32, groups: u32) -> Result<OwnedFd, Error> {
     }
 }
 
+/// After a wait that failed: an interrupted one is simply done again; anything else is logged, and takes as long as the wait would have, so
+/// that a lasting error does not become a busy loop.
+pub fn pause_after(error: &io::Error, what: &str, limit: Duration) {
+    if error.kind() != io::ErrorKind::Interrupted {
+        tracing::error!(%error, what, "waiting for a notification failed");
+        std::thread::sleep(limit);
+    }
+}
+
 impl Watch {
     /// Begins to listen.
     ///
@@ -54,10 +63,16 @@ impl Watch {
     /// links about which `is_in_order` is true (`None` is a link that is gone, or has left its bridge) are not.
     pub fn wait(&mut self, limit: Duration, is_in_order: impl Fn(&str, Option<&Link>) -> bool) -> bool {
         let mut entries = [0, 1].map(|n| libc::pollfd { fd: self.0[n].as_raw_fd(), events: libc::POLLIN, revents: 0 });
-        let limit = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
+        let milliseconds = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
         // SAFETY: the entries outlive the call.
-        if unsafe { libc::poll(entries.as_mut_ptr(), 2, limit) } <= 0 {
-            return false;
+        match unsafe { libc::poll(entries.as_mut_ptr(), 2, milliseconds) } {
+            ready if ready > 0 => {}
+            0 => return false,
+            _ => {
+                pause_after(&io::Error::last_os_error(), "watch the network", limit);
+                // What happened meanwhile is unknown, so it may be anything.
+                return true;
+            }
         }
         let mut buffer = vec![0u8; 64 * 1024];
         let mut found = false;

@@ -102,12 +102,13 @@ impl Zygote {
         self.send(RUN, folder, &fds).map_err(StartError::Shim)?;
         drop(report);
         let mut entry = [libc::pollfd { fd: answer.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
-        if !sys::poll(&mut entry, Some(limit)).unwrap_or(false) {
+        let answered = sys::poll(&mut entry, Some(limit));
+        if !matches!(answered, Ok(true)) {
             if let Some(shim) = Process::load(&folder.join(crate::files::SHIM)).and_then(|p| p.open()) {
                 // Its child goes with it (PDEATHSIG).
                 let _ = shim.signal(libc::SIGKILL);
             }
-            return Err(StartError::Shim(io::ErrorKind::TimedOut.into()));
+            return Err(StartError::Shim(answered.err().unwrap_or_else(|| io::ErrorKind::TimedOut.into())));
         }
         let mut text = String::new();
         fs::File::from(answer).read_to_string(&mut text).map_err(StartError::Shim)?;
