@@ -87,7 +87,7 @@ const ONE_VERSION: Parameter = may("imageVersion", Text, "\"1\"");
 const DEPLOYMENT: [Parameter; 10] = [
     must("uuid", Text, "\"$host\""),
     must("image", Text, "\"edge00\""),
-    may("imageversion", Text, "\"1\""),
+    must("imageversion", Text, "\"1\""),
     must("deploymentname", Text, "\"$deployment\""),
     may("env", List, "[{\"key\": \"A\", \"value\": \"1\"}]"),
     may("volumes", List, "[]"),

@@ -22,12 +22,16 @@ use tower::Service;
 
 use crate::heads::{Heads, LONGEST_HEAD, Serving};
 
+/// Half of the requests that each dialect serves at a time: they must not take all of its places, which are given before a credential is
+/// looked at.
+pub(crate) const MOST_STRANGERS: usize = 2048;
+
 /// Bounds of HTTP connections.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Http {
     /// HTTP connections that have shown no good credential yet, of all addresses. One more pushes out the oldest of the
-    /// address with the most.
+    /// address with the most. 1 to 2048.
     pub(crate) strangers: usize,
     /// The same, of one address (of one /64 of IPv6); only those that are older than a second are pushed out.
     pub(crate) strangers_per_address: usize,
@@ -41,7 +45,13 @@ pub(crate) struct Http {
 
 impl Default for Http {
     fn default() -> Self {
-        Self { strangers: 2048, strangers_per_address: 256, connections_per_account: 1024, head_s: 10, idle_s: 120 }
+        Self {
+            strangers: MOST_STRANGERS,
+            strangers_per_address: 256,
+            connections_per_account: 1024,
+            head_s: 10,
+            idle_s: 120,
+        }
     }
 }
 

@@ -6,6 +6,7 @@ pub(crate) mod describe;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use crate::connections::MOST_STRANGERS;
 use serde::{Deserialize, Serialize};
 
 /// The whole file.
@@ -278,6 +279,10 @@ impl Settings {
                 "settings {}: core.disk_low_percent {low} and core.disk_high_percent {high}: the low one is at most the high one, and that at most 100",
                 path.display()
             ));
+        }
+        let strangers = read.http.strangers;
+        if !(1..=MOST_STRANGERS).contains(&strangers) {
+            return Err(format!("settings {}: http.strangers {strangers}: 1 to {MOST_STRANGERS}", path.display()));
         }
         read.engine.parsed_subnet()?;
         Ok(read)

@@ -119,6 +119,19 @@ async fn archives_and_layout_folders_are_loaded() {
 }
 
 /// What operators do without thinking, and what must not cost them anything.
+/// The command line refuses them by itself; so does the server.
+async fn removal_and_restart_exclude_each_other(server: &Server) {
+    let both = r#"{"image": "busybox", "command": ["true"], "auto_remove": true, "restart": "always"}"#;
+    let refused = server.request("POST", "/v1/containers", both).await;
+    assert!(refused.status == 400 && refused.text.contains("can't be started again"), "{}", refused.text);
+    let passing =
+        r#"{"image": "busybox", "name": "passing", "command": ["sleep", "9"], "auto_remove": true, "start": true}"#;
+    assert_eq!(server.request("POST", "/v1/containers", passing).await.status, 201);
+    let refused = server.request("PATCH", "/v1/containers/passing", r#"{"restart": "always"}"#).await;
+    assert!(refused.status == 400 && refused.text.contains("can't be started again"), "{}", refused.text);
+    berth_testkit::done(server, &["rm", "-f", "passing"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn surprises_are_spared() {
     let Some(rootfs) = image("busybox").filter(|_| is_root()) else { return };
@@ -193,6 +206,7 @@ async fn surprises_are_spared() {
         let (code, _, error) = server.cli(&[form, &["--restart", "always", "busybox", "true"]].concat());
         assert!(code != 0 && error.contains("restart"), "{form:?}: {code} {error}");
     }
+    removal_and_restart_exclude_each_other(&server).await;
     // A server that runs keeps its things.
     let (code, _, error) = server.cli(&["uninstall"]);
     assert!(code == 1 && error.contains("stop it first"), "{error}");

@@ -444,17 +444,20 @@ async fn private_addresses_are_a_right() {
         server.request_as(Some(token), "POST", "/container/build", body).await
     };
     let uploads = async |token: &str| {
-        let form = format!("imagename=a&imageversion=1&image_url={archive}");
-        server.request_as(Some(token), "POST", "/tingyu/image/upload", form).await
+        let path = format!("/tingyu/image/uploadImage?image_name=app&version=1&image_url={archive}");
+        server.request_as(Some(token), "POST", &path, "").await
     };
     let refused = build(&user, &site).await;
     assert!(refused.json()["code"] == 10003 && refused.text.contains("may not be reached"), "{}", refused.text);
-    assert!(!uploads(&user).await.text.contains("\"code\":200"));
+    let refused = uploads(&user).await.text;
+    assert!(!refused.contains("\"code\":200"), "{refused}");
     // A registry that only the client names; one in the settings is the administrator's word.
     let registry = StrangeRegistry::start(Ways::default());
     let answer = pull_as(&server, &user, &format!("{}/x:1", registry.host())).await;
     assert!(answer.text.contains("may not be reached"), "{}", answer.text);
     done(&server, &["account", "set", "edge", "--private-addresses", "yes"]);
+    let taken = uploads(&user).await.text;
+    assert!(taken.contains("\"code\":200"), "{taken}");
     let built = build(&user, &site).await.json();
     let id = built["result"]["containerId"].as_str().expect("an id");
     done(&server, &["rm", "-f", "--token", &user, id]);

@@ -318,6 +318,23 @@ async fn archives_are_taken_and_files_given() {
     };
     let taken = form(&archive[..]).await;
     assert_eq!(taken["code"], 200, "{taken}");
+    // Fields that come after the file count as those before it.
+    let mut body = b"--edge\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.tar\"\r\n\r\n".to_vec();
+    body.extend_from_slice(&archive);
+    for (field, value) in [("image_name", "afterwards"), ("version", "4")] {
+        let part = format!("\r\n--edge\r\nContent-Disposition: form-data; name=\"{field}\"\r\n\r\n{value}");
+        body.extend_from_slice(part.as_bytes());
+    }
+    body.extend_from_slice(b"\r\n--edge--\r\n");
+    let request = http.post(server.url("/tingyu/image/uploadImage")).header("x-token", server.token());
+    let request = request.header("content-type", "multipart/form-data; boundary=edge").body(body);
+    let taken: Value =
+        serde_json::from_str(&request.send().await.expect("an answer").text().await.expect("text")).expect("JSON");
+    assert_eq!(taken["code"], 200, "{taken}");
+    assert_eq!(
+        call(&server, "GET", "/image/search?wordKey=afterwards", Value::Null).await["data"],
+        json!(["afterwards:4"])
+    );
     let refusal = json!({"msg": "上传失败!请检查tar包是否是通过docker save保存!", "code": 500});
     assert_eq!(form(b"no archive".as_slice()).await, refusal);
     assert_eq!(plain(&server, "POST", "/image/uploadImage?image_name=app&version=3", vec![7_u8; 5000]).await, refusal);

@@ -64,7 +64,7 @@ async fn hosts(core: &Core, all: &[Asked]) -> Result<Vec<Host>, Error> {
 fn why(error: &berth_core::Error, name: &str) -> String {
     match error.kind() {
         FaultKind::NotFound => not_found(name),
-        FaultKind::Duplicate => format!("名称已存在!(deployments.apps \"{name}\" already exists)"),
+        FaultKind::Duplicate => already_exists(name),
         _ => said(error),
     }
 }
@@ -73,6 +73,10 @@ fn why(error: &berth_core::Error, name: &str) -> String {
 async fn why_not(core: &Core, caller: &Caller, error: &berth_core::Error, name: &str) -> String {
     let making = error.kind() == FaultKind::NotFound && core.deployment_is_being_made(caller, name).await;
     if making { being_made(name) } else { why(error, name) }
+}
+
+fn already_exists(name: &str) -> String {
+    format!("名称已存在!(deployments.apps \"{name}\" already exists)")
 }
 
 fn being_made(name: &str) -> String {
@@ -91,9 +95,7 @@ pub(super) async fn create(State(core): State<Core>, request: Request) -> Batch 
         let spec = match asked.spec() {
             _ if name.is_empty() => Err("缺少参数:deploymentname!".to_owned()),
             _ if !host.ready => Err("Node is not ready".to_owned()),
-            _ if accepted.iter().any(|(_, (known, ..))| *known == name) => {
-                Err(format!("deployments.apps \"{name}\" already exists"))
-            }
+            _ if accepted.iter().any(|(_, (known, ..))| *known == name) => Err(already_exists(&name)),
             Ok(spec) => Ok(spec),
             Err(error) => Err(error.to_string()),
         };

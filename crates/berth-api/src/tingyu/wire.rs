@@ -142,9 +142,16 @@ impl Asked {
     /// What is asked for, or what is wrong with it.
     pub(super) fn spec(&self) -> Result<DeploymentSpec, Error> {
         let whole = |value: &Value, name: &str| Ok::<u64, Error>(number(value, name)?.ceil() as u64);
+        let image = text(&self.image, "image")?.ok_or_else(|| Error::missing("image"))?;
+        // A name with a tag or digest of its own needs no other version.
+        let has_version = image.rsplit('/').next().is_some_and(|last| last.contains([':', '@']));
+        let version = match text(&self.imageversion, "imageversion")? {
+            None if !has_version => return Err(Error::missing("imageversion")),
+            version => version.unwrap_or_default(),
+        };
         Ok(DeploymentSpec {
-            image: text(&self.image, "image")?.ok_or_else(|| Error::missing("image"))?,
-            version: text(&self.imageversion, "imageversion")?.unwrap_or_default(),
+            image,
+            version,
             env: pairs(&self.env, "env", ["key", "value"])?,
             volumes: pairs(&self.volumes, "volumes", ["hostPath", "mountPath"])?,
             requests_cpu: number(&self.requestscpu, "requestscpu")?,
@@ -315,7 +322,9 @@ impl Task {
         Self {
             state,
             // What has changed nothing says so.
-            message: Some(command.message).filter(|message| state == 4 || state == 3 && message == "unchanged"),
+            message: Some(command.message)
+                .filter(|message| state == 4 || state == 3 && message == "unchanged")
+                .map(|message| berth_types::in_chinese(&message).unwrap_or(message)),
             uuid: host.map(|host| host.name.clone()).unwrap_or_default(),
             deviceid: command.host.as_deref().map(uuid).unwrap_or_default(),
             deploymentname: command.target_name,
