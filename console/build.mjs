@@ -21,7 +21,7 @@ const result = await build({
   minify: true,
   jsx: "automatic",
   jsxImportSource: "preact",
-  loader: { ".css": "text" },
+  loader: { ".css": "text", ".tsv": "text" },
   outdir: `${dist}/assets`,
   entryNames: "[name]-[hash]",
   chunkNames: "[name]-[hash]",

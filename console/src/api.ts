@@ -5,6 +5,7 @@ import type { components } from "./schema";
 export type Schema = components["schemas"];
 export type Session = Schema["Session"];
 export type Problem = Schema["Problem"];
+export type Message = Schema["Message"];
 
 /** Who is logged in; undefined before that is known, null when nobody is. */
 export const session = signal<Session | null | undefined>(undefined);
@@ -20,7 +21,7 @@ export const account = signal<string>(sessionStorage.getItem("account") ?? "");
 
 /** What the server refused, or that it could not be reached (status 0). */
 export class Failure extends Error {
-  constructor(readonly status: number, readonly code: string, detail: string, readonly requestId = "") {
+  constructor(readonly status: number, readonly code: string, detail: string, readonly requestId = "", readonly parts?: Message | null) {
     super(detail);
   }
 }
@@ -48,7 +49,7 @@ async function failure(answer: Response): Promise<Failure> {
   let problem: Partial<Problem> = {};
   try { problem = await answer.json() as Problem; } catch { /* not the server's own answer */ }
   const id = answer.headers.get("request-id") ?? "";
-  return new Failure(answer.status, problem.code ?? "", problem.detail ?? answer.statusText, answer.status >= 500 ? id : "");
+  return new Failure(answer.status, problem.code ?? "", problem.detail ?? answer.statusText, answer.status >= 500 ? id : "", problem.message);
 }
 
 export async function send(method: string, path: string, body?: BodyInit, type?: string, key?: string): Promise<Response> {

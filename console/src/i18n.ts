@@ -1,6 +1,6 @@
 // Words in two languages; both catalogues have the same keys, which the compiler checks.
 import { effect, signal } from "@preact/signals";
-import { acceptLanguage, Failure, type Problem } from "./api";
+import { acceptLanguage, Failure, type Message, type Problem } from "./api";
 import { en } from "./words-en";
 import { zh } from "./words-zh";
 
@@ -92,14 +92,35 @@ export function number(value: number, digits = 0): string {
   return new Intl.NumberFormat(locale(), { maximumFractionDigits: digits, minimumFractionDigits: 0 }).format(value);
 }
 
+/** The server's sentences in Chinese by their forms; they are read when somebody reads Chinese. */
+const forms = signal<ReadonlyMap<string, string> | null>(null);
+effect(() => {
+  if (language.value !== "zh" || forms.peek()) return;
+  import("./messages").then((read) => { forms.value = read.forms; }, () => undefined);
+});
+
+/** A sentence of the server in the reader's language; `otherwise` if it is not known in parts. */
+export function sentence(message: Message | null | undefined, otherwise: string): string {
+  if (!message) return otherwise;
+  if (language.value === "en") return message.text;
+  const form = message.form ? forms.value?.get(message.form) : undefined;
+  if (!form) return message.form ? otherwise : message.text;
+  let place = 0;
+  return form.replace(/\{(\d*)\*?\}/g, (_, number: string) => {
+    const parameter = message.parameters?.[number ? Number(number) : place];
+    place += 1;
+    return parameter ? sentence(parameter, parameter.text) : "";
+  });
+}
+
 const codes = new Set<string>(Object.keys(en).filter((key) => key.startsWith("error.")));
 
 /** What went wrong, in the reader's language, with the server's own words for the details. */
 export function said(error: unknown): string {
   const problem = error instanceof Failure
-    ? { code: error.code, detail: error.message, requestId: error.requestId }
+    ? { code: error.code, detail: sentence(error.parts, error.message), requestId: error.requestId }
     : error && typeof error === "object" && "detail" in error
-      ? { code: (error as Problem).code, detail: (error as Problem).detail, requestId: "" }
+      ? { code: (error as Problem).code, detail: sentence((error as Problem).message, (error as Problem).detail), requestId: "" }
       : { code: "", detail: error instanceof Error ? error.message : String(error), requestId: "" };
   const key = `error.${problem.code}`;
   const title = codes.has(key) ? t(key as Key) : "";

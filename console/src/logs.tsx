@@ -2,12 +2,12 @@
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { send, type Schema } from "./api";
-import { bytes, instant, said, t, time } from "./i18n";
+import { bytes, said, t, time } from "./i18n";
 import { online, watch } from "./live";
 import { save } from "./ui";
 
 type Entry = Schema["LogEntry"];
-type Line = { text: string; stream: string; time: string; partial: boolean };
+type Line = { text: string; stream: string; time: string; number: number; partial: boolean };
 
 /** Lines that the page holds; others are read again when they are scrolled to. More of them make each frame longer. */
 const MOST = 2_500;
@@ -54,7 +54,7 @@ export function parts(text: string): { text: string; colour?: string; bold?: boo
   return found;
 }
 
-const line = (entry: Entry): Line => ({ text: entry.text, stream: entry.stream, time: entry.time, partial: entry.partial ?? false });
+const line = (entry: Entry): Line => ({ text: entry.text, stream: entry.stream, time: entry.time, number: entry.number ?? 0, partial: entry.partial ?? false });
 
 /** Lines of pieces. */
 function whole(pieces: Line[]): Line[] {
@@ -69,26 +69,11 @@ function whole(pieces: Line[]): Line[] {
   return found;
 }
 
-/** How many lines at the end have the last one's time. */
-function alike(lines: Line[]): number {
-  let count = 0;
-  while (count < lines.length && lines.at(-1 - count)?.time === lines.at(-1)?.time) count += 1;
-  return count;
-}
-
 /** Lines of a container's log. */
 async function page(id: string, query: URLSearchParams): Promise<Line[]> {
   const answer = await send("GET", `v1/containers/${encodeURIComponent(id)}/logs?${query.toString()}`);
   const text = await answer.text();
   return whole(text.split("\n").filter(Boolean).map((each) => line(JSON.parse(each) as Entry)));
-}
-
-/** The nanosecond after a time. */
-function after(text: string): string {
-  const match = /^(.*T\d\d:\d\d:\d\d)(?:\.(\d+))?Z$/.exec(text);
-  const next = BigInt((match?.[2] ?? "").padEnd(9, "0")) + 1n;
-  if (!match || next >= 1_000_000_000n) return new Date(instant(text) + 1).toISOString();
-  return `${match[1]}.${String(next).padStart(9, "0")}Z`;
 }
 
 /** The rows are made by hand: they are many, only ever added at the ends, and a selection in them must live on. */
@@ -97,11 +82,18 @@ class View {
   elements: HTMLElement[] = [];
   /** Lines that have not ended, by stream. */
   open = new Map<string, Line>();
-  constructor(readonly box: HTMLElement, readonly times: () => boolean, readonly found: () => RegExp | null) {}
+  constructor(readonly box: HTMLElement, readonly numbers: () => boolean, readonly times: () => boolean, readonly found: () => RegExp | null) {}
 
   private element(of: Line): HTMLElement {
     const row = document.createElement("div");
     if (of.stream === "stderr") row.className = "err";
+    if (this.numbers()) {
+      // Drawn by the style sheet: neither a selection nor a search of the page takes it.
+      const number = document.createElement("span");
+      number.className = "number";
+      number.dataset.number = String(of.number);
+      row.append(number);
+    }
     if (this.times()) {
       const at = document.createElement("time");
       at.textContent = time(of.time);
@@ -231,6 +223,7 @@ export function Logs({ id, name, run }: { id: string; name: string; run: string 
   const view = useRef<View | null>(null);
   const follow = useSignal(true);
   const wrap = useSignal(localStorage.getItem("log.wrap") !== "no");
+  const numbers = useSignal(localStorage.getItem("log.numbers") === "yes");
   const times = useSignal(localStorage.getItem("log.times") === "yes");
   const grep = useSignal("");
   const asked = useSignal("");
@@ -240,8 +233,6 @@ export function Logs({ id, name, run }: { id: string; name: string; run: string 
   const empty = useSignal(true);
   const error = useSignal<unknown>(undefined);
   const older = useRef(false);
-  /** How many lines of a time were read, from the first of them on. */
-  const passed = useRef({ time: "", count: 0 });
   /** Grows when the end of the log is to be read anew. */
   const generation = useSignal(0);
   /** Whether lines at the end are not on the page. */
@@ -252,7 +243,7 @@ export function Logs({ id, name, run }: { id: string; name: string; run: string 
   useEffect(() => {
     const element = box.current;
     if (!element) return undefined;
-    const made = new View(element, () => times.peek(), () => expression(asked.peek()));
+    const made = new View(element, () => numbers.peek(), () => times.peek(), () => expression(asked.peek()));
     view.current = made;
     made.clear();
     beginning.value = false;
@@ -287,8 +278,8 @@ export function Logs({ id, name, run }: { id: string; name: string; run: string 
         // What is of the very time of the last line comes again: it is passed over.
         skip = again ? seenAtNewest : 0;
         return again
-          ? { watch: "logs", container: id, since: newest, grep: asked.peek() }
-          : { watch: "logs", container: id, tail: PAGE, grep: asked.peek() };
+          ? { watch: "logs", container: id, since: newest, numbers: true, grep: asked.peek() }
+          : { watch: "logs", container: id, tail: PAGE, numbers: true, grep: asked.peek() };
       },
       (message) => {
         if (message.error) error.value = message.error;
@@ -320,7 +311,7 @@ export function Logs({ id, name, run }: { id: string; name: string; run: string 
     lastRun.current = run;
   }, [run]);
 
-  useEffect(() => { view.current?.redraw(); }, [times.value]);
+  useEffect(() => { view.current?.redraw(); }, [times.value, numbers.value]);
 
   /** One page is read at a time. */
   const exclusively = async (work: () => Promise<void>) => {
@@ -334,20 +325,16 @@ export function Logs({ id, name, run }: { id: string; name: string; run: string 
       older.current = false;
     }
   };
-  const asking = (of: Record<string, string>) => page(id, new URLSearchParams({ ...of, ...(asked.value ? { grep: asked.value } : {}) }));
+  const asking = (of: Record<string, string>) => page(id, new URLSearchParams({ numbers: "true", ...of, ...(asked.value ? { grep: asked.value } : {}) }));
 
   const readOlder = async () => {
     const made = view.current;
     const first = made?.lines[0];
     if (!made || !first || beginning.value) return;
     await exclusively(async () => {
-      // Many lines may have one time: those of the first line's time are read again, and the ones that are here are left out.
-      const held = made.lines.findIndex((each) => each.time !== first.time);
-      const again = held < 0 ? made.lines.length : held;
-      const read = await asking({ until: after(first.time), tail: String(PAGE + again) });
+      const lines = await asking({ before: String(first.number), tail: String(PAGE) });
       // Another search, or another end of the log, was asked for meanwhile.
       if (view.current !== made) return;
-      const lines = read.slice(0, Math.max(0, read.length - again));
       if (lines.length < PAGE) beginning.value = true;
       if (lines.length) {
         follow.value = false;
@@ -383,17 +370,12 @@ export function Logs({ id, name, run }: { id: string; name: string; run: string 
     const end = made?.lines.at(-1);
     if (!made || !end || !endIsGone.current) return;
     await exclusively(async () => {
-      // Many lines may have one time: those of the last line's are left out, also the ones that are not on the page any more.
-      let skip = Math.max(alike(made.lines), passed.current.time === end.time ? passed.current.count : 0);
       // One that had not ended is read anew.
       const open = end.partial ? 1 : 0;
-      skip -= open;
-      const lines = await asking({ since: end.time, skip: String(skip), head: String(PAGE) });
+      const lines = await asking({ after: String(end.number - open), head: String(PAGE) });
       if (view.current !== made) return;
       // The end is reached: from here on it is followed.
       if (lines.length <= open) { toEnd.current(); return; }
-      const same = alike(lines);
-      passed.current = { time: lines.at(-1)?.time ?? "", count: same === lines.length && lines[0]?.time === end.time ? skip + same : same };
       if (open) made.dropEnd(open);
       made.append(lines);
       if (made.trim()) beginning.value = false;
@@ -436,6 +418,7 @@ export function Logs({ id, name, run }: { id: string; name: string; run: string 
         {count.value === null ? null : <span class="dim">{t("log.matches", { count: count.value })}</span>}
         <label><input type="checkbox" checked={follow.value} onChange={(e) => { if (e.currentTarget.checked) toEnd.current(); else follow.value = false; }} /> {t("log.follow")}</label>
         <label><input type="checkbox" checked={wrap.value} onChange={(e) => { wrap.value = e.currentTarget.checked; localStorage.setItem("log.wrap", wrap.value ? "yes" : "no"); }} /> {t("log.wrap")}</label>
+        <label><input type="checkbox" checked={numbers.value} onChange={(e) => { numbers.value = e.currentTarget.checked; localStorage.setItem("log.numbers", numbers.value ? "yes" : "no"); }} /> {t("log.numbers")}</label>
         <label><input type="checkbox" checked={times.value} onChange={(e) => { times.value = e.currentTarget.checked; localStorage.setItem("log.times", times.value ? "yes" : "no"); }} /> {t("log.times")}</label>
         <button type="button" onClick={() => void send("GET", `v1/containers/${encodeURIComponent(id)}/logs?format=text`).then(async (a) => save(await a.blob(), `${name}.log`), (e: unknown) => { error.value = e; })}>{t("download")}</button>
       </form>

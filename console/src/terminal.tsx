@@ -3,7 +3,8 @@ import { FitAddon } from "@xterm/addon-fit";
 import { Terminal } from "@xterm/xterm";
 import style from "@xterm/xterm/css/xterm.css";
 import { effect } from "@preact/signals";
-import { account, session, socket as connect } from "./api";
+import { account, session, socket as connect, type Problem } from "./api";
+import { said } from "./i18n";
 import { addSheet, nonce } from "./sheet";
 
 // Elements that xterm makes need the nonce, too.
@@ -75,8 +76,8 @@ export function open(id: string, command: string[]): Shell {
   socket.onmessage = (event) => {
     const bytes = new Uint8Array(event.data as ArrayBuffer);
     if (bytes[0] === STATUS) {
-      const status = JSON.parse(new TextDecoder().decode(bytes.subarray(1))) as { exit_code?: number; error?: { detail: string } };
-      finish(status.error ? { error: status.error.detail } : { code: status.exit_code ?? 0 });
+      const status = JSON.parse(new TextDecoder().decode(bytes.subarray(1))) as { exit_code?: number; error?: Problem };
+      finish(status.error ? { error: said(status.error) } : { code: status.exit_code ?? 0 });
     } else if (bytes[0] === 1 || bytes[0] === 2) {
       terminal.write(bytes.subarray(1));
     }

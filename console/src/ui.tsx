@@ -24,20 +24,28 @@ export function Toasts() {
 
 /** Does something once, however often it is clicked meanwhile, and tells what came of it. */
 export async function act(name: string, work: () => Promise<unknown>): Promise<boolean> {
-  if (busy.has(name)) return false;
-  busy.add(name);
-  try {
+  const done = await once(name, async () => {
     await work();
     toast(t("result.done", { name }));
     return true;
+  });
+  return done ?? false;
+}
+const busy = new Set<string>();
+
+/** Does something once, however often it is clicked meanwhile; a failure is told. Undefined if it failed, or is under way already. */
+export async function once<T>(name: string, work: () => Promise<T>): Promise<T | undefined> {
+  if (busy.has(name)) return undefined;
+  busy.add(name);
+  try {
+    return await work();
   } catch (error) {
     toast(t("result.failed", { name, why: said(error) }), true);
-    return false;
+    return undefined;
   } finally {
     busy.delete(name);
   }
 }
-const busy = new Set<string>();
 
 export type Loaded<T> = { value: T | undefined; error: unknown; reload: () => void };
 

@@ -1,7 +1,7 @@
 import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { change, get, send, type Problem as Fault, type Schema } from "../api";
-import { ago, bits, bytes, instant, number, said, t, time } from "../i18n";
+import { ago, bits, bytes, instant, number, said, sentence, t, time } from "../i18n";
 import { watch } from "../live";
 import { Logs } from "../logs";
 import { go, link, route } from "../router";
@@ -75,7 +75,7 @@ function Summary({ c }: { c: Full }) {
   ];
   return (
     <>
-      {c.error ? <p class="card error">{t("why")}: {c.error}</p> : null}
+      {c.error ? <p class="card error">{t("why")}: {sentence(c.error_parts, c.error)}</p> : null}
       <div class="two">
         <section class="card"><dl>{rows.map(([label, value]) => [<dt>{label}</dt>, <dd>{value}</dd>])}</dl></section>
         <div>

@@ -1,10 +1,10 @@
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
-import { all, change, get, send, type Schema } from "../api";
+import { all, change, Failure, get, send, type Problem as Fault, type Schema } from "../api";
 import { ago, bytes, said, t } from "../i18n";
 import { watch } from "../live";
 import { Table } from "../table";
-import { act, ask, Bar, Dialog, Field, Problem, State, toast, useLoaded } from "../ui";
+import { act, ask, Bar, Dialog, Field, once, Problem, State, toast, useLoaded } from "../ui";
 
 type Image = Schema["Image"];
 type Pull = Schema["Pull"];
@@ -44,10 +44,8 @@ export function Images() {
   const shown = useSignal<Image | null>(null);
   const label = (image: Image) => image.names.join(", ") || t("images.unnamed");
   const reference = (image: Image) => image.names[0] ?? image.digest;
-  /** All names of it; with the last one it goes itself. */
-  const removeAll = async (image: Image) => {
-    for (const name of image.names.length ? image.names : [image.digest]) await change("DELETE", `v1/images/${encodeURIComponent(name)}`);
-  };
+  /** It with all its names: by its digest. */
+  const removeAll = (image: Image) => change("DELETE", `v1/images/${encodeURIComponent(image.digest)}`);
   useEffect(() => {
     // A file that misses the box must not take the page away.
     const stop = (event: DragEvent) => event.preventDefault();
@@ -60,10 +58,14 @@ export function Images() {
     void act(`${t("images.load")} ${file.name}`, () => send("POST", "v1/images", file, "application/x-tar")).then(images.reload);
   };
   const prune = async () => {
-    const used = new Set((await all<Schema["Container"]>("v1/containers").catch(() => [])).map((c) => c.image_digest));
-    const free = (images.value ?? []).filter((image) => !used.has(image.digest));
-    const unnamed = free.filter((image) => image.names.length === 0).map((image) => image.digest.slice(0, 19));
-    const named = free.flatMap((image) => image.names);
+    let found: Schema["Pruned"];
+    try {
+      found = await change<Schema["Pruned"]>("POST", "v1/images/prune", { all: true, dry_run: true });
+    } catch (failed) { toast(said(failed), true); return; }
+    // One without a name is told by its digest.
+    const isDigest = (each: string) => /^sha256:[0-9a-f]{64}$/.test(each);
+    const unnamed = found.removed.filter(isDigest).map((digest) => digest.slice(0, 19));
+    const named = found.removed.filter((each) => !isDigest(each));
     const details = [t("images.prune_these", { unnamed: unnamed.join(", ") || t("none"), named: named.join(", ") || t("none") })];
     const chosen = await ask(t("images.prune_ask"), { options: [["all", t("images.prune_all")]], details });
     if (!chosen) return;
@@ -75,7 +77,8 @@ export function Images() {
   };
   const pull = (event: Event) => {
     event.preventDefault();
-    void change<Pull>("POST", "v1/pulls", { image: name.value.trim() }).then(() => { name.value = ""; pulls.reload(); }, (e: unknown) => toast(said(e), true));
+    const image = name.value.trim();
+    void once(image, async () => { await change<Pull>("POST", "v1/pulls", { image }); name.value = ""; pulls.reload(); });
   };
   const list = (images.value ?? []).filter((image) => `${label(image)} ${image.digest}`.toLowerCase().includes(filter.value.trim().toLowerCase()));
   return (
@@ -125,8 +128,8 @@ function Detail({ image, reference, close }: { image: Image; reference: string; 
   const push = async () => {
     await act(`${t("images.push")} ${reference}`, async () => {
       const answer = await send("POST", "v1/images/push", JSON.stringify({ image: reference }), "application/json");
-      const last = JSON.parse((await answer.text()).trim().split("\n").at(-1) ?? "{}") as { error?: { detail: string } };
-      if (last.error) throw new Error(last.error.detail);
+      const last = JSON.parse((await answer.text()).trim().split("\n").at(-1) ?? "{}") as { error?: Fault };
+      if (last.error) throw new Failure(last.error.status, last.error.code, last.error.detail, "", last.error.message);
     });
   };
   return (

@@ -1,7 +1,7 @@
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { change, get, type Schema } from "../api";
-import { ago, t, time } from "../i18n";
+import { ago, sentence, t, time } from "../i18n";
 import { watch } from "../live";
 import { link, route } from "../router";
 import { Table } from "../table";
@@ -54,7 +54,7 @@ function One({ id }: { id: string }) {
         {c.ended_at ? null : <button class="danger" onClick={() => void act(t("cancel"), () => change("POST", `v1/commands/${encodeURIComponent(id)}/cancel`))}>{t("cancel")}</button>}
       </div>
       {/* Of a container that did not come up it has the last lines. */}
-      {c.message ? <p class={`${c.result && c.result !== "success" ? "card error" : "card"} said`}>{c.message}</p> : null}
+      {c.message ? <p class={`${c.result && c.result !== "success" ? "card error" : "card"} said`}>{sentence(c.message_parts, c.message)}</p> : null}
       {c.ended_at ? null : <p class="dim" role="status">{t("ops.follow")}</p>}
       <h2>{t("ops.steps")}</h2>
       <Table name={(step) => step.number} rows={steps} columns={[
@@ -63,7 +63,7 @@ function One({ id }: { id: string }) {
         { label: t("ops.status"), cell: (step) => <State of={word(step)} /> },
         { label: t("ops.begun"), cell: (step) => time(step.created_at) },
         { label: t("ops.ended"), cell: (step) => time(step.ended_at) },
-        { label: t("message"), cell: (step) => <span class="said">{step.message}</span> },
+        { label: t("message"), cell: (step) => <span class="said">{sentence(step.message_parts, step.message)}</span> },
       ]} />
     </>
   );

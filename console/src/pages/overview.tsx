@@ -1,5 +1,5 @@
 import { get, type Schema } from "../api";
-import { ago, bytes, number, t } from "../i18n";
+import { ago, bytes, number, sentence, t } from "../i18n";
 import { link } from "../router";
 import { Problem, State, useLoaded } from "../ui";
 import { Events } from "./events";
@@ -18,12 +18,15 @@ export function condition(c: Pick<Summary, "state" | "health" | "next_start" | "
 const failed = (code: number | null | undefined) => Boolean(code) && ![130, 137, 143].includes(code ?? 0);
 
 async function read() {
-  const [states, host, open] = await Promise.all([
+  const [states, unhealthy, host, open] = await Promise.all([
     get<Schema["ContainerSummaryList"]>("v1/containers/summary?limit=1000&descending=true"),
+    get<Schema["ContainerSummaryList"]>("v1/containers/summary?health=unhealthy&limit=200&descending=true"),
     get<Schema["Host"]>("v1/host"),
     get<{ items: Schema["Command"][] }>("v1/commands?open=true&limit=20"),
   ]);
-  const attention = states.items.filter((c) => ["unhealthy", "restarting", "oom"].includes(condition(c)) || (c.state === "exited" && (c.error || failed(c.exit_code))));
+  const newest = new Set(states.items.map((c) => c.id));
+  const looked = [...states.items, ...unhealthy.items.filter((c) => !newest.has(c.id))];
+  const attention = looked.filter((c) => ["unhealthy", "restarting", "oom"].includes(condition(c)) || (c.state === "exited" && (c.error || failed(c.exit_code))));
   return { states, host, open: open.items, attention };
 }
 
@@ -62,7 +65,7 @@ export function Overview() {
       <section class="card">
         <h2>{t("ov.attention")}</h2>
         {attention.length === 0 ? <p class="dim">{t("ov.fine")}</p> : (
-          <ul>{attention.slice(0, 50).map((c) => <li key={c.id}><a href={link("containers", c.id)}>{c.name}</a> <State of={condition(c)} /> <span class="dim">{c.error ?? (failed(c.exit_code) ? `${t("exit_code")} ${c.exit_code}` : "")}</span></li>)}</ul>
+          <ul>{attention.slice(0, 50).map((c) => <li key={c.id}><a href={link("containers", c.id)}>{c.name}</a> <State of={condition(c)} /> <span class="dim">{c.error ? sentence(c.error_parts, c.error) : (failed(c.exit_code) ? `${t("exit_code")} ${c.exit_code}` : "")}</span></li>)}</ul>
         )}
       </section>
       {open.length ? (

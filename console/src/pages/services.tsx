@@ -1,8 +1,9 @@
 import { useSignal } from "@preact/signals";
+import { useRef } from "preact/hooks";
 import { change, get, type Schema } from "../api";
 import { said, t, time } from "../i18n";
 import { go, link } from "../router";
-import { ask, Dialog, Field, Problem, State, toast, useLoaded } from "../ui";
+import { ask, Dialog, Field, once, Problem, State, toast, useLoaded } from "../ui";
 
 type Group = Schema["Group"];
 type Command = Schema["Command"];
@@ -14,11 +15,11 @@ export function Services() {
   const applying = useSignal(false);
   const detail = useSignal<string | null>(null);
   const run = async (name: string, work: () => Promise<Command>) => {
-    try { const made = await work(); toast(t("result.begun")); go("operations", made.id); } catch (failed) { toast(t("result.failed", { name, why: said(failed) }), true); }
+    await once(name, async () => { const made = await work(); toast(t("result.begun")); go("operations", made.id); });
   };
   const remove = async (group: Group) => {
     const name = `${group.service}/${group.name}`;
-    if (await ask(t("ask.remove", { name }), { typed: name })) await run(t("remove"), () => change<Command>("DELETE", pathOf(group)));
+    if (await ask(t("ask.remove", { name }), { typed: name })) await run(`${t("remove")} ${name}`, () => change<Command>("DELETE", pathOf(group)));
   };
   const shown = groups.value?.items.find((group) => `${group.service}/${group.name}` === detail.value);
   return (
@@ -37,8 +38,8 @@ export function Services() {
               <span class="grow" />
               <button onClick={() => { detail.value = `${group.service}/${group.name}`; }}>{t("detail")}</button>
               {group.state === "running"
-                ? <button onClick={() => void ask(t("ask.stop", { name: group.name })).then((yes) => { if (yes) void run(t("stop"), () => change<Command>("POST", `${pathOf(group)}/stop`, {})); })}>{t("stop")}</button>
-                : <button onClick={() => void run(t("start"), () => change<Command>("POST", `${pathOf(group)}/start`, {}))}>{t("start")}</button>}
+                ? <button onClick={() => void ask(t("ask.stop", { name: group.name })).then((yes) => { if (yes) void run(`${t("stop")} ${group.service}/${group.name}`, () => change<Command>("POST", `${pathOf(group)}/stop`, {})); })}>{t("stop")}</button>
+                : <button onClick={() => void run(`${t("start")} ${group.service}/${group.name}`, () => change<Command>("POST", `${pathOf(group)}/start`, {}))}>{t("start")}</button>}
               <button class="danger" onClick={() => void remove(group)}>{t("remove")}</button>
             </div>
             <div class="row small">{group.containers.map((c) => <a key={c.id} href={link("containers", c.id)}>{c.name} <State of={c.health?.status && c.state === "running" ? c.health.status : c.state} /></a>)}</div>
@@ -54,7 +55,7 @@ export function Services() {
 function Detail({ group, run, close }: { group: Group; run: (name: string, work: () => Promise<Command>) => Promise<void>; close: () => void }) {
   const packages = useLoaded(() => get<{ items: Schema["Package"][] }>(`${pathOf(group)}/packages`), [group.number, group.version]);
   const url = useSignal("");
-  const deploy = (body: object) => void run(t("services.deploy"), () => change<Command>("POST", `${pathOf(group)}/deploy`, body)).then(close);
+  const deploy = (body: object) => void run(`${t("services.deploy")} ${group.service}/${group.name}`, () => change<Command>("POST", `${pathOf(group)}/deploy`, body)).then(close);
   return (
     <Dialog title={`${group.service}/${group.name}`} close={close}>
       <form class="row" onSubmit={(e) => { e.preventDefault(); deploy({ url: url.value }); }}>
@@ -81,7 +82,10 @@ function ApplyFile({ close }: { close: () => void }) {
   const text = useSignal(JSON.stringify(EXAMPLE, null, 2));
   const found = useSignal<Schema["Applied"][] | null>(null);
   const error = useSignal<unknown>(undefined);
+  const sending = useRef(false);
   const send = async (dry: boolean) => {
+    if (sending.current) return;
+    sending.current = true;
     error.value = undefined;
     try {
       const body: unknown = JSON.parse(text.value);
@@ -93,7 +97,7 @@ function ApplyFile({ close }: { close: () => void }) {
         const first = answer.items.find((each) => each.command)?.command;
         if (first && typeof first === "object" && "id" in first) go("operations", String(first.id));
       }
-    } catch (failed) { error.value = failed instanceof SyntaxError ? failed.message : failed; }
+    } catch (failed) { error.value = failed instanceof SyntaxError ? failed.message : failed; } finally { sending.current = false; }
   };
   return (
     <Dialog title={t("services.apply")} close={close}>

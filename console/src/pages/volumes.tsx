@@ -1,8 +1,8 @@
 import { useSignal } from "@preact/signals";
 import { all, change, send, type Schema } from "../api";
-import { ago, bytes, said, t } from "../i18n";
+import { ago, said, t } from "../i18n";
 import { Table } from "../table";
-import { act, ask, Problem, save, toast, useLoaded } from "../ui";
+import { act, ask, once, Problem, save, toast, useLoaded } from "../ui";
 
 export function Volumes() {
   const volumes = useLoaded(() => all<Schema["Volume"]>("v1/volumes"), [], (kind) => kind.startsWith("volume.") || kind.startsWith("container."));
@@ -12,11 +12,11 @@ export function Volumes() {
   };
   const prune = async () => {
     const unused = (volumes.value ?? []).filter((volume) => volume.used_by.length === 0).map((volume) => volume.name);
-    if (!unused.length || !(await ask(t("volumes.prune_ask"), { details: unused }))) return;
-    try {
+    if (!unused.length || !(await ask(t("volumes.prune_ask"), { details: unused, typed: t("volumes.prune_word") }))) return;
+    await once(t("volumes.prune"), async () => {
       const done = await change<Schema["Pruned"]>("POST", "v1/volumes/prune", {});
-      toast(t("images.freed", { size: bytes(done.freed) }));
-    } catch (failed) { toast(said(failed), true); }
+      toast(t("volumes.pruned", { count: done.removed.length }));
+    });
     volumes.reload();
   };
   return (

@@ -1,6 +1,7 @@
 //! Typed client of the native API.
 
 mod accounts;
+mod error;
 mod inspection;
 mod services;
 mod session;
@@ -18,65 +19,9 @@ use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use error::Error;
 pub use services::AuditQuery;
 pub use session::{Heard, Session, SessionInput, SessionOutput};
-
-/// Why a call failed.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The server said no, and why.
-    #[error("{}", .0.detail)]
-    Refused(Problem),
-    /// The server could not be reached, or the connection broke.
-    #[error("{0}")]
-    Connection(String),
-    /// The answer is not what this client knows.
-    #[error("unexpected answer of the server: {0}")]
-    Answer(String),
-}
-
-impl Error {
-    /// The exit code that Docker gives to a program that could not be run; `None` for other errors.
-    pub fn exit_code(&self) -> Option<u8> {
-        match self.code() {
-            Some("program_not_found") => Some(127),
-            Some("program_not_executable") => Some(126),
-            Some("start_failed") => Some(125),
-            _ => None,
-        }
-    }
-
-    /// The server's word for programs, where there is one.
-    pub fn code(&self) -> Option<&str> {
-        match self {
-            Self::Refused(problem) => Some(&problem.code),
-            _ => None,
-        }
-    }
-}
-
-impl From<reqwest::Error> for Error {
-    fn from(error: reqwest::Error) -> Self {
-        if error.is_connect() {
-            let url = error.url().map(|u| u.origin().ascii_serialization()).unwrap_or_default();
-            if let Some(why) = berth_tls::explain(&error) {
-                return Self::Connection(format!("the server at {url} can't be trusted: {why}"));
-            }
-            let mut cause: &dyn std::error::Error = &error;
-            while let Some(next) = cause.source() {
-                cause = next;
-            }
-            return Self::Connection(format!("no server answers at {url} ({cause}); is it running?"));
-        }
-        let mut text = error.to_string();
-        let mut next = std::error::Error::source(&error);
-        while let Some(cause) = next {
-            text = format!("{text}: {cause}");
-            next = cause.source();
-        }
-        Self::Connection(text)
-    }
-}
 
 type Result<T> = std::result::Result<T, Error>;
 
@@ -93,6 +38,8 @@ pub struct LogQuery {
     pub tail: Option<usize>,
     /// Only lines in which this regular expression is found.
     pub grep: Option<String>,
+    /// Number the lines, from the first that the container has written.
+    pub numbers: bool,
 }
 
 /// Calls one server with one token. Cheap to clone.
@@ -218,9 +165,16 @@ impl Client {
             return Ok(response);
         }
         let status = response.status();
+        let request = response.headers().get("request-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
         let text = response.text().await?;
         match serde_json::from_str::<Problem>(&text) {
-            Ok(problem) => Err(Error::Refused(problem)),
+            Ok(mut problem) => {
+                // The server's log has the rest under it.
+                if let Some(id) = request.filter(|_| matches!(problem.code.as_str(), "internal" | "unavailable")) {
+                    problem.detail = format!("{} (Request-Id {id})", problem.detail);
+                }
+                Err(Error::Refused(problem))
+            }
             Err(_) => Err(Error::Answer(format!("{status}: {}", text.chars().take(200).collect::<String>()))),
         }
     }
@@ -357,6 +311,7 @@ impl Client {
         all.extend(query.until.clone().map(|s| ("until", s)));
         all.extend(query.tail.map(|t| ("tail", t.to_string())));
         all.extend(query.grep.clone().map(|g| ("grep", g)));
+        all.extend(query.numbers.then(|| ("numbers", "true".into())));
         self.lines(&format!("/v1/containers/{}/logs", segment(id)), &all).await
     }
 

@@ -179,7 +179,11 @@ impl SessionOutput {
         loop {
             let message = match self.0.next().await {
                 Some(Ok(message)) => message,
-                Some(Err(error)) => return Err(broken(&error)),
+                Some(Err(error)) => {
+                    return Err(Error::Connection(format!(
+                        "the connection to the server was lost ({error}); the process may go on"
+                    )));
+                }
                 None => return Err(Error::Connection("the server has gone; the process may go on".into())),
             };
             let Message::Binary(bytes) = message else { continue };

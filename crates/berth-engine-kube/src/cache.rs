@@ -28,9 +28,9 @@ pub(crate) const RECORD: &str = "unit.json";
 pub(crate) struct Record {
     pub(crate) spec: UnitSpec,
     pub(crate) ports: Vec<PortBinding>,
-    /// The last run that was begun; 0 before the first.
+    /// The last run that was begun; 0 before the first. Its pod is made before this is written.
     pub(crate) run: u64,
-    /// How that ended, if it was seen and its pod is gone.
+    /// How that ended, written down before its pod is deleted.
     #[serde(default)]
     pub(crate) ended: Option<Exit>,
 }
@@ -65,11 +65,16 @@ fn is_older(version: Option<&str>, than: Option<&str>) -> bool {
 pub(crate) struct Known {
     pub(crate) units: BTreeMap<UnitId, Unit>,
     pub(crate) nodes: BTreeMap<String, Arc<Node>>,
-    /// Those whose run is being begun: it is written down, and its pod is not there yet.
+    /// Those that are being started: the pod of the run before is deleted, and the next one is not there yet.
     pub(crate) starting: HashSet<UnitId>,
 }
 
 impl Known {
+    /// Forgets containers of which nothing is left.
+    fn forget_empty(&mut self) {
+        self.units.retain(|_, unit| unit.record.is_some() || !unit.pods.is_empty());
+    }
+
     /// The state of a container.
     pub(crate) fn observed(&self, id: &UnitId) -> Observed {
         let Some(unit) = self.units.get(id) else { return Observed::new(State::Absent, 0) };
@@ -162,7 +167,7 @@ impl Watched for Secret {
                 (unit.record, unit.version, unit.uid) = (None, None, None);
             }
         }
-        known.units.retain(|_, unit| unit.record.is_some() || !unit.pods.is_empty());
+        known.forget_empty();
         gone
     }
 }
@@ -205,7 +210,7 @@ impl Watched for Pod {
                 gone.push(id.clone());
             }
         }
-        known.units.retain(|_, unit| unit.record.is_some() || !unit.pods.is_empty());
+        known.forget_empty();
         gone
     }
 }
@@ -253,12 +258,18 @@ impl Cache {
     }
 
     /// Keeps what the API server answered a write with: the watch may tell of it much later.
-    pub(crate) fn keep<K: Watched>(&self, object: K, about: &UnitId) {
+    pub(crate) fn keep<K: Watched + kube::Resource>(&self, object: K) {
+        self.change(object, K::put);
+    }
+
+    /// Puts an object there, or takes it out.
+    fn change<K: kube::Resource>(&self, object: K, change: fn(K, &mut Known) -> Option<UnitId>) {
+        let about: Vec<UnitId> = object.meta().labels.as_ref().and_then(unit_of).into_iter().collect();
         let change = |known: &mut Known| {
-            object.put(known);
+            change(object, known);
             Vec::new()
         };
-        self.note(change, std::slice::from_ref(about));
+        self.note(change, &about);
     }
 
     /// Marks a container as being started, or not any more.
@@ -286,26 +297,8 @@ impl Cache {
         let mut list: Vec<K> = Vec::new();
         while let Some(event) = events.next().await {
             match event {
-                Ok(Event::Apply(object)) => {
-                    let about: Vec<UnitId> = object.meta().labels.as_ref().and_then(unit_of).into_iter().collect();
-                    self.note(
-                        |known| {
-                            object.put(known);
-                            Vec::new()
-                        },
-                        &about,
-                    );
-                }
-                Ok(Event::Delete(object)) => {
-                    let about: Vec<UnitId> = object.meta().labels.as_ref().and_then(unit_of).into_iter().collect();
-                    self.note(
-                        |known| {
-                            object.take(known);
-                            Vec::new()
-                        },
-                        &about,
-                    );
-                }
+                Ok(Event::Apply(object)) => self.change(object, K::put),
+                Ok(Event::Delete(object)) => self.change(object, K::take),
                 Ok(Event::Init) => list.clear(),
                 Ok(Event::InitApply(object)) => list.push(object),
                 Ok(Event::InitDone) => {
@@ -388,7 +381,7 @@ mod tests {
         let seen = cache.known().observed(&id);
         assert!(matches!(seen.state, State::Running { .. }) && seen.run == 1, "{seen:?}");
         // What this server wrote is newer than what the watch tells afterwards.
-        cache.keep(secret("9", 1), &id);
+        cache.keep(secret("9", 1));
         secrets(vec![Event::Apply(secret("8", 0))]).await;
         assert_eq!(cache.known().units[&id].record.as_ref().map(|record| record.run), Some(1));
         // Lists made anew, without the pod, then without the Secret.

@@ -157,16 +157,21 @@ impl KubeEngine {
     }
 
     pub(crate) fn record(&self, id: &UnitId) -> Result<Record, EngineError> {
-        let known = self.inner.cache.known();
-        let record = known.units.get(id).and_then(|unit| unit.record.clone());
-        record.ok_or_else(|| EngineError::NoSuchUnit(id.clone()))
+        self.inner.known_record(id)
+    }
+
+    /// The name of the last run's pod, which may be gone. That run may not be written down yet, or never was: a crash came between.
+    pub(crate) fn last_pod(&self, id: &UnitId, record: &Record) -> String {
+        let run = self.inner.cache.known().units.get(id).map_or(record.run, crate::cache::Unit::run);
+        pods::pod_name(&record.spec, run)
     }
 
     /// The name of the pod of the run that goes on.
     pub(crate) fn running_pod(&self, id: &UnitId) -> Result<String, EngineError> {
         let record = self.record(id)?;
-        match self.inner.cache.known().observed(id).state {
-            State::Running { .. } => Ok(pods::pod_name(&record.spec, record.run)),
+        let state = self.inner.cache.known().observed(id).state;
+        match state {
+            State::Running { .. } => Ok(self.last_pod(id, &record)),
             _ => Err(EngineError::NotRunning(id.clone())),
         }
     }
@@ -254,7 +259,7 @@ impl Inner {
                 Err(error) if is_conflict(&error) => {}
                 Err(error) => return Err(failed(format!("write secret {name}"))(error)),
                 Ok(written) => {
-                    self.cache.keep(written, id);
+                    self.cache.keep(written);
                     return Ok(());
                 }
             }
@@ -307,10 +312,10 @@ impl Inner {
             Err(error) if is_there(&error) => {
                 let name = secret.name_any();
                 let found = patiently(|| self.secrets.get(&name)).await;
-                self.cache.keep(found.map_err(failed(format!("read secret {name}")))?, &spec.id);
+                self.cache.keep(found.map_err(failed(format!("read secret {name}")))?);
             }
             Err(error) => return Err(failed(format!("make secret {}", secret.name_any()))(error)),
-            Ok(made) => self.cache.keep(made, &spec.id),
+            Ok(made) => self.cache.keep(made),
         }
         self.known_record(&spec.id).map(|record| placement(&record))
     }
@@ -358,7 +363,7 @@ impl Inner {
         match patiently(|| self.pods.create(&params, &pod)).await {
             Err(error) if is_there(&error) => {}
             Err(error) => return Err(failed(format!("make pod {}", pod.name_any()))(error)),
-            Ok(made) => self.cache.keep(made, id),
+            Ok(made) => self.cache.keep(made),
         }
         // Second, so that no run is written down that was never made.
         self.note(id, |record| (record.run, record.ended) = (run, None)).await?;
@@ -535,8 +540,8 @@ impl Engine for KubeEngine {
 
     async fn logs(&self, id: &UnitId, options: &LogOptions) -> Result<Box<dyn LogReader>, EngineError> {
         let record = self.record(id)?;
-        let has_pod = self.inner.cache.known().units.get(id).is_some_and(|unit| unit.pods.contains_key(&record.run));
-        let pod = has_pod.then(|| pods::pod_name(&record.spec, record.run));
+        let has_pod = self.inner.cache.known().units.get(id).is_some_and(|unit| unit.pods.contains_key(&unit.run()));
+        let pod = has_pod.then(|| self.last_pod(id, &record));
         Ok(Box::new(logs::Reader::new(self.inner.pods.clone(), pod, options.clone())))
     }
 

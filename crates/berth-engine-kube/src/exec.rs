@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::engine::KubeEngine;
 use crate::errors::failed;
-use crate::pods::{MAIN, pod_name, start_error};
+use crate::pods::{MAIN, start_error};
 
 /// Pieces of output that wait to be taken.
 const AHEAD: usize = 16;
@@ -171,7 +171,7 @@ impl Exec for KubeEngine {
         if !runs && !from_start {
             return Err(EngineError::NotRunning(id.clone()));
         }
-        let pod = pod_name(&record.spec, record.run);
+        let pod = self.last_pod(id, &record);
         let (stdin, terminal) = (record.spec.stdin, record.spec.terminal);
         if runs && (stdin || terminal) {
             let params = AttachParams {

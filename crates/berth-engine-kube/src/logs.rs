@@ -26,6 +26,8 @@ pub(crate) struct Reader {
     skip: usize,
     /// From when on lines are wanted, after a request for the last ones that gave none.
     continue_at: Option<i64>,
+    /// Lines that have come so far, if they are numbered.
+    number: u64,
 }
 
 /// Splits `2026-01-02T03:04:05.6Z text`.
@@ -37,11 +39,38 @@ pub(crate) fn line_of(line: &[u8]) -> Option<(i64, &[u8])> {
 
 impl Reader {
     pub(crate) fn new(pods: Api<Pod>, pod: Option<String>, options: LogOptions) -> Self {
-        Self { pods, pod, options, stream: None, last: None, skip: 0, continue_at: None }
+        Self { pods, pod, options, stream: None, last: None, skip: 0, continue_at: None, number: 0 }
+    }
+
+    /// Which lines are wanted by their numbers: all are counted once for that.
+    async fn number(&mut self, pod: &str) -> Result<(), EngineError> {
+        if self.options.tail.is_none() && self.options.after.is_none() {
+            return Ok(());
+        }
+        let params = LogParams { container: Some(MAIN.into()), timestamps: true, ..LogParams::default() };
+        let Some(mut stream) = request(&self.pods, pod, &params).await? else { return Ok(()) };
+        let (mut last, mut line) = (0, Vec::new());
+        while read_line(&mut stream, &mut line, pod).await? > 0 {
+            let Some((at, _)) = line_of(&line) else { continue };
+            if self.options.until.is_some_and(|until| at >= until) {
+                break;
+            }
+            last += 1;
+        }
+        let end = self.options.before.map_or(last, |before| last.min(before.saturating_sub(1)));
+        let from_end = self.options.tail.take().map(|lines| end.saturating_sub(lines as u64));
+        let after = self.options.after.filter(|after| *after <= last).max(from_end).unwrap_or(0);
+        self.options.after = Some(after);
+        Ok(())
     }
 
     async fn open(&mut self, pod: &str) -> Result<Option<Stream>, EngineError> {
-        let since = self.last.map(|(at, _)| at).or(self.continue_at).or(self.options.since);
+        let numbered = self.options.are_numbered();
+        if numbered && self.last.is_none() {
+            self.number = 0;
+            self.number(pod).await?;
+        }
+        let since = self.last.map(|(at, _)| at).or(self.continue_at).or(self.options.since.filter(|_| !numbered));
         let since_time = since.and_then(|at| Timestamp::from_nanosecond(at.into()).ok());
         let tail = self.options.tail;
         let now = Timestamp::now();
@@ -53,20 +82,34 @@ impl Reader {
             ..LogParams::default()
         };
         self.skip = self.last.map_or(0, |(_, count)| count);
-        match self.pods.log_stream(pod, &params).await {
-            Ok(stream) => {
-                // Of the first request only: what comes from now on is wanted whole.
-                if self.options.tail.take().is_some() && self.last.is_none() {
-                    self.continue_at = i64::try_from(now.as_nanosecond()).ok();
-                }
-                Ok(Some(Box::pin(stream)))
-            }
-            Err(error) if is_not_found(&error) => Ok(None),
-            // Its container is not made yet.
-            Err(kube::Error::Api(status)) if status.code == 400 => Ok(None),
-            Err(error) => Err(failed(format!("read the output of pod {pod}"))(error)),
+        let stream = request(&self.pods, pod, &params).await?;
+        // Of the first request only: what comes from now on is wanted whole.
+        if stream.is_some() && self.options.tail.take().is_some() && self.last.is_none() {
+            self.continue_at = i64::try_from(now.as_nanosecond()).ok();
         }
+        Ok(stream)
     }
+}
+
+/// `None` where there is no output yet, or none any more.
+async fn request(pods: &Api<Pod>, pod: &str, params: &LogParams) -> Result<Option<Stream>, EngineError> {
+    match pods.log_stream(pod, params).await {
+        Ok(stream) => Ok(Some(Box::pin(stream))),
+        Err(error) if is_not_found(&error) => Ok(None),
+        // Its container is not made yet.
+        Err(kube::Error::Api(status)) if status.code == 400 => Ok(None),
+        Err(error) => Err(failed(format!("read the output of pod {pod}"))(error)),
+    }
+}
+
+/// Reads the next line without its line break; how many bytes were read.
+async fn read_line(stream: &mut Stream, line: &mut Vec<u8>, pod: &str) -> Result<usize, EngineError> {
+    line.clear();
+    let read = stream.read_until(b'\n', line).await;
+    if line.last() == Some(&b'\n') {
+        line.pop();
+    }
+    read.map_err(|error| EngineError::Failed(format!("read the output of pod {pod}: {error}")))
 }
 
 #[async_trait]
@@ -79,30 +122,37 @@ impl LogReader for Reader {
         let Some(stream) = &mut self.stream else { return Ok(None) };
         let mut line = Vec::new();
         loop {
-            line.clear();
-            let read = stream.read_until(b'\n', &mut line).await;
-            let read = read.map_err(|error| EngineError::Failed(format!("read the output of pod {pod}: {error}")))?;
-            if read == 0 {
+            if read_line(stream, &mut line, &pod).await? == 0 {
                 self.stream = None;
                 return Ok(None);
             }
-            let text = line.strip_suffix(b"\n").unwrap_or(&line);
-            let Some((at, text)) = line_of(text) else { continue };
-            // The request knows whole seconds only.
-            let old =
-                self.last.is_some_and(|(last, _)| at < last) || self.options.since.is_some_and(|since| at < since);
-            let again = self.last.is_some_and(|(last, _)| at == last) && self.skip > 0;
+            let Some((at, text)) = line_of(&line) else { continue };
+            // The request knows whole seconds only: lines come again.
+            let again = match self.last {
+                Some((last, _)) if at == last && self.skip > 0 => {
+                    self.skip -= 1;
+                    true
+                }
+                Some((last, _)) => at < last,
+                None => false,
+            };
             if again {
-                self.skip -= 1;
-            }
-            if old || again || self.options.until.is_some_and(|until| at >= until) {
                 continue;
             }
             self.last = match self.last {
                 Some((last, count)) if last == at => Some((at, count + 1)),
                 _ => Some((at, 1)),
             };
-            return Ok(Some(LogLine { at, stream: LogStream::Stdout, ends: true, text: text.to_vec() }));
+            self.number += 1;
+            let LogOptions { since, until, after, before, .. } = self.options;
+            let is_wanted = since.is_none_or(|since| at >= since)
+                && until.is_none_or(|until| at < until)
+                && after.is_none_or(|after| self.number > after)
+                && before.is_none_or(|before| self.number < before);
+            if is_wanted {
+                let number = self.options.are_numbered().then_some(self.number);
+                return Ok(Some(LogLine { at, stream: LogStream::Stdout, ends: true, text: text.to_vec(), number }));
+            }
         }
     }
 }

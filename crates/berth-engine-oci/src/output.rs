@@ -5,7 +5,7 @@ use std::path::Path;
 
 use async_trait::async_trait;
 use berth_engine::{EngineError, LogLine, LogOptions, LogReader, LogStream};
-use berth_runtime::log::{Reader, Record, Stream};
+use berth_runtime::log::{Numbered, Reader, Record, Step, Stream};
 use tokio::sync::Semaphore;
 
 /// Lines that are read in one go, so that a long log is not a thread switch a line.
@@ -28,13 +28,22 @@ impl Output {
         let (folder, options) = (folder.to_owned(), options.clone());
         let since = options.since.unwrap_or(i64::MIN);
         let _turn = READING.acquire().await.map_err(|_| broken())?;
+        let until = options.until.unwrap_or(i64::MAX);
+        let only = options.only.clone();
         let opened = tokio::task::spawn_blocking(move || match (options.tail, options.since) {
+            _ if options.are_numbered() => {
+                let LogOptions { tail, until, after, before, .. } = options;
+                Reader::numbered(&folder, &Numbered { tail, until, after, before })
+            }
             (Some(lines), _) => Reader::tail(&folder, lines, options.until),
             (None, Some(since)) => Ok(Reader::since(&folder, since)),
             (None, None) => Ok(Reader::open(&folder)),
         });
-        let reader = opened.await.map_err(|_| broken())?.map_err(|e| failed(&e))?;
-        Ok(Self { reader: Some(reader), ahead: VecDeque::new(), since, until: options.until.unwrap_or(i64::MAX) })
+        let mut reader = opened.await.map_err(|_| broken())?.map_err(|e| failed(&e))?;
+        if let Some(only) = only {
+            reader = reader.only(only.0);
+        }
+        Ok(Self { reader: Some(reader), ahead: VecDeque::new(), since, until })
     }
 }
 
@@ -65,27 +74,34 @@ impl LogReader for Output {
             let (batch, reader) = tokio::task::spawn_blocking(move || {
                 let mut batch = VecDeque::new();
                 let mut bytes = 0;
+                let mut is_over = false;
                 let mut result = Ok(());
                 while batch.len() < BATCH && bytes < BATCH_BYTES {
-                    match reader.next() {
-                        Ok(Some(record)) => {
+                    match reader.step() {
+                        Ok(Step::Record(record)) => {
                             bytes += record.text.len();
                             batch.push_back(record);
                         }
-                        Ok(None) => break,
+                        // Others have their turns between.
+                        Ok(Step::LeftOut) => break,
+                        Ok(Step::End) => {
+                            is_over = true;
+                            break;
+                        }
                         Err(error) => {
                             result = Err(error);
                             break;
                         }
                     }
                 }
-                (result.map(|()| batch), reader)
+                (result.map(|()| (batch, is_over)), reader)
             })
             .await
             .map_err(|_| broken())?;
             self.reader = Some(reader);
-            self.ahead = batch.map_err(|e| failed(&e))?;
-            if self.ahead.is_empty() {
+            let (batch, is_over) = batch.map_err(|e| failed(&e))?;
+            self.ahead = batch;
+            if self.ahead.is_empty() && is_over {
                 return Ok(None);
             }
         }
@@ -97,5 +113,5 @@ fn line(record: Record) -> LogLine {
         Stream::Stdout => LogStream::Stdout,
         Stream::Stderr => LogStream::Stderr,
     };
-    LogLine { at: record.at, stream, ends: record.ends, text: record.text }
+    LogLine { at: record.at, stream, ends: record.ends, text: record.text, number: record.number }
 }

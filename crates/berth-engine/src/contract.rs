@@ -174,6 +174,25 @@ async fn removes(engine: &dyn Engine, all: [&UnitId; 2]) {
     engine.remove(second).await.expect("remove");
 }
 
+/// A log of one line.
+async fn numbers_lines(engine: &dyn Engine, id: &UnitId) {
+    let of = |tail, after, before| LogOptions { tail, after, before, numbered: true, ..LogOptions::default() };
+    for (options, expected) in [
+        (of(None, None, None), Some(1)),
+        (of(Some(9), None, None), Some(1)),
+        (of(Some(9), None, Some(2)), Some(1)),
+        (of(Some(9), None, Some(1)), None),
+        (of(Some(0), None, None), None),
+        (of(None, Some(0), None), Some(1)),
+        (of(None, Some(1), None), None),
+        // It has not reached that number.
+        (of(None, Some(2), None), Some(1)),
+    ] {
+        let line = engine.logs(id, &options).await.expect("logs").next().await.expect("read");
+        assert_eq!(line.map(|line| line.number), expected.map(Some), "{options:?}");
+    }
+}
+
 async fn tells_of_ends_and_failures(engine: &dyn Engine, material: &Material) {
     for (name, args, expected) in [("contract3", &material.greeter, 0), ("contract4", &material.failer, 7)] {
         let spec = material.spec(name, args);
@@ -187,6 +206,7 @@ async fn tells_of_ends_and_failures(engine: &dyn Engine, material: &Material) {
             assert_eq!(reader.next().await.expect("read"), None);
             let options = LogOptions { since: Some(i64::MAX), ..LogOptions::default() };
             assert_eq!(engine.logs(&spec.id, &options).await.expect("logs").next().await.expect("read"), None);
+            numbers_lines(engine, &spec.id).await;
         }
         engine.remove(&spec.id).await.expect("remove");
     }

@@ -469,7 +469,7 @@ impl Engine for FakeEngine {
                 "exit" => ended(argument.parse().unwrap_or(1), None),
                 "echo" => {
                     let text = argument.as_bytes().to_vec();
-                    unit.lines.push(LogLine { at: now(), stream: LogStream::Stdout, ends: true, text });
+                    unit.lines.push(LogLine { at: now(), stream: LogStream::Stdout, ends: true, text, number: None });
                     ended(0, None)
                 }
                 _ => State::Running { pid: None, started_at: now(), paused: false },
@@ -507,6 +507,14 @@ impl Engine for FakeEngine {
 
     async fn logs(&self, id: &UnitId, options: &LogOptions) -> Result<Box<dyn LogReader>, EngineError> {
         let mut lines = self.with(id, |unit| unit.lines.clone())?;
+        if options.are_numbered() {
+            let last = lines.len() as u64;
+            for (line, number) in lines.iter_mut().zip(1..) {
+                line.number = Some(number);
+            }
+            lines.retain(|line| options.after.is_none_or(|after| after > last || line.number > Some(after)));
+            lines.retain(|line| options.before.is_none_or(|before| line.number < Some(before)));
+        }
         lines.retain(|line| options.since.is_none_or(|since| line.at >= since));
         lines.retain(|line| options.until.is_none_or(|until| line.at < until));
         let skipped = options.tail.map_or(0, |tail| lines.len().saturating_sub(tail));

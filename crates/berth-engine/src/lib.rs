@@ -21,7 +21,7 @@ pub use fake::{BareEngine, FakeEngine, Held};
 pub use inspection::{ChangeKind, Inspection, PathChange, ProcessFacts};
 pub use session::{ExecInput, ExecOutput, ExecRequest, FileStat, Files, Session};
 pub use types::{
-    DiskFacts, Exit, HostFacts, InterfaceFacts, LogLine, LogOptions, LogStream, Mount, MountSource, NetworkMode,
-    Observed, Placement, PortBinding, PortProtocol, PortRequest, Rates, Resources, State, Stats, Traffic, UnitId,
-    UnitSpec,
+    DiskFacts, Exit, HostFacts, InterfaceFacts, LineFilter, LogLine, LogOptions, LogStream, Mount, MountSource,
+    NetworkMode, Observed, Placement, PortBinding, PortProtocol, PortRequest, Rates, Resources, State, Stats, Traffic,
+    UnitId, UnitSpec,
 };

@@ -436,6 +436,8 @@ pub struct LogLine {
     pub ends: bool,
     /// The text without a line break; any bytes.
     pub text: Vec<u8>,
+    /// The number of its line, if numbers were asked for: 1 for the first line of the log.
+    pub number: Option<u64>,
 }
 
 /// Which part of a log.
@@ -447,4 +449,40 @@ pub struct LogOptions {
     pub until: Option<i64>,
     /// Only so many lines from the end.
     pub tail: Option<usize>,
+    /// Number the lines. The engine then reads the log from its beginning, whatever part is wanted.
+    pub numbered: bool,
+    /// Only lines with higher numbers; of a log that has not reached this number all lines. Numbers them.
+    pub after: Option<u64>,
+    /// Only lines with lower numbers, and `tail` counts from there. Numbers them.
+    pub before: Option<u64>,
+    /// An engine may leave out whole lines that this does not want; it gives the others, and lines of several pieces.
+    pub only: Option<LineFilter>,
+}
+
+/// Whether a whole line, without its line break, is wanted.
+#[derive(Clone)]
+pub struct LineFilter(pub std::sync::Arc<LineTest>);
+
+/// What tells whether a line is wanted.
+pub type LineTest = dyn Fn(&[u8]) -> bool + Send + Sync;
+
+impl std::fmt::Debug for LineFilter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LineFilter")
+    }
+}
+
+impl PartialEq for LineFilter {
+    fn eq(&self, other: &Self) -> bool {
+        std::sync::Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for LineFilter {}
+
+impl LogOptions {
+    /// Whether lines have numbers.
+    pub fn are_numbered(&self) -> bool {
+        self.numbered || self.after.is_some() || self.before.is_some()
+    }
 }

@@ -14,9 +14,15 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::bundle::LogLimits;
+
+mod numbers;
+
+pub use numbers::Numbered;
+use numbers::Numbering;
 
 /// Longest text of one record, bytes.
 const LONGEST: usize = 16 * 1024;
@@ -52,6 +58,8 @@ pub struct Record {
     pub ends: bool,
     /// The text, without its line break; any bytes.
     pub text: Vec<u8>,
+    /// The number of its line, if numbers were asked for.
+    pub number: Option<u64>,
 }
 
 /// Now, in nanoseconds since 1970.
@@ -202,6 +210,8 @@ impl Writer {
 
     fn rotate(&mut self) {
         let last = self.limits.max_files.max(1) - 1;
+        // As everywhere here: a full disk must not stop the container.
+        let _ = numbers::note_deleted(&self.folder, &file_of(&self.folder, last));
         if last == 0 {
             // A follower must see a new file, so the old one is replaced rather than cut.
             let _ = fs::remove_file(file_of(&self.folder, 0));
@@ -241,20 +251,24 @@ fn whole_characters(bytes: &[u8]) -> usize {
     bytes.len()
 }
 
-fn parse(line: &[u8]) -> Option<Record> {
-    let time = std::str::from_utf8(line.get(..30)?).ok()?;
-    let rest = line.get(31..)?;
-    let (stream, rest) = if let Some(rest) = rest.strip_prefix(b"stdout ") {
-        (Stream::Stdout, rest)
-    } else {
-        (Stream::Stderr, rest.strip_prefix(b"stderr ")?)
-    };
-    let ends = match rest.get(..2)? {
-        b"F " => true,
-        b"P " => false,
+/// Stream and end of a record, without its line break; `None` for one that was torn by a full disk.
+fn head(record: &[u8]) -> Option<(Stream, bool)> {
+    let stream = match record.get(TIME_LENGTH + 1..FLAG_AT)? {
+        b"stdout " => Stream::Stdout,
+        b"stderr " => Stream::Stderr,
         _ => return None,
     };
-    Some(Record { at: parse_time(time)?, stream, ends, text: rest[2..].to_vec() })
+    match record.get(FLAG_AT..TEXT_AT)? {
+        b"F " => Some((stream, true)),
+        b"P " => Some((stream, false)),
+        _ => None,
+    }
+}
+
+fn parse(record: &[u8]) -> Option<Record> {
+    let (stream, ends) = head(record)?;
+    let time = std::str::from_utf8(record.get(..TIME_LENGTH)?).ok()?;
+    Some(Record { at: parse_time(time)?, stream, ends, text: record.get(TEXT_AT..)?.to_vec(), number: None })
 }
 
 /// Reads a log from its oldest file on, and goes on where it stopped: [`next`](Self::next) gives `None` when there is
@@ -264,16 +278,51 @@ pub struct Reader {
     folder: PathBuf,
     file: Option<BufReader<File>>,
     partial: Vec<u8>,
+    /// The number of the next line; only those after the second and before the third are given.
+    numbers: Option<(Numbering, u64, Option<u64>)>,
+    filter: Option<LineFilter>,
+    /// Whether the streams' last records have not ended their lines.
+    open: [bool; 2],
+}
+
+/// Whether a whole line, without its line break, is wanted.
+pub type LineFilter = Arc<dyn Fn(&[u8]) -> bool + Send + Sync>;
+
+/// Lines that are left out in one step.
+const MOST_LEFT_OUT: usize = 50_000;
+
+/// What came of a step.
+#[derive(Debug)]
+pub enum Step {
+    /// The next record.
+    Record(Record),
+    /// Only lines that are left out, so far.
+    LeftOut,
+    /// There is nothing more now.
+    End,
+}
+
+enum Taken {
+    Record(Record),
+    Nothing,
+    End,
+}
+
+fn buffered(file: File) -> BufReader<File> {
+    BufReader::with_capacity(32 << 10, file)
 }
 
 impl Reader {
+    fn at(folder: &Path, file: Option<BufReader<File>>) -> Self {
+        Self { folder: folder.to_owned(), file, partial: Vec::new(), numbers: None, filter: None, open: [false; 2] }
+    }
+
     /// Starts at the oldest record.
     pub fn open(folder: &Path) -> Self {
         // Between two renames of a rotation there is a hole: it ends the log only if the next number is missing, too.
         let exists = |age: u32| file_of(folder, age).exists();
         let oldest = (0..).take_while(|age| exists(*age) || exists(*age + 1)).last().unwrap_or(0);
-        let file = File::open(file_of(folder, oldest)).ok().map(BufReader::new);
-        Self { folder: folder.to_owned(), file, partial: Vec::new() }
+        Self::at(folder, File::open(file_of(folder, oldest)).ok().map(BufReader::new))
     }
 
     /// Starts at the first record not older than `since` (nanoseconds since 1970). Files that end before are not read.
@@ -305,28 +354,14 @@ impl Reader {
     }
 
     fn tail_by(folder: &Path, lines: usize, until: Option<i64>, block: u64) -> io::Result<Self> {
-        let mut files = Vec::new();
-        let mut holes = 0;
-        for age in 0.. {
-            match File::open(file_of(folder, age)) {
-                Ok(file) => {
-                    let meta = file.metadata()?;
-                    // Files move up while they are opened: one may come twice.
-                    if !files.iter().any(|(_, other, _)| *other == (meta.dev(), meta.ino())) {
-                        files.push((file, (meta.dev(), meta.ino()), meta.len()));
-                    }
-                }
-                Err(_) if holes == 0 => holes += 1,
-                Err(_) => break,
-            }
-        }
-        let all: u64 = files.iter().map(|(.., length)| length).sum();
+        let files = files(folder)?;
+        let all: u64 = files.iter().map(|(_, length)| length).sum();
         if lines as u64 >= all / SHORTEST_RECORD {
             return Ok(Self::open(folder));
         }
         let mut scan = TailScan { block, lines: lines as u64, until, wanted: None, seen: 0 };
         let mut oldest = None;
-        for (file, _, length) in files {
+        for (file, length) in files {
             let found = scan.file(&file, length)?;
             let mut reader = BufReader::new(file);
             reader.seek(SeekFrom::Start(found.unwrap_or(0)))?;
@@ -335,7 +370,14 @@ impl Reader {
                 break;
             }
         }
-        Ok(Self { folder: folder.to_owned(), file: oldest, partial: Vec::new() })
+        Ok(Self::at(folder, oldest))
+    }
+
+    /// Has whole lines left out for which this is false; a line of several pieces is always given.
+    #[must_use]
+    pub fn only(mut self, filter: LineFilter) -> Self {
+        self.filter = Some(filter);
+        self
     }
 
     /// The next record that is complete on disk.
@@ -345,10 +387,25 @@ impl Reader {
     #[allow(clippy::should_implement_trait, reason = "an iterator would be fused; this one goes on")]
     pub fn next(&mut self) -> io::Result<Option<Record>> {
         loop {
+            match self.step()? {
+                Step::Record(record) => return Ok(Some(record)),
+                Step::LeftOut => {}
+                Step::End => return Ok(None),
+            }
+        }
+    }
+
+    /// As [`next`](Self::next), for not too long: fifty thousand lines are left out at most.
+    ///
+    /// # Errors
+    /// What reading said.
+    pub fn step(&mut self) -> io::Result<Step> {
+        let mut left_out = 0;
+        loop {
             let Some(file) = &mut self.file else {
                 match File::open(file_of(&self.folder, 0)) {
-                    Ok(file) => self.file = Some(BufReader::new(file)),
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                    Ok(file) => self.file = Some(buffered(file)),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Step::End),
                     Err(error) => return Err(error),
                 }
                 continue;
@@ -361,14 +418,18 @@ impl Reader {
                     }
                     continue;
                 }
-                let line = std::mem::take(&mut self.partial);
-                if let Some(record) = parse(&line[..line.len() - 1]) {
-                    return Ok(Some(record));
+                let taken = self.take();
+                self.partial.clear();
+                match taken {
+                    Taken::Record(record) => return Ok(Step::Record(record)),
+                    Taken::Nothing if left_out < MOST_LEFT_OUT => left_out += 1,
+                    Taken::Nothing => return Ok(Step::LeftOut),
+                    Taken::End => return Ok(Step::End),
                 }
                 continue;
             }
             // At the end of this file. It is the current one, or it was rotated away and a newer one goes on.
-            let Some(newer) = self.newer_file()? else { return Ok(None) };
+            let Some(newer) = self.newer_file()? else { return Ok(Step::End) };
             let mut rest = [0];
             // Written between the last read and the rotation.
             if self.file.as_mut().is_some_and(|f| f.read(&mut rest).is_ok_and(|n| n == 1)) {
@@ -376,8 +437,30 @@ impl Reader {
                 continue;
             }
             self.partial.clear();
-            self.file = Some(BufReader::new(newer));
+            self.file = Some(buffered(newer));
         }
+    }
+
+    /// What is to be done with the record that was read.
+    fn take(&mut self) -> Taken {
+        let line = &self.partial[..self.partial.len() - 1];
+        let Some((stream, ends)) = head(line) else { return Taken::Nothing };
+        let is_whole = ends && !self.open[stream as usize];
+        self.open[stream as usize] = !ends;
+        let mut number = None;
+        if let Some((numbering, after, before)) = &mut self.numbers {
+            let its = numbering.next(stream, ends);
+            match before {
+                Some(before) if its >= *before && !numbering.is_open_before(*before) => return Taken::End,
+                Some(before) if its >= *before => return Taken::Nothing,
+                _ if its <= *after => return Taken::Nothing,
+                _ => number = Some(its),
+            }
+        }
+        if is_whole && self.filter.as_ref().is_some_and(|wants| !wants(&line[TEXT_AT..])) {
+            return Taken::Nothing;
+        }
+        parse(line).map_or(Taken::Nothing, |record| Taken::Record(Record { number, ..record }))
     }
 
     fn newer_file(&self) -> io::Result<Option<File>> {
@@ -400,12 +483,36 @@ impl Reader {
     }
 }
 
+/// The files of a log, the newest first, each with its length in bytes.
+fn files(folder: &Path) -> io::Result<Vec<(File, u64)>> {
+    let (mut files, mut known) = (Vec::new(), Vec::new());
+    let mut holes = 0;
+    for age in 0.. {
+        match File::open(file_of(folder, age)) {
+            Ok(file) => {
+                let meta = file.metadata()?;
+                // Files move up while they are opened: one may come twice.
+                let identity = (meta.dev(), meta.ino());
+                if !known.contains(&identity) {
+                    known.push(identity);
+                    files.push((file, meta.len()));
+                }
+            }
+            Err(_) if holes == 0 => holes += 1,
+            Err(_) => break,
+        }
+    }
+    Ok(files)
+}
+
 /// The shortest record on disk: time, stream, flag, no text, the end of the line; bytes.
 const SHORTEST_RECORD: u64 = 41;
 /// Bytes of a record's time, at its beginning.
 const TIME_LENGTH: usize = 30;
 /// Where a record has the flag that tells whether its line ends with it.
 const FLAG_AT: usize = 38;
+/// Where its text begins.
+const TEXT_AT: usize = 40;
 /// Bytes of a log that are looked at in one go from its end on.
 const BLOCK: u64 = 256 << 10;
 
@@ -669,7 +776,10 @@ mod tests {
         for n in 0..100 {
             writer.take(Stream::Stdout, format!("{n}\n").as_bytes());
         }
-        assert_eq!(fs::read_dir(&folder).expect("list").count(), 3);
+        let logs = fs::read_dir(&folder)
+            .expect("list")
+            .filter(|file| file.as_ref().is_ok_and(|file| file.file_name() != "log.deleted"));
+        assert_eq!(logs.count(), 3);
         fs::remove_dir_all(folder).expect("clean");
     }
 

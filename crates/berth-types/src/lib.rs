@@ -10,7 +10,7 @@ pub use extras::{Extras, HOST_GATEWAY, NamedAddress, Ulimit};
 pub use fault::FaultKind;
 pub use field::Field;
 pub use histogram::{Histogram, Outcomes};
-pub use messages::in_chinese;
+pub use messages::{Message, in_chinese};
 
 /// A page of a list.
 #[derive(Debug, Clone)]

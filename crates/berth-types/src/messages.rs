@@ -11,6 +11,7 @@ const CHINESE: &str = include_str!("messages.zh.tsv");
 const DEPTH: u32 = 4;
 
 struct Form {
+    english: &'static str,
     parts: Vec<&'static str>,
     chinese: &'static str,
     /// Letters that do not vary: of several forms that fit, the one with most says most.
@@ -25,7 +26,7 @@ fn forms() -> &'static [Form] {
             .filter_map(|line| line.split_once('\t'))
             .map(|(english, chinese)| {
                 let parts: Vec<_> = english.split("{}").collect();
-                Form { fixed: parts.iter().map(|part| part.len()).sum(), parts, chinese }
+                Form { english, fixed: parts.iter().map(|part| part.len()).sum(), parts, chinese }
             })
             .collect();
         all.sort_by_key(|form| std::cmp::Reverse(form.fixed));
@@ -48,45 +49,90 @@ fn varying<'a>(parts: &[&str], text: &'a str) -> Option<Vec<&'a str>> {
     Some(found)
 }
 
-fn fill(chinese: &str, values: &[&str], depth: u32) -> String {
-    let mut text = String::new();
-    let mut next = 0;
-    let mut rest = chinese;
-    while let Some((before, after)) = rest.split_once('{') {
-        text.push_str(before);
-        let Some((number, after)) = after.split_once('}') else { break };
-        let is_message = number.ends_with('*');
-        let index = number.trim_end_matches('*').parse().unwrap_or(next);
-        next += 1;
-        let value = values.get(index).copied().unwrap_or_default();
-        match is_message.then(|| translate(value, depth)).flatten() {
-            Some(message) => text.push_str(&message),
-            None => text.push_str(value),
-        }
-        rest = after;
-    }
-    text.push_str(rest);
-    text
+/// A sentence for people, taken apart: whoever knows the form can say it in another language.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// The sentence in English.
+    pub text: String,
+    /// What all sentences of its kind have in common: English with `{}` for each parameter. `None` for a name, a number, or a
+    /// sentence of which no kind is known.
+    pub form: Option<&'static str>,
+    /// What varies, in the order of the form's places.
+    pub parameters: Vec<Message>,
 }
 
-fn translate(text: &str, depth: u32) -> Option<String> {
-    if depth == 0 {
-        return None;
+/// The form of a field or a path, and what is wrong with it.
+const FIELD: Form = Form { english: "{}: {}", parts: Vec::new(), chinese: "{}：{*}", fixed: 0 };
+
+/// The places of a Chinese form: the text before each, which parameter stands there, whether that is a sentence; then the rest.
+fn places(chinese: &str) -> (Vec<(&str, usize, bool)>, &str) {
+    let mut found = Vec::new();
+    let mut rest = chinese;
+    while let Some((before, after)) = rest.split_once('{') {
+        let Some((number, after)) = after.split_once('}') else { break };
+        let index = number.trim_end_matches('*').parse().unwrap_or(found.len());
+        found.push((before, index, number.ends_with('*')));
+        rest = after;
     }
-    for form in forms() {
-        if let Some(values) = varying(&form.parts, text) {
-            return Some(fill(form.chinese, &values, depth - 1));
+    (found, rest)
+}
+
+impl Message {
+    /// Takes a sentence apart.
+    pub fn of(text: &str) -> Self {
+        recognise(text, DEPTH).map_or_else(|| Self::name(text), |(message, _)| message)
+    }
+
+    fn name(text: &str) -> Self {
+        Self { text: text.to_owned(), form: None, parameters: Vec::new() }
+    }
+}
+
+fn recognise(text: &str, depth: u32) -> Option<(Message, &'static Form)> {
+    let depth = depth.checked_sub(1)?;
+    let found = forms().iter().find_map(|form| varying(&form.parts, text).map(|values| (form, values)));
+    let (form, values) = match found {
+        Some(found) => found,
+        None => {
+            static FIELDS: Form = FIELD;
+            let (what, why) = text.split_once(": ")?;
+            let is_name = !what.is_empty() && !what.contains(' ');
+            recognise(why, depth).filter(|_| is_name)?;
+            (&FIELDS, vec![what, why])
         }
+    };
+    let (places, _) = places(form.chinese);
+    let parameter = |(index, value): (usize, &str)| {
+        let is_sentence = places.iter().any(|(_, at, is_sentence)| *at == index && *is_sentence);
+        let message = is_sentence.then(|| recognise(value, depth)).flatten();
+        message.map_or_else(|| Message::name(value), |(message, _)| message)
+    };
+    let parameters = values.into_iter().enumerate().map(parameter).collect();
+    Some((Message { text: text.to_owned(), form: Some(form.english), parameters }, form))
+}
+
+fn chinese_of(form: &str) -> Option<&'static str> {
+    if form == FIELD.english {
+        return Some(FIELD.chinese);
     }
-    // A field or a path, and what is wrong with it.
-    let (what, why) = text.split_once(": ")?;
-    let is_name = !what.is_empty() && !what.contains(' ');
-    is_name.then(|| translate(why, depth - 1)).flatten().map(|why| format!("{what}：{why}"))
+    forms().iter().find(|known| known.english == form).map(|known| known.chinese)
+}
+
+fn say(message: &Message) -> String {
+    let Some(chinese) = message.form.and_then(chinese_of) else { return message.text.clone() };
+    let (places, rest) = places(chinese);
+    let mut text = String::new();
+    for (before, index, _) in places {
+        text.push_str(before);
+        text.push_str(&message.parameters.get(index).map(say).unwrap_or_default());
+    }
+    text + rest
 }
 
 /// A message in Chinese; `None` for one whose form is not known.
 pub fn in_chinese(text: &str) -> Option<String> {
-    translate(text, DEPTH)
+    let message = Message::of(text);
+    message.form.is_some().then(|| say(&message))
 }
 
 #[cfg(test)]

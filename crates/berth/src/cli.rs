@@ -332,7 +332,10 @@ pub(crate) fn run() -> ExitCode {
                 return ExitCode::from(code);
             }
             None if error.use_stderr() => {
-                let _ = error.print();
+                match language::is_chinese().then(|| language::refusal(&error)).flatten() {
+                    Some(text) => eprintln!("berth: {}", output::harmless(&text)),
+                    None => drop(error.print()),
+                }
                 return ExitCode::from(unknown::exit_code(&arguments));
             }
             None => error.exit(),
@@ -531,8 +534,8 @@ async fn about_containers(client: &berth_client::Client, command: Command) -> Re
         }
         Command::Exec(exec) => sessions::exec(client, &exec).await,
         Command::Attach(attach) => sessions::attach(client, &attach).await,
-        Command::Cp(copy) => files::copy(client, &copy).await,
-        Command::Export(export) => files::export(client, &export).await,
+        Command::Cp(copy) => output::with_progress("copying", files::copy(client, &copy)).await,
+        Command::Export(export) => output::with_progress("exporting", files::export(client, &export)).await,
         Command::Commit(commit) => change::commit(client, &commit).await,
         Command::Update(update) => change::update(client, &update).await,
         Command::Pause(ids) => containers::act(client, &ids, "pause", "pausing").await,
@@ -545,7 +548,7 @@ async fn about_containers(client: &berth_client::Client, command: Command) -> Re
 /// Does what any other command says that needs a server.
 async fn about_the_rest(client: &berth_client::Client, command: Command) -> Result<ExitCode, String> {
     match command {
-        Command::Save(save) => images::save(client, &save).await,
+        Command::Save(save) => output::with_progress("saving", images::save(client, &save)).await,
         Command::Pull(pull) => registries::pull(client, &pull).await,
         Command::Push(push) => registries::push(client, &push).await,
         Command::Login(login) => registries::login(client, &login).await,
@@ -561,7 +564,7 @@ async fn about_the_rest(client: &berth_client::Client, command: Command) -> Resu
         Command::Images(list) => images::list(client, &list).await,
         Command::Load(load) => images::load(client, &load).await,
         Command::Import(import) => images::import(client, &import).await,
-        Command::Rmi(remove) => images::remove(client, &remove).await,
+        Command::Rmi(remove) => output::with_progress("removing", images::remove(client, &remove)).await,
         Command::Events(events) => events::events(client, &events).await,
         Command::Service(service) => services::service(client, service).await,
         Command::Group(group) => services::group(client, group).await,

@@ -267,6 +267,15 @@ pub(super) struct LogParams {
     /// Only lines in which this regular expression is found.
     #[serde(default)]
     grep: Option<String>,
+    /// Number the lines: 1 is the first line that the container has written, also after rotation has deleted it.
+    #[serde(default)]
+    numbers: bool,
+    /// Only lines with higher numbers; all lines if the log has not reached this number, because it is of an earlier log.
+    #[serde(default)]
+    after: Option<u64>,
+    /// Only lines with lower numbers; with `tail` the page before a line. Not with `follow`.
+    #[serde(default)]
+    before: Option<u64>,
     /// `json` (default): one `LogEntry` a line; `text`: the output as it was written.
     #[serde(default)]
     format: Option<String>,
@@ -295,10 +304,14 @@ pub(super) async fn logs(
     if params.tail.is_some() && (params.head.is_some() || params.skip > 0) {
         return Err(Error::invalid("head and skip count from the beginning: they can't be asked for with tail"));
     }
+    if params.before.is_some() && params.follow {
+        return Err(Error::invalid("what is before a line can't be followed: before and follow exclude each other"));
+    }
+    let LogParams { tail, numbers, after, before, .. } = params;
     let query = LogQuery {
         head: params.head,
         skip: params.skip,
-        options: LogOptions { since, until, tail: params.tail },
+        options: LogOptions { since, until, tail, numbered: numbers, after, before, ..LogOptions::default() },
         grep: params.grep.filter(|g| !g.is_empty()),
         follow: params.follow && until.is_none(),
     };
@@ -342,7 +355,7 @@ pub(super) async fn count_logs(
     let since = log_time("since", params.since.as_deref())?;
     let until = log_time("until", params.until.as_deref())?;
     let _place = api.places.take(&caller, Kind::Stream)?;
-    let options = LogOptions { since, until, tail: None };
+    let options = LogOptions { since, until, ..LogOptions::default() };
     let lines = api.core.container_log_count(&caller, &id, &options, &params.grep).await?;
     Ok(Json(super::wire::LogCount { lines: lines as u64 }))
 }
@@ -404,6 +417,7 @@ pub(super) fn log_entry(line: berth_engine::LogLine) -> LogEntry {
             LogStream::Stderr => "stderr".into(),
         },
         partial: !line.ends,
+        number: line.number,
         bytes: std::str::from_utf8(&line.text).is_err().then(|| line.text.clone()),
         text: String::from_utf8_lossy(&line.text).into_owned(),
     }

@@ -5,7 +5,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use berth_core::FaultKind;
 
-use super::wire::Problem;
+use super::wire::{Message, Problem};
 use crate::http::{AuditMessage, BodyError, InternalFallback, with_body_of};
 
 /// An error as the native API has it.
@@ -35,6 +35,7 @@ impl Error {
             status: self.status.as_u16(),
             code: self.code.into(),
             detail: self.detail.clone(),
+            message: Some(Box::new(Message::of(&self.detail))),
         }
     }
 

@@ -250,7 +250,7 @@ pub(super) async fn prune(
     request: Request,
 ) -> Result<Json<Pruned>, Error> {
     let asked: PruneAsked = read_json(&small_body(request.into_body()).await?)?;
-    let prune = berth_core::Prune { all: asked.all, unused_for_s: asked.unused_for };
+    let prune = berth_core::Prune { all: asked.all, unused_for_s: asked.unused_for, dry_run: asked.dry_run };
     let pruned = core.image_prune(&caller, prune).await?;
     Ok(Json(Pruned { removed: pruned.images, freed: pruned.freed }))
 }

@@ -3,16 +3,22 @@
 use serde_json::{Map, Value, json};
 
 /// Answers that any operation may give, with what they mean.
-const ANSWERS: [(&str, &str); 9] = [
+const ANSWERS: [(&str, &str); 15] = [
     ("400", "A value that can't be; the detail names it"),
     ("401", "No token, or one that is unknown, expired or revoked"),
     ("403", "The token's account may not do that"),
     ("404", "There is no such thing in the account, or no such account (`berth-account`)"),
     ("409", "Not in its present state, or the name is taken"),
+    ("408", "The body did not arrive in time"),
     ("413", "The body is too long"),
+    ("416", "No such part of the file"),
+    ("422", "The Idempotency-Key came with another request before"),
     ("429", "More requests than an account may send"),
+    ("431", "The request's address and headers are too long"),
     ("500", "The server failed; its log has the reason under the Request-Id"),
+    ("502", "A registry or address failed"),
     ("503", "No room, overloaded, or on its way out; Retry-After says when to ask again"),
+    ("504", "It took longer than it may"),
 ];
 
 fn meaning(status: &str) -> &'static str {
@@ -23,7 +29,6 @@ fn meaning(status: &str) -> &'static str {
         "202" => "Accepted: it goes on, and is a command",
         "204" => "Done",
         "206" => "The part that was asked for",
-        "502" => "A registry or address failed",
         other => ANSWERS.iter().find(|(status, _)| *status == other).map_or("An error", |(_, meaning)| meaning),
     }
 }
@@ -124,7 +129,10 @@ fn complete_operation(method: &str, path: &str, operation: &mut Value) {
     for (status, meaning) in ANSWERS {
         let possible = match status {
             "409" => method != "get" || takes_path,
-            "413" => takes_body,
+            "408" | "413" => takes_body,
+            "416" => method == "get" && path.ends_with("/files"),
+            "422" => method == "post" && path == "/v1/containers",
+            "502" | "504" => method != "get",
             _ => true,
         };
         if possible && !responses.contains_key(status) {

@@ -61,8 +61,16 @@ enum Subscription {
     Events { after: Option<i64> },
     /// What one container uses, or all that run.
     Stats { container: Option<String> },
-    /// The log of a container, from its last `tail` lines, or from what is younger than `since`.
-    Logs { container: String, tail: Option<usize>, since: Option<String>, grep: Option<String> },
+    /// The log of a container, from its last `tail` lines, from what is younger than `since`, or from the line after number `after`.
+    Logs {
+        container: String,
+        tail: Option<usize>,
+        since: Option<String>,
+        after: Option<u64>,
+        #[serde(default)]
+        numbers: bool,
+        grep: Option<String>,
+    },
     /// A command as a whole at every change.
     Command { command: String },
     /// A container as a whole at every change.
@@ -176,10 +184,10 @@ async fn follow(api: &Api, caller: &Caller, what: Subscription, out: &Answers) -
             let _place = api.places.take(caller, Kind::Stream)?;
             stats(api, caller, container, out).await
         }
-        Subscription::Logs { container, tail, since, grep } => {
+        Subscription::Logs { container, tail, since, after, numbers, grep } => {
             let _place = api.places.take(caller, Kind::Stream)?;
             let since = log_time("since", since.as_deref())?;
-            let options = LogOptions { since, until: None, tail };
+            let options = LogOptions { since, tail, after, numbered: numbers, ..LogOptions::default() };
             let query =
                 LogQuery { options, grep: grep.filter(|grep| !grep.is_empty()), follow: true, ..LogQuery::default() };
             logs(api, caller, &container, &query, out).await

@@ -57,6 +57,41 @@ pub struct Problem {
     pub code: String,
     /// One sentence for people.
     pub detail: String,
+    /// The same in English and in parts: a client can say it in another language.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<Box<Message>>,
+}
+
+/// A sentence in parts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Message {
+    /// The sentence in English; the name or number itself where a parameter is no sentence.
+    pub text: String,
+    /// What all sentences of its kind have in common: English with `{}` for each parameter. Absent for names and numbers, and for a
+    /// sentence of no known kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub form: Option<String>,
+    /// What stands in the places of the form, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(no_recursion)]
+    pub parameters: Vec<Message>,
+}
+
+impl Message {
+    /// A sentence of the server, taken apart.
+    pub fn of(text: &str) -> Self {
+        berth_types::Message::of(text).into()
+    }
+}
+
+impl From<berth_types::Message> for Message {
+    fn from(message: berth_types::Message) -> Self {
+        Self {
+            text: message.text,
+            form: message.form.map(str::to_owned),
+            parameters: message.parameters.into_iter().map(Self::from).collect(),
+        }
+    }
 }
 
 /// A page of a list.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use berth_engine::{Exit, LogLine, LogOptions, LogReader, LogStream, State, Stats, Traffic, UnitId};
+use berth_engine::{Exit, LineFilter, LogLine, LogOptions, LogReader, LogStream, State, Stats, Traffic, UnitId};
 use regex::bytes::Regex;
 
 use super::{ContainerState, Usage};
@@ -101,7 +101,8 @@ impl Core {
     ) -> Result<usize, Error> {
         let found = self.container(caller, reference).await?;
         let grep = expression(grep)?;
-        match self.inner.engine.logs(&found.uid, options).await {
+        let options = LogOptions { only: Some(only(&grep)), ..options.clone() };
+        match self.inner.engine.logs(&found.uid, &options).await {
             Err(berth_engine::EngineError::NoSuchUnit(_)) => Ok(0),
             reader => count(reader?, &grep).await,
         }
@@ -120,23 +121,24 @@ impl Core {
         let found = self.container(caller, reference).await?;
         let grep = query.grep.as_deref().map(expression).transpose()?;
         let mut options = query.options.clone();
+        options.only = grep.as_ref().map(only);
         // The last lines that match are among all lines.
         let last = grep.as_ref().and_then(|_| options.tail.take());
+        // Two readings, so that lines need not be kept: the first finds where the last ones that match begin.
+        if let (Some(last), Some(grep)) = (last, &grep) {
+            let numbered = LogOptions { numbered: true, ..options.clone() };
+            match self.inner.engine.logs(&found.uid, &numbered).await {
+                Err(berth_engine::EngineError::NoSuchUnit(_)) => {}
+                reader => options.after = before_last(reader?, grep, last).await?.or(options.after),
+            }
+        }
         let reader = match self.inner.engine.logs(&found.uid, &options).await {
             Err(berth_engine::EngineError::NoSuchUnit(_)) => None,
             other => Some(other?),
         };
-        // Two readings: the lines that match are counted, and those before the last ones left out, so that they need not be kept.
-        let skip = match (last, &grep, &reader) {
-            (Some(last), Some(grep), Some(_)) => {
-                let first = self.inner.engine.logs(&found.uid, &options).await?;
-                count(first, grep).await?.saturating_sub(last)
-            }
-            _ => query.skip,
-        };
         let left = last.filter(|_| !query.follow).or(query.head);
         Ok(LogFollower {
-            skip,
+            skip: query.skip,
             left,
             core: self.clone(),
             id: found.id,
@@ -165,6 +167,12 @@ pub struct LogQuery {
     pub head: Option<usize>,
     /// So many lines of that part are left out at its beginning.
     pub skip: usize,
+}
+
+/// An engine need not give what does not match.
+fn only(grep: &Regex) -> LineFilter {
+    let grep = grep.clone();
+    LineFilter(std::sync::Arc::new(move |line| grep.is_match(line)))
 }
 
 fn expression(text: &str) -> Result<Regex, Error> {
@@ -204,6 +212,32 @@ fn matches(grep: &Regex, line: &[LogLine]) -> bool {
         [one] => grep.is_match(&one.text),
         several => grep.is_match(&several.iter().flat_map(|p| p.text.iter().copied()).collect::<Vec<u8>>()),
     }
+}
+
+/// The number before the first of the `last` lines that match; `None` if there are not more lines that do.
+async fn before_last(mut reader: Box<dyn LogReader>, grep: &Regex, last: usize) -> Result<Option<u64>, Error> {
+    let mut lines = Lines::default();
+    let mut found = VecDeque::new();
+    let mut is_cut = false;
+    let mut note = |line: &[LogLine]| {
+        if !matches(grep, line) {
+            return;
+        }
+        found.push_back(line.first().and_then(|piece| piece.number).unwrap_or_default());
+        if found.len() > last {
+            found.pop_front();
+            is_cut = true;
+        }
+    };
+    let mut newest = 0;
+    while let Some(piece) = reader.next().await? {
+        newest = newest.max(piece.number.unwrap_or_default());
+        if let Some(line) = lines.take(piece) {
+            note(&line);
+        }
+    }
+    lines.rest().for_each(|line| note(&line));
+    Ok(is_cut.then(|| found.front().map_or(newest, |first| first.saturating_sub(1))))
 }
 
 /// How many whole lines match.
@@ -310,7 +344,8 @@ mod tests {
 
     #[test]
     fn lines_are_searched_whole() {
-        let piece = |text: &str, ends| LogLine { at: 0, stream: LogStream::Stdout, ends, text: text.into() };
+        let piece =
+            |text: &str, ends| LogLine { at: 0, stream: LogStream::Stdout, ends, text: text.into(), number: None };
         let mut lines = Lines::default();
         assert!(lines.take(piece("one needle in two pie", false)).is_none());
         let line = lines.take(piece("ces", true)).expect("a line");

@@ -18,6 +18,8 @@ pub struct Prune {
     pub all: bool,
     /// Only those not used for so many seconds.
     pub unused_for_s: u64,
+    /// Only tell what would be removed.
+    pub dry_run: bool,
 }
 
 /// What a prune took.
@@ -303,18 +305,20 @@ impl Core {
                     if used.contains(&row.digest) || row.shared || !old || !(prune.all || names.is_empty()) {
                         continue;
                     }
-                    tx.image_remove(row.id)?;
+                    if !prune.dry_run {
+                        tx.image_remove(row.id)?;
+                    }
                     if names.is_empty() { removed.push(row.digest) } else { removed.extend(names) }
                 }
                 let detail = serde_json::json!({ "images": removed }).to_string();
-                let event = (!removed.is_empty())
+                let event = (!removed.is_empty() && !prune.dry_run)
                     .then(|| tx.event_add(now(), account, "image.pruned", "", &detail))
                     .transpose()?;
                 Ok((removed, event))
             })
             .await?;
         self.publish(event.into_iter().collect());
-        let freed = self.collect_layers().await?;
+        let freed = if prune.dry_run { 0 } else { self.collect_layers().await? };
         Ok(Pruned { images, freed })
     }
 

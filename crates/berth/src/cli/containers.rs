@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use berth_api::wire::{Container, ContainerCreate};
 use berth_client::{Client, Error, LogQuery};
@@ -226,7 +227,21 @@ pub(super) async fn start(client: &Client, asked: &Start) -> Outcome {
 pub(super) async fn wait(client: &Client, asked: &Ids) -> Outcome {
     each("", &asked.ids, |id| async move {
         let of = asked.scope.of_container(client, id).await?;
-        of.container_wait(id).await.map(|e| e.exit_code.unwrap_or(0).to_string())
+        // The same one, should another take the name meanwhile.
+        let id = of.container(id).await?.id;
+        let mut gone_since: Option<std::time::Instant> = None;
+        loop {
+            match of.container_wait(&id).await {
+                Err(error) if error.is_away() => {
+                    let since = *gone_since.get_or_insert_with(std::time::Instant::now);
+                    if since.elapsed() > logs::SERVER_PATIENCE {
+                        return Err(error);
+                    }
+                    tokio::time::sleep(Duration::from_millis(250)).await;
+                }
+                ended => return ended.map(|e| e.exit_code.unwrap_or(0).to_string()),
+            }
+        }
     })
     .await
 }

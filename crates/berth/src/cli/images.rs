@@ -238,8 +238,8 @@ pub(super) async fn prune(client: &Client, prune: &Prune) -> Outcome {
     if prune.volumes {
         super::output::confirm("Volumes that no container mounts are removed, with all that is in them.", prune.force)?;
     }
-    let asked = PruneAsked { all: prune.all, unused_for: prune.unused_for * 3600 };
-    let pruned = client.image_prune(&asked).await.map_err(|e| e.to_string())?;
+    let asked = PruneAsked { all: prune.all, unused_for: prune.unused_for * 3600, dry_run: false };
+    let pruned = output::with_progress("removing", client.image_prune(&asked)).await.map_err(|e| e.to_string())?;
     pruned.removed.iter().for_each(|name| println!("{name}"));
     if prune.volumes {
         client

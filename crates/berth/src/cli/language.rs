@@ -23,6 +23,43 @@ pub(crate) fn localized(message: &str) -> String {
     super::output::harmless(&chinese.unwrap_or_else(|| message.to_owned()))
 }
 
+/// In Chinese, what the parser of the command line refuses; `None` for what is rare.
+pub(crate) fn refusal(error: &clap::Error) -> Option<String> {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+    let told = |kind: ContextKind| match error.get(kind)? {
+        ContextValue::String(text) => Some(text.clone()),
+        ContextValue::Strings(all) => Some(all.join(" ")),
+        _ => None,
+    };
+    let argument = told(ContextKind::InvalidArg)?;
+    let value = told(ContextKind::InvalidValue).unwrap_or_default();
+    let why = match error.kind() {
+        ErrorKind::MissingRequiredArgument => format!("缺少参数：{argument}"),
+        ErrorKind::InvalidValue if value.is_empty() => format!("{argument} 需要一个值"),
+        ErrorKind::InvalidValue => match told(ContextKind::ValidValue) {
+            Some(all) => format!("{argument} 的值 {value} 无效，可选：{}", all.replace(' ', "、")),
+            None => format!("{argument} 的值 {value} 无效"),
+        },
+        ErrorKind::ValueValidation => {
+            let cause = std::error::Error::source(error).map(|cause| localized(&cause.to_string()));
+            format!("{argument} 的值 {value} 无效{}", cause.map(|cause| format!("：{cause}")).unwrap_or_default())
+        }
+        ErrorKind::ArgumentConflict => {
+            format!("{argument} 不能与 {} 同时使用", told(ContextKind::PriorArg).unwrap_or_default())
+        }
+        ErrorKind::TooManyValues | ErrorKind::TooFewValues | ErrorKind::WrongNumberOfValues => {
+            format!("{argument} 的值的个数不对")
+        }
+        _ => return None,
+    };
+    let usage = match error.get(ContextKind::Usage) {
+        Some(ContextValue::StyledStr(usage)) => format!("\n\n{}", usage.to_string().replacen("Usage: ", "用法：", 1)),
+        _ => String::new(),
+    };
+    Some(format!("{why}{usage}\n\n更多信息见 --help"))
+}
+
 fn catalogue() -> &'static HashMap<&'static str, &'static str> {
     static TEXTS: OnceLock<HashMap<&str, &str>> = OnceLock::new();
     TEXTS.get_or_init(|| CHINESE.lines().filter_map(|line| line.split_once('\t')).collect())
@@ -125,6 +162,20 @@ mod tests {
         );
         let stale: Vec<_> = catalogue().keys().filter(|text| !texts.contains(**text)).collect();
         assert!(stale.is_empty(), "nobody says any more: {stale:#?}");
+    }
+
+    #[test]
+    fn refusals_of_the_parser_are_chinese() {
+        for (line, expected) in [
+            ("berth run", "缺少参数：<IMAGE>"),
+            ("berth run --memory 1x busybox", "--memory <MEMORY> 的值 1x 无效："),
+            ("berth serve --engine steam", "--engine <ENGINE> 的值 steam 无效，可选：embedded、kubernetes"),
+        ] {
+            let words = line.split(' ');
+            let error = in_chinese(super::super::Cli::command()).try_get_matches_from(words).expect_err(line);
+            let told = super::refusal(&error).unwrap_or_default();
+            assert!(told.starts_with(expected), "{line}: {told}");
+        }
     }
 
     #[test]

@@ -37,6 +37,9 @@ pub(crate) struct Logs {
     /// Show the time before each line
     #[arg(long, short)]
     timestamps: bool,
+    /// Show the number of each line: 1 is the first that the container has written
+    #[arg(long)]
+    numbers: bool,
     /// No effect here
     #[arg(long, hide = true)]
     details: bool,
@@ -53,6 +56,7 @@ pub(crate) struct Logs {
 pub(super) struct Shown {
     stdout: bool,
     stderr: bool,
+    numbers: bool,
     timestamps: bool,
     json: bool,
 }
@@ -66,7 +70,7 @@ impl Shown {
 
 impl Default for Shown {
     fn default() -> Self {
-        Self { stdout: true, stderr: true, timestamps: false, json: false }
+        Self { stdout: true, stderr: true, numbers: false, timestamps: false, json: false }
     }
 }
 
@@ -78,7 +82,7 @@ struct Printed {
 }
 
 /// How long a follower waits for a server that has gone.
-const SERVER_PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const SERVER_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Prints a log; a follower goes on over restarts of the server, where it stood.
 pub(super) async fn follow_log(client: &Client, id: &str, query: &LogQuery, shown: &Shown) -> Result<(), String> {
@@ -159,8 +163,13 @@ async fn print_log(
             continue;
         }
         let line_start = printed.line_start;
-        let mut line =
-            if shown.timestamps && line_start { format!("{} ", entry.time).into_bytes() } else { Vec::new() };
+        let mut line = Vec::new();
+        if let Some(number) = entry.number.filter(|_| shown.numbers && line_start) {
+            line.extend(format!("{number:>6} ").into_bytes());
+        }
+        if shown.timestamps && line_start {
+            line.extend(format!("{} ", entry.time).into_bytes());
+        }
         line.extend_from_slice(entry.bytes.as_deref().unwrap_or(entry.text.as_bytes()));
         if !entry.partial {
             line.push(b'\n');
@@ -197,8 +206,9 @@ pub(super) async fn logs(client: &Client, logs: &Logs) -> Outcome {
         until: logs.until.as_deref().map(since),
         tail: logs.tail.and_then(|lines| lines.0),
         grep: logs.grep.clone(),
+        numbers: logs.numbers,
     };
-    let shown = Shown { timestamps: logs.timestamps, json: logs.json, ..Shown::default() };
+    let shown = Shown { numbers: logs.numbers, timestamps: logs.timestamps, json: logs.json, ..Shown::default() };
     let client = logs.scope.of_container(client, &logs.id).await.map_err(said)?;
     follow_log(&client, &logs.id, &query, &shown).await?;
     Ok(ExitCode::SUCCESS)

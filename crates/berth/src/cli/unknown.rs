@@ -132,6 +132,17 @@ pub(super) fn exit_code(arguments: &[String]) -> u8 {
 }
 
 /// What is said instead of the parser's own words, with the exit code; `None` where those are good.
+/// The command that the words name, and how it is called.
+fn command_of<'a>(top: &'a clap::Command, arguments: &[String]) -> (&'a clap::Command, String) {
+    let (mut of, mut path) = (top, "berth".to_owned());
+    for word in arguments.iter().skip(1).filter(|word| !word.starts_with('-')) {
+        let Some(next) = of.find_subcommand(word) else { break };
+        of = next;
+        path = format!("{path} {}", of.get_name());
+    }
+    (of, path)
+}
+
 pub(super) fn answer(error: &clap::Error, top: &clap::Command, arguments: &[String]) -> Option<(String, u8)> {
     match error.kind() {
         ErrorKind::InvalidSubcommand => {
@@ -158,8 +169,20 @@ pub(super) fn answer(error: &clap::Error, top: &clap::Command, arguments: &[Stri
         ErrorKind::UnknownArgument => {
             let flag = context(error, ContextKind::InvalidArg)?;
             let name = flag.split(['=', ' ']).next().unwrap_or(flag);
-            let (_, instead) = FLAGS.iter().find(|(known, _)| *known == name)?;
-            Some((format!("{name}: {instead}"), exit_code(arguments)))
+            if let Some((_, instead)) = FLAGS.iter().find(|(known, _)| *known == name) {
+                return Some((format!("{name}: {instead}"), exit_code(arguments)));
+            }
+            let (of, path) = command_of(top, arguments);
+            if !name.starts_with('-') {
+                let text = format!("{name} is one word too many; `{path} --help` says what is taken");
+                return Some((text, exit_code(arguments)));
+            }
+            let known = of.get_arguments().filter(|a| !a.is_hide_set()).filter_map(clap::Arg::get_long);
+            let hint = match near(name.trim_start_matches('-'), known) {
+                Some(known) => format!("did you mean `--{known}`?"),
+                None => format!("`{path} --help` lists the options"),
+            };
+            Some((format!("there is no option {name}: {hint}"), exit_code(arguments)))
         }
         _ => None,
     }

@@ -115,7 +115,9 @@ pub(crate) fn install(install: &Install) -> Result<(), String> {
 
 /// What is not taken away, and how it would be.
 fn left(purge: bool, data: &Path) {
-    if !purge {
+    if purge {
+        println!("left: the group berth (groupdel berth removes it)");
+    } else {
         println!(
             "left: {} and {} (berth uninstall --purge removes them), the group berth",
             files::SETTINGS,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Health, HealthCheck};
+use super::{Health, HealthCheck, Message};
 use berth_core::{ContainerState, Error as CoreError, Field, NewContainer, RestartPolicy};
 use berth_engine::{Mount, MountSource, NetworkMode, PortProtocol, PortRequest};
 use berth_runtime::log::format_time;
@@ -334,6 +334,9 @@ pub struct Container {
     /// Why the newest start failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// `error` in parts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_parts: Option<Message>,
 }
 
 fn protocol(p: PortProtocol) -> String {
@@ -422,6 +425,7 @@ impl From<berth_core::Container> for Container {
             exit_code: c.exit.as_ref().map(|e| e.code),
             oom_killed: c.exit.as_ref().is_some_and(|e| e.oom_killed),
             oom_kills: c.oom_kills,
+            error_parts: c.error.as_deref().map(Message::of),
             error: c.error,
         }
     }

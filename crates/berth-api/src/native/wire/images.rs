@@ -232,6 +232,8 @@ pub struct PruneAsked {
     pub all: bool,
     /// Only what was not used for so many seconds.
     pub unused_for: u64,
+    /// Remove nothing: only tell what would be removed.
+    pub dry_run: bool,
 }
 
 /// What was pruned.

@@ -22,6 +22,9 @@ pub struct LogEntry {
     /// The bytes themselves, where they are not UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<Vec<u8>>,
+    /// The number of its line, if numbers were asked for. Pieces of a line have the same number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<u64>,
     /// The line goes on in the next entry of the stream.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub partial: bool,

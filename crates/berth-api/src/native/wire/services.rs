@@ -8,8 +8,8 @@ use berth_runtime::log::format_time;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
-use super::HealthCheck;
 use super::containers::{Container, cpu_milli, invalid, restart_policy};
+use super::{HealthCheck, Message};
 
 /// A service to be made, or its new name.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
@@ -425,6 +425,9 @@ pub struct Activity {
     pub result: Option<String>,
     /// The same in words.
     pub message: String,
+    /// `message` in parts, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message_parts: Option<Message>,
     /// When it was planned.
     pub created_at: String,
     /// When it was done.
@@ -450,6 +453,9 @@ pub struct Command {
     pub result: Option<String>,
     /// The same in words: which container failed, why, and what it said last.
     pub message: String,
+    /// `message` in parts, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message_parts: Option<Message>,
     /// When it was accepted.
     pub created_at: String,
     /// When it was done.
@@ -462,12 +468,14 @@ pub struct Command {
 
 impl From<berth_core::Command> for Command {
     fn from(c: berth_core::Command) -> Self {
+        let parts = |text: &str| (!text.is_empty()).then(|| Message::of(text));
         let activity = |a: berth_core::OperationStep| Activity {
             number: a.id,
             name: a.name,
             container: a.container,
             status: a.status.word().into(),
             result: a.result.map(|r| r.word().into()),
+            message_parts: parts(&a.message),
             message: a.message,
             created_at: format_time(a.created_at),
             ended_at: a.ended_at.map(format_time),
@@ -479,6 +487,7 @@ impl From<berth_core::Command> for Command {
             target: c.target_name,
             status: c.status.word().into(),
             result: c.result.map(|r| r.word().into()),
+            message_parts: parts(&c.message),
             message: c.message,
             created_at: format_time(c.created_at),
             ended_at: c.ended_at.map(format_time),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Container, Port};
+use super::{Container, Message, Port};
 
 /// A container as a list shows it.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -49,6 +49,9 @@ pub struct ContainerSummary {
     /// Why the newest start failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// `error` in parts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_parts: Option<Message>,
     /// Labels.
     pub labels: BTreeMap<String, String>,
 }
@@ -72,6 +75,7 @@ impl From<berth_core::Container> for ContainerSummary {
             finished_at: c.finished_at,
             exit_code: c.exit_code,
             oom_killed: c.oom_killed,
+            error_parts: c.error_parts,
             error: c.error,
             labels: c.labels,
         }
