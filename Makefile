@@ -17,7 +17,7 @@ build: deps console
 # The bundle of the console, which becomes a part of the program.
 console: console/dist/index.html
 
-console/dist/index.html: docs/openapi.json crates/berth-types/src/messages.zh.tsv console/build.mjs console/package-lock.json console/tsconfig.json $(wildcard console/src/* console/src/pages/*)
+console/dist/index.html: Cargo.lock docs/openapi.json crates/berth-types/src/messages.zh.tsv console/build.mjs console/package-lock.json console/tsconfig.json $(wildcard console/src/* console/src/pages/*)
 	@if ! command -v npm >/dev/null; then \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 			apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends nodejs npm; \

@@ -1,7 +1,7 @@
 // Bundles the console into dist/: hashed files, each compressed, with an index and a list of third-party licences.
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
 
@@ -44,6 +44,31 @@ const licences = [...packages].sort().map((name) => {
   return `${name} ${about.version} (${about.license})\n\n${text}\n`;
 });
 
+// What the program itself is linked of: the crates that it needs at run time, whose they are, and each licence once.
+function ofTheProgram() {
+  const told = execFileSync("cargo", ["metadata", "--locked", "--format-version", "1", "--manifest-path", "../Cargo.toml"], { maxBuffer: 1 << 28, stdio: ["ignore", "pipe", "ignore"] });
+  const { packages: all, resolve } = JSON.parse(told);
+  const about = new Map(all.map((each) => [each.id, each]));
+  const needs = new Map(resolve.nodes.map((each) => [each.id, each.deps.filter((dep) => dep.dep_kinds.some(({ kind }) => kind === null)).map((dep) => dep.pkg)]));
+  const found = new Set();
+  const walk = (id) => { if (!found.has(id)) { found.add(id); needs.get(id)?.forEach(walk); } };
+  walk(all.find((each) => each.name === "berth").id);
+  const crates = [...found].map((id) => about.get(id)).filter((each) => each.source).sort((a, b) => a.name.localeCompare(b.name));
+  const texts = new Map();
+  const list = crates.map((each) => {
+    const folder = each.manifest_path.replace(/[^/]*$/, "");
+    const owners = new Set();
+    for (const file of readdirSync(folder).filter((name) => /^(licen[cs]e|copying|copyright|notice)/i.test(name) && statSync(folder + name).isFile())) {
+      const text = readFileSync(folder + file, "utf8").trim();
+      for (const line of text.match(/^\s*(copyright|\(c\)|©).*\d{4}.*$/gim) ?? []) owners.add(line.trim());
+      const kind = /apache license\s+version 2/i.test(text) ? "Apache-2.0" : /permission is hereby granted, free of charge/i.test(text) ? "MIT" : each.license ?? file;
+      if (!texts.has(kind)) texts.set(kind, text);
+    }
+    return `${each.name} ${each.version} (${each.license ?? "see below"})${[...owners].map((line) => `\n  ${line}`).join("")}`;
+  });
+  return `The program\n\n${list.join("\n")}\n\n${[...texts].map(([kind, text]) => `---- ${kind}\n\n${text}\n`).join("\n")}`;
+}
+
 const files = new Map();
 for (const output of result.outputFiles) files.set(output.path.split("/").pop(), output.contents);
 const hash = (bytes) => createHash("sha256").update(bytes).digest("hex").slice(0, 8).toUpperCase();
@@ -54,7 +79,7 @@ const add = (name, extension, bytes) => {
 };
 const style = add("style", "css", readFileSync("src/style.css"));
 const icon = add("icon", "svg", readFileSync("src/icon.svg"));
-add("licences", "txt", Buffer.from(licences.join("\n----\n\n")));
+add("licences", "txt", Buffer.from(`The console\n\n${licences.join("\n----\n\n")}\n${ofTheProgram()}`));
 const licenceFile = [...files.keys()].find((name) => name.startsWith("licences-"));
 const main = [...files.keys()].find((name) => name.startsWith("main-"));
 const index = readFileSync("src/index.html", "utf8")

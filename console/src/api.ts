@@ -49,7 +49,7 @@ async function failure(answer: Response): Promise<Failure> {
   let problem: Partial<Problem> = {};
   try { problem = await answer.json() as Problem; } catch { /* not the server's own answer */ }
   const id = answer.headers.get("request-id") ?? "";
-  return new Failure(answer.status, problem.code ?? "", problem.detail ?? answer.statusText, answer.status >= 500 ? id : "", problem.message);
+  return new Failure(answer.status, problem.code ?? "", problem.detail ?? answer.statusText, answer.status >= 500 ? id : "", problem.detail_parts);
 }
 
 export async function send(method: string, path: string, body?: BodyInit, type?: string, key?: string): Promise<Response> {

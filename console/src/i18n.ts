@@ -94,10 +94,11 @@ export function number(value: number, digits = 0): string {
 
 /** The server's sentences in Chinese by their forms; they are read when somebody reads Chinese. */
 const forms = signal<ReadonlyMap<string, string> | null>(null);
-effect(() => {
-  if (language.value !== "zh" || forms.peek()) return;
-  import("./messages").then((read) => { forms.value = read.forms; }, () => undefined);
-});
+const readForms = () => {
+  if (language.peek() !== "zh" || forms.peek()) return;
+  import("./messages").then((read) => { forms.value = read.forms; }, () => { setTimeout(readForms, 5000); });
+};
+effect(() => { void language.value; readForms(); });
 
 /** A sentence of the server in the reader's language; `otherwise` if it is not known in parts. */
 export function sentence(message: Message | null | undefined, otherwise: string): string {
@@ -120,7 +121,7 @@ export function said(error: unknown): string {
   const problem = error instanceof Failure
     ? { code: error.code, detail: sentence(error.parts, error.message), requestId: error.requestId }
     : error && typeof error === "object" && "detail" in error
-      ? { code: (error as Problem).code, detail: sentence((error as Problem).message, (error as Problem).detail), requestId: "" }
+      ? { code: (error as Problem).code, detail: sentence((error as Problem).detail_parts, (error as Problem).detail), requestId: "" }
       : { code: "", detail: error instanceof Error ? error.message : String(error), requestId: "" };
   const key = `error.${problem.code}`;
   const title = codes.has(key) ? t(key as Key) : "";

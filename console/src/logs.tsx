@@ -169,10 +169,12 @@ class View {
     this.elements.unshift(...made);
   }
 
-  /** Drops the newest lines, so many. */
-  dropEnd(count: number): void {
-    for (const element of this.elements.splice(this.elements.length - count)) element.remove();
-    this.lines.splice(this.lines.length - count);
+  /** Drops the lines after the one with this number. */
+  dropAfter(number: number): void {
+    const kept = this.lines.map((each) => each.number <= number);
+    this.elements.filter((_, at) => !kept[at]).forEach((element) => element.remove());
+    this.elements = this.elements.filter((_, at) => kept[at]);
+    this.lines = this.lines.filter((_, at) => kept[at]);
     this.open.clear();
   }
 
@@ -329,10 +331,11 @@ export function Logs({ id, name, run }: { id: string; name: string; run: string 
 
   const readOlder = async () => {
     const made = view.current;
-    const first = made?.lines[0];
-    if (!made || !first || beginning.value) return;
+    if (!made?.lines.length || beginning.value) return;
+    // Lines of two streams may end in another order than they began.
+    const first = Math.min(...made.lines.map((each) => each.number));
     await exclusively(async () => {
-      const lines = await asking({ before: String(first.number), tail: String(PAGE) });
+      const lines = await asking({ before: String(first), tail: String(PAGE) });
       // Another search, or another end of the log, was asked for meanwhile.
       if (view.current !== made) return;
       if (lines.length < PAGE) beginning.value = true;
@@ -367,16 +370,17 @@ export function Logs({ id, name, run }: { id: string; name: string; run: string 
   /** The lines after the last one that is here, where the end of the log is not on the page. */
   const readNewer = async () => {
     const made = view.current;
-    const end = made?.lines.at(-1);
-    if (!made || !end || !endIsGone.current) return;
+    if (!made?.lines.length || !endIsGone.current) return;
+    // Those that have not ended, and what came after their beginnings, are read anew.
+    const open = made.lines.filter((each) => each.partial).map((each) => each.number);
+    const after = open.length ? Math.min(...open) - 1 : Math.max(...made.lines.map((each) => each.number));
     await exclusively(async () => {
-      // One that had not ended is read anew.
-      const open = end.partial ? 1 : 0;
-      const lines = await asking({ after: String(end.number - open), head: String(PAGE) });
+      const lines = await asking({ after: String(after), head: String(PAGE) });
       if (view.current !== made) return;
+      const again = made.lines.filter((each) => each.number > after).length;
       // The end is reached: from here on it is followed.
-      if (lines.length <= open) { toEnd.current(); return; }
-      if (open) made.dropEnd(open);
+      if (lines.length <= again) { toEnd.current(); return; }
+      made.dropAfter(after);
       made.append(lines);
       if (made.trim()) beginning.value = false;
     });

@@ -320,7 +320,7 @@ export const en = {
   "set.session": "Session",
   "set.session_ends": "The session ends {time}.",
   "about.version": "berth {version}",
-  "about.licences": "Licences of the libraries in this console",
+  "about.licences": "Licences of the libraries in berth and in this console",
   "about.api": "Description of the API",
   "ov.attention": "Need attention",
   "ov.fine": "All containers are well.",

@@ -322,7 +322,7 @@ export const zh: { [K in keyof Words]: string } = {
   "set.session": "会话",
   "set.session_ends": "会话将于 {time} 结束。",
   "about.version": "berth {version}",
-  "about.licences": "本控制台所用第三方库的许可证",
+  "about.licences": "berth 与本控制台所用第三方库的许可证",
   "about.api": "API 文档",
   "ov.attention": "需要关注",
   "ov.fine": "所有容器状态正常。",

@@ -87,8 +87,11 @@ export function Containers() {
       pages.current.delete(page);
       setTimeout(() => { if (mine === turn.current) need(seen.current.first, seen.current.last); }, 2000);
     } finally {
-      reading.current -= 1;
-      if (reading.current === 0 && stale.current) renew(true);
+      // Answers to what was asked for before are waited for by nobody.
+      if (mine === turn.current) {
+        reading.current -= 1;
+        if (reading.current === 0 && stale.current) renew(true);
+      }
     }
   };
   const need = (first: number, last: number) => {
@@ -102,6 +105,7 @@ export function Containers() {
   /** Reads what is seen anew; until it is there, what was there stays. */
   const renew = (keep: boolean) => {
     stale.current = false;
+    reading.current = 0;
     turn.current += 1;
     const old = pages.current;
     pages.current = new Map();

@@ -129,7 +129,7 @@ function Detail({ image, reference, close }: { image: Image; reference: string; 
     await act(`${t("images.push")} ${reference}`, async () => {
       const answer = await send("POST", "v1/images/push", JSON.stringify({ image: reference }), "application/json");
       const last = JSON.parse((await answer.text()).trim().split("\n").at(-1) ?? "{}") as { error?: Fault };
-      if (last.error) throw new Failure(last.error.status, last.error.code, last.error.detail, "", last.error.message);
+      if (last.error) throw new Failure(last.error.status, last.error.code, last.error.detail, "", last.error.detail_parts);
     });
   };
   return (

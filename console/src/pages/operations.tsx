@@ -5,9 +5,10 @@ import { ago, sentence, t, time } from "../i18n";
 import { watch } from "../live";
 import { link, route } from "../router";
 import { Table } from "../table";
-import { act, Problem, State, useLoaded } from "../ui";
+import { act, once, Problem, State, useLoaded } from "../ui";
 
 type Command = Schema["Command"];
+type Page = { items: Command[]; next_cursor?: string | null };
 
 /** What it came to, once it is over; its status before. */
 const word = (of: { status: string; result?: string | null }) => of.result || of.status;
@@ -18,21 +19,32 @@ export function Operations() {
 }
 
 function List() {
-  const commands = useLoaded(() => get<{ items: Command[] }>("v1/commands?limit=200"), [], (kind) => kind.startsWith("command."));
+  const commands = useLoaded(() => get<Page>("v1/commands?limit=200"), [], (kind) => kind.startsWith("command."));
+  const older = useSignal<Page | null>(null);
+  const newest = commands.value?.items ?? [];
+  // What has moved out of the newest page since is in both, or in neither: then it is the older pages' to show.
+  const known = new Set(newest.map((c) => c.id));
+  const rows = [...newest, ...(older.value?.items ?? []).filter((c) => !known.has(c.id))];
+  const cursor = older.value ? older.value.next_cursor : commands.value?.next_cursor;
+  const readOlder = () => once(t("more"), async () => {
+    const page = await get<Page>(`v1/commands?${new URLSearchParams({ limit: "200", cursor: cursor ?? "" }).toString()}`);
+    older.value = { ...page, items: [...(older.value?.items ?? newest), ...page.items] };
+  });
   return (
     <>
       <div class="head"><h1>{t("operations")}</h1></div>
       <Problem error={commands.error} />
       {commands.value?.items.length === 0 ? <p class="card dim">{t("empty.operations")}</p> : (
-        <Table name={(c) => c.id} rows={commands.value?.items ?? []} columns={[
+        <Table name={(c) => c.id} rows={rows} columns={[
           { label: t("name"), cell: (c) => <a href={link("operations", c.id)}>{c.name}</a> },
           { label: t("ops.target"), cell: (c) => c.target },
           { label: t("ops.status"), cell: (c) => <State of={word(c)} /> },
           { label: t("ops.begun"), cell: (c) => <span title={time(c.created_at)}>{ago(c.created_at)}</span> },
           { label: t("ops.ended"), cell: (c) => time(c.ended_at) },
-          { label: t("message"), cell: (c) => c.message },
+          { label: t("message"), cell: (c) => sentence(c.message_parts, c.message) },
         ]} />
       )}
+      {cursor ? <button onClick={() => void readOlder()}>{t("more")}</button> : null}
     </>
   );
 }

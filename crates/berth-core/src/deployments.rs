@@ -276,6 +276,16 @@ impl Core {
         .await
     }
 
+    /// Which container has a deployment's place, and by which step; `None` where there is none.
+    pub(crate) async fn deployment_at(&self, account: i64, name: &str) -> Result<Option<(i64, i64)>, Error> {
+        let name = name.to_owned();
+        self.read(move |tx| {
+            let Some(found) = tx.container_named(account, &name)? else { return Ok(None) };
+            Ok(tx.deployment(found.id)?.map(|kept| (found.id, kept.activity_id)))
+        })
+        .await
+    }
+
     async fn deployments_of(&self, all: Vec<Container>) -> Result<Vec<Deployment>, Error> {
         self.read(move |tx| {
             let mut found = Vec::with_capacity(all.len());

@@ -105,7 +105,7 @@ pub struct Settings {
     /// Milliseconds that a new container without a health check has to be up, without an end or a restart, before it takes
     /// the place of the one before.
     pub ready_time_ms: u64,
-    /// Milliseconds for which a roll-out or a group's deployment goes on to watch all that it has replaced before it is a
+    /// Milliseconds for which an update of a deployment, a roll-out or a group's deployment goes on to watch all that it has replaced before it is a
     /// success; an end, a restart or ill health of any of them takes all of it back.
     pub soak_time_ms: u64,
     /// Milliseconds for which a container of a foreground `berth run --rm` that has ended waits for its client (one that was

@@ -43,21 +43,21 @@ impl Reader {
     }
 
     /// Which lines are wanted by their numbers: all are counted once for that.
-    async fn number(&mut self, pod: &str) -> Result<(), EngineError> {
+    async fn find_first(&mut self, pod: &str) -> Result<(), EngineError> {
         if self.options.tail.is_none() && self.options.after.is_none() {
             return Ok(());
         }
         let params = LogParams { container: Some(MAIN.into()), timestamps: true, ..LogParams::default() };
         let Some(mut stream) = request(&self.pods, pod, &params).await? else { return Ok(()) };
-        let (mut last, mut line) = (0, Vec::new());
+        let (mut last, mut last_wanted, mut line) = (0, 0, Vec::new());
         while read_line(&mut stream, &mut line, pod).await? > 0 {
             let Some((at, _)) = line_of(&line) else { continue };
-            if self.options.until.is_some_and(|until| at >= until) {
-                break;
-            }
             last += 1;
+            if self.options.until.is_none_or(|until| at < until) {
+                last_wanted = last;
+            }
         }
-        let end = self.options.before.map_or(last, |before| last.min(before.saturating_sub(1)));
+        let end = self.options.before.map_or(last_wanted, |before| last_wanted.min(before.saturating_sub(1)));
         let from_end = self.options.tail.take().map(|lines| end.saturating_sub(lines as u64));
         let after = self.options.after.filter(|after| *after <= last).max(from_end).unwrap_or(0);
         self.options.after = Some(after);
@@ -68,7 +68,7 @@ impl Reader {
         let numbered = self.options.are_numbered();
         if numbered && self.last.is_none() {
             self.number = 0;
-            self.number(pod).await?;
+            self.find_first(pod).await?;
         }
         let since = self.last.map(|(at, _)| at).or(self.continue_at).or(self.options.since.filter(|_| !numbered));
         let since_time = since.and_then(|at| Timestamp::from_nanosecond(at.into()).ok());

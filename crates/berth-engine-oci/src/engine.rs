@@ -29,7 +29,7 @@ use crate::output::Output;
 use crate::rules::{Keeper, Rules};
 use crate::traffic_totals::of_run;
 use crate::turns::Turns;
-use crate::unit::{UNIT, Unit, UnitRecord, read_json, relocate};
+use crate::unit::{SHIM_PROTOCOL, UNIT, Unit, UnitRecord, read_json, relocate};
 
 /// How the engine is set up.
 #[derive(Debug, Clone)]
@@ -345,6 +345,13 @@ impl OciEngine {
             unit.known().observed = observed;
             inner.units().insert(unit.id().clone(), unit.clone());
             match live {
+                Some((_, _, run)) if run.protocol > SHIM_PROTOCOL => {
+                    return Err(EngineError::Failed(format!(
+                        "container {} was started by a newer berth (shim protocol {}, this program has {SHIM_PROTOCOL}): run that or a newer one",
+                        unit.id(),
+                        run.protocol
+                    )));
+                }
                 Some((shim, init, run)) => {
                     published.extend(unit.published());
                     members.extend(unit.member(&run));

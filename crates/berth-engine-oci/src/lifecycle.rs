@@ -23,7 +23,7 @@ use crate::engine::{Inner, OciEngine};
 use crate::host::host_memory;
 use crate::instance::{descriptors, failed};
 use crate::traffic_totals::of_run;
-use crate::unit::{Live, RUN, Run, UNIT, Unit, UnitRecord, exit_of, read_json, relocate};
+use crate::unit::{Live, RUN, Run, SHIM_PROTOCOL, UNIT, Unit, UnitRecord, exit_of, read_json, relocate};
 
 /// How long a container may take to reach its program.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -185,7 +185,7 @@ impl Inner {
                 Some(netns)
             }
         };
-        let run = Run { number, started_at: now_ns(), link, link_name };
+        let run = Run { number, started_at: now_ns(), link, link_name, protocol: SHIM_PROTOCOL };
         files::clear(&unit.folder).map_err(failed("remove what the last run left"))?;
         write_json(&unit.folder.join(RUN), &run).map_err(failed("note the run"))?;
         // Before it runs: its first packet may be its most important one.
@@ -373,7 +373,7 @@ fn is_to_fill(name: &str, source: &Path) -> Result<bool, EngineError> {
 
 impl OciEngine {
     /// Fills the container's volumes that are empty. Before it takes a place among those that start: what takes long must not keep
-    /// others from starting. A volume, and a tenant, has one at a time that fills it; four fill at a time.
+    /// others from starting. Of each volume and of each tenant one fill is under way at a time; of all, four.
     pub(crate) async fn fill_volumes(&self, unit: &Arc<Unit>) -> Result<(), EngineError> {
         let has = |mount: &berth_engine::Mount| matches!(mount.source, MountSource::Volume { .. });
         if !unit.record().spec.mounts.iter().any(has) {
@@ -518,9 +518,9 @@ impl Inner {
 
     /// A host that can't count by control groups runs a container in its network all the same: whoever bills must know.
     pub(crate) fn warn_if_uncounted(&self, unit: &Unit) {
-        let is_uncounted =
-            unit.record().spec.network == NetworkMode::Host && self.cgroup(unit.id()).traffic().is_none();
-        if is_uncounted && unit.known().live.as_ref().is_some_and(|live| !live.ends_within(std::time::Duration::ZERO)) {
+        let is_host = unit.record().spec.network == NetworkMode::Host;
+        let live = unit.known().live.clone();
+        if is_host && self.cgroup(unit.id()).traffic().is_none() && live.is_some_and(|live| !live.has_ended()) {
             tracing::error!(container = %unit.id(), "nothing counts the traffic of a container in the host's network");
         }
     }

@@ -48,6 +48,17 @@ pub(crate) struct Run {
     /// Its name.
     #[serde(default)]
     pub(crate) link_name: String,
+    /// What its shim and a server say to each other, and in which files: [`SHIM_PROTOCOL`] of the program that began it.
+    #[serde(default = "first_protocol")]
+    pub(crate) protocol: u32,
+}
+
+/// Grows with every change after which an older server could not take a run over.
+pub(crate) const SHIM_PROTOCOL: u32 = 1;
+
+/// That of the programs that did not write it down.
+fn first_protocol() -> u32 {
+    1
 }
 
 /// A container that the engine has.
@@ -107,6 +118,11 @@ impl Live {
         self.init.as_ref().map_or(Ok(()), |init| init.signal(signal))
     }
 
+    /// Whether its first process has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.init.as_ref().is_none_or(|init| init.ended())
+    }
+
     /// Whether its first process has ended, or does within `limit`. Blocks that long, and up to [`EXIT`] for one whose exit has begun.
     pub(crate) fn ends_within(&self, limit: Duration) -> bool {
         self.init.as_ref().is_none_or(|init| init.wait(limit) || init.is_exiting() && init.wait(EXIT))
@@ -158,7 +174,7 @@ impl Unit {
     }
 
     /// What a call failed with; but that it is not running where its first process has ended meanwhile, or does within
-    /// [`DYING`]. Blocks that long.
+    /// [`DYING`]. Blocks that long, and up to [`EXIT`] for one whose exit has begun.
     pub(crate) fn unless_it_ends(&self, error: EngineError) -> EngineError {
         let live = self.known().live.clone();
         // What the request itself is to blame for is known at once.

@@ -187,6 +187,8 @@ async fn numbers_lines(engine: &dyn Engine, id: &UnitId) {
         (of(None, Some(1), None), None),
         // It has not reached that number.
         (of(None, Some(2), None), Some(1)),
+        // It has, although nothing of it is so old.
+        (LogOptions { until: Some(i64::MIN), ..of(None, Some(1), None) }, None),
     ] {
         let line = engine.logs(id, &options).await.expect("logs").next().await.expect("read");
         assert_eq!(line.map(|line| line.number), expected.map(Some), "{options:?}");

@@ -22,7 +22,7 @@ pub use domain::{Domain, Operation, Step, Work};
 pub use error::Error;
 pub use failpoints::Failpoints;
 pub use queue::{Enqueued, QueuedOperation};
-pub use runner::UNCHANGED;
+pub use runner::{UNCHANGED, has_replaced};
 pub use types::{Command, CommandQuery, CommandStatus, Done, Method, OperationStep, Outcome, PlannedStep, Target};
 
 /// What an administrator can set of this part.

@@ -20,6 +20,11 @@ use crate::{Error, Operations};
 const LAST_RESORT: Duration = Duration::from_secs(120);
 /// The message of a step, and of its command, that found everything as it should be.
 pub const UNCHANGED: &str = "unchanged";
+
+/// Whether a step of a kind that replaces has put a container in another's place: one that had nothing to do has no container, or says so.
+pub fn has_replaced(row: &berth_store::OperationStep) -> bool {
+    Outcome::of(&row.result) == Some(Outcome::Success) && row.container_id > 0 && row.message != UNCHANGED
+}
 /// Pause after a command could not be taken further; doubled with each time in a row.
 const PAUSE: Duration = Duration::from_millis(250);
 /// The longest of those pauses.
@@ -453,9 +458,7 @@ impl Operations {
         run: &Run<D>,
         outcome: Outcome,
     ) -> Result<Option<berth_store::Command>, Error> {
-        let replaced = |(row, step): &(berth_store::OperationStep, D::Step)| {
-            step.replaces() && Outcome::of(&row.result) == Some(Outcome::Success) && row.container_id > 0
-        };
+        let replaced = |(row, step): &(berth_store::OperationStep, D::Step)| step.replaces() && has_replaced(row);
         let Some(undo) = run.queued.body.undo(&run.row.uid, outcome) else { return Ok(None) };
         let Some(target) = target_of::<D>(&run.row.kind, run.row.target) else { return Ok(None) };
         if !run.steps.iter().any(replaced) {

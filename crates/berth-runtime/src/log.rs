@@ -11,18 +11,18 @@
 
 use std::fs;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::bundle::LogLimits;
-
 mod numbers;
+mod writer;
 
 pub use numbers::Numbered;
 use numbers::Numbering;
+pub(crate) use writer::Writer;
 
 /// Longest text of one record, bytes.
 const LONGEST: usize = 16 * 1024;
@@ -136,121 +136,6 @@ pub fn file_of(folder: &Path, age: u32) -> PathBuf {
     folder.join(if age == 0 { "log".to_owned() } else { format!("log.{age}") })
 }
 
-/// Writes a log; one for each container, in its shim.
-pub(crate) struct Writer {
-    folder: PathBuf,
-    limits: LogLimits,
-    file: File,
-    size: u64,
-    pending: [Vec<u8>; 2],
-}
-
-impl Writer {
-    pub(crate) fn open(folder: &Path, limits: LogLimits) -> io::Result<Self> {
-        let file = File::options().append(true).create(true).open(file_of(folder, 0))?;
-        let size = file.metadata()?.len();
-        Ok(Self { folder: folder.to_owned(), limits, file, size, pending: Default::default() })
-    }
-
-    /// Takes what a program wrote: whole lines go out, a rest waits for its end or for [`flush`](Self::flush).
-    pub(crate) fn take(&mut self, stream: Stream, bytes: &[u8]) {
-        let mut records = Vec::with_capacity(bytes.len() + 64);
-        let time = format_time(now_ns());
-        let mut pending = std::mem::take(&mut self.pending[stream as usize]);
-        for piece in bytes.split_inclusive(|b| *b == b'\n') {
-            let (text, ends) = piece.strip_suffix(b"\n").map_or((piece, false), |text| (text, true));
-            pending.extend_from_slice(text);
-            while pending.len() > LONGEST {
-                let rest = pending.split_off(whole_characters(&pending[..LONGEST]));
-                record(&mut records, &time, stream, false, &pending);
-                pending = rest;
-            }
-            if ends {
-                record(&mut records, &time, stream, true, &pending);
-                pending.clear();
-            }
-        }
-        self.pending[stream as usize] = pending;
-        self.write(&records);
-    }
-
-    /// Whether a line waits for its end.
-    pub(crate) fn has_pending(&self) -> bool {
-        self.pending.iter().any(|p| !p.is_empty())
-    }
-
-    /// Writes the beginnings of lines that have waited; at the `end`, bytes of a cut character too.
-    pub(crate) fn flush(&mut self, end: bool) {
-        let time = format_time(now_ns());
-        for stream in [Stream::Stdout, Stream::Stderr] {
-            let mut pending = std::mem::take(&mut self.pending[stream as usize]);
-            let length = if end { pending.len() } else { whole_characters(&pending) };
-            let rest = pending.split_off(length);
-            if !pending.is_empty() {
-                let mut records = Vec::new();
-                record(&mut records, &time, stream, false, &pending);
-                self.write(&records);
-            }
-            self.pending[stream as usize] = rest;
-        }
-    }
-
-    /// A full disk loses lines, never the container: errors end here.
-    fn write(&mut self, records: &[u8]) {
-        if records.is_empty() {
-            return;
-        }
-        if self.size > 0 && self.size + records.len() as u64 > self.limits.max_size {
-            self.rotate();
-        }
-        if self.file.write_all(records).is_ok() {
-            self.size += records.len() as u64;
-        }
-    }
-
-    fn rotate(&mut self) {
-        let last = self.limits.max_files.max(1) - 1;
-        // As everywhere here: a full disk must not stop the container.
-        let _ = numbers::note_deleted(&self.folder, &file_of(&self.folder, last));
-        if last == 0 {
-            // A follower must see a new file, so the old one is replaced rather than cut.
-            let _ = fs::remove_file(file_of(&self.folder, 0));
-        }
-        for age in (0..last).rev() {
-            let _ = fs::rename(file_of(&self.folder, age), file_of(&self.folder, age + 1));
-        }
-        if let Ok(file) = File::options().append(true).create(true).open(file_of(&self.folder, 0)) {
-            self.file = file;
-            self.size = 0;
-        }
-    }
-}
-
-fn record(out: &mut Vec<u8>, time: &str, stream: Stream, ends: bool, text: &[u8]) {
-    out.extend_from_slice(time.as_bytes());
-    out.push(b' ');
-    out.extend_from_slice(stream.name().as_bytes());
-    out.extend_from_slice(if ends { b" F " } else { b" P " });
-    out.extend_from_slice(text);
-    out.push(b'\n');
-}
-
-/// How many bytes can be taken without cutting a UTF-8 character at the end.
-fn whole_characters(bytes: &[u8]) -> usize {
-    for back in 1..=bytes.len().min(3) {
-        let at = bytes.len() - back;
-        let needed = match bytes[at] {
-            0xc2..=0xdf => 2,
-            0xe0..=0xef => 3,
-            0xf0..=0xf4 => 4,
-            0x80..=0xbf => continue,
-            _ => return bytes.len(),
-        };
-        return if needed > back { at } else { bytes.len() };
-    }
-    bytes.len()
-}
-
 /// Stream and end of a record, without its line break; `None` for one that was torn by a full disk.
 fn head(record: &[u8]) -> Option<(Stream, bool)> {
     let stream = match record.get(TIME_LENGTH + 1..FLAG_AT)? {
@@ -278,8 +163,7 @@ pub struct Reader {
     folder: PathBuf,
     file: Option<BufReader<File>>,
     partial: Vec<u8>,
-    /// The number of the next line; only those after the second and before the third are given.
-    numbers: Option<(Numbering, u64, Option<u64>)>,
+    numbers: Option<Numbers>,
     filter: Option<LineFilter>,
     /// Whether the streams' last records have not ended their lines.
     open: [bool; 2],
@@ -302,10 +186,22 @@ pub enum Step {
     End,
 }
 
-enum Taken {
-    Record(Record),
-    Nothing,
-    End,
+/// Which lines are given, and the numbers so far.
+struct Numbers {
+    numbering: Numbering,
+    /// Only lines with higher numbers.
+    after: u64,
+    /// Only lines with lower numbers.
+    before: Option<u64>,
+}
+
+/// Reads on to the end of a record, or a part of it; bytes read. What is no log must not fill the memory.
+fn read_piece(file: &mut impl BufRead, piece: &mut Vec<u8>) -> io::Result<usize> {
+    let read = file.take((LONGEST + 64) as u64).read_until(b'\n', piece)?;
+    if piece.len() > LONGEST + 64 && piece.last() != Some(&b'\n') {
+        piece.clear();
+    }
+    Ok(read)
 }
 
 fn buffered(file: File) -> BufReader<File> {
@@ -410,21 +306,15 @@ impl Reader {
                 }
                 continue;
             };
-            let read = file.take((LONGEST + 64) as u64).read_until(b'\n', &mut self.partial)?;
-            if read > 0 {
+            if read_piece(file, &mut self.partial)? > 0 {
                 if self.partial.last() != Some(&b'\n') {
-                    if self.partial.len() > LONGEST + 64 {
-                        self.partial.clear();
-                    }
                     continue;
                 }
                 let taken = self.take();
                 self.partial.clear();
                 match taken {
-                    Taken::Record(record) => return Ok(Step::Record(record)),
-                    Taken::Nothing if left_out < MOST_LEFT_OUT => left_out += 1,
-                    Taken::Nothing => return Ok(Step::LeftOut),
-                    Taken::End => return Ok(Step::End),
+                    Step::LeftOut if left_out < MOST_LEFT_OUT => left_out += 1,
+                    step => return Ok(step),
                 }
                 continue;
             }
@@ -437,30 +327,36 @@ impl Reader {
                 continue;
             }
             self.partial.clear();
+            // Files between the two may be gone already.
+            if let Some(numbers) = &mut self.numbers
+                && let Some(begin) = numbers::begin_of(&self.folder, &newer)
+            {
+                numbers.numbering = begin;
+            }
             self.file = Some(buffered(newer));
         }
     }
 
     /// What is to be done with the record that was read.
-    fn take(&mut self) -> Taken {
+    fn take(&mut self) -> Step {
         let line = &self.partial[..self.partial.len() - 1];
-        let Some((stream, ends)) = head(line) else { return Taken::Nothing };
+        let Some((stream, ends)) = head(line) else { return Step::LeftOut };
         let is_whole = ends && !self.open[stream as usize];
         self.open[stream as usize] = !ends;
         let mut number = None;
-        if let Some((numbering, after, before)) = &mut self.numbers {
+        if let Some(Numbers { numbering, after, before }) = &mut self.numbers {
             let its = numbering.next(stream, ends);
             match before {
-                Some(before) if its >= *before && !numbering.is_open_before(*before) => return Taken::End,
-                Some(before) if its >= *before => return Taken::Nothing,
-                _ if its <= *after => return Taken::Nothing,
+                Some(before) if its >= *before && !numbering.is_open_before(*before) => return Step::End,
+                Some(before) if its >= *before => return Step::LeftOut,
+                _ if its <= *after => return Step::LeftOut,
                 _ => number = Some(its),
             }
         }
         if is_whole && self.filter.as_ref().is_some_and(|wants| !wants(&line[TEXT_AT..])) {
-            return Taken::Nothing;
+            return Step::LeftOut;
         }
-        parse(line).map_or(Taken::Nothing, |record| Taken::Record(Record { number, ..record }))
+        parse(line).map_or(Step::LeftOut, |record| Step::Record(Record { number, ..record }))
     }
 
     fn newer_file(&self) -> io::Result<Option<File>> {
@@ -607,7 +503,8 @@ mod tests {
     use std::fs;
     use std::path::PathBuf;
 
-    use super::{LONGEST, Reader, Stream, Writer, format_time, parse_time, whole_characters};
+    use super::writer::whole_characters;
+    use super::{LONGEST, Reader, Stream, Writer, format_time, parse_time};
     use crate::bundle::LogLimits;
 
     fn folder(name: &str) -> PathBuf {
@@ -778,7 +675,7 @@ mod tests {
         }
         let logs = fs::read_dir(&folder)
             .expect("list")
-            .filter(|file| file.as_ref().is_ok_and(|file| file.file_name() != "log.deleted"));
+            .filter(|file| file.as_ref().is_ok_and(|file| file.file_name() != "log.lines"));
         assert_eq!(logs.count(), 3);
         fs::remove_dir_all(folder).expect("clean");
     }

@@ -62,7 +62,7 @@ pub struct Message {
 }
 
 /// The form of a field or a path, and what is wrong with it.
-const FIELD: Form = Form { english: "{}: {}", parts: Vec::new(), chinese: "{}：{*}", fixed: 0 };
+static FIELD: Form = Form { english: "{}: {}", parts: Vec::new(), chinese: "{}：{*}", fixed: 0 };
 
 /// The places of a Chinese form: the text before each, which parameter stands there, whether that is a sentence; then the rest.
 fn places(chinese: &str) -> (Vec<(&str, usize, bool)>, &str) {
@@ -80,7 +80,7 @@ fn places(chinese: &str) -> (Vec<(&str, usize, bool)>, &str) {
 impl Message {
     /// Takes a sentence apart.
     pub fn of(text: &str) -> Self {
-        recognise(text, DEPTH).map_or_else(|| Self::name(text), |(message, _)| message)
+        recognise(text, DEPTH).unwrap_or_else(|| Self::name(text))
     }
 
     fn name(text: &str) -> Self {
@@ -88,27 +88,22 @@ impl Message {
     }
 }
 
-fn recognise(text: &str, depth: u32) -> Option<(Message, &'static Form)> {
+fn recognise(text: &str, depth: u32) -> Option<Message> {
     let depth = depth.checked_sub(1)?;
     let found = forms().iter().find_map(|form| varying(&form.parts, text).map(|values| (form, values)));
-    let (form, values) = match found {
-        Some(found) => found,
-        None => {
-            static FIELDS: Form = FIELD;
-            let (what, why) = text.split_once(": ")?;
-            let is_name = !what.is_empty() && !what.contains(' ');
-            recognise(why, depth).filter(|_| is_name)?;
-            (&FIELDS, vec![what, why])
-        }
+    let Some((form, values)) = found else {
+        let (what, why) = text.split_once(": ").filter(|(what, _)| !what.is_empty() && !what.contains(' '))?;
+        let why = recognise(why, depth)?;
+        let parameters = vec![Message::name(what), why];
+        return Some(Message { text: text.to_owned(), form: Some(FIELD.english), parameters });
     };
     let (places, _) = places(form.chinese);
     let parameter = |(index, value): (usize, &str)| {
         let is_sentence = places.iter().any(|(_, at, is_sentence)| *at == index && *is_sentence);
-        let message = is_sentence.then(|| recognise(value, depth)).flatten();
-        message.map_or_else(|| Message::name(value), |(message, _)| message)
+        is_sentence.then(|| recognise(value, depth)).flatten().unwrap_or_else(|| Message::name(value))
     };
     let parameters = values.into_iter().enumerate().map(parameter).collect();
-    Some((Message { text: text.to_owned(), form: Some(form.english), parameters }, form))
+    Some(Message { text: text.to_owned(), form: Some(form.english), parameters })
 }
 
 fn chinese_of(form: &str) -> Option<&'static str> {
@@ -137,7 +132,7 @@ pub fn in_chinese(text: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{CHINESE, forms, in_chinese};
+    use super::{CHINESE, Message, forms, in_chinese};
 
     #[test]
     fn messages_are_recognised_by_their_form() {
@@ -157,6 +152,18 @@ mod tests {
         }
         assert_eq!(in_chinese("something that nobody has translated"), None);
         assert_eq!(in_chinese(""), None);
+    }
+
+    #[test]
+    fn messages_are_taken_apart() {
+        let message = Message::of("memory: no such container: web");
+        assert_eq!((message.form, message.parameters[0].text.as_str()), (Some("{}: {}"), "memory"));
+        let inner = &message.parameters[1];
+        assert_eq!((inner.form, inner.text.as_str()), (Some("no such {}: {}"), "no such container: web"));
+        // The kind is a sentence of its own, the name is none.
+        let forms: Vec<_> = inner.parameters.iter().map(|each| (each.text.as_str(), each.form)).collect();
+        assert_eq!(forms, [("container", Some("container")), ("web", None)]);
+        assert_eq!(Message::of("nobody's words").form, None);
     }
 
     #[test]

@@ -592,6 +592,49 @@ fn encoded(text: &str) -> String {
     text.bytes().map(|b| format!("%{b:02X}")).collect()
 }
 
+/// Of the container `b`, which has written 1500 lines into several files; and of one whose first files are gone.
+async fn lines_have_numbers(server: &Server) {
+    let lines = async |query: &str| {
+        let answer = server.request("GET", &format!("/v1/containers/b/logs?{query}"), "").await;
+        assert_eq!(answer.status, 200, "{query}: {}", answer.text);
+        let entries = answer.text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        entries
+            .map(|each| (each["number"].as_u64(), each["text"].as_str().expect("text").to_owned()))
+            .collect::<Vec<_>>()
+    };
+    let expected = |numbers: &[u64]| numbers.iter().map(|n| (Some(*n), format!("number {n}"))).collect::<Vec<_>>();
+    for (query, numbers) in [
+        ("numbers=true&head=1", &[1][..]),
+        ("numbers=true&tail=2", &[1499, 1500]),
+        ("before=1001&tail=2", &[999, 1000]),
+        ("after=1000&head=2", &[1001, 1002]),
+        ("before=3", &[1, 2]),
+        ("after=1500", &[]),
+        ("grep=00%24&tail=2&numbers=true", &[1400, 1500]),
+        ("grep=00%24&tail=1&before=1400", &[1300]),
+        ("grep=00%24&after=1300", &[1400, 1500]),
+    ] {
+        assert_eq!(lines(query).await, expected(numbers), "{query}");
+    }
+    assert_eq!(lines("tail=1").await, [(None, "number 1500".to_owned())], "numbers are given to whoever asks for them");
+    assert_eq!(lines("tail=1&grep=00%24").await, [(None, "number 1500".to_owned())]);
+    let refused = server.request("GET", "/v1/containers/b/logs?before=9&follow=true", "").await;
+    assert!(refused.status == 400 && refused.text.contains("before and follow exclude each other"), "{}", refused.text);
+    assert_eq!(done(server, &["logs", "--numbers", "-n", "1", "b"]), "  1500 number 1500\n");
+    let bound = ["--log-opt", "max-size=20k", "--log-opt", "max-file=2"];
+    done(
+        server,
+        &[&["run", "--name", "c"][..], &bound, &["busybox", "sh", "-c", "for n in $(seq 1 5000); do echo $n; done"]]
+            .concat(),
+    );
+    let kept = done(server, &["logs", "--numbers", "c"]);
+    assert!(kept.lines().count() < 2000 && kept.ends_with("  5000 5000\n"), "{}", kept.lines().count());
+    assert!(
+        kept.lines().all(|line| line.split_whitespace().collect::<std::collections::BTreeSet<_>>().len() == 1),
+        "{kept}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn logs_are_searched_bounded_and_followed_over_a_restart_of_the_server() {
     let Some(mut server) = server("grep", "[engine]\nlog_max_size = 20000\nlog_max_files = 50\n").await else { return };
@@ -640,6 +683,7 @@ async fn logs_are_searched_bounded_and_followed_over_a_restart_of_the_server() {
         text.lines().count(),
         text.lines().zip(expected.lines()).find(|(a, b)| a != b)
     );
+    lines_have_numbers(&server).await;
     server.finish().await;
 }
 

@@ -118,7 +118,6 @@ async fn archives_and_layout_folders_are_loaded() {
     server.finish().await;
 }
 
-/// What operators do without thinking, and what must not cost them anything.
 /// The command line refuses them by itself; so does the server.
 async fn removal_and_restart_exclude_each_other(server: &Server) {
     let both = r#"{"image": "busybox", "command": ["true"], "auto_remove": true, "restart": "always"}"#;
@@ -132,6 +131,7 @@ async fn removal_and_restart_exclude_each_other(server: &Server) {
     berth_testkit::done(server, &["rm", "-f", "passing"]);
 }
 
+/// What operators do without thinking, and what must not cost them anything.
 #[tokio::test(flavor = "multi_thread")]
 async fn surprises_are_spared() {
     let Some(rootfs) = image("busybox").filter(|_| is_root()) else { return };

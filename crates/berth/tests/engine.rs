@@ -172,6 +172,20 @@ fn a_dropped_engine_puts_nothing_back() {
             let unit = plain("left", &layers, &words("sleep 1000"));
             engine.create(&unit).await.expect("create");
             engine.start(&unit.id, 1).await.expect("start");
+            // One that a newer program has started is left alone, and taken over by that.
+            drop(engine);
+            let run = data.join("engine/units/left/run.json");
+            let known = fs::read_to_string(&run).expect("the run");
+            fs::write(&run, known.replace("\"protocol\":1", "\"protocol\":2")).expect("write");
+            let options = || Options::new(data.join("engine"), PathBuf::from(env!("CARGO_BIN_EXE_berth")));
+            let store = || Store::open(&data.join("images"), 0).expect("store");
+            let Err(refused) = OciEngine::open(options(), store()) else { panic!("a newer run is taken over") };
+            let refused = refused.to_string();
+            assert!(refused.contains("shim protocol 2, this program has 1"), "{refused}");
+            fs::write(&run, known).expect("write");
+            let again = OciEngine::open(options(), store()).expect("engine");
+            let observed = again.observe(&unit.id).await.expect("observe");
+            assert!(matches!(observed.state, berth_engine::State::Running { .. }), "{observed:?}");
         });
         uninstall(&data.join("engine")).expect("uninstall");
         host("nft add table ip noticed");

@@ -14,7 +14,7 @@ fn workspace() -> PathBuf {
 }
 
 /// The tours, in their order.
-const TOURS: [&str; 5] = ["tour", "services", "cloud", "edge", "registry"];
+const TOURS: [&str; 6] = ["tour", "quickstart", "services", "cloud", "edge", "registry"];
 
 /// The blocks of shell commands below each heading of the second level.
 fn tours(text: &str) -> Vec<(String, Vec<String>)> {
@@ -165,6 +165,7 @@ async fn the_tours_work_as_pasted_and_leave_nothing() {
     for expected in [
         "exit code 3",
         "<h1>new</h1>",
+        "<h1>mine 我的</h1>",
         "tick 一二三",
         "Pushed: 127.0.0.1:",
         "<h1>one</h1>",

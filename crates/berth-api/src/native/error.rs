@@ -35,7 +35,7 @@ impl Error {
             status: self.status.as_u16(),
             code: self.code.into(),
             detail: self.detail.clone(),
-            message: Some(Box::new(Message::of(&self.detail))),
+            detail_parts: Some(Box::new(Message::of(&self.detail))),
         }
     }
 

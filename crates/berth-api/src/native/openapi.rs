@@ -113,6 +113,24 @@ fn as_bytes(content: &mut Map<String, Value>) {
     }
 }
 
+/// What a part of a path names.
+fn which(path: &str, name: &str) -> String {
+    let place = format!("/{{{name}}}");
+    let collection = path.split(&place).next().and_then(|before| before.rsplit('/').next()).unwrap_or_default();
+    match collection {
+        "containers" => "The container: its id, the beginning of one, or its name".into(),
+        "images" => "The image: one of its names, its digest, or the beginning of that".into(),
+        "volumes" => "The volume's name".into(),
+        "services" => "The service's name".into(),
+        "groups" => "The group's name within its service".into(),
+        "hosts" => "The host: its number, id or name".into(),
+        "accounts" => "The account's name".into(),
+        "commands" => "The command: its id or number".into(),
+        "registries" => "The registry's host".into(),
+        other => format!("Which of {}", other.replace(['-', '_'], " ")),
+    }
+}
+
 fn complete_operation(method: &str, path: &str, operation: &mut Value) {
     // Handlers are named within their file only.
     let of = path.split('/').nth(2).unwrap_or_default().replace('-', "_");
@@ -149,6 +167,12 @@ fn complete_operation(method: &str, path: &str, operation: &mut Value) {
         if status.as_bytes()[0] >= b'4' {
             let problem = json!({ "schema": { "$ref": "#/components/schemas/Problem" } });
             response["content"] = json!({ "application/problem+json": problem });
+        }
+    }
+    for parameter in operation.pointer_mut("/parameters").and_then(Value::as_array_mut).into_iter().flatten() {
+        if parameter["description"].as_str().is_none_or(str::is_empty) {
+            let name = parameter["name"].as_str().unwrap_or_default();
+            parameter["description"] = which(path, name).into();
         }
     }
     let account = json!({
@@ -200,6 +224,19 @@ mod tests {
         for open in ["`start`, `stop` …", "`no`, `on-failure:N` or `always`", "`linux/arm64`; else", "Port", "`one`."]
         {
             assert_eq!(words(open), None, "{open}");
+        }
+    }
+
+    #[test]
+    fn every_parameter_is_described() {
+        let document = crate::native::openapi();
+        for (path, item) in document["paths"].as_object().expect("paths") {
+            for operation in item.as_object().expect("operations").values() {
+                for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                    let told = parameter["description"].as_str().unwrap_or_default();
+                    assert!(told.len() > 5 && told != "Which of ", "{path}: {parameter}");
+                }
+            }
         }
     }
 

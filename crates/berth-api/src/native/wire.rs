@@ -59,7 +59,7 @@ pub struct Problem {
     pub detail: String,
     /// The same in English and in parts: a client can say it in another language.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub message: Option<Box<Message>>,
+    pub detail_parts: Option<Box<Message>>,
 }
 
 /// A sentence in parts.

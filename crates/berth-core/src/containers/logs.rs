@@ -1,6 +1,6 @@
 //! Watching containers: their end, what they use, what they say.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use berth_engine::{Exit, LineFilter, LogLine, LogOptions, LogReader, LogStream, State, Stats, Traffic, UnitId};
@@ -145,6 +145,7 @@ impl Core {
             uid: found.uid,
             reader,
             follow: query.follow,
+            numbered: query.options.are_numbered(),
             _followed: query.follow.then(|| self.follow(found.id)),
             ended: false,
             grep,
@@ -217,15 +218,16 @@ fn matches(grep: &Regex, line: &[LogLine]) -> bool {
 /// The number before the first of the `last` lines that match; `None` if there are not more lines that do.
 async fn before_last(mut reader: Box<dyn LogReader>, grep: &Regex, last: usize) -> Result<Option<u64>, Error> {
     let mut lines = Lines::default();
-    let mut found = VecDeque::new();
+    // Lines of two streams end in another order than they begin.
+    let mut found = BTreeSet::new();
     let mut is_cut = false;
     let mut note = |line: &[LogLine]| {
         if !matches(grep, line) {
             return;
         }
-        found.push_back(line.first().and_then(|piece| piece.number).unwrap_or_default());
+        found.insert(line.first().and_then(|piece| piece.number).unwrap_or_default());
         if found.len() > last {
-            found.pop_front();
+            found.pop_first();
             is_cut = true;
         }
     };
@@ -237,7 +239,7 @@ async fn before_last(mut reader: Box<dyn LogReader>, grep: &Regex, last: usize) 
         }
     }
     lines.rest().for_each(|line| note(&line));
-    Ok(is_cut.then(|| found.front().map_or(newest, |first| first.saturating_sub(1))))
+    Ok(is_cut.then(|| found.first().map_or(newest, |first| first.saturating_sub(1))))
 }
 
 /// How many whole lines match.
@@ -258,6 +260,8 @@ pub struct LogFollower {
     uid: UnitId,
     reader: Option<Box<dyn LogReader>>,
     follow: bool,
+    /// Whether whoever asked wants numbers: a search needs them in any case.
+    numbered: bool,
     _followed: Option<super::state::Followed>,
     ended: bool,
     grep: Option<Regex>,
@@ -280,6 +284,12 @@ impl LogFollower {
     /// # Errors
     /// The engine's own.
     pub async fn next(&mut self) -> Result<Option<LogLine>, Error> {
+        let numbered = self.numbered;
+        let piece = self.next_piece().await?;
+        Ok(piece.map(|piece| LogLine { number: piece.number.filter(|_| numbered), ..piece }))
+    }
+
+    async fn next_piece(&mut self) -> Result<Option<LogLine>, Error> {
         loop {
             if let Some(piece) = self.ahead.pop_front() {
                 return Ok(Some(piece));

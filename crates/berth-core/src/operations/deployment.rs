@@ -45,12 +45,16 @@ pub struct Succeed {
     /// What it was when this was planned: it goes back to that.
     #[serde(default)]
     before: Option<Box<DeploymentSpec>>,
+    /// Only in place of this container: what others have put there since stays.
+    #[serde(default)]
+    instead_of: Option<i64>,
 }
 
 impl Succeed {
-    /// The step that takes this one back; `None` where it is not known what was before.
-    pub(super) fn back(self) -> Option<Self> {
-        Some(Self { name: self.name, to: self.before?, inherit: false, before: None })
+    /// The step that takes this one back, which has put that container there; `None` where it is not known what was before.
+    pub(super) fn back(self, container: i64) -> Option<Self> {
+        let to = self.before?;
+        Some(Self { name: self.name, to, inherit: false, before: None, instead_of: Some(container) })
     }
 
     /// The image that it runs from then on.
@@ -88,15 +92,15 @@ impl Body for DeploymentUpdate {
         Some(&self.host)
     }
 
-    /// Also one that was cancelled goes back.
-    fn undo(&self, of: &str, _outcome: Outcome) -> Option<Operation> {
-        Some(RolloutUndo { of: of.to_owned() }.into())
+    /// One that was cancelled, or that a removal has overtaken, leaves what is there.
+    fn undo(&self, of: &str, outcome: Outcome) -> Option<Operation> {
+        (outcome != Outcome::Superseded).then(|| RolloutUndo { of: of.to_owned() }.into())
     }
 
     async fn plan(&self, core: &Core, command: &berth_store::Command) -> Result<Vec<PlannedStep>, Error> {
         let (name, to) = (command.target_name.clone(), self.spec.clone());
         let before = core.deployment_spec(command.account_id, &name).await?.map(Box::new);
-        let succeed = Succeed { name, to, inherit: self.inherit, before };
+        let succeed = Succeed { name, to, inherit: self.inherit, before, instead_of: None };
         let pull = Pull { image: self.spec.full_image() };
         Ok(vec![planned(PREPARE, pull), planned(MEMBERS, succeed), planned(WATCH, soak(core))])
     }
@@ -149,9 +153,22 @@ impl StepBody for Succeed {
     async fn run(&self, core: &Core, work: &Work<Core>) -> Result<Done, Error> {
         let to = if self.inherit { To::Inheriting(&self.to) } else { To::Exactly(&self.to) };
         let deadline = work.command.deadline;
+        if let Some(container) = self.instead_of {
+            let (account, own) = (work.caller.account, work.row.id);
+            let is_there = core.deployment_at(account, &self.name).await?;
+            if !is_there.is_some_and(|(id, activity)| id == container || activity == own) {
+                return Ok(Done::success());
+            }
+        }
         let replaced = core.deployment_replace(&work.caller, &self.name, to, work.row.id, deadline).await?;
         Ok(match replaced {
             Replaced::By(id) => Done::with(id),
+            Replaced::Unchanged(_) if self.instead_of.is_some() => {
+                let image = self.to.full_image();
+                return Err(Error::WrongState(format!(
+                    "{image} names other content now: what it was before is not known"
+                )));
+            }
             Replaced::Unchanged(id) => Done { message: UNCHANGED.into(), ..Done::with(id) },
             Replaced::Nothing => Done::success(),
         })

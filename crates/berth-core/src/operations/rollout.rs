@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use berth_operations::{Done, Outcome, UNCHANGED, Work};
+use berth_operations::{Done, Outcome, Work, has_replaced};
 use serde::{Deserialize, Serialize};
 
 use super::steps::{Pull, Watch, soak};
@@ -94,11 +94,7 @@ impl Body for RolloutUndo {
             .await?;
         let mut steps = Vec::new();
         let mut images = BTreeSet::new();
-        // One that had nothing to do has no container.
-        let moved = |row: &&berth_store::OperationStep| {
-            Outcome::of(&row.result) == Some(Outcome::Success) && row.container_id > 0 && row.message != UNCHANGED
-        };
-        for row in done.iter().filter(moved) {
+        for row in done.iter().filter(|row| has_replaced(row)) {
             let step = serde_json::from_str(&row.step);
             match step.map_err(|e| Error::Bug(format!("step {}: {e}", row.id)))? {
                 Step::Move(one) => {
@@ -106,7 +102,7 @@ impl Body for RolloutUndo {
                     steps.push(planned(MEMBERS, one.back()));
                 }
                 Step::Succeed(one) => {
-                    if let Some(back) = one.back() {
+                    if let Some(back) = one.back(row.container_id) {
                         images.insert(back.image());
                         steps.push(planned(MEMBERS, back));
                     }

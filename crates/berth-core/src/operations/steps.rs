@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use berth_engine::LogOptions;
 use berth_identity::Caller;
-use berth_operations::{Done, Outcome, Step as _, UNCHANGED, Work};
+use berth_operations::{Done, Outcome, Step as _, Work, has_replaced};
 use serde::{Deserialize, Serialize};
 
 use super::{Step, StepBody};
@@ -217,8 +217,7 @@ impl Core {
         let steps = self.read(move |tx| Ok(tx.activities(command)?)).await?;
         let mut replaced = Vec::new();
         for row in steps {
-            // One that had nothing to do has no container.
-            if Outcome::of(&row.result) == Some(Outcome::Success) && row.container_id > 0 && row.message != UNCHANGED {
+            if has_replaced(&row) {
                 let step: Step =
                     serde_json::from_str(&row.step).map_err(|e| Error::Bug(format!("step {}: {e}", row.id)))?;
                 if step.replaces() {

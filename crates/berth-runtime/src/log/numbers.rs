@@ -2,28 +2,26 @@
 //! A line has the number at which its first piece came; pieces of the other stream may lie between its pieces.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
+use std::io::{self, BufReader, Seek, SeekFrom};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::{LONGEST, Reader, Stream, TIME_LENGTH, files, head, parse_time};
+use super::{Numbers, Reader, Stream, TIME_LENGTH, files, head, parse_time, read_piece};
 
-/// The file that says how many lines the deleted files held.
-const DELETED: &str = "log.deleted";
+/// The file that says with which number each file begins: a line a file, its inode, the last number before it, and the numbers of the
+/// lines of standard output and standard error that go on in it (0: none). A file that it does not name goes on from the one before.
+const BEGINS: &str = "log.lines";
 /// Bytes that are read in one go.
 const BUFFER: usize = 256 << 10;
 
 /// Numbers the records of a log as they come.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Numbering {
     last: u64,
     open: [Option<u64>; 2],
 }
 
 impl Numbering {
-    fn after(deleted: u64) -> Self {
-        Self { last: deleted, open: [None; 2] }
-    }
-
     /// The number of the line that the next record belongs to.
     pub(super) fn next(&mut self, stream: Stream, ends: bool) -> u64 {
         let open = &mut self.open[stream as usize];
@@ -52,126 +50,169 @@ pub struct Numbered {
     pub before: Option<u64>,
 }
 
-/// Calls `each` with every whole record of a file and where it begins, until it returns `false`.
-fn scan(file: &File, mut each: impl FnMut(&[u8], u64) -> bool) -> io::Result<()> {
+/// Calls `each` with every whole record of a file and where it begins, until it returns `false`; whether that came.
+fn scan(file: &File, mut each: impl FnMut(&[u8], u64) -> bool) -> io::Result<bool> {
     let mut file = BufReader::with_capacity(BUFFER, file);
     file.rewind()?;
-    let mut at = 0;
+    let (mut begin, mut at) = (0, 0);
     let mut record = Vec::new();
     loop {
-        record.clear();
-        // What is no log must not fill the memory.
-        let read = io::Read::take(&mut file, (LONGEST + 64) as u64).read_until(b'\n', &mut record)?;
-        if record.last() != Some(&b'\n') || !each(&record, at) {
-            return Ok(());
+        let read = read_piece(&mut file, &mut record)?;
+        if read == 0 {
+            return Ok(false);
         }
         at += read as u64;
+        if record.last() == Some(&b'\n') {
+            if !each(&record, begin) {
+                return Ok(true);
+            }
+            record.clear();
+        }
+        if record.is_empty() {
+            begin = at;
+        }
     }
 }
 
-/// How many lines the files held that were deleted.
-fn deleted(folder: &Path) -> u64 {
-    fs::read_to_string(folder.join(DELETED)).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+/// Counts on over a file, up to the first record that is not older than `until`; whether there is one.
+fn count(file: &File, numbering: &mut Numbering, until: Option<i64>) -> io::Result<bool> {
+    scan(file, |record, _| {
+        let Some((stream, ends)) = head(record) else { return true };
+        let time = || record.get(..TIME_LENGTH).and_then(|time| std::str::from_utf8(time).ok()).and_then(parse_time);
+        if until.is_some_and(|until| time().is_some_and(|at| at >= until)) {
+            return false;
+        }
+        numbering.next(stream, ends);
+        true
+    })
 }
 
-/// Takes note of the lines of a file that is about to be deleted. One that goes on in the next file is counted there.
-pub(super) fn note_deleted(folder: &Path, file: &Path) -> io::Result<()> {
-    let file = match File::open(file) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        file => file?,
+/// What is known of where files begin, by their inodes.
+fn begins(folder: &Path) -> Vec<(u64, Numbering)> {
+    let text = fs::read_to_string(folder.join(BEGINS)).unwrap_or_default();
+    let of = |line: &str| {
+        let mut numbers = line.split(' ').map(str::parse::<u64>);
+        let mut next = || numbers.next()?.ok();
+        let (inode, last, out, err) = (next()?, next()?, next()?, next()?);
+        Some((inode, Numbering { last, open: [out, err].map(|number| (number > 0).then_some(number)) }))
     };
-    let mut numbering = Numbering::after(deleted(folder));
-    scan(&file, |record, _| {
-        if let Some((stream, ends)) = head(record) {
-            numbering.next(stream, ends);
-        }
-        true
-    })?;
-    let open = numbering.open.iter().flatten().count() as u64;
-    let fresh = folder.join("log.deleted.new");
-    fs::write(&fresh, format!("{}\n", numbering.last - open))?;
-    fs::rename(fresh, folder.join(DELETED))
+    text.lines().filter_map(of).collect()
+}
+
+/// Where a file begins, if that is written down.
+pub(super) fn begin_of(folder: &Path, file: &File) -> Option<Numbering> {
+    let inode = file.metadata().ok()?.ino();
+    begins(folder).into_iter().find(|(known, _)| *known == inode).map(|(_, begin)| begin)
+}
+
+/// Where each of these files begins, the oldest first.
+fn all_begins(folder: &Path, files: &[&File]) -> io::Result<Vec<Numbering>> {
+    let known = begins(folder);
+    let mut all: Vec<Numbering> = Vec::with_capacity(files.len());
+    for (index, file) in files.iter().enumerate() {
+        let inode = file.metadata()?.ino();
+        let begin = match (known.iter().find(|(known, _)| *known == inode), index.checked_sub(1)) {
+            (Some((_, begin)), _) => begin.clone(),
+            (None, None) => Numbering::default(),
+            (None, Some(before)) => {
+                let mut begin = all[before].clone();
+                count(files[before], &mut begin, None)?;
+                begin
+            }
+        };
+        all.push(begin);
+    }
+    Ok(all)
+}
+
+/// Writes down where a new file begins that is to follow the newest one.
+pub(super) fn note_begin(folder: &Path, fresh: &File) -> io::Result<()> {
+    let mut all = files(folder)?;
+    all.reverse();
+    let files: Vec<&File> = all.iter().map(|(file, _)| file).collect();
+    let mut begins = all_begins(folder, &files)?;
+    let mut next = begins.last().cloned().unwrap_or_default();
+    if let Some(newest) = files.last() {
+        count(newest, &mut next, None)?;
+    }
+    begins.push(next);
+    let mut text = String::new();
+    for (file, begin) in files.into_iter().chain([fresh]).zip(begins) {
+        let [out, err] = begin.open.map(Option::unwrap_or_default);
+        text += &format!("{} {} {out} {err}\n", file.metadata()?.ino(), begin.last);
+    }
+    let new = folder.join("log.lines.new");
+    fs::write(&new, text)?;
+    fs::rename(new, folder.join(BEGINS))
 }
 
 impl Reader {
-    /// Reads lines with their numbers. The whole log before them is read for that, without being kept.
+    /// Reads lines with their numbers. Two files are read for that at most, but for what is not written down of older ones.
     ///
     /// # Errors
     /// What reading said.
     pub fn numbered(folder: &Path, wanted: &Numbered) -> io::Result<Self> {
-        let (first, mut all) = loop {
-            let first = deleted(folder);
-            let all = files(folder)?;
-            // Between the two a file may have been deleted.
-            if deleted(folder) == first {
-                break (first, all);
-            }
-        };
+        let mut all = files(folder)?;
         all.reverse();
         let files: Vec<&File> = all.iter().map(|(file, _)| file).collect();
-        let mut after = wanted.after;
-        if after.is_some() || wanted.tail.is_some() {
-            let last = last(&files, Numbering::after(first), wanted)?;
-            after = after.filter(|after| *after <= last);
-            let end = wanted.before.map_or(last, |before| last.min(before.saturating_sub(1)));
-            let from_end = wanted.tail.map(|lines| end.saturating_sub(lines as u64));
-            after = after.max(from_end);
+        let begins = all_begins(folder, &files)?;
+        let mut after = 0;
+        if wanted.after.is_some() || wanted.tail.is_some() {
+            let last = last(&files, &begins, None)?;
+            after = wanted.after.filter(|after| *after <= last).unwrap_or(0);
+            if let Some(lines) = wanted.tail {
+                let end = if wanted.until.is_some() { self::last(&files, &begins, wanted.until)? } else { last };
+                let end = wanted.before.map_or(end, |before| end.min(before.saturating_sub(1)));
+                after = after.max(end.saturating_sub(lines as u64));
+            }
         }
-        let (file, at, numbering) = start(&files, Numbering::after(first), after.unwrap_or(0))?;
+        let (file, at, numbering) = start(&files, &begins, after)?;
         let mut file = (file < all.len()).then(|| all.swap_remove(file).0).map(BufReader::new);
         if let Some(file) = &mut file {
             file.seek(SeekFrom::Start(at))?;
         }
         let mut reader = Self::at(folder, file);
-        reader.numbers = Some((numbering, after.unwrap_or(0), wanted.before));
+        reader.open = numbering.open.map(|open| open.is_some());
+        reader.numbers = Some(Numbers { numbering, after, before: wanted.before });
         Ok(reader)
     }
 }
 
-/// The highest number, of those lines that have begun before `until`; not beyond what `before` needs.
-fn last(files: &[&File], mut numbering: Numbering, wanted: &Numbered) -> io::Result<u64> {
-    for file in files {
-        let mut over = false;
-        scan(file, |record, _| {
-            let Some((stream, ends)) = head(record) else { return true };
-            if let Some(until) = wanted.until {
-                let time = record.get(..TIME_LENGTH).and_then(|time| std::str::from_utf8(time).ok());
-                over = time.and_then(parse_time).is_some_and(|at| at >= until);
-                if over {
-                    return false;
-                }
-            }
-            numbering.next(stream, ends);
-            over = wanted.before.is_some_and(|before| numbering.last >= before) && wanted.after.is_none();
-            !over
-        })?;
-        if over {
-            break;
+/// The highest number of the lines that have begun before `until`.
+fn last(files: &[&File], begins: &[Numbering], until: Option<i64>) -> io::Result<u64> {
+    for (file, begin) in files.iter().zip(begins).rev() {
+        let mut numbering = begin.clone();
+        let is_later = count(file, &mut numbering, until)?;
+        // If its first record is later, the end is in an older file.
+        if !is_later || numbering != *begin {
+            return Ok(numbering.last);
         }
     }
-    Ok(numbering.last)
+    Ok(begins.first().map_or(0, |begin| begin.last))
 }
 
 /// Where the first line after the one with this number begins: the file, its offset, and the numbers up to there.
-fn start(files: &[&File], mut numbering: Numbering, after: u64) -> io::Result<(usize, u64, Numbering)> {
-    let mut end = (0, 0);
-    for (index, file) in files.iter().enumerate() {
-        let mut found = None;
-        scan(file, |record, at| {
+fn start(files: &[&File], begins: &[Numbering], after: u64) -> io::Result<(usize, u64, Numbering)> {
+    let first = begins.iter().rposition(|begin| begin.last <= after).unwrap_or(0);
+    let mut end = (first, 0, begins.get(first).cloned().unwrap_or_default());
+    for index in first..files.len() {
+        let mut numbering = begins[index].clone();
+        let mut at = 0;
+        let found = scan(files[index], |record, begin| {
             let before = numbering.clone();
             if head(record).is_some_and(|(stream, ends)| numbering.next(stream, ends) > after) {
-                found = Some(at);
-                numbering = before;
+                (numbering, at) = (before, begin);
                 return false;
             }
-            end = (index, at + record.len() as u64);
+            at = begin + record.len() as u64;
             true
         })?;
-        if let Some(at) = found {
-            return Ok((index, at, numbering));
+        end = (index, at, numbering);
+        if found {
+            break;
         }
     }
-    Ok((end.0, end.1, numbering))
+    Ok(end)
 }
 
 #[cfg(test)]
@@ -243,6 +284,17 @@ mod tests {
         assert_eq!(of(Some(2), Some(40), None), lines(99..=100));
         assert_eq!(of(Some(50), Some(90), None), lines(91..=100));
         assert_eq!(of(None, Some(101), None), lines(1..=100), "of an earlier log");
+        // What is before a time: the log has reached line 50 all the same.
+        let at = |number: u64| {
+            let mut reader = Reader::numbered(&folder, &Numbered { after: Some(number - 1), ..Numbered::default() });
+            reader.as_mut().expect("open").next().expect("read").expect("a line").at
+        };
+        if at(41) > at(40) {
+            let early = Numbered { after: Some(50), until: Some(at(41)), ..Numbered::default() };
+            assert!(read(&folder, early).iter().all(|(number, _)| *number > 50));
+            let tail = Numbered { tail: Some(3), until: Some(at(41)), ..Numbered::default() };
+            assert_eq!(read(&folder, tail)[..3], lines(38..=40)[..]);
+        }
         let mut reader =
             Reader::numbered(&folder, &Numbered { after: Some(100), ..Numbered::default() }).expect("open");
         assert_eq!(rest(&mut reader), []);

@@ -231,8 +231,13 @@ pub(super) async fn wait(client: &Client, asked: &Ids) -> Outcome {
         let id = of.container(id).await?.id;
         let mut gone_since: Option<std::time::Instant> = None;
         loop {
+            let asked = std::time::Instant::now();
             match of.container_wait(&id).await {
                 Err(error) if error.is_away() => {
+                    // One that was waited at for a while was there.
+                    if asked.elapsed() > Duration::from_secs(1) {
+                        gone_since = None;
+                    }
                     let since = *gone_since.get_or_insert_with(std::time::Instant::now);
                     if since.elapsed() > logs::SERVER_PATIENCE {
                         return Err(error);

@@ -131,7 +131,6 @@ pub(super) fn exit_code(arguments: &[String]) -> u8 {
     if runs(arguments.get(1..).unwrap_or_default()) { 125 } else { 2 }
 }
 
-/// What is said instead of the parser's own words, with the exit code; `None` where those are good.
 /// The command that the words name, and how it is called.
 fn command_of<'a>(top: &'a clap::Command, arguments: &[String]) -> (&'a clap::Command, String) {
     let (mut of, mut path) = (top, "berth".to_owned());
@@ -143,6 +142,7 @@ fn command_of<'a>(top: &'a clap::Command, arguments: &[String]) -> (&'a clap::Co
     (of, path)
 }
 
+/// What is said instead of the parser's own words, with the exit code; `None` where those are good.
 pub(super) fn answer(error: &clap::Error, top: &clap::Command, arguments: &[String]) -> Option<(String, u8)> {
     match error.kind() {
         ErrorKind::InvalidSubcommand => {

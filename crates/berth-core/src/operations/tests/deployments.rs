@@ -235,13 +235,24 @@ fn a_version_that_ends_after_it_was_ready_is_taken_back_everywhere() {
     assert_eq!(versions(&world, "after a late end"), expected(None));
     let moved = told.activities.iter().filter(|a| a.name == "move" && a.result == Some(Outcome::Success)).count();
     assert!(moved > 0, "it was judged ready first: {:?}", told.activities);
-    // One that is updated by itself is watched just so.
+    // One that is updated by itself is watched just so, for long enough.
+    world.core.reload(crate::Settings { soak_time_ms: 2000, ..crate::Settings::clone(&world.core.settings()) });
     let late = update(&world, "one", spec("late"));
     settle(&world);
     let told = world.block_on(world.core.command(&world.caller, &late)).expect("command");
     assert_eq!(told.result, Some(Outcome::Failed), "{}", told.message);
     assert!(told.message.contains("exit code 8 after it was ready"), "{}", told.message);
     assert_eq!(versions(&world, "after a late end of one"), expected(None));
+    // What was put there since stays: nothing is undone of an update that a removal has overtaken.
+    let late = update(&world, "two", spec("2"));
+    world.block_on(world.core.deployment_delete(&world.caller, "two")).expect("accepted");
+    settle(&world);
+    let told = world.block_on(world.core.command(&world.caller, &late)).expect("command");
+    assert_eq!(told.result, Some(Outcome::Superseded), "{}", told.message);
+    assert!(find(&world, "two").is_none());
+    let undone = world.block_on(world.core.commands(&world.caller, &Default::default())).expect("commands").items;
+    let undone = undone.iter().filter(|c| c.name == "rollout_undo" && c.target_name == "two").count();
+    assert_eq!(undone, 0, "it is removed without being put back first");
 }
 
 /// Only where both want the same port the old one is stopped first; else it goes when the new one is ready.
