@@ -6,8 +6,9 @@ RELEASE := $(TARGET_DIR)/$(HOST)/release/berth
 IMAGES := $(TARGET_DIR)/test-images
 LISTEN ?= 127.0.0.1:8080
 DATA ?= $(CURDIR)/data
+PROGRAM := $(TARGET_DIR)/$(HOST)/debug/berth
 
-.PHONY: openapi conformance console build install package package-arm64 run test test-vm test-kubernetes check checkers advisories bench images tools deps clean
+.PHONY: program openapi conformance console build install package package-arm64 run test test-vm test-kubernetes check checkers advisories bench images tools deps clean
 
 build: deps console
 	cargo build --release --locked -p berth
@@ -87,31 +88,34 @@ check: deps checkers console openapi
 		cargo +$(MSRV) check --workspace --locked --target-dir $(TARGET_DIR)/msrv; \
 	else echo "not checked with Rust $(MSRV): rustup can't install it here"; fi
 
+# The program as the tests have it. A selection of packages would be built with other features, with all dependencies once more.
+program: deps console
+	cargo test --workspace --locked --no-run
+
 # The descriptions of the APIs are valid, a client is generated from the native one, in Python, that can be read, and a server's
 # answers to requests of every kind are as described.
 OPENAPI_TOOLS := $(TARGET_DIR)/openapi-tools
 SCHEMATHESIS := $(TARGET_DIR)/schemathesis
-openapi: deps
+openapi: program
 	@python3 -c 'import venv, ensurepip' 2>/dev/null || { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends python3-venv; }
 	@[ -x $(OPENAPI_TOOLS)/bin/openapi-python-client ] || { python3 -m venv $(OPENAPI_TOOLS) && \
 		$(OPENAPI_TOOLS)/bin/pip -q install openapi-spec-validator==0.7.2 openapi-python-client==0.26.1; }
-	cargo run --locked --quiet -p berth -- openapi > $(TARGET_DIR)/openapi.json
+	$(PROGRAM) openapi > $(TARGET_DIR)/openapi.json
 	$(OPENAPI_TOOLS)/bin/openapi-spec-validator $(TARGET_DIR)/openapi.json
 	for dialect in standalone acs comb tingyu; do \
-		cargo run --locked --quiet -p berth -- openapi $$dialect > $(TARGET_DIR)/openapi-$$dialect.json && \
+		$(PROGRAM) openapi $$dialect > $(TARGET_DIR)/openapi-$$dialect.json && \
 		$(OPENAPI_TOOLS)/bin/openapi-spec-validator $(TARGET_DIR)/openapi-$$dialect.json || exit 1; \
 	done
 	rm -rf $(TARGET_DIR)/openapi-client
 	PATH=$(abspath $(OPENAPI_TOOLS))/bin:$$PATH $(OPENAPI_TOOLS)/bin/openapi-python-client generate --path $(TARGET_DIR)/openapi.json --output-path $(TARGET_DIR)/openapi-client > $(TARGET_DIR)/openapi-client.log
 	python3 -m compileall -q $(TARGET_DIR)/openapi-client
 	@[ -x $(SCHEMATHESIS)/bin/st ] || { python3 -m venv $(SCHEMATHESIS) && $(SCHEMATHESIS)/bin/pip -q install schemathesis==4.32.5; }
-	sh tests/openapi.sh $(TARGET_DIR)/$(HOST)/debug/berth $(SCHEMATHESIS)/bin/st
+	sh tests/openapi.sh $(PROGRAM) $(SCHEMATHESIS)/bin/st
 
 # The suite of the OCI distribution specification, a Go module, against the registry at /v2/.
-conformance: deps
+conformance: program
 	@command -v go >/dev/null || { echo "make conformance: needs Go 1.24 or newer (https://go.dev)" >&2; exit 1; }
-	cargo build --locked --quiet -p berth
-	tests/conformance.sh $(TARGET_DIR)/$(HOST)/debug/berth $(TARGET_DIR)/conformance
+	tests/conformance.sh $(PROGRAM) $(TARGET_DIR)/conformance
 
 # With the network: known weaknesses of dependencies, from https://github.com/rustsec/advisory-db.
 advisories: checkers
