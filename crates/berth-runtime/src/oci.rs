@@ -337,9 +337,11 @@ impl<'a> Other<'a> {
 
 /// Whose matter a runtime's complaint is: it is a text, and runc and crun have their own words.
 fn cause_of(complaint: &str) -> Cause {
+    let complaint = complaint.to_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| complaint.contains(word));
-    let of_program = has(&["exec: ", "executable file", "exec user process"]);
-    if of_program && has(&["executable file not found", "no such file or directory"]) {
+    let of_program =
+        has(&["exec: ", "executable file", "open executable", "exec user process", "exec container process"]);
+    if of_program && has(&["executable file not found", "no such file or directory", "not found in $path"]) {
         Cause::Missing
     } else if of_program && has(&["permission denied", "is a directory", "exec format error"]) {
         Cause::Denied
@@ -390,8 +392,9 @@ pub(crate) fn root_of(pid: i32) -> Result<OwnedFd, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use super::CAPABILITIES;
+    use super::{CAPABILITIES, cause_of};
     use crate::bundle::DEFAULT_CAPABILITIES;
+    use crate::sys::Cause;
 
     #[test]
     fn capabilities_have_their_names() {
@@ -401,5 +404,21 @@ mod tests {
             ("CHOWN", "NET_RAW", "SYS_ADMIN", "MKNOD", "SETFCAP", "CHECKPOINT_RESTORE")
         );
         assert_eq!(DEFAULT_CAPABILITIES.count_ones(), 14);
+    }
+
+    #[test]
+    fn complaints_of_runtimes_are_told_apart() {
+        for (complaint, cause) in [
+            ("exec: \"nope\": executable file not found in $PATH: unknown", Cause::Missing),
+            ("executable file `nope` not found in $PATH: No such file or directory", Cause::Missing),
+            ("exec container process (missing dynamic library?) `/x`: No such file or directory", Cause::Missing),
+            ("exec: \"/etc\": permission denied", Cause::Denied),
+            ("open executable: Permission denied", Cause::Denied),
+            ("exec container process `/bin/x`: Exec format error", Cause::Denied),
+            ("error mounting \"/a\" to rootfs at \"/b\": not a directory", Cause::Request),
+            ("cgroups: out of luck", Cause::Host),
+        ] {
+            assert_eq!(cause_of(complaint), cause, "{complaint}");
+        }
     }
 }
