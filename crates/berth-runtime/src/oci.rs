@@ -5,6 +5,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -89,7 +90,20 @@ impl<'a> Other<'a> {
         command.arg("--root").arg(self.oci().join("state"));
         command.arg("--log").arg(self.oci().join("log")).arg("--log-format").arg("json");
         command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.without_protection(&mut command);
         command
+    }
+
+    /// What comes of the runtime has the container's place before the OOM killer, not the shim's: crun takes a score of 0 for none.
+    fn without_protection(&self, command: &mut Command) {
+        let score = self.bundle.oom_score_adj.to_string();
+        // SAFETY: this process has one thread, so its child may allocate.
+        unsafe {
+            command.pre_exec(move || {
+                let _ = fs::write("/proc/self/oom_score_adj", &score);
+                Ok(())
+            });
+        }
     }
 
     /// What the runtime's log says last.
@@ -185,6 +199,7 @@ impl<'a> Other<'a> {
             let mut command = Command::new(self.program);
             command.arg("--root").arg(self.oci().join("state"));
             command.arg("--log").arg(own.join("log")).arg("--log-format").arg("json");
+            self.without_protection(&mut command);
             command.current_dir("/").arg("exec").arg("--detach");
             command.arg("--process").arg(own.join("process.json")).arg("--pid-file").arg(own.join("pid"));
             match <[OwnedFd; 3]>::try_from(stdio) {
