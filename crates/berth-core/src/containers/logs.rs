@@ -125,10 +125,12 @@ impl Core {
         // The last lines that match are among all lines.
         let last = grep.as_ref().and_then(|_| options.tail.take());
         // Two readings, so that lines need not be kept: the first finds where the last ones that match begin.
+        let mut skip = query.skip;
         if let (Some(last), Some(grep)) = (last, &grep) {
             let numbered = LogOptions { numbered: true, ..options.clone() };
             match self.inner.engine.logs(&found.uid, &numbered).await {
                 Err(berth_engine::EngineError::NoSuchUnit(_)) => {}
+                reader if last > MOST_NUMBERS => skip = count(reader?, grep).await?.saturating_sub(last),
                 reader => options.after = before_last(reader?, grep, last).await?.or(options.after),
             }
         }
@@ -138,7 +140,7 @@ impl Core {
         };
         let left = last.filter(|_| !query.follow).or(query.head);
         Ok(LogFollower {
-            skip: query.skip,
+            skip,
             left,
             core: self.clone(),
             id: found.id,
@@ -214,6 +216,9 @@ fn matches(grep: &Regex, line: &[LogLine]) -> bool {
         several => grep.is_match(&several.iter().flat_map(|p| p.text.iter().copied()).collect::<Vec<u8>>()),
     }
 }
+
+/// Numbers of lines that are held to find where the last ones that match begin; more are counted and passed over.
+const MOST_NUMBERS: usize = 10_000;
 
 /// The number before the first of the `last` lines that match; `None` if there are not more lines that do.
 async fn before_last(mut reader: Box<dyn LogReader>, grep: &Regex, last: usize) -> Result<Option<u64>, Error> {
