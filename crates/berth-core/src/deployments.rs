@@ -145,6 +145,12 @@ fn check_deployment_name(name: &str) -> Result<(), Error> {
 }
 
 impl DeploymentSpec {
+    /// What is kept of a container's deployment.
+    pub(crate) fn kept(kept: &berth_store::Deployment, container: i64) -> Result<Self, Error> {
+        let spec = serde_json::from_str(&kept.spec);
+        spec.map_err(|e| Error::Bug(format!("deployment of container {container}: {e}")))
+    }
+
     /// Image and version.
     pub fn full_image(&self) -> String {
         if self.version.is_empty() { self.image.clone() } else { format!("{}:{}", self.image, self.version) }
@@ -264,24 +270,16 @@ impl Core {
         all.pop().ok_or_else(gone)
     }
 
-    /// What an account's deployment is; `None` where there is none.
-    pub(crate) async fn deployment_spec(&self, account: i64, name: &str) -> Result<Option<DeploymentSpec>, Error> {
+    /// The container that has a deployment's place, and what is kept of it; `None` where there is none.
+    pub(crate) async fn deployment_row(
+        &self,
+        account: i64,
+        name: &str,
+    ) -> Result<Option<(i64, berth_store::Deployment)>, Error> {
         let name = name.to_owned();
         self.read(move |tx| {
             let Some(found) = tx.container_named(account, &name)? else { return Ok(None) };
-            let Some(kept) = tx.deployment(found.id)? else { return Ok(None) };
-            let spec = serde_json::from_str(&kept.spec);
-            spec.map(Some).map_err(|e| Error::Bug(format!("deployment of container {}: {e}", found.id)))
-        })
-        .await
-    }
-
-    /// Which container has a deployment's place, and by which step; `None` where there is none.
-    pub(crate) async fn deployment_at(&self, account: i64, name: &str) -> Result<Option<(i64, i64)>, Error> {
-        let name = name.to_owned();
-        self.read(move |tx| {
-            let Some(found) = tx.container_named(account, &name)? else { return Ok(None) };
-            Ok(tx.deployment(found.id)?.map(|kept| (found.id, kept.activity_id)))
+            Ok(tx.deployment(found.id)?.map(|kept| (found.id, kept)))
         })
         .await
     }
@@ -293,8 +291,7 @@ impl Core {
                 let kept = tx.deployment(container.id)?;
                 let made = kept.is_some();
                 let spec = match kept {
-                    Some(kept) => serde_json::from_str(&kept.spec)
-                        .map_err(|e| Error::Bug(format!("deployment of container {}: {e}", container.id)))?,
+                    Some(kept) => DeploymentSpec::kept(&kept, container.id)?,
                     None => DeploymentSpec::of(&container),
                 };
                 found.push(Deployment { container, spec, made });

@@ -99,7 +99,8 @@ impl Body for DeploymentUpdate {
 
     async fn plan(&self, core: &Core, command: &berth_store::Command) -> Result<Vec<PlannedStep>, Error> {
         let (name, to) = (command.target_name.clone(), self.spec.clone());
-        let before = core.deployment_spec(command.account_id, &name).await?.map(Box::new);
+        let there = core.deployment_row(command.account_id, &name).await?;
+        let before = there.map(|(id, kept)| DeploymentSpec::kept(&kept, id)).transpose()?.map(Box::new);
         let succeed = Succeed { name, to, inherit: self.inherit, before, instead_of: None };
         let pull = Pull { image: self.spec.full_image() };
         Ok(vec![planned(PREPARE, pull), planned(MEMBERS, succeed), planned(WATCH, soak(core))])
@@ -155,8 +156,8 @@ impl StepBody for Succeed {
         let deadline = work.command.deadline;
         if let Some(container) = self.instead_of {
             let (account, own) = (work.caller.account, work.row.id);
-            let is_there = core.deployment_at(account, &self.name).await?;
-            if !is_there.is_some_and(|(id, activity)| id == container || activity == own) {
+            let there = core.deployment_row(account, &self.name).await?;
+            if !there.is_some_and(|(id, kept)| id == container || kept.activity_id == own) {
                 return Ok(Done::success());
             }
         }
