@@ -74,11 +74,12 @@ fn burst(rate: u64) -> u64 {
     (rate / 200).max((rate / 4).min(16 * 1024)).clamp(3028, 64 << 20)
 }
 
-/// Bytes that wait beyond the burst before packets are dropped: 200 ms, and room for two segments of 64 KiB, as the kernel hands
-/// them over (GSO). Where the second does not fit, its end is dropped, and a sender of a slow rate notices a lost end only by its timer,
-/// seconds later: after a change to a higher rate it would send nothing until then.
+/// Bytes that wait beyond the burst before packets are dropped: 200 ms, and room for four segments of 64 KiB. So much a sender on
+/// this machine has in the queue at most (TCP small queues), as long as it believes in the rate that it had before. Where its last
+/// segment does not fit, the end is dropped, and the sender notices a lost end only by its timer, which at a slow rate takes
+/// seconds: after a change to a higher rate it would send nothing until then.
 fn queue(rate: u64) -> u64 {
-    (rate / 5).clamp(128 * 1024, 64 << 20)
+    (rate / 5).clamp(256 * 1024, 64 << 20)
 }
 
 /// Bytes per second on the wire for a rate of the network layer: traffic is counted without Ethernet headers, so it is capped
@@ -139,7 +140,7 @@ mod tests {
         assert_eq!(burst(1_250_000), 16_384);
         assert_eq!(burst(1_250_000_000), 6_250_000, "10 Gbit/s: 5 ms");
         assert_eq!(burst(1), 3028);
-        assert_eq!((queue(12_500), queue(1_250_000_000)), (131_072, 64 << 20));
+        assert_eq!((queue(12_500), queue(1_250_000_000)), (262_144, 64 << 20));
         assert_eq!(on_the_wire(12_500), 12_616);
     }
 }
