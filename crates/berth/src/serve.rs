@@ -64,15 +64,16 @@ async fn administrator(core: &Core, data: &Path, dev: bool) -> Result<bool, Stri
     Ok(first)
 }
 
-async fn ended() {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
-        tracing::error!("signals can't be watched");
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-    }
+/// SIGTERM or SIGINT, watched for from this call on: the caller waits for the first.
+fn watch_for_end() -> Result<impl Future<Output = ()>, String> {
+    let watch = |kind, name| signal(kind).map_err(|e| format!("watch for {name}: {e}"));
+    let (mut term, mut int) = (watch(SignalKind::terminate(), "SIGTERM")?, watch(SignalKind::interrupt(), "SIGINT")?);
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+    })
 }
 
 /// What runs the containers, and the networks that are its own.
@@ -235,6 +236,8 @@ pub(crate) async fn serve(
         status: status.clone(),
     };
 
+    // Before the first answer: who was answered may tell it to end.
+    let ended = watch_for_end()?;
     let going = draining.clone();
     // Without it an answer's last part waits until the client has acknowledged the part before, and is lost when the
     // connection is closed with unread input meanwhile.
@@ -252,7 +255,7 @@ pub(crate) async fn serve(
     );
     let watched = core.clone();
     let goes = async move {
-        ended().await;
+        ended.await;
         tracing::info!("going: requests under way are finished, containers run on");
         service::notify::stopping();
         going.begin();
