@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
@@ -41,6 +42,8 @@ pub(crate) struct Rules {
     made: Mutex<Option<usize>>,
     /// Whether nothing is put back any more. Held while something is.
     closed: Mutex<bool>,
+    /// Whether it was told that a firewall of the host can't be opened.
+    told_refused: AtomicBool,
 }
 
 /// Ends the looking after with the engine: rules that are taken away with a dropped engine stay away.
@@ -65,6 +68,7 @@ impl Rules {
             broken: Mutex::default(),
             made: Mutex::default(),
             closed: Mutex::default(),
+            told_refused: AtomicBool::default(),
         }
     }
 
@@ -210,8 +214,17 @@ impl Inner {
         if *closed {
             return Ok(Vec::new());
         }
-        if self.network.forward_accept()? {
-            tracing::info!("rules in the host's FORWARD chain were missing and are in place again");
+        let passed = self.network.pass_host_firewalls()?;
+        for chain in passed.added {
+            tracing::info!(chain, "the host's firewall did not accept the containers' packets, and does now");
+        }
+        if !passed.refused.is_empty() && !self.rules.told_refused.swap(true, Ordering::Relaxed) {
+            let bridge = &self.network.bridge;
+            tracing::error!(
+                why = passed.refused.join(", "),
+                "the host's firewall drops the containers' packets: run firewall-cmd --permanent --zone=trusted \
+                 --add-interface={bridge} && firewall-cmd --reload"
+            );
         }
         let damage = self.rules.damage(thorough)?;
         if damage.is_empty() {

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::{fs, io};
 
+use crate::host_firewall::{self, Accepted};
 use crate::netlink::{Error, Socket};
 use crate::netns::{Netns, in_netns};
 use crate::nft::{self, Backends, Member, Protocol, Published};
@@ -68,7 +69,7 @@ pub struct Network {
     pub bridge: String,
     /// Beginning of the names of its links.
     pub links: String,
-    /// Name of the nf_tables table, and mark of the rules in the host's `FORWARD`.
+    /// Name of the nf_tables table, and mark of the rules in the host's firewalls.
     pub table: String,
     /// Addresses.
     pub subnet: Subnet,
@@ -99,7 +100,7 @@ impl Network {
         let through_ip = self.ensure_links()?;
         nft::bridge_table_replace(&self.table, &self.links, !through_ip, members)?;
         nft::table_replace(&self.table, &self.bridge, self.subnet, ports, backends, members)?;
-        self.forward_accept().map(|_| ())
+        self.pass_host_firewalls().map(|_| ())
     }
 
     /// Bridge, address and settings; whether frames between ports pass the rules for IP.
@@ -129,7 +130,7 @@ impl Network {
         nft::bridge_table_replace(&self.table, &self.links, !through_ip, members)?;
         nft::table_replace(&self.table, &self.bridge, self.subnet, ports, backends, members)?;
         self.ensure_links()?;
-        self.forward_accept()?;
+        self.pass_host_firewalls()?;
         let mut socket = Socket::route()?;
         let bridge = link::link_index(&self.bridge).ok_or(Error::Answer("the bridge has no index"))?;
         let links = link::links()?;
@@ -226,13 +227,13 @@ impl Network {
         [forward, localnet].into_iter().filter_map(wrong).map(|(is, key)| format!("{key} is {is:?}")).collect()
     }
 
-    /// Repeats the part of [`ensure`](Self::ensure) that other programs undo (a restarted Docker rewrites `FORWARD`).
-    /// Returns whether something was missing.
+    /// Repeats the part of [`ensure`](Self::ensure) that other programs undo: a restarted Docker rewrites `FORWARD`, firewalld its
+    /// table. Says what was missing, and what could not be added.
     ///
     /// # Errors
-    /// The step that the kernel refused.
-    pub fn forward_accept(&self) -> Result<bool, Error> {
-        nft::forward_accept(&self.bridge, &self.table)
+    /// What the kernel answered when it was asked for the chains that there are.
+    pub fn pass_host_firewalls(&self) -> Result<Accepted, Error> {
+        host_firewall::accept(&self.bridge, &self.table)
     }
 
     /// Removes rules and bridge. Nothing there is no error.
@@ -242,7 +243,7 @@ impl Network {
     pub fn remove(&self) -> Result<(), Error> {
         nft::table_delete(&self.table)?;
         nft::bridge_table_delete(&self.table)?;
-        nft::forward_withdraw(&self.table)?;
+        host_firewall::withdraw(&self.table)?;
         let mut socket = Socket::route()?;
         // Ends of namespaces that the kernel has not come to removing yet.
         for name in link::link_names()?.into_iter().filter(|name| name.starts_with(&self.links)) {
@@ -266,8 +267,8 @@ impl Network {
         if nft::table_exists(&self.table)? {
             found.push(format!("nf_tables table {}", self.table));
         }
-        if nft::forward_marked(&self.table)? {
-            found.push(format!("rules marked {} in FORWARD", self.table));
+        for chain in host_firewall::marked(&self.table)? {
+            found.push(format!("rules marked {} in {chain}", self.table));
         }
         Ok(found)
     }
@@ -579,10 +580,18 @@ mod tests {
         network.backends(Some(&backends(&[83])), &backends(&[])).expect("taken back");
     }
 
-    /// As on a host with Docker, whose policy for forwarded packets is DROP. In a namespace of its own: the host's rules are
-    /// not touched.
+    fn test_network() -> Network {
+        Network {
+            bridge: "bt0".into(),
+            links: "bt0v".into(),
+            table: "berth-test".into(),
+            subnet: Subnet { gateway: Ipv4Addr::new(198, 19, 253, 1), prefix: 24 },
+        }
+    }
+
+    /// As on a host with Docker or ufw, whose policies are DROP. In a namespace of its own: the host's rules are not touched.
     #[test]
-    fn a_forward_policy_of_drop_is_opened_for_this_network_after_the_hosts_own_rules() {
+    fn policies_of_drop_are_opened_for_this_network_after_the_hosts_own_rules() {
         let iptables = |args: &[&str]| std::process::Command::new("iptables").args(args).output();
         // SAFETY: plain system call.
         let root = unsafe { libc::geteuid() } == 0;
@@ -594,22 +603,26 @@ mod tests {
         let netns = Netns::create().expect("netns");
         let listing = in_netns(&netns, || {
             let done = |args: &[&str]| assert!(iptables(args).is_ok_and(|o| o.status.success()), "{args:?}");
-            let list = || String::from_utf8_lossy(&iptables(&["-S", "FORWARD"]).expect("list").stdout).into_owned();
+            let list_of = |chain| String::from_utf8_lossy(&iptables(&["-S", chain]).expect("list").stdout).into_owned();
+            let list = || list_of("FORWARD");
             done(&["-P", "FORWARD", "DROP"]);
             done(&["-A", "FORWARD", "-s", "192.0.2.1", "-j", "DROP"]);
-            let network = Network {
-                bridge: "bt0".into(),
-                links: "bt0v".into(),
-                table: "berth-test".into(),
-                subnet: Subnet { gateway: Ipv4Addr::new(198, 19, 253, 1), prefix: 24 },
-            };
+            let network = test_network();
             network.ensure(&[], &[], &[]).expect("ensure");
             let first = list();
-            assert!(!network.forward_accept().expect("again"), "nothing is missing: {}", list());
+            let added = || network.pass_host_firewalls().expect("asked").added;
+            assert!(added().is_empty(), "nothing is missing: {}", list());
             // Docker writes the chain anew.
             done(&["-F", "FORWARD"]);
-            assert!(network.forward_accept().expect("after a flush"));
+            assert_eq!(added(), ["filter FORWARD"]);
+            // ufw comes up.
+            done(&["-P", "INPUT", "DROP"]);
+            assert_eq!(added(), ["filter INPUT"]);
+            let names = list_of("INPUT");
+            assert!(names.contains("-i bt0 -p udp -m udp --dport 53") && names.contains("-p tcp"), "{names}");
+            assert_eq!(network.traces().expect("traces").len(), 5, "link, two tables, two chains");
             network.remove().expect("remove");
+            assert_eq!(list_of("INPUT").lines().count(), 1);
             (first, list())
         });
         let (first, last) = listing.expect("enter");
@@ -617,6 +630,60 @@ mod tests {
         assert_eq!((lines.len(), lines[1]), (4, "-A FORWARD -s 192.0.2.1/32 -j DROP"), "{first}");
         assert!(lines[2].contains("bt0") && lines[2].contains("berth-test") && lines[2].ends_with("ACCEPT"), "{first}");
         assert_eq!(last.lines().count(), 1, "only the policy is left: {last}");
+    }
+
+    /// firewalld refuses at the end of its chains what none of its zones knows.
+    #[test]
+    fn a_firewalld_is_passed_before_its_own_rules_and_one_that_owns_its_table_is_told() {
+        use std::io::Write;
+        use std::process::{Command, Stdio};
+        // SAFETY: plain system call.
+        if unsafe { libc::geteuid() } != 0 {
+            assert!(std::env::var_os("BERTH_TESTS_REQUIRE_ALL").is_none(), "needs root");
+            println!("skipped: needs root");
+            return;
+        }
+        let chains = "chain filter_INPUT { type filter hook input priority 10; reject; }; \
+                      chain filter_FORWARD { type filter hook forward priority 10; reject; };";
+        let netns = Netns::create().expect("netns");
+        let done = in_netns(&netns, || {
+            let nft = |text: &str| {
+                let output = Command::new("nft").arg(text).output().expect("nft");
+                assert!(output.status.success(), "{text}: {output:?}");
+                String::from_utf8_lossy(&output.stdout).into_owned()
+            };
+            nft(&format!("table inet firewalld {{ {chains} }}"));
+            let network = test_network();
+            network.ensure(&[], &[], &[]).expect("ensure");
+            let forward = nft("list chain inet firewalld filter_FORWARD");
+            let at = |text| forward.find(text).unwrap_or_else(|| panic!("{text} in {forward}"));
+            assert!(at("iifname \"bt0\"") < at("reject") && at("oifname \"bt0\"") < at("reject"), "{forward}");
+            let input = nft("list chain inet firewalld filter_INPUT");
+            assert!(input.contains("udp dport 53") && input.contains("tcp dport 53"), "{input}");
+            assert!(network.pass_host_firewalls().expect("again").added.is_empty());
+            // It writes its table anew when it is reloaded.
+            nft("delete table inet firewalld");
+            nft(&format!("table inet firewalld {{ {chains} }}"));
+            assert_eq!(network.pass_host_firewalls().expect("after a reload").added.len(), 2);
+            network.remove().expect("remove");
+            assert!(!nft("list table inet firewalld").contains("bt0"));
+
+            nft("delete table inet firewalld");
+            let mut owner =
+                Command::new("nft").arg("-i").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("nft");
+            let mut orders = owner.stdin.take().expect("stdin");
+            writeln!(orders, "table inet firewalld {{ flags owner; {chains} }}").expect("order");
+            let begun = std::time::Instant::now();
+            while !nft("list tables").contains("firewalld") {
+                assert!(begun.elapsed() < std::time::Duration::from_secs(10), "the table is not made");
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            let told = network.pass_host_firewalls().expect("asked");
+            assert_eq!((told.added.len(), told.refused.len()), (0, 2), "{told:?}");
+            drop(orders);
+            owner.wait().expect("its end");
+        });
+        done.expect("enter");
     }
 
     /// Where frames between ports don't pass the rules for IP, the bridge's own table decides, with a packet's mark on the way.

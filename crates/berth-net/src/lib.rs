@@ -10,6 +10,7 @@ mod bridge;
 mod conntrack;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod host_firewall;
 mod link;
 mod netlink;
 mod netns;
@@ -18,6 +19,7 @@ mod tc;
 mod watch;
 
 pub use bridge::{Network, Rates, Subnet};
+pub use host_firewall::Accepted;
 pub use link::{Link, LinkStats, link_index, link_names, link_stats, link_stats_of};
 pub use netlink::Error;
 pub use netns::{Netns, in_netns};

@@ -23,9 +23,8 @@
 //! Who may reach whom is told by two more collections in both: `tenant` (address to tenant) and `members` (address and
 //! tenant). Where frames between ports don't pass the rules for IP, a chain `forward` of the bridge's table decides.
 //!
-//! Publishing a port is one map element, whatever the number of ports. Chains and tables of others are never touched,
-//! with one exception: where `ip filter FORWARD` has the policy DROP (Docker, podman), rules that accept this network's
-//! packets are *appended* to it, so that every rule of the host's own still comes first.
+//! Publishing a port is one map element, whatever the number of ports. Chains and tables of others are touched in
+//! `host_firewall` only.
 
 use std::net::Ipv4Addr;
 
@@ -37,27 +36,27 @@ use crate::netlink::{
 const NEWTABLE: u16 = 0;
 const DELTABLE: u16 = 2;
 const NEWCHAIN: u16 = 3;
-const GETCHAIN: u16 = 4;
-const NEWRULE: u16 = 6;
-const GETRULE: u16 = 7;
-const DELRULE: u16 = 8;
+pub(crate) const GETCHAIN: u16 = 4;
+pub(crate) const NEWRULE: u16 = 6;
+pub(crate) const GETRULE: u16 = 7;
+pub(crate) const DELRULE: u16 = 8;
 const NEWSET: u16 = 9;
 const NEWSETELEM: u16 = 12;
 const GETSETELEM: u16 = 13;
 const DELSETELEM: u16 = 14;
 
-const REG_1: u32 = 1;
+pub(crate) const REG_1: u32 = 1;
 const REG32_0: u32 = 8;
 const REG32_1: u32 = 9;
 const REG32_2: u32 = 10;
-const META_IIFNAME: u32 = 6;
-const META_OIFNAME: u32 = 7;
-const META_L4PROTO: u32 = 16;
+pub(crate) const META_IIFNAME: u32 = 6;
+pub(crate) const META_OIFNAME: u32 = 7;
+pub(crate) const META_L4PROTO: u32 = 16;
 const META_MARK: u32 = 3;
-const CMP_EQ: u32 = 0;
+pub(crate) const CMP_EQ: u32 = 0;
 const CMP_NEQ: u32 = 1;
-const NF_DROP: u32 = 0;
-const NF_ACCEPT: u32 = 1;
+pub(crate) const NF_DROP: u32 = 0;
+pub(crate) const NF_ACCEPT: u32 = 1;
 const TYPE_ADDR_SERVICE: u32 = (7 << 6) | 13;
 const TYPE_SERVICE: u32 = 13;
 const SET_MAP: u32 = 8;
@@ -223,10 +222,10 @@ impl Published {
 }
 
 /// Families of tables (`enum nf_inet_hooks`' protocol families).
-const IP: u8 = libc::AF_INET as u8;
+pub(crate) const IP: u8 = libc::AF_INET as u8;
 const BRIDGE: u8 = 7;
 
-fn message_in(family: u8, what: impl Into<String>, kind: u16, flags: u16) -> Message {
+pub(crate) fn message_in(family: u8, what: impl Into<String>, kind: u16, flags: u16) -> Message {
     Message::new(what, (10 << 8) | kind, flags, &[family, 0, 0, 0])
 }
 
@@ -264,7 +263,7 @@ pub(crate) fn dump(request: Message, each: impl FnMut(u16, &[u8])) -> Result<(),
 }
 
 /// Wraps the messages in a batch, which the kernel carries out whole or not at all.
-fn batch(messages: Vec<Message>) -> Vec<Message> {
+pub(crate) fn batch(messages: Vec<Message>) -> Vec<Message> {
     let edge = |kind| Message::new("nf_tables batch", kind, 0, &[0, 0, 0, 10]);
     let mut all = vec![edge(0x10)];
     all.extend(messages);
@@ -272,25 +271,25 @@ fn batch(messages: Vec<Message>) -> Vec<Message> {
     all
 }
 
-type Expression = Box<dyn Fn(Message) -> Message>;
+pub(crate) type Expression = Box<dyn Fn(Message) -> Message>;
 
-fn expression(name: &'static str, data: impl Fn(Message) -> Message + 'static) -> Expression {
+pub(crate) fn expression(name: &'static str, data: impl Fn(Message) -> Message + 'static) -> Expression {
     Box::new(move |m| m.nest(1, |m| m.text(1, name).nest(2, &data)))
 }
 
-fn meta(key: u32) -> Expression {
+pub(crate) fn meta(key: u32) -> Expression {
     expression("meta", move |m| m.be32(1, REG_1).be32(2, key))
 }
 
-fn compare(op: u32, value: Vec<u8>) -> Expression {
+pub(crate) fn compare(op: u32, value: Vec<u8>) -> Expression {
     expression("cmp", move |m| m.be32(1, REG_1).be32(2, op).nest(3, |m| m.bytes(1, &value)))
 }
 
-fn interface(key: u32, op: u32, name: &str) -> [Expression; 2] {
+pub(crate) fn interface(key: u32, op: u32, name: &str) -> [Expression; 2] {
     [meta(key), compare(op, [name.as_bytes(), &[0]].concat())]
 }
 
-fn payload(register: u32, base: u32, offset: u32, len: u32) -> Expression {
+pub(crate) fn payload(register: u32, base: u32, offset: u32, len: u32) -> Expression {
     expression("payload", move |m| m.be32(1, register).be32(2, base).be32(3, offset).be32(4, len))
 }
 
@@ -333,7 +332,7 @@ fn known_connection() -> [Expression; 3] {
     connection_bit(STATE, ESTABLISHED_RELATED)
 }
 
-fn verdict(code: u32) -> Expression {
+pub(crate) fn verdict(code: u32) -> Expression {
     expression("immediate", move |m| m.be32(1, 0).nest(2, |m| m.nest(2, |m| m.be32(1, code))))
 }
 
@@ -822,79 +821,4 @@ pub(crate) fn published(table: &str) -> Result<Vec<Published>, Error> {
         }
     }
     Ok(all)
-}
-
-/// Where `ip filter FORWARD` drops by policy, makes sure this network's packets are accepted there, after every rule of
-/// the host's own. `mark` is the comment that the rules carry; `iptables -S` shows it.
-///
-/// Returns whether rules had to be added.
-pub(crate) fn forward_accept(bridge: &str, mark: &str) -> Result<bool, Error> {
-    if forward_policy()? != Some(NF_DROP) || !forward_rules(mark)?.is_empty() {
-        return Ok(false);
-    }
-    let mut data = vec![0, mark.len() as u8 + 1];
-    data.extend_from_slice(mark.as_bytes());
-    data.push(0);
-    // Only what `iptables` can read back: with anything else in it the whole table is "incompatible" to that program, and so
-    // to Docker. What may come in is decided by the `forward` chain of this network's own table.
-    let rules = [META_IIFNAME, META_OIFNAME].map(|key| {
-        let mut parts = Vec::from(interface(key, CMP_EQ, bridge));
-        parts.push(expression("counter", |m| m));
-        parts.push(verdict(NF_ACCEPT));
-        new_rule("filter", "FORWARD", parts).bytes(7, &data)
-    });
-    send(batch(rules.into()))?;
-    Ok(true)
-}
-
-pub(crate) fn forward_withdraw(mark: &str) -> Result<(), Error> {
-    let handles = forward_rules(mark)?;
-    if handles.is_empty() {
-        return Ok(());
-    }
-    let delete = |handle: u64| {
-        message("withdraw rule from FORWARD", DELRULE, NLM_F_ACK)
-            .text(1, "filter")
-            .text(2, "FORWARD")
-            .bytes(3, &handle.to_be_bytes())
-    };
-    send(batch(handles.into_iter().map(delete).collect()))
-}
-
-/// Whether the host's FORWARD holds rules with this mark.
-pub(crate) fn forward_marked(mark: &str) -> Result<bool, Error> {
-    Ok(!forward_rules(mark)?.is_empty())
-}
-
-fn forward_policy() -> Result<Option<u32>, Error> {
-    let mut policy = None;
-    dump(message("list chains", GETCHAIN, NLM_F_DUMP), |_, body| {
-        let body = body.get(4..).unwrap_or_default();
-        if attribute(body, 1) == Some(b"filter\0") && attribute(body, 3) == Some(b"FORWARD\0") {
-            policy = attribute(body, 5).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes);
-        }
-    })?;
-    Ok(policy)
-}
-
-fn forward_rules(mark: &str) -> Result<Vec<u64>, Error> {
-    let mut handles = Vec::new();
-    let request = message("list rules", GETRULE, NLM_F_DUMP).text(1, "filter").text(2, "FORWARD");
-    let listed = dump(request, |_, body| {
-        let body = body.get(4..).unwrap_or_default();
-        let ours = attribute(body, 7)
-            .and_then(|data| data.get(2..))
-            .is_some_and(|comment| comment.strip_suffix(&[0]).unwrap_or(comment) == mark.as_bytes());
-        let chain = attribute(body, 2) == Some(b"FORWARD\0") && attribute(body, 1) == Some(b"filter\0");
-        if ours
-            && chain
-            && let Some(handle) = attribute(body, 3).and_then(|b| b.try_into().ok())
-        {
-            handles.push(u64::from_be_bytes(handle));
-        }
-    });
-    match listed {
-        Err(error) if error.errno() == Some(libc::ENOENT) => Ok(Vec::new()),
-        other => other.map(|()| handles),
-    }
 }
