@@ -328,6 +328,7 @@ async fn heal_story(data: &std::path::Path, rootfs: PathBuf) {
         "echo 0 > /proc/sys/net/ipv4/ip_forward".into(),
         format!("ip link del {}", link()),
     ]);
+    let mut times = Vec::new();
     for harm in harms {
         host(&harm);
         let begun = std::time::Instant::now();
@@ -339,11 +340,15 @@ async fn heal_story(data: &std::path::Path, rootfs: PathBuf) {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
         println!("{harm}: whole after {:?}", begun.elapsed());
+        times.push(begun.elapsed());
         assert_ne!(code_of(&engine, &stranger.id, &get).await, 0, "the wall between accounts after {harm}");
         let now = counted().await;
         assert!(now >= before, "{before} bytes before, {now} after {harm}");
         before = now;
     }
+    // One of them may have met a busy moment of this machine.
+    times.sort_unstable();
+    assert!(times[times.len() / 2] < std::time::Duration::from_secs(1), "{times:?}");
     // Containers start and end as ever afterwards.
     for unit in [&web, &own, &stranger] {
         engine.remove(&unit.id).await.expect("remove");
