@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use crate::netlink::{Error, Message, NLM_F_ACK, NLM_F_DUMP, attribute};
-use crate::nft;
+use crate::nf_tables;
 
 /// Subsystem 1, `IPCTNL_MSG_CT_GET`.
 const GET: u16 = (1 << 8) | 1;
@@ -31,7 +31,7 @@ pub(crate) fn opening(address: Ipv4Addr, ports: &[u16]) -> Result<usize, Error> 
     };
     let count = |filtered| {
         let mut found = 0;
-        nft::dump(ask(filtered), |_, body| {
+        nf_tables::dump(ask(filtered), |_, body| {
             found += usize::from(body.get(4..).and_then(|b| is_opening(b, octets, ports)).unwrap_or(false));
         })?;
         Ok(found)
@@ -115,7 +115,7 @@ pub(crate) fn forget(stale: impl Fn(&Flow) -> bool) -> Result<usize, Error> {
     };
     let list = |filtered| {
         let mut found = Vec::new();
-        nft::dump(ask(filtered), |_, body| {
+        nf_tables::dump(ask(filtered), |_, body| {
             found.extend(body.get(4..).and_then(flow).filter(|flow| stale(flow)));
         })?;
         Ok(found)
@@ -131,7 +131,7 @@ pub(crate) fn forget(stale: impl Fn(&Flow) -> bool) -> Result<usize, Error> {
             message =
                 if *kind == TUPLE_ORIG { message.nest(*kind, |m| m.raw(value)) } else { message.bytes(*kind, value) };
         }
-        match nft::send(vec![message]) {
+        match nf_tables::send(vec![message]) {
             Err(error) if error.errno() == Some(libc::ENOENT) => {}
             other => other?,
         }

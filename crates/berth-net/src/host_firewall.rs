@@ -13,7 +13,7 @@
 //! The rules have the mark of the network as their comment, by which they are found and taken away again.
 
 use crate::netlink::{Error, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, attribute};
-use crate::nft::{
+use crate::nf_tables::{
     CMP_EQ, DELRULE, Expression, GETCHAIN, GETRULE, IP, META_IIFNAME, META_L4PROTO, META_OIFNAME, NEWRULE, NF_ACCEPT,
     NF_DROP, REG_1, batch, compare, dump, expression, interface, message_in, meta, payload, send, verdict,
 };

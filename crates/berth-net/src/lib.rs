@@ -14,6 +14,7 @@ mod host_firewall;
 mod link;
 mod netlink;
 mod netns;
+mod nf_tables;
 mod nft;
 mod tc;
 mod watch;
