@@ -118,7 +118,7 @@ impl Place {
     }
 }
 
-/// What [`accept`] came to.
+/// What was done to be accepted by the firewalls of the host.
 #[derive(Debug, Default)]
 pub struct Accepted {
     /// Chains in which rules were missing and are now.
