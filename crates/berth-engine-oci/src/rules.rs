@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use berth_engine::EngineError;
-use berth_net::{Backends, Error, Link, Member, Network, Protocol, Published, Watch};
+use berth_net::{Accepted, Backends, Error, Link, Member, Network, Protocol, Published, Watch};
 use berth_runtime::write_json;
 
 use crate::engine::Inner;
@@ -42,7 +42,7 @@ pub(crate) struct Rules {
     made: Mutex<Option<usize>>,
     /// Whether nothing is put back any more. Held while something is.
     closed: Mutex<bool>,
-    /// Whether it was told that a firewall of the host can't be opened.
+    /// Whether it was told that a firewall of the host takes no rules, the last time.
     told_refused: AtomicBool,
 }
 
@@ -214,23 +214,13 @@ impl Inner {
         if *closed {
             return Ok(Vec::new());
         }
-        let passed = self.network.pass_host_firewalls()?;
-        for chain in passed.added {
-            tracing::info!(chain, "the host's firewall did not accept the containers' packets, and does now");
-        }
-        if !passed.refused.is_empty() && !self.rules.told_refused.swap(true, Ordering::Relaxed) {
-            let bridge = &self.network.bridge;
-            tracing::error!(
-                why = passed.refused.join(", "),
-                "the host's firewall drops the containers' packets: run firewall-cmd --permanent --zone=trusted \
-                 --add-interface={bridge} && firewall-cmd --reload"
-            );
-        }
         let damage = self.rules.damage(thorough)?;
         if damage.is_empty() {
+            self.pass_host_firewalls();
             return Ok(damage);
         }
         self.rules.restore()?;
+        self.pass_host_firewalls();
         let names = berth_net::link_names()?;
         let units: Vec<Arc<Unit>> = self.units().values().cloned().collect();
         for unit in units {
@@ -239,6 +229,26 @@ impl Inner {
             }
         }
         Ok(damage)
+    }
+
+    /// Has the host's own firewalls accept the containers' packets. Where that fails the network's own rules stand all the same.
+    fn pass_host_firewalls(&self) {
+        let passed = match self.network.pass_host_firewalls() {
+            Ok(passed) => passed,
+            Err(error) => Accepted { added: Vec::new(), refused: vec![error.to_string()] },
+        };
+        for chain in passed.added {
+            tracing::info!(chain, "rules for the containers' packets were added to the host's firewall");
+        }
+        let refused = !passed.refused.is_empty();
+        if refused && !self.rules.told_refused.swap(true, Ordering::Relaxed) {
+            tracing::error!(
+                why = passed.refused.join(", "),
+                "no rules for the containers' packets could be added to the host's firewall, which may drop them. For a \
+                 firewalld that owns its table: NftablesTableOwner=no in /etc/firewalld/firewalld.conf, then restart firewalld and berth"
+            );
+        }
+        self.rules.told_refused.store(refused, Ordering::Relaxed);
     }
 
     /// Gives a container whose link was deleted a new one, with the same address; what the old one counted stays.

@@ -233,7 +233,7 @@ impl Network {
     /// # Errors
     /// What the kernel answered when it was asked for the chains that there are.
     pub fn pass_host_firewalls(&self) -> Result<Accepted, Error> {
-        host_firewall::accept(&self.bridge, &self.table)
+        host_firewall::accept(&self.bridge, self.subnet.gateway, &self.table)
     }
 
     /// Removes rules and bridge. Nothing there is no error.
@@ -241,9 +241,10 @@ impl Network {
     /// # Errors
     /// The step that the kernel refused.
     pub fn remove(&self) -> Result<(), Error> {
+        // First what opens, then what filters.
+        host_firewall::withdraw(&self.table)?;
         nft::table_delete(&self.table)?;
         nft::bridge_table_delete(&self.table)?;
-        host_firewall::withdraw(&self.table)?;
         let mut socket = Socket::route()?;
         // Ends of namespaces that the kernel has not come to removing yet.
         for name in link::link_names()?.into_iter().filter(|name| name.starts_with(&self.links)) {
@@ -619,7 +620,10 @@ mod tests {
             done(&["-P", "INPUT", "DROP"]);
             assert_eq!(added(), ["filter INPUT"]);
             let names = list_of("INPUT");
-            assert!(names.contains("-i bt0 -p udp -m udp --dport 53") && names.contains("-p tcp"), "{names}");
+            assert!(
+                names.contains("-d 198.19.253.1/32 -i bt0 -p udp -m udp --dport 53") && names.contains("-p tcp"),
+                "{names}"
+            );
             assert_eq!(network.traces().expect("traces").len(), 5, "link, two tables, two chains");
             network.remove().expect("remove");
             assert_eq!(list_of("INPUT").lines().count(), 1);
@@ -659,7 +663,8 @@ mod tests {
             let at = |text| forward.find(text).unwrap_or_else(|| panic!("{text} in {forward}"));
             assert!(at("iifname \"bt0\"") < at("reject") && at("oifname \"bt0\"") < at("reject"), "{forward}");
             let input = nft("list chain inet firewalld filter_INPUT");
-            assert!(input.contains("udp dport 53") && input.contains("tcp dport 53"), "{input}");
+            assert!(input.contains("ip daddr 198.19.253.1 udp dport 53") && input.contains("tcp dport 53"), "{input}");
+            assert_eq!(forward.matches("meta nfproto ipv4").count(), 2, "{forward}");
             assert!(network.pass_host_firewalls().expect("again").added.is_empty());
             // It writes its table anew when it is reloaded.
             nft("delete table inet firewalld");

@@ -1,7 +1,7 @@
 //! Firewalls of the host in which this network's packets would be lost, and the rules of ours that accept them there.
 //!
 //! nf_tables drops a packet when any table does, so that an `accept` in the network's own table is not enough. What may come
-//! in is decided by the `forward` chain of that table all the same.
+//! in is decided by the `forward` chain of that table all the same. Only IPv4 is accepted: that table filters nothing else.
 //!
 //! | firewall | chain | when | where |
 //! |---|---|---|---|
@@ -9,8 +9,10 @@
 //! | ufw | `ip filter INPUT` | its policy is DROP | after every rule of the host's own |
 //! | firewalld | `inet firewalld filter_FORWARD`, `filter_INPUT` | always: it ends with `reject` | before the others |
 //!
-//! What comes to the host itself is accepted for the name service only: port 53, from the bridge.
+//! What comes to the host itself is accepted for the name service only: port 53 of the gateway's address, from the bridge.
 //! The rules have the mark of the network as their comment, by which they are found and taken away again.
+
+use std::net::Ipv4Addr;
 
 use crate::netlink::{Error, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, attribute};
 use crate::nf_tables::{
@@ -79,7 +81,15 @@ impl Place {
         }
     }
 
-    fn rules(&self, bridge: &str) -> Vec<Vec<Expression>> {
+    fn rules(&self, bridge: &str, gateway: Ipv4Addr) -> Vec<Vec<Expression>> {
+        const NFPROTO: u32 = 15;
+        let begin = |key| {
+            let mut parts = Vec::from(interface(key, CMP_EQ, bridge));
+            if self.family == INET {
+                parts.extend([meta(NFPROTO), compare(CMP_EQ, vec![IP])]);
+            }
+            parts
+        };
         let end = |mut parts: Vec<Expression>| {
             parts.push(expression("counter", |m| m));
             parts.push(verdict(NF_ACCEPT));
@@ -88,12 +98,11 @@ impl Place {
         // Only what `iptables` can read back: with anything else in it the whole table is "incompatible" to that program, and so
         // to Docker.
         match self.accepts {
-            Accepts::Forwarded => {
-                [META_IIFNAME, META_OIFNAME].map(|key| end(Vec::from(interface(key, CMP_EQ, bridge)))).into()
-            }
+            Accepts::Forwarded => [META_IIFNAME, META_OIFNAME].map(|key| end(begin(key))).into(),
             Accepts::Names => [libc::IPPROTO_UDP, libc::IPPROTO_TCP]
                 .map(|protocol| {
-                    let mut parts = Vec::from(interface(META_IIFNAME, CMP_EQ, bridge));
+                    let mut parts = begin(META_IIFNAME);
+                    parts.extend([payload(REG_1, 1, 16, 4), compare(CMP_EQ, gateway.octets().to_vec())]);
                     parts.extend([meta(META_L4PROTO), compare(CMP_EQ, vec![protocol as u8])]);
                     parts.extend([payload(REG_1, 2, 2, 2), compare(CMP_EQ, 53_u16.to_be_bytes().to_vec())]);
                     end(parts)
@@ -102,7 +111,7 @@ impl Place {
         }
     }
 
-    fn add(&self, bridge: &str, mark: &str) -> Result<(), Error> {
+    fn add(&self, bridge: &str, gateway: Ipv4Addr, mark: &str) -> Result<(), Error> {
         let comment = [&[0, mark.len() as u8 + 1], mark.as_bytes(), &[0]].concat();
         // Without NLM_F_APPEND the kernel puts a rule before the others.
         let append = if self.by_policy { crate::netlink::NLM_F_APPEND } else { 0 };
@@ -114,7 +123,7 @@ impl Place {
                 .nest(4, |m| parts.iter().fold(m, |m, part| part(m)))
                 .bytes(7, &comment)
         };
-        send(batch(self.rules(bridge).into_iter().map(rule).collect()))
+        send(batch(self.rules(bridge, gateway).into_iter().map(rule).collect()))
     }
 }
 
@@ -132,7 +141,7 @@ pub struct Accepted {
 ///
 /// # Errors
 /// What the kernel answered when it was asked for the chains that there are.
-pub(crate) fn accept(bridge: &str, mark: &str) -> Result<Accepted, Error> {
+pub(crate) fn accept(bridge: &str, gateway: Ipv4Addr, mark: &str) -> Result<Accepted, Error> {
     let mut places = Vec::new();
     let every_family = 0;
     dump(message_in(every_family, "list chains", GETCHAIN, NLM_F_DUMP), |_, body| {
@@ -151,7 +160,7 @@ pub(crate) fn accept(bridge: &str, mark: &str) -> Result<Accepted, Error> {
         if !place.marked(mark)?.is_empty() {
             continue;
         }
-        match place.add(bridge, mark) {
+        match place.add(bridge, gateway, mark) {
             Ok(()) => all.added.push(place.shown()),
             // The chain went away meanwhile.
             Err(error) if error.errno() == Some(libc::ENOENT) => {}

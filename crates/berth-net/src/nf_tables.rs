@@ -16,7 +16,7 @@ pub(crate) const CMP_NEQ: u32 = 1;
 pub(crate) const NF_DROP: u32 = 0;
 pub(crate) const NF_ACCEPT: u32 = 1;
 
-/// Families of tables (`enum nf_inet_hooks`' protocol families).
+/// Families of tables (`NFPROTO_*` of `linux/netfilter.h`).
 pub(crate) const IP: u8 = libc::AF_INET as u8;
 pub(crate) const BRIDGE: u8 = 7;
 

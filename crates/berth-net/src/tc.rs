@@ -74,8 +74,8 @@ fn burst(rate: u64) -> u64 {
     (rate / 200).max((rate / 4).min(16 * 1024)).clamp(3028, 64 << 20)
 }
 
-/// Bytes that wait beyond the burst before packets are dropped: 200 ms, and room for four segments of 64 KiB. So much a sender on
-/// this machine has in the queue at most (TCP small queues), as long as it believes in the rate that it had before. Where its last
+/// Bytes that wait beyond the burst before packets are dropped: 200 ms, and room for four segments of 64 KiB: measured, enough
+/// for one connection of a sender on this machine (TCP small queues) that still believes in the rate that it had before. Where its last
 /// segment does not fit, the end is dropped, and the sender notices a lost end only by its timer, which at a slow rate takes
 /// seconds: after a change to a higher rate it would send nothing until then.
 fn queue(rate: u64) -> u64 {

@@ -211,6 +211,8 @@ pub(crate) async fn serve(
 
     let (core, registries) = open_core(&settings, data).await?;
     let first = administrator(&core, data, settings.dev).await?;
+    // Before anybody can know that it serves, and tell it to end.
+    let ended = watch_for_end()?;
     berth_ssh::begin(core.clone()).await.map_err(|e| e.chain())?;
     let draining = Draining::default();
     let doctor = berth_api::Doctor(crate::doctor::examine);
@@ -236,8 +238,6 @@ pub(crate) async fn serve(
         status: status.clone(),
     };
 
-    // Before the first answer: who was answered may tell it to end.
-    let ended = watch_for_end()?;
     let going = draining.clone();
     // Without it an answer's last part waits until the client has acknowledged the part before, and is lost when the
     // connection is closed with unread input meanwhile.
