@@ -84,4 +84,4 @@ for page in sys.argv[1:]:
     # As it was before the page.
     must("if berth service ls | grep -q manual; then berth group rm manual/one; berth service rm manual; fi")
     must("if berth account ls | grep -q '^shop'; then berth rm -f --all-accounts $(berth --for-account shop ps -aq); berth account rm shop; fi")
-    must("rm -rf /var/backups/berth-*; berth context rm prod 2>/dev/null; true")
+    must("rm -rf /var/backups/berth-*; berth context rm --force prod 2>/dev/null; true")
