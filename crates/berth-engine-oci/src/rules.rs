@@ -241,14 +241,14 @@ impl Inner {
             tracing::info!(chain, "rules for the containers' packets were added to the host's firewall");
         }
         let refused = !passed.refused.is_empty();
-        if refused && !self.rules.told_refused.swap(true, Ordering::Relaxed) {
+        let told = self.rules.told_refused.swap(refused, Ordering::Relaxed);
+        if refused && !told {
             tracing::error!(
                 why = passed.refused.join(", "),
                 "no rules for the containers' packets could be added to the host's firewall, which may drop them. For a \
                  firewalld that owns its table: NftablesTableOwner=no in /etc/firewalld/firewalld.conf, then restart firewalld and berth"
             );
         }
-        self.rules.told_refused.store(refused, Ordering::Relaxed);
     }
 
     /// Gives a container whose link was deleted a new one, with the same address; what the old one counted stays.

@@ -14,7 +14,7 @@
 
 use std::net::Ipv4Addr;
 
-use crate::netlink::{Error, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, attribute};
+use crate::netlink::{Error, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, attribute};
 use crate::nf_tables::{
     CMP_EQ, DELRULE, Expression, GETCHAIN, GETRULE, IP, META_IIFNAME, META_L4PROTO, META_OIFNAME, NEWRULE, NF_ACCEPT,
     NF_DROP, REG_1, batch, compare, dump, expression, interface, message_in, meta, payload, send, verdict,
@@ -114,7 +114,7 @@ impl Place {
     fn add(&self, bridge: &str, gateway: Ipv4Addr, mark: &str) -> Result<(), Error> {
         let comment = [&[0, mark.len() as u8 + 1], mark.as_bytes(), &[0]].concat();
         // Without NLM_F_APPEND the kernel puts a rule before the others.
-        let append = if self.by_policy { crate::netlink::NLM_F_APPEND } else { 0 };
+        let append = if self.by_policy { NLM_F_APPEND } else { 0 };
         let rule = |parts: Vec<Expression>| {
             let what = format!("accept {bridge} in {}", self.shown());
             message_in(self.family, what, NEWRULE, NLM_F_ACK | NLM_F_CREATE | append)

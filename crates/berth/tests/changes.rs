@@ -286,7 +286,7 @@ async fn bandwidth_is_bounded_in_each_direction_and_changes_live() {
     assert!(within(out, 40e6), "out {out:?}");
     done(&server, &["update", "--egress", "none", "a"]);
     let out = rate(&server, false, Duration::from_millis(500)).await;
-    assert!(out.1 > 80e6 / f64::from(berth_testkit::slow()), "without a bound {out:?}");
+    assert!(out.1 > 200e6 / f64::from(berth_testkit::slow()), "without a bound {out:?}");
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     pull.join().expect("pull");
 
