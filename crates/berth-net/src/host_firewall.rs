@@ -14,10 +14,10 @@
 
 use std::net::Ipv4Addr;
 
-use crate::netlink::{Error, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, attribute};
+use crate::netlink::{Error, NLM_F_ACK, NLM_F_APPEND, NLM_F_DUMP, attribute};
 use crate::nf_tables::{
-    CMP_EQ, DELRULE, Expression, GETCHAIN, GETRULE, IP, META_IIFNAME, META_L4PROTO, META_OIFNAME, NEWRULE, NF_ACCEPT,
-    NF_DROP, REG_1, batch, compare, dump, expression, interface, message_in, meta, payload, send, verdict,
+    CMP_EQ, DELRULE, Expression, GETCHAIN, GETRULE, IP, META_IIFNAME, META_L4PROTO, META_OIFNAME, NF_ACCEPT, NF_DROP,
+    REG_1, batch, compare, dump, expression, interface, message_in, meta, payload, rule_in, send, verdict,
 };
 
 /// `NFPROTO_INET`.
@@ -31,7 +31,7 @@ enum Accepts {
     Names,
 }
 
-struct Place {
+struct HostChain {
     family: u8,
     table: &'static str,
     chain: &'static str,
@@ -40,18 +40,24 @@ struct Place {
     accepts: Accepts,
 }
 
-const PLACES: [Place; 4] = [
-    Place { family: IP, table: "filter", chain: "FORWARD", by_policy: true, accepts: Accepts::Forwarded },
-    Place { family: IP, table: "filter", chain: "INPUT", by_policy: true, accepts: Accepts::Names },
-    Place { family: INET, table: "firewalld", chain: "filter_FORWARD", by_policy: false, accepts: Accepts::Forwarded },
-    Place { family: INET, table: "firewalld", chain: "filter_INPUT", by_policy: false, accepts: Accepts::Names },
+const HOST_CHAINS: [HostChain; 4] = [
+    HostChain { family: IP, table: "filter", chain: "FORWARD", by_policy: true, accepts: Accepts::Forwarded },
+    HostChain { family: IP, table: "filter", chain: "INPUT", by_policy: true, accepts: Accepts::Names },
+    HostChain {
+        family: INET,
+        table: "firewalld",
+        chain: "filter_FORWARD",
+        by_policy: false,
+        accepts: Accepts::Forwarded,
+    },
+    HostChain { family: INET, table: "firewalld", chain: "filter_INPUT", by_policy: false, accepts: Accepts::Names },
 ];
 
 fn is_text(body: &[u8], kind: u16, text: &str) -> bool {
     attribute(body, kind).and_then(|found| found.strip_suffix(&[0])) == Some(text.as_bytes())
 }
 
-impl Place {
+impl HostChain {
     fn shown(&self) -> String {
         format!("{} {}", self.table, self.chain)
     }
@@ -117,11 +123,7 @@ impl Place {
         let append = if self.by_policy { NLM_F_APPEND } else { 0 };
         let rule = |parts: Vec<Expression>| {
             let what = format!("accept {bridge} in {}", self.shown());
-            message_in(self.family, what, NEWRULE, NLM_F_ACK | NLM_F_CREATE | append)
-                .text(1, self.table)
-                .text(2, self.chain)
-                .nest(4, |m| parts.iter().fold(m, |m, part| part(m)))
-                .bytes(7, &comment)
+            rule_in(self.family, what, append, (self.table, self.chain), &parts).bytes(7, &comment)
         };
         send(batch(self.rules(bridge, gateway).into_iter().map(rule).collect()))
     }
@@ -142,26 +144,26 @@ pub struct Accepted {
 /// # Errors
 /// What the kernel answered when it was asked for the chains that there are.
 pub(crate) fn accept(bridge: &str, gateway: Ipv4Addr, mark: &str) -> Result<Accepted, Error> {
-    let mut places = Vec::new();
+    let mut found = Vec::new();
     let every_family = 0;
     dump(message_in(every_family, "list chains", GETCHAIN, NLM_F_DUMP), |_, body| {
         let family = body.first().copied();
         let body = body.get(4..).unwrap_or_default();
         let policy = attribute(body, 5).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes);
-        places.extend(PLACES.iter().filter(|place| {
-            family == Some(place.family)
-                && is_text(body, 1, place.table)
-                && is_text(body, 3, place.chain)
-                && (!place.by_policy || policy == Some(NF_DROP))
+        found.extend(HOST_CHAINS.iter().filter(|chain| {
+            family == Some(chain.family)
+                && is_text(body, 1, chain.table)
+                && is_text(body, 3, chain.chain)
+                && (!chain.by_policy || policy == Some(NF_DROP))
         }));
     })?;
     let mut all = Accepted::default();
-    for place in places {
-        if !place.marked(mark)?.is_empty() {
+    for chain in found {
+        if !chain.marked(mark)?.is_empty() {
             continue;
         }
-        match place.add(bridge, gateway, mark) {
-            Ok(()) => all.added.push(place.shown()),
+        match chain.add(bridge, gateway, mark) {
+            Ok(()) => all.added.push(chain.shown()),
             // The chain went away meanwhile.
             Err(error) if error.errno() == Some(libc::ENOENT) => {}
             Err(error) => all.refused.push(error.to_string()),
@@ -172,15 +174,15 @@ pub(crate) fn accept(bridge: &str, gateway: Ipv4Addr, mark: &str) -> Result<Acce
 
 /// Takes the rules with this mark away.
 pub(crate) fn withdraw(mark: &str) -> Result<(), Error> {
-    for place in &PLACES {
-        let handles = place.marked(mark)?;
+    for chain in &HOST_CHAINS {
+        let handles = chain.marked(mark)?;
         if handles.is_empty() {
             continue;
         }
         let delete = |handle: u64| {
-            message_in(place.family, format!("withdraw rule from {}", place.shown()), DELRULE, NLM_F_ACK)
-                .text(1, place.table)
-                .text(2, place.chain)
+            message_in(chain.family, format!("withdraw rule from {}", chain.shown()), DELRULE, NLM_F_ACK)
+                .text(1, chain.table)
+                .text(2, chain.chain)
                 .bytes(3, &handle.to_be_bytes())
         };
         send(batch(handles.into_iter().map(delete).collect()))?;
@@ -191,9 +193,9 @@ pub(crate) fn withdraw(mark: &str) -> Result<(), Error> {
 /// Chains that hold rules with this mark.
 pub(crate) fn marked(mark: &str) -> Result<Vec<String>, Error> {
     let mut found = Vec::new();
-    for place in &PLACES {
-        if !place.marked(mark)?.is_empty() {
-            found.push(place.shown());
+    for chain in &HOST_CHAINS {
+        if !chain.marked(mark)?.is_empty() {
+            found.push(chain.shown());
         }
     }
     Ok(found)

@@ -1,6 +1,6 @@
 //! What messages to nf_tables are made of: requests, batches, and the expressions of rules (`linux/netfilter/nf_tables.h`).
 
-use crate::netlink::{Error, Message, Socket};
+use crate::netlink::{Error, Message, NLM_F_ACK, NLM_F_CREATE, Socket};
 
 pub(crate) const GETCHAIN: u16 = 4;
 pub(crate) const NEWRULE: u16 = 6;
@@ -67,6 +67,20 @@ pub(crate) fn batch(messages: Vec<Message>) -> Vec<Message> {
 }
 
 pub(crate) type Expression = Box<dyn Fn(Message) -> Message>;
+
+/// A rule for a chain of a table: its last with `NLM_F_APPEND` as `append`, its first with 0.
+pub(crate) fn rule_in(
+    family: u8,
+    what: impl Into<String>,
+    append: u16,
+    (table, chain): (&str, &str),
+    expressions: &[Expression],
+) -> Message {
+    message_in(family, what, NEWRULE, NLM_F_ACK | NLM_F_CREATE | append)
+        .text(1, table)
+        .text(2, chain)
+        .nest(4, |m| expressions.iter().fold(m, |m, expression| expression(m)))
+}
 
 pub(crate) fn expression(name: &'static str, data: impl Fn(Message) -> Message + 'static) -> Expression {
     Box::new(move |m| m.nest(1, |m| m.text(1, name).nest(2, &data)))

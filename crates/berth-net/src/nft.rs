@@ -31,9 +31,9 @@ use std::net::Ipv4Addr;
 use crate::bridge::{Subnet, mac_of};
 use crate::netlink::{Error, Message, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, attribute, attributes};
 use crate::nf_tables::{
-    BRIDGE, CMP_EQ, CMP_NEQ, Expression, GETRULE, IP, META_IIFNAME, META_L4PROTO, META_OIFNAME, NEWRULE, NF_ACCEPT,
-    NF_DROP, REG_1, batch, compare, destined_by_nat, dump, expression, interface, known_connection, masquerade,
-    message, message_in, meta, payload, send, verdict,
+    BRIDGE, CMP_EQ, CMP_NEQ, Expression, GETRULE, IP, META_IIFNAME, META_L4PROTO, META_OIFNAME, NF_ACCEPT, NF_DROP,
+    REG_1, batch, compare, destined_by_nat, dump, expression, interface, known_connection, masquerade, message,
+    message_in, meta, payload, rule_in, send, verdict,
 };
 
 const NEWTABLE: u16 = 0;
@@ -336,10 +336,7 @@ fn same_tenant() -> Vec<Expression> {
 }
 
 fn new_rule_in(family: u8, table: &str, chain: &str, expressions: Vec<Expression>) -> Message {
-    message_in(family, format!("add rule to {chain}"), NEWRULE, NLM_F_ACK | NLM_F_CREATE | NLM_F_APPEND)
-        .text(1, table)
-        .text(2, chain)
-        .nest(4, |m| expressions.iter().fold(m, |m, expression| expression(m)))
+    rule_in(family, format!("add rule to {chain}"), NLM_F_APPEND, (table, chain), &expressions)
 }
 
 fn element(table: &str, kind: u16, port: &Published) -> Message {
