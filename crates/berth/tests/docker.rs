@@ -1,6 +1,5 @@
 //! Docker's habits: lines of docker's command line, typed one after the other, against what docker itself did with them.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -75,41 +74,53 @@ fn typed(folder: &Path, server: &Server, line: &Line) -> Said {
     Said { code, text: text(&output.stdout) + &text(&output.stderr) }
 }
 
-/// Runs all lines; the table of the manual that comes of it.
-fn table(all: &[Line]) -> String {
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+/// What can come of a line, in both languages of the manual.
+const RESULTS: [[&str; 2]; 5] = [
+    ["as docker", "与 docker 相同"],
+    ["berth does it, docker does not", "berth 支持，docker 不支持"],
+    ["both refuse it, with other exit codes", "都拒绝，退出码不同"],
+    ["both refuse it, with the same exit code", "都拒绝，退出码相同"],
+    ["not here: berth says what to use instead", "不支持：berth 会说明替代办法"],
+];
+
+/// The tables of the manual: how often each result came, and what came of each line.
+fn table(all: &[Line], chinese: bool) -> String {
+    let mut counts = [0; RESULTS.len()];
     let mut rows = String::new();
     for line in all {
         let result = match (line.docker == line.berth, line.docker == "0", line.berth == "0") {
-            (true, true, _) => "as docker",
-            (true, ..) => "both refuse it, with the same exit code",
-            (_, false, true) => "berth does it, docker does not",
-            (_, false, false) => "both refuse it, with other exit codes",
-            _ => "not here: berth says what to use instead",
+            (true, true, _) => 0,
+            (true, ..) => 3,
+            (_, false, true) => 1,
+            (_, false, false) => 2,
+            _ => 4,
         };
-        *counts.entry(result).or_default() += 1;
-        let _ = writeln!(rows, "| `{}` | {result} |", line.text.replace('|', "\\|"));
+        counts[result] += 1;
+        let told = RESULTS[result][usize::from(chinese)];
+        let _ = writeln!(rows, "| `{}` | {told} |", line.text.replace('|', "\\|"));
     }
-    let mut text = String::from("| result | lines |\n|---|---|\n");
-    for (result, count) in counts {
-        let _ = writeln!(text, "| {result} | {count} |");
+    let (result, lines, line) = if chinese { ("结果", "行数", "命令行") } else { ("result", "lines", "line") };
+    let mut text = format!("| {result} | {lines} |\n|---|---|\n");
+    for (words, count) in RESULTS.iter().zip(counts) {
+        let _ = writeln!(text, "| {} | {count} |", words[usize::from(chinese)]);
     }
-    format!("{text}\n| line | result |\n|---|---|\n{rows}")
+    format!("{text}\n| {line} | {result} |\n|---|---|\n{rows}")
 }
-
-const BEGIN: &str = "<!-- The tables are made by `BERTH_WRITE_DOCS=1 cargo test -p berth --test docker`. -->\n\n";
 
 #[test]
 fn the_manual_has_the_table_of_these_lines() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/docker-compatibility.md");
-    let manual = std::fs::read_to_string(path).expect("docs/docker-compatibility.md");
-    let (before, after) = manual.split_once(BEGIN).expect("where the tables begin");
+    const BEGIN: &str = "-->\n\n";
     let all = lines();
-    let wanted = table(&all);
-    if std::env::var_os("BERTH_WRITE_DOCS").is_some() {
-        std::fs::write(path, format!("{before}{BEGIN}{wanted}")).expect("docs/docker-compatibility.md");
-    } else {
-        assert_eq!(after, wanted, "docs/docker-compatibility.md is stale");
+    for (page, chinese) in [("docs/docker-compatibility.md", false), ("docs/zh/docker-compatibility.md", true)] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(page);
+        let manual = std::fs::read_to_string(&path).expect("the manual's page");
+        let (before, after) = manual.split_once(BEGIN).expect("where the tables begin");
+        let wanted = table(&all, chinese);
+        if std::env::var_os("BERTH_WRITE_DOCS").is_some() {
+            std::fs::write(path, format!("{before}{BEGIN}{wanted}")).expect("write");
+        } else {
+            assert_eq!(after, wanted, "{page} is stale");
+        }
     }
     let like_docker = all.iter().filter(|line| line.docker == line.berth).count();
     assert!(like_docker >= 220, "{like_docker} of {} lines give what docker gives", all.len());

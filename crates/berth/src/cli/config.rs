@@ -43,7 +43,7 @@ pub(super) fn run(command: &ConfigCommand, connection: &Connection) -> Result<Ex
             let settings = super::settings(from.config.as_deref(), connection)?;
             print!("{}", toml::to_string(&settings).map_err(|e| e.to_string())?);
         }
-        ConfigCommand::Example => print!("{}", describe::example()),
+        ConfigCommand::Example => print!("{}", describe::example(super::language::is_chinese())),
     }
     Ok(ExitCode::SUCCESS)
 }

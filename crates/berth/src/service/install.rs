@@ -87,7 +87,7 @@ pub(crate) fn install(install: &Install) -> Result<(), String> {
         crate::settings::Settings::load(Some(settings))?;
         println!("kept {}", settings.display());
     } else {
-        put(settings, crate::settings::describe::example().as_bytes(), 0o644)?;
+        put(settings, crate::settings::describe::example(crate::cli::language::is_chinese()).as_bytes(), 0o644)?;
     }
     let own = named(Path::new("/proc/self/exe"), fs::read("/proc/self/exe"))?;
     put(Path::new(PROGRAM), &own, 0o755)?;
