@@ -131,6 +131,13 @@ fn durations(text: &mut String, core: &Core) {
     *text += &load.writes.lines("berth_database_write_seconds", "");
     family(text, "berth_database_writes_waiting", "gauge", "Writes that wait or are under way.");
     let _ = writeln!(text, "berth_database_writes_waiting {}", load.waiting.load(std::sync::atomic::Ordering::Relaxed));
+    family(
+        text,
+        "berth_database_queue_depth",
+        "histogram",
+        "Writes that waited or were under way when one more was asked for.",
+    );
+    *text += &load.depth.lines("berth_database_queue_depth", "");
 }
 
 fn containers(text: &mut String, all: &[Watched]) {
