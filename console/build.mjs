@@ -86,11 +86,28 @@ const index = readFileSync("src/index.html", "utf8")
   .replaceAll("%MAIN%", main).replaceAll("%STYLE%", style).replaceAll("%ICON%", icon).replaceAll("%LICENCES%", licenceFile);
 writeFileSync(`${dist}/index.html`, index);
 
+// In bytes as a browser gets them: the first page, the chunks that pages load when they need them, and all files.
+const limits = { first: 90 * 1024, all: 350 * 1024 };
+const chunkLimits = new Map([["chart", 30 * 1024], ["terminal", 115 * 1024]]);
+const output = (name) => Object.entries(result.metafile.outputs).find(([path]) => path.endsWith(`/${name}`))?.[1];
+const atFirst = new Set([main, style, icon]);
+for (const name of atFirst) {
+  for (const each of output(name)?.imports ?? []) if (each.kind === "import-statement") atFirst.add(each.path.split("/").pop());
+}
 let total = 0;
+let first = gzipSync(Buffer.from(index), { level: 9 }).length;
 for (const [name, bytes] of files) {
   const packed = gzipSync(bytes, { level: 9 });
   writeFileSync(`${dist}/assets/${name}.gz`, packed);
   total += packed.length;
+  const kind = name.split("-")[0];
+  if (atFirst.has(name)) first += packed.length;
+  if (packed.length > (chunkLimits.get(kind) ?? Infinity)) throw new Error(`${name} has ${packed.length} bytes, compressed; the limit is ${chunkLimits.get(kind)}`);
+  chunkLimits.delete(kind);
   console.log(`${String(packed.length).padStart(8)}  ${name}`);
 }
 console.log(`${String(total).padStart(8)}  in all, compressed`);
+for (const [what, bytes] of [["first", first], ["all", total]]) {
+  if (chunkLimits.size) throw new Error(`no chunk of its own: ${[...chunkLimits.keys()].join(", ")}`);
+  if (bytes > limits[what]) throw new Error(`${what}: ${bytes} bytes, compressed; the limit is ${limits[what]}`);
+}

@@ -2,6 +2,7 @@
 import { signal, useSignal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useEffect, useRef } from "preact/hooks";
+import { Failure, type Schema } from "./api";
 import { onEvent, reconnects } from "./live";
 import { said, t, type Key } from "./i18n";
 
@@ -207,14 +208,14 @@ export function numeric(label: string, text: string, min: number, max: number): 
   return value;
 }
 
-/** Does the same to several things, and tells once what came of it; those that failed are the answer. */
-export async function actOnMany<T>(name: string, all: T[], work: (each: T) => Promise<unknown>): Promise<T[]> {
-  const failed: T[] = [];
-  let why = "";
-  await Promise.all(all.map((each) => work(each).catch((error: unknown) => { failed.push(each); why ||= said(error); })));
-  const done = all.length - failed.length;
-  toast(`${name}: ${failed.length ? t("many.failed", { done, failed: failed.length, why }) : t("many.done", { done })}`, failed.length > 0);
-  return failed;
+/** Tells once what came of something done with several things; those that failed are the answer. */
+export function reportMany(name: string, results: Schema["BulkResult"][]): string[] {
+  const failed = results.filter((each) => each.error);
+  const done = results.length - failed.length;
+  const first = failed[0]?.error;
+  const why = first ? said(new Failure(first.status, first.code, first.detail, "", first.detail_parts)) : "";
+  toast(`${name}: ${first ? t("many.failed", { done, failed: failed.length, why }) : t("many.done", { done })}`, failed.length > 0);
+  return failed.map((each) => each.container);
 }
 
 /** Saves something that the server sends under a name. */

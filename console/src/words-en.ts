@@ -236,6 +236,8 @@ export const en = {
   "services.deploy_url": "Address of the code (zip, tar, tar.gz)",
   "services.roll_back": "Back to version {version}",
   "services.current": "current",
+  "services.revisions": "Revisions of the containers",
+  "services.roll_back_revision": "Back to revision {revision}",
   "ops.steps": "Steps",
   "ops.status": "Status",
   "ops.target": "About",

@@ -238,6 +238,8 @@ export const zh: { [K in keyof Words]: string } = {
   "services.deploy_url": "代码地址（zip、tar、tar.gz）",
   "services.roll_back": "回滚到版本 {version}",
   "services.current": "当前",
+  "services.revisions": "容器配置的修订版",
+  "services.roll_back_revision": "回滚到修订版 {revision}",
   "ops.steps": "步骤",
   "ops.status": "状态",
   "ops.target": "对象",

@@ -78,6 +78,16 @@ try {
   assert.equal(await upgrade("http://evil.example"), 403);
   assert.equal(await upgrade(base, "berth"), 403, "no secret of a page");
   assert.equal(await upgrade(base), 101);
+  // A page of somebody else has it in a frame: the browser shows nothing of it.
+  const framing = http.createServer((request, answer) => { answer.setHeader("content-type", "text/html"); answer.end(`<iframe src="${base}/"></iframe>`); }).listen(0, "127.0.0.1");
+  await once(framing, "listening");
+  const framed = await (await browser.newContext()).newPage();
+  await framed.goto(`http://127.0.0.1:${framing.address().port}/`);
+  await framed.waitForFunction(() => window.frames.length === 1);
+  await framed.waitForLoadState("load");
+  assert.equal(framed.frames()[1].url(), "chrome-error://chromewebdata/");
+  await framed.context().close();
+  framing.close();
   for (const path of ["", "docs/"]) {
     const headers = (await raw(path, {})).headers;
     assert.match(headers.get("content-security-policy"), /frame-ancestors 'none'/, path);
@@ -259,8 +269,11 @@ try {
   await rows.getByText("#").first().waitFor();
   await page.keyboard.type("echo 中文-$((40+2))\n");
   await rows.getByText("中文-42").waitFor();
-  await page.keyboard.type("sleep 100\n");
+  // What is typed while the shell takes the signal itself would be lost: it comes when the program runs, and after its end.
+  await page.keyboard.type("echo begun-$((1+1)); sleep 100\n");
+  await rows.getByText("begun-2").waitFor();
   await page.keyboard.press("Control+c");
+  await rows.getByText("^C").waitFor();
   await page.keyboard.type("echo after-$((1+1))\n");
   await rows.getByText("after-2").waitFor();
   // A million characters that are pasted all arrive.
@@ -290,6 +303,11 @@ try {
   await page.goto(`${base}/#/containers/${loud.id}/files`);
   await page.getByRole("button", { name: "etc/" }).click();
   await page.getByRole("cell", { name: "passwd" }).first().waitFor();
+  await api("POST", `v1/containers/${loud.id}/exec`, { command: ["sh", "-c", "mkdir -p /tmp; touch '/tmp/<img src=x onerror=alert(2)>'"] });
+  await page.goto(`${base}/#/`);
+  await page.goto(`${base}/#/containers/${loud.id}/files`);
+  await page.getByRole("button", { name: "tmp/" }).click();
+  await page.getByText("<img src=x onerror=alert(2)>").first().waitFor();
   await page.goto(`${base}/#/containers/${loud.id}/processes`);
   await page.getByText("sleep 0.2").first().waitFor();
 
@@ -302,6 +320,39 @@ try {
   await page.keyboard.type("form");
   await page.getByRole("link", { name: "loud" }).waitFor({ state: "detached" });
   await page.getByRole("link", { name: "formed" }).waitFor();
+
+  step("many at once, each time by one request");
+  await page.getByRole("searchbox").fill("many-");
+  for (const n of [1, 2, 3]) await api("POST", "v1/containers", { image: "busybox", name: `many-${n}`, command: ["sleep", "1000"], start: true });
+  const sent = [];
+  const changes = (request) => { if (request.method() !== "GET") sent.push(`${request.method()} ${new URL(request.url()).pathname}`); };
+  page.on("request", changes);
+  for (const n of [1, 2, 3]) await page.getByRole("checkbox", { name: `many-${n}` }).check();
+  await page.getByRole("button", { name: "Remove", exact: true }).click();
+  await page.locator("dialog").getByRole("button", { name: "Confirm" }).click();
+  await page.getByText("0 done, 3 failed").waitFor();
+  await page.getByRole("button", { name: "Remove", exact: true }).click();
+  await page.locator("dialog").getByRole("checkbox").check();
+  await page.locator("dialog").getByRole("button", { name: "Confirm" }).dblclick();
+  await page.getByText("3 done", { exact: false }).last().waitFor();
+  await page.getByRole("link", { name: "many-1" }).waitFor({ state: "detached" });
+  assert.deepEqual(sent, ["POST /v1/bulk/containers", "POST /v1/bulk/containers"]);
+  page.off("request", changes);
+  await page.getByRole("searchbox").fill("form");
+
+  step("by keyboard alone");
+  await page.getByRole("searchbox").blur();
+  await page.keyboard.press("Control+k");
+  await page.keyboard.type("volum");
+  await page.keyboard.press("Enter");
+  await page.getByRole("heading", { name: "Volumes" }).waitFor();
+  await page.keyboard.press("?");
+  await page.getByRole("dialog").getByText("Ctrl K").waitFor();
+  await page.keyboard.press("Escape");
+  await page.getByRole("dialog").waitFor({ state: "detached" });
+  await page.keyboard.press("g");
+  await page.keyboard.press("i");
+  await page.getByRole("heading", { name: "Images" }).waitFor();
 
   step("the server goes and comes back");
   await page.goto(`${base}/#/containers/${loud.id}`);
@@ -395,6 +446,18 @@ try {
   assert.ok(left.containers.every((each) => each.state === "running"), JSON.stringify(left.containers));
   const line = await (await api("GET", `v1/containers/${left.containers[0].id}/logs?format=text`)).text();
   assert.equal(line, "all is well\n", "what ran before runs on");
+
+  step("back to what a group was, in two clicks");
+  const second = await (await api("PUT", "v1/services/shop/groups/prod", { ...well, env: { SECOND: "yes" } })).json();
+  await api("GET", `v1/commands/${second.id}/wait`);
+  await page.goto(`${base}/#/`);
+  await page.goto(`${base}/#/services`);
+  await page.getByRole("button", { name: "Detail" }).click();
+  await page.locator("dialog tr").filter({ hasText: "env" }).getByText("current").waitFor();
+  await page.getByRole("button", { name: "Back to revision 1" }).click();
+  await page.locator(".head .state, dd .state").filter({ hasText: "succeeded" }).first().waitFor({ timeout: 60_000 });
+  const back = await (await api("GET", "v1/services/shop/groups/prod")).json();
+  assert.deepEqual([back.spec.env ?? {}, back.spec.replicas], [{}, 10], JSON.stringify(back.spec));
   const gone = await (await api("DELETE", "v1/services/shop/groups/prod")).json();
   await api("GET", `v1/commands/${gone.id}/wait`);
 

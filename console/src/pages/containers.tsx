@@ -5,7 +5,7 @@ import { ago, t, type Key } from "../i18n";
 import { onEvent, reconnects } from "../live";
 import { go, link, route } from "../router";
 import { VirtualTable, type Column } from "../table";
-import { act, actOnMany, ask, Problem, State } from "../ui";
+import { act, ask, once, Problem, State, reportMany } from "../ui";
 import { condition } from "./overview";
 import { Create } from "./create";
 
@@ -189,8 +189,11 @@ export function Containers() {
       if (!answered) return;
       force = answered.has("force");
     }
-    const failed = await actOnMany(t(what), list, (c) => (what === "remove" ? change("DELETE", `v1/containers/${c.id}?force=${force}`) : change("POST", `v1/containers/${c.id}/${what}`)));
-    chosen.value = new Map(failed.map((c) => [c.id, c]));
+    const asked: Schema["BulkContainers"] = { action: what, containers: list.map((c) => c.id), ...(what === "remove" ? { force } : {}) };
+    const answer = await once(t(what), () => change<{ items: Schema["BulkResult"][] }>("POST", "v1/bulk/containers", asked));
+    if (!answer) return;
+    const failed = new Set(reportMany(t(what), answer.items));
+    chosen.value = new Map(list.filter((c) => failed.has(c.id)).map((c) => [c.id, c]));
   };
   const everything = Object.values(states.value).reduce((sum, count) => sum + count, 0);
   return (

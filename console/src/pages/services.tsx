@@ -54,6 +54,7 @@ export function Services() {
 
 function Detail({ group, run, close }: { group: Group; run: (name: string, work: () => Promise<Command>) => Promise<void>; close: () => void }) {
   const packages = useLoaded(() => get<{ items: Schema["Package"][] }>(`${pathOf(group)}/packages`), [group.number, group.version]);
+  const revisions = useLoaded(() => get<{ items: Schema["GroupRevision"][] }>(`${pathOf(group)}/revisions`), [group.number, JSON.stringify(group.spec)]);
   const url = useSignal("");
   const deploy = (body: object) => void run(`${t("services.deploy")} ${group.service}/${group.name}`, () => change<Command>("POST", `${pathOf(group)}/deploy`, body)).then(close);
   return (
@@ -69,11 +70,26 @@ function Detail({ group, run, close }: { group: Group; run: (name: string, work:
             <td>{p.current ? <span class="chip">{t("services.current")}</span> : <button onClick={() => deploy({ version: p.version })}>{t("services.roll_back", { version: p.version })}</button>}</td></tr>
         ))}
       </tbody></table></div>
+      <h2>{t("services.revisions")}</h2>
+      <Problem error={revisions.error} />
+      <div class="scroll" tabIndex={0}><table><tbody>
+        {(revisions.value?.items ?? []).map((each, index, all) => (
+          <tr key={each.revision}><td class="num">{each.revision}</td><td>{each.spec.image}</td><td>{changedFields(all[index - 1]?.spec, each.spec)}</td><td>{time(each.created_at)}</td>
+            <td>{each.current ? <span class="chip">{t("services.current")}</span> : <button onClick={() => deploy({ revision: each.revision })}>{t("services.roll_back_revision", { revision: each.revision })}</button>}</td></tr>
+        ))}
+      </tbody></table></div>
       <h2>{t("tab.raw")}</h2>
       <pre>{JSON.stringify(group.spec, null, 2)}</pre>
       <div class="actions"><button onClick={close}>{t("close")}</button></div>
     </Dialog>
   );
+}
+
+/** Names of the fields in which a revision differs from the one before. */
+function changedFields(before: Schema["GroupSpec"] | undefined, after: Schema["GroupSpec"]): string {
+  if (!before) return "";
+  const [old, now] = [before, after].map((spec) => new Map(Object.entries(spec).map(([name, value]) => [name, JSON.stringify(value)])));
+  return [...new Set([...old!.keys(), ...now!.keys()])].filter((name) => old!.get(name) !== now!.get(name)).join(", ");
 }
 
 const EXAMPLE = { services: { shop: { web: { replicas: 2, image: "nginx:latest", ports: [{ container_port: 80, host_port: 8081 }] } } } };

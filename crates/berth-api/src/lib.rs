@@ -136,6 +136,7 @@ pub fn router(core: Core, draining: Draining, settings: Settings) -> Router {
         doctor: settings.doctor,
         pulls: native::pulls::Pulls::default(),
     };
+    let names = http::AccountNames::default();
     let layer = |dialect: &'static str, broken: fn(http::InternalFallback) -> Response| RequestLayer {
         dialect,
         broken,
@@ -143,10 +144,11 @@ pub fn router(core: Core, draining: Draining, settings: Settings) -> Router {
         changes: acs::changes,
         core: api.core.clone(),
         meters: meters.clone(),
+        names: names.clone(),
     };
     let native_layer =
         RequestLayer { ends_with_client: native::ends_with_client, ..layer("native", native::error::broken) };
-    let native = http::with_layer(native::router(), native_layer);
+    let native = http::with_layer(native::router(api.core.clone()), native_layer);
     let standalone_layer =
         RequestLayer { changes: standalone::changes, ..layer("standalone", standalone::error::broken) };
     let standalone = http::with_layer(standalone::router(), standalone_layer.clone());

@@ -1,9 +1,9 @@
 //! Services, groups, commands, access keys, the audit log.
 
 use berth_api::wire::{
-    AccessKey, Applied, Apply, AuditEntry, Bandwidth, Command, Group, GroupCreate, GroupDeploy, GroupMade, GroupSpec,
-    GroupStart, GroupStop, HostEntry, HostLabel, KeyCreate, KeyRotate, List, Package, Service, ServiceCreate, SshKey,
-    SshKeyCreate, Usage,
+    AccessKey, Applied, Apply, AuditEntry, Bandwidth, Command, Group, GroupCreate, GroupDeploy, GroupMade,
+    GroupRevision, GroupSpec, GroupStart, GroupStop, HostEntry, HostLabel, KeyCreate, KeyRotate, List, Package,
+    Service, ServiceCreate, SshKey, SshKeyCreate, Usage,
 };
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use reqwest::Method;
@@ -185,6 +185,11 @@ impl Client {
     /// The versions of a group's code.
     pub async fn packages(&self, service: &str, group: &str) -> Result<Vec<Package>> {
         self.all(&format!("{}/packages", path(service, group)), &[]).await
+    }
+
+    /// What a group's containers were, oldest first.
+    pub async fn group_revisions(&self, service: &str, group: &str) -> Result<Vec<GroupRevision>> {
+        self.all(&format!("{}/revisions", path(service, group)), &[]).await
     }
 
     /// Removes a group.

@@ -68,8 +68,8 @@ mod watching;
 pub use berth_identity::Error as IdentityError;
 pub use berth_identity::{
     AccessKey, AccountLimiter, Administrator, AuditEntry, AuditQuery, Caller, Change, ConsoleLogin, ConsoleSession,
-    Credential, IdempotencyLookup, Identity, KeyBounds, NewKey, NewToken, NoSession, NoToken, Permit, Refusal, Role,
-    SessionToken, Signed, SshKey, SshKeyKind, Token, signature_of, signed_text, unsigned,
+    Credential, IdempotencyLookup, Identity, KeyBounds, KeyGuard, NewKey, NewToken, NoSession, NoToken, Permit,
+    Refusal, Role, SessionToken, Signed, SshKey, SshKeyKind, Token, signature_of, signed_text, unsigned,
 };
 pub use berth_store::{Account, AccountChange, ContainerSearch, ContainerSort, Quota};
 pub use berth_types::{Page, now};
@@ -103,7 +103,9 @@ pub use registries::{
     Sent,
 };
 pub use runtimes::{Runtime, RuntimeKind};
-pub use services::{Applied, ContainerOrder, Difference, Group, GroupPort, GroupSpec, GroupState, Service};
+pub use services::{
+    Applied, ContainerOrder, Difference, Group, GroupPort, GroupRevision, GroupSpec, GroupState, Service,
+};
 pub use settings::Settings;
 pub use ssh::SshEndpoint;
 pub use volumes::{NewVolume, Volume};

@@ -142,6 +142,11 @@ pub trait Body: Send + Sync {
         None
     }
 
+    /// Of an operation on a group: whether its containers are what its specification says when all is well.
+    fn comes_to_spec(&self) -> bool {
+        !self.is_undo()
+    }
+
     /// Of an operation on a group: whether it brings another version of its code.
     fn deploys(&self) -> bool {
         false

@@ -1,9 +1,11 @@
 //! Services and their groups: like containers that are made, changed, deployed to and removed together.
 
+pub(crate) mod revisions;
 pub(crate) mod spec;
 
 use std::collections::BTreeMap;
 
+pub use revisions::GroupRevision;
 pub(crate) use spec::group;
 pub use spec::{Group, GroupPort, GroupSpec, GroupState};
 

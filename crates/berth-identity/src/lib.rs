@@ -29,7 +29,7 @@ use berth_store::{Store, Tx};
 pub use audit::{AuditEntry, AuditQuery, Change};
 pub use console::{ConsoleLogin, ConsoleSession, NoSession};
 pub use error::Error;
-pub use idempotency::IdempotencyLookup;
+pub use idempotency::{IdempotencyLookup, KeyGuard};
 pub use keys::{AccessKey, KeyBounds, NewKey, Refusal, Signed, request_name, signature_of, signed_text};
 pub use limiter::{AccountLimiter, Permit};
 pub use secrets::Secrets;
@@ -81,6 +81,8 @@ struct Inner {
     key_pairs: AccountLimiter,
     /// Idempotency keys of requests that this very server has under way: account, key.
     under_way: Mutex<HashSet<(i64, String)>>,
+    /// Answers that are kept for idempotency keys, by account: at most this many.
+    answers_kept: Mutex<HashMap<i64, u32>>,
     failures: audit::Failures,
 }
 
@@ -115,6 +117,7 @@ impl Identity {
             failed_logins: Mutex::default(),
             key_pairs: AccountLimiter::new(2, 1),
             under_way: Mutex::default(),
+            answers_kept: Mutex::default(),
             failures: audit::Failures::default(),
         };
         Ok(Self { inner: Arc::new(inner) })

@@ -6,12 +6,17 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use berth_types::{hex, random, unhex};
+
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::hmac;
 
 use crate::error::Error;
 
-/// Encrypts and decrypts.
-pub struct Secrets(LessSafeKey);
+/// Encrypts and decrypts, and makes digests that only this server can make.
+pub struct Secrets {
+    cipher: LessSafeKey,
+    digests: hmac::Key,
+}
 
 impl Secrets {
     /// Reads the key, or makes one that only its owner can read.
@@ -34,9 +39,23 @@ impl Secrets {
             }
             Err(error) => return Err(failed(error)),
         };
-        let key = unhex(text.trim()).and_then(|bytes| UnboundKey::new(&CHACHA20_POLY1305, &bytes).ok());
-        key.map(|key| Self(LessSafeKey::new(key)))
-            .ok_or_else(|| Error::Bug(format!("{} does not hold 64 hexadecimal digits", path.display())))
+        let key = unhex(text.trim()).and_then(|bytes| {
+            let cipher = LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &bytes).ok()?);
+            // A key of its own, made of the other one.
+            let made = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &bytes), b"digests");
+            Some(Self { cipher, digests: hmac::Key::new(hmac::HMAC_SHA256, made.as_ref()) })
+        });
+        key.ok_or_else(|| Error::Bug(format!("{} does not hold 64 hexadecimal digits", path.display())))
+    }
+
+    /// A digest of these parts, 64 hexadecimal digits; without the key nobody can find out what they were.
+    pub fn digest(&self, parts: &[&[u8]]) -> String {
+        let mut context = hmac::Context::with_key(&self.digests);
+        for part in parts {
+            context.update(&(part.len() as u64).to_le_bytes());
+            context.update(part);
+        }
+        hex(context.sign().as_ref())
     }
 
     /// Encrypts `text`; `about` must be the same when it is read again.
@@ -46,7 +65,7 @@ impl Secrets {
     pub fn seal(&self, about: &str, text: &str) -> Result<String, Error> {
         let nonce: [u8; NONCE_LEN] = random();
         let mut bytes = text.as_bytes().to_vec();
-        self.0
+        self.cipher
             .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(about.as_bytes()), &mut bytes)
             .map_err(|_| Error::Bug("a secret could not be encrypted".into()))?;
         Ok(hex(&nonce) + &hex(&bytes))
@@ -62,7 +81,7 @@ impl Secrets {
         let (nonce, rest) = bytes.split_at(NONCE_LEN);
         let mut rest = rest.to_vec();
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| wrong())?;
-        let text = self.0.open_in_place(nonce, Aad::from(about.as_bytes()), &mut rest).map_err(|_| wrong())?;
+        let text = self.cipher.open_in_place(nonce, Aad::from(about.as_bytes()), &mut rest).map_err(|_| wrong())?;
         String::from_utf8(text.to_vec()).map_err(|_| wrong())
     }
 }

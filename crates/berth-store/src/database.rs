@@ -166,12 +166,21 @@ pub struct Store {
 }
 
 /// What the database has to do, for whoever watches.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Load {
     /// Time from a write's request until it is on disk.
     pub writes: berth_types::Histogram,
     /// Writes that wait or are under way.
     pub waiting: std::sync::atomic::AtomicI64,
+    /// How many there were of them whenever one was asked for.
+    pub depth: berth_types::Histogram,
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        let depth = berth_types::Histogram::of_numbers();
+        Self { writes: berth_types::Histogram::default(), waiting: std::sync::atomic::AtomicI64::new(0), depth }
+    }
 }
 
 /// A write as long as somebody waits for it.
@@ -179,7 +188,8 @@ struct Waits(Arc<Load>);
 
 impl Waits {
     fn new(load: Arc<Load>) -> Self {
-        load.waiting.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let before = load.waiting.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        load.depth.observe_number(u32::try_from(before).unwrap_or(0));
         Self(load)
     }
 }
@@ -205,6 +215,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     (include_str!("migrations/0009_accounts.sql"), |_| Ok(())),
     (include_str!("migrations/0010_console.sql"), |_| Ok(())),
     (include_str!("migrations/0011_distribution.sql"), |_| Ok(())),
+    (include_str!("migrations/0012_revisions.sql"), |_| Ok(())),
 ];
 
 fn open(path: &Path, flags: OpenFlags) -> Result<Connection, Error> {

@@ -28,6 +28,7 @@ pub use tables::meters::{KnownMeter, Measured, Meter, MeterReading};
 pub use tables::plans::Plan;
 pub use tables::points::{Horizons, Point, Recent, Sum, SumKind, Used};
 pub use tables::registries::RegistryLogin;
+pub use tables::revisions::Revision;
 pub use tables::services::{Group, GroupChange, Package, Service};
 pub use tables::ssh_keys::SshKey;
 pub use tables::tokens::Token;

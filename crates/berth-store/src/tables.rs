@@ -16,6 +16,7 @@ pub(crate) mod meters;
 pub(crate) mod plans;
 pub(crate) mod points;
 pub(crate) mod registries;
+pub(crate) mod revisions;
 pub(crate) mod services;
 pub(crate) mod signed_requests;
 pub(crate) mod ssh_keys;

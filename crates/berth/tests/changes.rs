@@ -737,3 +737,58 @@ async fn a_writer_above_its_disk_limit_is_stopped_and_says_so() {
     done(&server, &["rm", "-f", "greedy", "modest"]);
     server.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_comes_back_to_what_it_was() {
+    let Some(server) = server("revisions", "").await else { return };
+    let list = || {
+        serde_json::from_str::<Vec<Value>>(&done(&server, &["group", "revisions", "--json", "shop/web"])).expect("json")
+    };
+    let variable = |name: &str| {
+        let found: Value = serde_json::from_str(&done(&server, &["group", "inspect", "shop/web"])).expect("json");
+        (found["spec"]["env"][name].clone(), found["containers"].as_array().map_or(0, Vec::len))
+    };
+    let spec = ["--image", "busybox", "-e", "V=1", "shop/web"];
+    done(&server, &["service", "create", "shop"]);
+    done(&server, &[&["group", "create", "--replicas", "2"], &spec[..], &["--", "sleep", "1000"]].concat());
+    assert_eq!(list().len(), 1);
+    done(&server, &["group", "update", "-e", "V=2", "shop/web"]);
+    // How many there are is no revision, a stop and a start make none, nor does what failed and was undone.
+    done(&server, &["group", "scale", "shop/web", "3"]);
+    done(&server, &["group", "stop", "shop/web"]);
+    done(&server, &["group", "start", "shop/web"]);
+    let (code, _, told) = server.cli(&["group", "update", "shop/web", "--", "/nobody-has-this"]);
+    assert_ne!(code, 0, "{told}");
+    let all = list();
+    assert_eq!(all.iter().map(|each| each["revision"].as_i64()).collect::<Vec<_>>(), [Some(1), Some(2)], "{all:?}");
+    assert_eq!((&all[0]["current"], &all[1]["current"]), (&json!(false), &json!(true)));
+    let table = done(&server, &["group", "revisions", "shop/web"]);
+    assert!(table.contains("2*") && table.contains("env"), "{table}");
+
+    done(&server, &["group", "rollback", "shop/web"]);
+    assert_eq!(variable("V"), (json!("1"), 3), "as it was, and as many as there were last");
+    assert_eq!(
+        list().iter().filter(|each| each["current"] == true).map(|each| each["revision"].as_i64()).collect::<Vec<_>>(),
+        [Some(3)]
+    );
+    done(&server, &["group", "rollback", "--revision", "2", "shop/web"]);
+    assert_eq!(variable("V").0, json!("2"));
+    let (code, _, told) = server.cli(&["group", "rollback", "--revision", "2", "--update", "shop/web"]);
+    assert!(code != 0 && told.contains("--update"), "{told}");
+    let (code, _, told) = server.cli(&["group", "rollback", "--revision", "9", "shop/web"]);
+    assert!(code != 0 && told.contains("revision") && told.contains('9'), "{told}");
+    for n in 3..15 {
+        done(&server, &["group", "update", "-e", &format!("V={n}"), "shop/web"]);
+    }
+    let all = list();
+    assert_eq!((all.len(), &all[9]["spec"]["env"]["V"]), (10, &json!("14")), "{all:?}");
+    // One that never was what it is to be has no revision, whatever else is done with it.
+    let (code, _, told) = server.cli(&["group", "create", "--image", "busybox", "shop/bad", "--", "/nobody-has-this"]);
+    assert_ne!(code, 0, "{told}");
+    done(&server, &["group", "stop", "shop/bad"]);
+    assert_eq!(done(&server, &["group", "revisions", "--json", "shop/bad"]).trim(), "[]");
+    done(&server, &["group", "rm", "shop/bad"]);
+    done(&server, &["group", "rm", "shop/web"]);
+    done(&server, &["service", "rm", "shop"]);
+    server.finish().await;
+}

@@ -623,3 +623,121 @@ async fn helpers_and_masks_show_nothing_of_the_host() {
     }
     server.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_with_a_key_is_done_once_and_many_containers_by_one_request() {
+    let Some(server) = server("once").await else { return };
+    let keyed = |method: &str, path: &str, key: &str, body: Value| {
+        let method = reqwest::Method::from_bytes(method.as_bytes()).expect("a method");
+        let request = berth_testkit::http().request(method, server.url(path)).bearer_auth(server.token());
+        let request = request.header("idempotency-key", key).body(body.to_string());
+        async move {
+            let answer = request.send().await.expect("send");
+            let replayed = answer.headers().contains_key("idempotency-replayed");
+            let (status, text) = (answer.status().as_u16(), answer.text().await.expect("text"));
+            (status, serde_json::from_str::<Value>(&text).unwrap_or(Value::Null), replayed)
+        }
+    };
+    // Whatever it is that is made or changed.
+    let service = json!({"name": "kept"});
+    let (status, first, replayed) = keyed("POST", "/v1/services", "v", service.clone()).await;
+    assert_eq!((status, replayed), (201, false), "{first}");
+    assert_eq!(keyed("POST", "/v1/services", "v", service.clone()).await, (201, first, true));
+    assert_eq!(keyed("POST", "/v1/services", "other", service).await.0, 409, "another key is another request");
+    assert_eq!(keyed("DELETE", "/v1/services/kept", "d", Value::Null).await.0, 204);
+    assert_eq!(keyed("DELETE", "/v1/services/kept", "d", Value::Null).await, (204, Value::Null, true));
+    assert_eq!(keyed("DELETE", "/v1/services/kept", "v", Value::Null).await.0, 422, "another method");
+    run(&server, json!({"name": "again", "command": shell("sleep 1000")})).await;
+    for replayed in [false, true] {
+        let (status, found, was) = keyed("POST", "/v1/containers/again/restart?timeout=0", "r", Value::Null).await;
+        assert_eq!((status, was), (200, replayed), "{found}");
+    }
+    let id = server.client().container("again").await.expect("inspect").id;
+    let starts = server.client().events().await.expect("events");
+    let starts = starts.iter().filter(|event| event.kind == "container.started" && event.subject == id).count();
+    assert_eq!(starts, 2, "started and restarted once");
+    // What failed can be tried again, and a secret is nowhere but in its answer.
+    assert_eq!(keyed("POST", "/v1/containers/nobody/start", "f", Value::Null).await.0, 404);
+    run(&server, json!({"name": "nobody", "command": shell("sleep 1000")})).await;
+    assert_eq!(keyed("POST", "/v1/containers/nobody/start", "f", Value::Null).await.0, 200);
+    for path in ["/v1/tokens", "/v1/keys", "/v1/ssh-keys", "/v1/images/pull"] {
+        let (status, told, _) = keyed("POST", path, "secret", json!({"name": "laptop", "image": "busybox"})).await;
+        assert!(status == 400 && told.to_string().contains("takes no Idempotency-Key"), "{path}: {told}");
+    }
+    // Another right is another request; one of many at a time is done, and it alone.
+    let user = server.request("POST", "/v1/tokens", r#"{"name":"user"}"#).await.json();
+    let as_user =
+        berth_testkit::http().post(server.url("/v1/services")).bearer_auth(user["token"].as_str().expect("token"));
+    let as_user = as_user.header("idempotency-key", "v").body(r#"{"name":"kept"}"#).send().await.expect("send");
+    assert_eq!(as_user.status().as_u16(), 422);
+    let many: Vec<_> =
+        (0..20).map(|_| tokio::spawn(keyed("POST", "/v1/services", "m", json!({"name": "many"})))).collect();
+    let mut made = 0;
+    for each in many {
+        let (status, found, replayed) = each.await.expect("join");
+        assert!(matches!(status, 201 | 409), "{status} {found}");
+        assert!(status == 201 || found["code"] == "under_way", "{found}");
+        made += usize::from(status == 201 && !replayed);
+    }
+    assert_eq!(made, 1);
+    for wrong in ["", &"k".repeat(256)] {
+        assert_eq!(keyed("POST", "/v1/services", wrong, json!({"name": "wrong"})).await.0, 400, "{wrong}");
+    }
+
+    let bulk = async |asked: Value| {
+        let answer = server.request("POST", "/v1/bulk/containers", asked.to_string()).await;
+        (answer.status, serde_json::from_str::<Value>(&answer.text).expect("json"))
+    };
+    let (status, done) =
+        bulk(json!({"action": "stop", "containers": ["again", "missing", "nobody"], "timeout": 0})).await;
+    assert_eq!(status, 200, "{done}");
+    let named: Vec<&str> =
+        done["items"].as_array().expect("items").iter().filter_map(|i| i["container"].as_str()).collect();
+    assert_eq!(named, ["again", "missing", "nobody"], "in their order");
+    assert_eq!((&done["items"][0]["error"], &done["items"][1]["error"]["status"]), (&Value::Null, &json!(404)));
+    for name in ["again", "nobody"] {
+        assert_eq!(server.client().container(name).await.expect("inspect").state, "exited");
+    }
+    // One grace time for all of them.
+    for n in 0..20 {
+        run(
+            &server,
+            json!({"name": format!("deaf{n}"), "command": shell("trap '' TERM; while true; do sleep 1; done")}),
+        )
+        .await;
+    }
+    let all: Vec<String> = (0..20).map(|n| format!("deaf{n}")).collect();
+    let begun = std::time::Instant::now();
+    let (_, done) = bulk(json!({"action": "stop", "containers": all, "timeout": 1})).await;
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}: {done}", begun.elapsed());
+    let (_, done) = bulk(json!({"action": "remove", "containers": all, "force": true})).await;
+    assert!(done["items"].as_array().expect("items").iter().all(|i| i["error"].is_null()), "{done}");
+    let audit = server.request("GET", "/v1/audit?action=bulk&limit=1000", "").await.json();
+    let entry = |action: &str, status: u16| {
+        let all = audit["items"].as_array().expect("items").iter();
+        let action = format!("POST /v1/bulk/containers: {action}");
+        all.filter(|each| each["action"] == action.as_str() && each["status"] == status).count()
+    };
+    assert_eq!(
+        (entry("stop again", 200), entry("stop missing", 404), entry("remove deaf19", 200)),
+        (1, 1, 1),
+        "{audit}"
+    );
+    assert_eq!(entry("stop of 3 containers, 1 failed", 200), 1, "{audit}");
+    for wrong in [
+        json!({"action": "explode", "containers": ["again"]}),
+        json!({"action": "stop", "containers": []}),
+        json!({"action": "stop", "containers": (0..1001).map(|n| n.to_string()).collect::<Vec<_>>()}),
+        json!({"action": "stop", "containers": ["again", "again"]}),
+        json!({"action": "stop", "containers": ["a".repeat(129)]}),
+        json!({"action": "stop", "containers": ["again"], "force": true}),
+        json!({"action": "start", "containers": ["again"], "timeout": 1}),
+        json!({"action": "pause", "containers": ["again"], "signal": "INT"}),
+        json!({"action": "kill", "containers": ["again"], "signal": "EXPLODE"}),
+        json!({"action": "stop", "containers": ["again"], "timeout": 3601}),
+        json!({"action": "stop"}),
+    ] {
+        assert_eq!(bulk(wrong.clone()).await.0, 400, "{wrong}");
+    }
+    server.finish().await;
+}

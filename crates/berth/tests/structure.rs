@@ -196,10 +196,10 @@ const LEFT_LONG: &[(&str, usize)] = &[
     ("berth-image/src/archive.rs", 744),
     ("berth-image/src/builder.rs", 772),
     ("berth-image/src/pack.rs", 781),
-    ("berth-net/src/nft.rs", 900),
+    ("berth-net/src/nft.rs", 705),
     ("berth-runtime/src/cgroup.rs", 621),
     ("berth-store/src/tables/points.rs", 711),
-    ("berth/src/cli/services.rs", 653),
+    ("berth/src/cli/services.rs", 636),
 ];
 
 #[test]

@@ -1,7 +1,8 @@
 //! What stands in front of every dialect's routes: request ids, the log line, the audit log, overload and panics.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use axum::Router;
@@ -184,6 +185,7 @@ pub(crate) struct RequestLayer {
     pub(crate) changes: fn(&axum::http::Method, &str) -> bool,
     pub(crate) core: berth_core::Core,
     pub(crate) meters: Arc<Meters>,
+    pub(crate) names: AccountNames,
 }
 
 /// Puts the dialect's layer in front of its routes.
@@ -262,17 +264,23 @@ async fn handle(
     let status = response.status().as_u16();
     layer.meters.request(layer.dialect, status, elapsed);
     let (dialect, ms) = (layer.dialect, elapsed.as_secs_f64() * 1000.0);
-    let account = caller.0.get().map_or(0, |caller| caller.account);
     // A dialect may answer with the status of success all the same.
     let reason = response.extensions().get::<AuditMessage>().map(|said| said.0.as_str());
+    let reason = reason.map(str::to_owned);
+    let account = caller.0.get().map_or(0, |caller| caller.account);
+    let account_name = match status >= 400 || reason.is_some() {
+        true => layer.names.of(&layer.core, account).await,
+        false => String::new(),
+    };
+    let reason = reason.as_deref();
     match (status, reason) {
         (500.., reason) => {
             let reason = reason.unwrap_or_default();
-            tracing::error!(request_id = id, dialect, %method, path, status, account, client, ms, reason, "request failed");
+            tracing::error!(request_id = id, dialect, %method, path, status, account, account_name, client, ms, reason, "request failed");
         }
         (400.., _) | (_, Some(_)) => {
             let reason = reason.unwrap_or_default();
-            tracing::warn!(request_id = id, dialect, %method, path, status, account, client, ms, reason, "request refused");
+            tracing::warn!(request_id = id, dialect, %method, path, status, account, account_name, client, ms, reason, "request refused");
         }
         _ => tracing::info!(request_id = id, dialect, %method, path, status, account, client, ms, "request"),
     }
@@ -280,6 +288,28 @@ async fn handle(
         response.headers_mut().insert("request-id", value);
     }
     response
+}
+
+/// Names of accounts, for lines of the log that people read. An account keeps its name.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct AccountNames(Arc<Mutex<HashMap<i64, String>>>);
+
+impl AccountNames {
+    /// The account's name; empty if it is not known.
+    async fn of(&self, core: &berth_core::Core, account: i64) -> String {
+        let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if account == 0 {
+            return String::new();
+        }
+        if let Some(name) = known().get(&account) {
+            return name.clone();
+        }
+        let name = core.identity().account_name(account).await.unwrap_or_default();
+        if !name.is_empty() {
+            known().insert(account, name.clone());
+        }
+        name
+    }
 }
 
 /// A path as it may be shown: not too long, and without what lets somebody in.

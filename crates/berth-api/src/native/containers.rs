@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use berth_core::{ContainerState, Core, LogFollower, LogQuery, NewContainer};
 use berth_engine::{LogOptions, LogStream};
@@ -83,23 +83,18 @@ pub(super) async fn list(
 
 /// Makes a container, and starts it if `start` is true. Send an `Idempotency-Key` to be able to try again safely.
 #[utoipa::path(post, path = "/v1/containers", request_body = ContainerCreate, tag = "containers",
-    params(("Idempotency-Key" = Option<String>, Header, description = "1 to 255 characters; the same request with it is done once")),
     responses((status = 201, body = Container), (status = 409, body = super::wire::Problem)))]
 pub(super) async fn create(
     State(core): State<Core>,
     Auth(caller): Auth,
-    headers: HeaderMap,
     request: Request,
-) -> Result<Response, Error> {
-    let body = small_body(request.into_body()).await?;
-    let work = async {
-        let asked: ContainerCreate = read_json(&body)?;
-        let start = asked.start;
-        let mut new: NewContainer = asked.try_into()?;
-        new.key = headers.get("idempotency-key").and_then(|v| v.to_str().ok()).map(str::to_owned);
-        Ok(Container::from(core.container_create(&caller, new, start).await?))
-    };
-    idempotency::once(&core, &caller, &headers, "container.create", &body, work).await
+) -> Result<(StatusCode, Json<Container>), Error> {
+    let key = idempotency::key_of(request.headers())?;
+    let asked: ContainerCreate = read_json(&small_body(request.into_body()).await?)?;
+    let start = asked.start;
+    let mut new: NewContainer = asked.try_into()?;
+    new.key = key;
+    Ok((StatusCode::CREATED, Json(core.container_create(&caller, new, start).await?.into())))
 }
 
 pub(super) fn read_json<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
@@ -276,7 +271,7 @@ pub(super) struct LogParams {
     /// Only lines with lower numbers; with `tail` the page before a line. Not with `follow`.
     #[serde(default)]
     before: Option<u64>,
-    /// `json` (default): one `LogEntry` a line; `text`: the output as it was written.
+    /// `json` (default) or `text`. JSON is one `LogEntry` a line, text the output as it was written.
     #[serde(default)]
     format: Option<String>,
     /// With `text`: the time before each line.

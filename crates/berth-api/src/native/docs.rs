@@ -11,8 +11,8 @@ use utoipa::{Modify, OpenApi};
 use utoipa_swagger_ui::Url;
 
 use super::{
-    accounts, commands, containers, events, exec, host, hosts, images, inspection, keys, pulls, registries, services,
-    sessions, ssh_keys, summary, tokens, usage, volumes, watch,
+    accounts, bulk, commands, containers, events, exec, host, hosts, images, inspection, keys, pulls, registries,
+    services, sessions, ssh_keys, summary, tokens, usage, volumes, watch,
 };
 use crate::{Api, Dialects};
 
@@ -20,7 +20,7 @@ use crate::{Api, Dialects};
 #[openapi(
     info(title = "berth", description = "The native API of berth. Every answer carries a Request-Id."),
     paths(
-        containers::list, summary::summary, containers::create, containers::inspect, containers::remove, containers::start,
+        containers::list, summary::summary, bulk::containers, containers::create, containers::inspect, containers::remove, containers::start,
         containers::stop, containers::restart, containers::kill, containers::wait, containers::logs, containers::count_logs, containers::stats,
         containers::stats_of_all, containers::traffic, containers::series, containers::update, containers::ports, containers::pause,
         containers::resume, exec::exec, exec::exec_session, exec::attach, exec::stat, exec::list_files, exec::download,
@@ -30,7 +30,7 @@ use crate::{Api, Dialects};
         volumes::remove, volumes::prune, volumes::backup, volumes::restore, images::list, images::load, images::import, images::inspect, images::remove,
         services::list, services::create, services::rename, services::remove, services::groups, services::group_create,
         services::group_inspect, services::group_apply, services::group_rename, services::group_remove,
-        services::group_start, services::group_stop, services::group_deploy, services::packages, services::apply,
+        services::group_start, services::group_stop, services::group_deploy, services::packages, services::revisions, services::apply,
         commands::list, commands::inspect, commands::wait, commands::cancel, commands::follow, commands::follow_all,
         keys::list, keys::create, keys::rotate, keys::disable, keys::enable, keys::remove, keys::audit,
         hosts::list, hosts::inspect, hosts::label, hosts::in_use, hosts::bandwidth, ssh_keys::list, ssh_keys::create, ssh_keys::remove, usage::list,

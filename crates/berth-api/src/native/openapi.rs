@@ -59,23 +59,29 @@ fn words(description: &str) -> Option<Vec<&str>> {
 /// Fields whose descriptions begin with words that are no choice.
 const NO_CHOICE: [&str; 1] = ["user"];
 
+fn is(schema: &Value, kind: &str) -> bool {
+    let types = &schema["type"];
+    types == kind || types.as_array().is_some_and(|all| all.contains(&kind.into()))
+}
+
+/// Bounds a text to a choice of words.
+fn bound_to(schema: &mut Value, choice: Option<Vec<&str>>) {
+    let Some(choice) = choice.filter(|_| is(schema, "string")) else { return };
+    let mut all: Vec<Value> = choice.into_iter().map(Value::from).collect();
+    if is(schema, "null") {
+        all.push(Value::Null);
+    }
+    schema["enum"] = all.into();
+}
+
 fn complete_schema(schema: &mut Value) {
     let Some(properties) = schema.pointer_mut("/properties").and_then(Value::as_object_mut) else { return };
     for (name, property) in properties {
-        let types = property["type"].clone();
-        let is = |kind: &str| types == kind || types.as_array().is_some_and(|all| all.contains(&kind.into()));
         let description = property["description"].as_str().unwrap_or_default().to_owned();
-        if is("string")
-            && !NO_CHOICE.contains(&name.as_str())
-            && let Some(choice) = words(&description)
-        {
-            let mut all: Vec<Value> = choice.into_iter().map(Value::from).collect();
-            if is("null") {
-                all.push(Value::Null);
-            }
-            property["enum"] = all.into();
+        if !NO_CHOICE.contains(&name.as_str()) {
+            bound_to(property, words(&description));
         }
-        if is("integer")
+        if is(property, "integer")
             && (name == "host_port" || name == "container_port" || name == "host_port_last" || name == "tcp")
         {
             property["minimum"] = 1.into();
@@ -137,6 +143,7 @@ fn complete_operation(method: &str, path: &str, operation: &mut Value) {
     if let Some(id) = operation["operationId"].as_str() {
         operation["operationId"] = format!("{of}_{id}").into();
     }
+    let is_keyed = method.to_uppercase().parse().is_ok_and(|method| super::idempotency::takes_key(&method, path));
     let takes_body = operation.get("requestBody").is_some();
     let takes_path = path.contains('{');
     // By pointer: an index would put a null where there is nothing.
@@ -149,7 +156,7 @@ fn complete_operation(method: &str, path: &str, operation: &mut Value) {
             "409" => method != "get" || takes_path,
             "408" | "413" => takes_body,
             "416" => method == "get" && path.ends_with("/files"),
-            "422" => method == "post" && path == "/v1/containers",
+            "422" => is_keyed,
             "502" | "504" => method != "get",
             _ => true,
         };
@@ -174,14 +181,24 @@ fn complete_operation(method: &str, path: &str, operation: &mut Value) {
             let name = parameter["name"].as_str().unwrap_or_default();
             parameter["description"] = which(path, name).into();
         }
+        let description = parameter["description"].as_str().unwrap_or_default().to_owned();
+        let told = description.split_once(": ").map_or(description.as_str(), |(_, choice)| choice);
+        bound_to(&mut parameter["schema"], words(&description).or_else(|| words(told)));
     }
-    let account = json!({
+    let mut headers = vec![json!({
         "name": "berth-account", "in": "header", "required": false, "schema": { "type": "string" },
         "description": "The account that an administrator acts for, instead of its own.",
-    });
+    })];
+    if is_keyed {
+        headers.push(json!({
+            "name": "Idempotency-Key", "in": "header", "required": false,
+            "schema": { "type": "string", "minLength": 1, "maxLength": 255 },
+            "description": "The same request with the same key is done once in a day; the later ones are answered as the first was.",
+        }));
+    }
     match operation.pointer_mut("/parameters").and_then(Value::as_array_mut) {
-        Some(parameters) => parameters.push(account),
-        None => operation["parameters"] = json!([account]),
+        Some(parameters) => parameters.extend(headers),
+        None => operation["parameters"] = headers.into(),
     }
 }
 
@@ -225,6 +242,32 @@ mod tests {
         {
             assert_eq!(words(open), None, "{open}");
         }
+    }
+
+    /// An answer with a secret is not kept for an `Idempotency-Key`.
+    #[test]
+    fn changes_that_show_a_secret_take_no_key() {
+        const WITHOUT_SECRET: [&str; 2] = ["/v1/keys/{key}/disable", "/v1/keys/{key}/enable"];
+        let document = crate::native::openapi();
+        let mut found = 0;
+        for (path, item) in document["paths"].as_object().expect("paths") {
+            for (method, operation) in item.as_object().expect("operations") {
+                let answers = operation["responses"].as_object().expect("answers").values();
+                let schemas = answers.filter_map(|a| a["content"]["application/json"]["schema"]["$ref"].as_str());
+                let shows = schemas.filter_map(|name| name.rsplit('/').next()).any(|name| {
+                    let fields = document["components"]["schemas"][name]["properties"].as_object();
+                    fields.into_iter().flatten().any(|(field, _)| {
+                        ["token", "password", "csrf", "private_key", "secret_key"].contains(&field.as_str())
+                    })
+                });
+                let method = method.to_uppercase().parse::<axum::http::Method>().expect("a method");
+                if shows && !method.is_safe() && !WITHOUT_SECRET.contains(&path.as_str()) {
+                    found += 1;
+                    assert!(!crate::native::idempotency::takes_key(&method, path), "{method} {path}");
+                }
+            }
+        }
+        assert_eq!(found, 5, "tokens, keys, rotated keys, SSH keys, sessions");
     }
 
     #[test]
@@ -272,6 +315,13 @@ mod tests {
         assert_eq!(schemas["Container"]["properties"]["state"]["enum"][1], "running");
         assert!(schemas["ContainerCreate"]["properties"]["user"].get("enum").is_none());
         assert_eq!(schemas["Port"]["properties"]["host_port"]["maximum"], 65_535);
+        let choice = |path: &str, name: &str| {
+            let all = document["paths"][path]["get"]["parameters"].as_array().expect("parameters");
+            all.iter().find(|each| each["name"] == name).expect("the parameter")["schema"]["enum"].clone()
+        };
+        assert_eq!(choice("/v1/containers", "state")[1], "running");
+        assert_eq!(choice("/v1/containers/{id}/logs", "format")[1], "text");
+        assert_eq!(choice("/v1/bandwidth", "by")[0], "account");
         assert!(schemas["ContainerCreate"]["examples"][0]["image"].is_string());
     }
 }

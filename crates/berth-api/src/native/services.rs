@@ -11,8 +11,8 @@ use super::auth::{Auth, Params, Segment};
 use super::containers::read_json;
 use super::error::Error;
 use super::wire::{
-    Applied, Apply, Command, Group, GroupCreate, GroupDeploy, GroupMade, GroupRename, GroupSpec, GroupStart, GroupStop,
-    List, Package, Service, ServiceCreate,
+    Applied, Apply, Command, Group, GroupCreate, GroupDeploy, GroupMade, GroupRename, GroupRevision, GroupSpec,
+    GroupStart, GroupStop, List, Package, Service, ServiceCreate,
 };
 use crate::http::small_body;
 
@@ -209,7 +209,7 @@ pub(super) async fn group_stop(
     Ok((StatusCode::ACCEPTED, Json(core.group_stop(&caller, &found, method).await?.into())))
 }
 
-/// Deploys code: from an address as the next version, or a version that the group had before.
+/// Deploys code from an address as the next version, or brings the group back to a version of its code or to a revision.
 #[utoipa::path(post, path = "/v1/services/{service}/groups/{group}/deploy", request_body = GroupDeploy, tag = "services",
     params(("service" = String, Path), ("group" = String, Path)), responses((status = 202, body = Command)))]
 pub(super) async fn group_deploy(
@@ -221,12 +221,31 @@ pub(super) async fn group_deploy(
     let asked: GroupDeploy = body(request).await?;
     let found = group(&core, &caller, &names).await?;
     let method = super::wire::method(asked.method.as_deref())?;
-    let command = match (asked.url, asked.version) {
-        (Some(url), None) => core.group_upload(&caller, &found, &url, asked.update, method).await?,
-        (None, Some(version)) => core.group_history(&caller, &found, version, asked.update, method).await?,
-        _ => return Err(Error::invalid("one of url and version is required")),
+    let command = match (asked.url, asked.version, asked.revision) {
+        (Some(url), None, None) => core.group_upload(&caller, &found, &url, asked.update, method).await?,
+        (None, Some(version), None) => core.group_history(&caller, &found, version, asked.update, method).await?,
+        (None, None, Some(_)) if asked.update => {
+            return Err(Error::invalid(
+                "update goes with url or version: a revision makes the containers anew where they differ",
+            ));
+        }
+        (None, None, Some(revision)) => core.group_roll_back(&caller, &found, revision, method).await?,
+        _ => return Err(Error::invalid("exactly one of url, version and revision is required")),
     };
     Ok((StatusCode::ACCEPTED, Json(command.into())))
+}
+
+/// Lists the specifications that the group has had, the last ten, oldest first. A change that failed is not among them.
+#[utoipa::path(get, path = "/v1/services/{service}/groups/{group}/revisions", tag = "services",
+    params(("service" = String, Path), ("group" = String, Path)), responses((status = 200, body = List<GroupRevision>)))]
+pub(super) async fn revisions(
+    State(core): State<Core>,
+    Auth(caller): Auth,
+    Segment(names): Segment<Names>,
+) -> Result<Json<List<GroupRevision>>, Error> {
+    let found = group(&core, &caller, &names).await?;
+    let items = core.group_revisions(&found).await?.into_iter().map(GroupRevision::from).collect();
+    Ok(Json(List { items, next_cursor: None }))
 }
 
 /// The versions of a group's code that are kept, oldest first.

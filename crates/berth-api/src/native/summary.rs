@@ -24,7 +24,7 @@ pub(super) struct SummaryParams {
     /// Only those with this label: `KEY` or `KEY=VALUE`.
     #[serde(default)]
     label: Option<String>,
-    /// Only those that run and are `starting`, `healthy` or `unhealthy`.
+    /// Only those that run and have this health: `starting`, `healthy` or `unhealthy`.
     #[serde(default)]
     health: Option<String>,
     /// Only on this host: its number, id or name.

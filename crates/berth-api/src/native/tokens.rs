@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::Response;
+use axum::http::StatusCode;
 use berth_core::{Core, Role};
 use berth_runtime::log::format_time;
 use serde::Deserialize;
@@ -14,7 +13,6 @@ use utoipa::IntoParams;
 use super::auth::{Auth, Params, Segment};
 use super::containers::read_json;
 use super::error::Error;
-use super::idempotency;
 use super::wire::{List, Token, TokenCreate};
 use crate::http::small_body;
 
@@ -54,21 +52,21 @@ pub(super) async fn list(
 /// Makes a token. Its secret is in this answer and nowhere else, so it takes no `Idempotency-Key`.
 #[utoipa::path(post, path = "/v1/tokens", request_body = TokenCreate, tag = "tokens",
     responses((status = 201, body = Token), (status = 403, body = super::wire::Problem)))]
-pub(super) async fn create(State(core): State<Core>, Auth(caller): Auth, request: Request) -> Result<Response, Error> {
-    let body = small_body(request.into_body()).await?;
-    let work = async {
-        let asked: TokenCreate = read_json(&body)?;
-        let role = match asked.role.as_deref() {
-            None | Some("" | "user") => Role::User,
-            Some("admin") => Role::Admin,
-            Some(other) => return Err(Error::invalid(format!("role {other:?} is not user or admin"))),
-        };
-        let lifetime = asked.expires_in.map(Duration::from_secs);
-        let rights = berth_core::AccountChange { host_network: asked.host_network.map(Some), ..Default::default() };
-        let made = core.identity().token_create(&caller, &asked.name, role, asked.account, lifetime, rights).await?;
-        Ok(render(made.token, Some(made.secret)))
+pub(super) async fn create(
+    State(core): State<Core>,
+    Auth(caller): Auth,
+    request: Request,
+) -> Result<(StatusCode, Json<Token>), Error> {
+    let asked: TokenCreate = read_json(&small_body(request.into_body()).await?)?;
+    let role = match asked.role.as_deref() {
+        None | Some("" | "user") => Role::User,
+        Some("admin") => Role::Admin,
+        Some(other) => return Err(Error::invalid(format!("role {other:?} is not user or admin"))),
     };
-    idempotency::once(&core, &caller, &HeaderMap::new(), "token.create", &body, work).await
+    let lifetime = asked.expires_in.map(Duration::from_secs);
+    let rights = berth_core::AccountChange { host_network: asked.host_network.map(Some), ..Default::default() };
+    let made = core.identity().token_create(&caller, &asked.name, role, asked.account, lifetime, rights).await?;
+    Ok((StatusCode::CREATED, Json(render(made.token, Some(made.secret)))))
 }
 
 /// Revokes a token, at once; an administrator anybody's.

@@ -1,5 +1,6 @@
 //! The native API's types. Times are RFC 3339 in UTC with nanoseconds; sizes are bytes.
 
+mod bulk;
 mod containers;
 mod exec;
 mod health;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use berth_types::{Extras, NamedAddress, Ulimit};
+pub use bulk::{BulkAction, BulkContainers, BulkResult};
 pub use containers::{
     Container, ContainerCreate, ContainerMount, ContainerUpdate, Ended, Port, PortList, Stats, Traffic,
 };
@@ -33,7 +35,7 @@ pub use logs::{LogCount, LogEntry};
 pub(crate) use services::method;
 pub use services::{
     Activity, Applied, Apply, Command, Difference, GivenPort, Group, GroupCreate, GroupDeploy, GroupMade, GroupPort,
-    GroupRename, GroupSpec, GroupStart, GroupStop, Package, Service, ServiceCreate,
+    GroupRename, GroupRevision, GroupSpec, GroupStart, GroupStop, Package, Service, ServiceCreate,
 };
 pub use sessions::{Session, SessionCreate};
 pub use summary::{ContainerSummary, ContainerSummaryList};

@@ -26,6 +26,10 @@ impl Body for GroupStop {
         self.method
     }
 
+    fn comes_to_spec(&self) -> bool {
+        false
+    }
+
     fn desired(&self, _group: &Group) -> Option<&'static str> {
         Some("stopped")
     }

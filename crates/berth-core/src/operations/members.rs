@@ -10,6 +10,7 @@ use super::{MEMBERS, PREPARE, PlannedStep, SETTLE, StepBody, WATCH, planned};
 use crate::containers::{Container, ContainerState, Member};
 use crate::core::Core;
 use crate::error::Error;
+use crate::services::revisions::note_revision;
 use crate::services::spec::{Group, GroupSpec, group};
 use berth_identity::Caller;
 
@@ -196,9 +197,13 @@ impl StepBody for Settle {
             ..Default::default()
         };
         let (id, version, deployed) = (context.group.id, context.version, body.deploys());
+        let (comes_to_spec, before, spec) = (body.comes_to_spec(), context.group, context.spec);
         core.write(move |tx| {
             if tx.group(id)?.is_some_and(|row| row.desired != "removed") {
                 tx.group_change(id, &change)?;
+                if comes_to_spec {
+                    note_revision(tx, &before, &spec)?;
+                }
                 if deployed {
                     tx.package_proven(id, version)?;
                 }

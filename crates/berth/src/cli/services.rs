@@ -11,6 +11,7 @@ use berth_client::Client;
 use futures_util::StreamExt;
 
 use super::output;
+use super::revisions::{self, RollbackTarget};
 
 type Outcome = Result<ExitCode, String>;
 
@@ -190,18 +191,29 @@ pub(crate) enum GroupCommand {
         #[command(flatten)]
         way: Way,
     },
-    /// Deploy a version that the group had before; the one before the present one unless told
+    /// Bring a group back: to a version of its code, or to a revision of what its containers are; one step unless told
     Rollback {
         /// SERVICE/GROUP
         group: String,
-        /// Version
+        /// Version of the code
         #[arg(value_name = "VERSION")]
         to: Option<i64>,
+        /// Revision of what its containers are: image, command, environment, limits, ports
+        #[arg(long, conflicts_with = "to")]
+        revision: Option<i64>,
         /// Make the containers anew; the old one stays until the new one is ready
-        #[arg(long)]
+        #[arg(long, conflicts_with = "revision")]
         update: bool,
         #[command(flatten)]
         way: Way,
+    },
+    /// Show what a group's containers were, revision by revision
+    Revisions {
+        /// SERVICE/GROUP
+        group: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Show the versions of a group's code
     History {
@@ -428,51 +440,21 @@ pub(super) async fn group(client: &Client, command: GroupCommand) -> Outcome {
         }
         GroupCommand::Deploy { group, url, update, way } => {
             let (service, name) = names(&group)?;
-            let deploy = GroupDeploy { url: Some(url), version: None, update, method: Some(way.method()) };
+            let deploy = GroupDeploy { url: Some(url), update, method: Some(way.method()), ..GroupDeploy::default() };
             let command = client.group_deploy(service, name, &deploy).await.map_err(|e| told(&e))?;
             follow(client, &command, &way).await
         }
-        GroupCommand::Rollback { group, to: version, update, way } => {
-            let (service, name) = names(&group)?;
-            let version = match version {
-                Some(version) => version,
-                None => {
-                    let all = client.packages(service, name).await.map_err(|e| told(&e))?;
-                    let current = all.iter().find(|p| p.current).map_or(i64::MAX, |p| p.version);
-                    let before = all.iter().filter(|p| p.version < current && p.proven).map(|p| p.version).max();
-                    before.ok_or_else(|| format!("{group} has no version before the present one that worked"))?
-                }
+        GroupCommand::Rollback { group, to, revision, update, way } => {
+            let target = match (to, revision) {
+                (Some(version), _) => RollbackTarget::Version(version),
+                (None, Some(revision)) => RollbackTarget::Revision(revision),
+                (None, None) => RollbackTarget::Previous,
             };
-            let deploy = GroupDeploy { url: None, version: Some(version), update, method: Some(way.method()) };
-            let command = client.group_deploy(service, name, &deploy).await.map_err(|e| told(&e))?;
+            let command = revisions::roll_back(client, names(&group)?, target, update, way.method()).await?;
             follow(client, &command, &way).await
         }
-        GroupCommand::History { group, json } => {
-            let (service, name) = names(&group)?;
-            let all = client.packages(service, name).await.map_err(|e| told(&e))?;
-            if json {
-                output::json(&all)?;
-            } else {
-                let rows: Vec<_> = all
-                    .into_iter()
-                    .map(|p| {
-                        let current = if p.current { "*" } else { "" };
-                        let state = if p.proven { "worked" } else { "failed" };
-                        vec![
-                            format!("{}{current}", p.version),
-                            state.into(),
-                            p.name,
-                            output::bytes(p.size),
-                            output::age(&p.created_at) + " ago",
-                            p.digest.chars().take(19).collect(),
-                            p.url,
-                        ]
-                    })
-                    .collect();
-                output::table(&["VERSION", "STATE", "FILE", "SIZE", "FETCHED", "DIGEST", "FROM"], &rows);
-            }
-            Ok(ExitCode::SUCCESS)
-        }
+        GroupCommand::Revisions { group, json } => revisions::list(client, names(&group)?, json).await,
+        GroupCommand::History { group, json } => revisions::versions(client, names(&group)?, json).await,
         GroupCommand::Rm { group, way } => {
             let (service, name) = names(&group)?;
             let command = client.group_remove(service, name).await.map_err(|e| told(&e))?;

@@ -349,18 +349,44 @@ pub struct GroupStop {
     pub method: Option<String>,
 }
 
-/// Deploying code. One of `url` and `version` is needed.
+/// Deploying code, or bringing a group back. One of `url`, `version` and `revision` is needed.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct GroupDeploy {
     /// Where the code is: zip, tar, tar.gz, war or jar by http or https. It becomes the group's next version.
     pub url: Option<String>,
-    /// A version that the group had before.
+    /// A version of its code that the group had before.
     pub version: Option<i64>,
-    /// Containers are made anew instead of started again with the code.
+    /// A revision of the group: what its containers were before, with as many as there are now.
+    pub revision: Option<i64>,
+    /// With `url` or `version`: containers are made anew instead of started again with the code.
     pub update: bool,
     /// `parallel` (default) or `sequential`.
     pub method: Option<String>,
+}
+
+/// What a group's containers were at a time.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct GroupRevision {
+    /// 1, 2, … in the group.
+    pub revision: i64,
+    /// Whether the group is so now.
+    pub current: bool,
+    /// When it had become so.
+    pub created_at: String,
+    /// What its containers were to be. `replicas` is how many there are now: it is no part of a revision.
+    pub spec: GroupSpec,
+}
+
+impl From<berth_core::GroupRevision> for GroupRevision {
+    fn from(found: berth_core::GroupRevision) -> Self {
+        Self {
+            revision: found.revision,
+            current: found.current,
+            created_at: format_time(found.created_at),
+            spec: found.spec.into(),
+        }
+    }
 }
 
 /// A version of a group's code.
