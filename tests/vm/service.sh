@@ -38,7 +38,7 @@ case $BOOT in
     berth run -d --name first busybox sleep 9999
     took=$(($(date +%s) - began))
     echo "from the package to the first container: $took s"
-    [ $took -lt 120 ] || fail "from the package to the first container it took $took s"
+    [ $took -lt 300 ] || fail "from the package to the first container it took $took s"
     berth rm -f first
     [ "$(systemctl is-enabled berth)" = enabled ] || fail "it does not start with the machine"
     berth doctor >/job/out/doctor.txt || fail "doctor: $(cat /job/out/doctor.txt)"
