@@ -37,6 +37,8 @@ async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) {
 async fn taken_over(archive: &Path) -> Server {
     let mut server = Server::start(env!("CARGO_BIN_EXE_berth"), "released", "").await;
     server.terminate();
+    // Its bridge, rules and cgroups go by what the folder says of them.
+    berth_engine_oci::uninstall(&server.data.join("engine")).expect("uninstall");
     for entry in std::fs::read_dir(&server.data).expect("the data folder") {
         let entry = entry.expect("entry");
         if entry.file_name() == "berth.toml" {
